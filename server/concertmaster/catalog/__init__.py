@@ -1,0 +1,1 @@
+"""Definitions of workers and prompts, read from Markdown files."""

@@ -1,0 +1,153 @@
+"""Every error of Concertmaster, in one tree.
+
+    ConcertmasterError
+    ├── SettingsError            a setting is missing, malformed or contradicts another
+    ├── DefinitionError          a worker or prompt file is wrong; names file, line and remedy
+    ├── InputError               an input cannot be given to a worker; names it
+    ├── RequestError             what a caller asked for cannot be done as asked
+    │   ├── UnknownWorkerError
+    │   ├── UnknownRunError
+    │   ├── UnknownSubtaskError
+    │   └── InvalidPlanError     carries every problem of the plan
+    ├── StoreError               the journal cannot be read or written
+    │   └── LostRunError         another process owns this run now
+    ├── ToolCallError            a worker tool cannot do what its caller asked; goes to the model
+    └── ModelError               a model call failed; carries what it cost
+        ├── ModelRequestError    will fail again however often it is made: key, model name, request
+        ├── ModelUnavailableError  may pass: overload, rate limit, connection, time
+        └── ModelReplyError      the provider answered with something that is no reply
+
+Messages are sentences for the reader who will get them: a person at a terminal or a
+calling model. Each says what to do instead.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from concertmaster.llm.protocol import Usage
+
+
+class ConcertmasterError(Exception):
+    """Base of all errors that Concertmaster raises on purpose."""
+
+
+class SettingsError(ConcertmasterError):
+    """A setting is missing, malformed or contradicts another."""
+
+
+class DefinitionError(ConcertmasterError):
+    """A worker or prompt file is wrong."""
+
+    def __init__(self, problem: str, *, file: Path, line: int | None = None) -> None:
+        where = f"{file}:{line}" if line is not None else str(file)
+        super().__init__(f"{where}: {problem}")
+        self.problem = problem
+        self.file = file
+        self.line = line
+
+
+class InputError(ConcertmasterError):
+    """An input cannot be given to a worker."""
+
+    def __init__(self, name: str, problem: str) -> None:
+        super().__init__(f"Input {name!r}: {problem}")
+        self.name = name
+        self.problem = problem
+
+
+class RequestError(ConcertmasterError):
+    """What a caller asked for cannot be done as asked."""
+
+
+class UnknownWorkerError(RequestError):
+    """No worker of that name is in the catalog."""
+
+    def __init__(self, name: str, available: Sequence[str]) -> None:
+        super().__init__(f"No worker named {name!r}. Available workers: {', '.join(available)}.")
+        self.name = name
+        self.available = tuple(available)
+
+
+class UnknownRunError(RequestError):
+    """No run of that id is in the store."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(
+            f"No run {run_id!r}. Call get_run without run_id, or read runs://recent, "
+            "to list the runs there are."
+        )
+        self.run_id = run_id
+
+
+class UnknownSubtaskError(RequestError):
+    """A run has no subtask of that id."""
+
+    def __init__(self, run_id: str, subtask_id: str, available: Sequence[str]) -> None:
+        known = f"Its subtasks: {', '.join(available)}." if available else "It has no subtasks."
+        super().__init__(f"Run {run_id} has no subtask {subtask_id!r}. {known}")
+        self.run_id = run_id
+        self.subtask_id = subtask_id
+
+
+class InvalidPlanError(RequestError):
+    """A plan cannot be run; `problems` has one sentence for each thing to mend."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("The plan cannot be run: " + " ".join(problems))
+        self.problems = tuple(problems)
+
+
+class StoreError(ConcertmasterError):
+    """The journal cannot be read or written."""
+
+
+class LostRunError(StoreError):
+    """Another process owns this run now, so this one must stop working on it."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"Run {run_id} is owned by another process now.")
+        self.run_id = run_id
+
+
+class ToolCallError(ConcertmasterError):
+    """A worker tool cannot do what its caller asked; the message goes back to the model."""
+
+
+class ModelError(ConcertmasterError):
+    """A model call failed; `usage` is what the provider had charged by then.
+
+    `text` is the part of the reply that had arrived.
+    """
+
+    def __init__(self, message: str, *, usage: "Usage | None" = None, text: str = "") -> None:
+        super().__init__(message)
+        self.usage = usage
+        self.text = text
+
+
+class ModelRequestError(ModelError):
+    """The call will fail again however often it is made: key, model name or request is wrong."""
+
+
+class ModelUnavailableError(ModelError):
+    """The call may succeed later: overload, rate limit, lost connection, time-out.
+
+    `retry_after` is the number of seconds the provider asked to wait, where it said so.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        usage: "Usage | None" = None,
+        text: str = "",
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, usage=usage, text=text)
+        self.retry_after = retry_after
+
+
+class ModelReplyError(ModelError):
+    """The provider answered, but with something that is not a reply."""

@@ -1,0 +1,1 @@
+"""Models: what can answer a request, and what an answer costs."""

@@ -1,0 +1,277 @@
+"""What the engine asks of a model, and what it gets back.
+
+A `Request` holds both the rendered conversation (`system`, `messages`), which language
+models read, and the `brief` it was rendered from, which the offline model reads. The
+engine never knows which of them answers.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+JsonSchema = dict[str, Any]
+"""A JSON Schema (2020-12) as plain data."""
+
+StopReason = Literal["end", "max_tokens", "tool_use", "refusal", "pause", "context_full"]
+"""Why a reply ended. `end` is the only one that means it is whole."""
+
+
+class Frozen(BaseModel):
+    """Base of the models that are written to the journal or to the wire."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Usage(Frozen):
+    """What one or more model calls took.
+
+    `usd` is None when the price of the model is unknown; it is never 0 for that reason.
+    """
+
+    model: str = ""
+    """The model that answered; several are joined with a comma."""
+    calls: int = 0
+    """Calls that the engine made."""
+    attempts: int = 0
+    """Requests that were sent for them, retries included."""
+    tokens_in: int = 0
+    """Input tokens charged at the full price; cached ones are counted apart."""
+    tokens_out: int = 0
+    cache_read: int = 0
+    cache_write: int = 0
+    usd: float | None = 0.0
+    seconds: float = 0.0
+    """Time spent waiting for the model, summed over calls."""
+
+    def __add__(self, other: "Usage") -> "Usage":
+        names = [name for name in (*self.model.split(", "), *other.model.split(", ")) if name]
+        usd = None if self.usd is None or other.usd is None else self.usd + other.usd
+        return Usage(
+            model=", ".join(dict.fromkeys(names)),
+            calls=self.calls + other.calls,
+            attempts=self.attempts + other.attempts,
+            tokens_in=self.tokens_in + other.tokens_in,
+            tokens_out=self.tokens_out + other.tokens_out,
+            cache_read=self.cache_read + other.cache_read,
+            cache_write=self.cache_write + other.cache_write,
+            usd=usd,
+            seconds=self.seconds + other.seconds,
+        )
+
+
+NO_USAGE = Usage()
+
+
+class ToolCall(Frozen):
+    """A model's wish to have a worker tool called."""
+
+    id: str
+    name: str
+    arguments: dict[str, JsonValue]
+
+
+class ToolOutcome(Frozen):
+    """What a worker tool answered to the call with this `id`."""
+
+    id: str
+    text: str
+    failed: bool = False
+
+
+class UserMessage(Frozen):
+    """Text for the model."""
+
+    role: Literal["user"] = "user"
+    text: str
+
+
+class AssistantMessage(Frozen):
+    """An earlier reply of the model in the same conversation."""
+
+    role: Literal["assistant"] = "assistant"
+    text: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+
+
+class ToolMessage(Frozen):
+    """The outcomes of all tool calls of the message before it."""
+
+    role: Literal["tool"] = "tool"
+    outcomes: tuple[ToolOutcome, ...]
+
+
+Message = Annotated[UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolSpec:
+    """A worker tool as a model sees it."""
+
+    name: str
+    description: str
+    input_schema: JsonSchema
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """One input of a run: a name and its text."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerCard:
+    """What a planner knows of a worker."""
+
+    name: str
+    description: str
+    best_for: tuple[str, ...] = ()
+    not_for: tuple[str, ...] = ()
+    needs: str = ""
+    tools: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkResult:
+    """How a subtask ended, as later steps of the run are told."""
+
+    subtask_id: str
+    worker: str
+    objective: str
+    status: str
+    text: str
+    problem: str = ""
+    """Why there is no result, or what is missing from it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanBrief:
+    """The facts behind a planning request."""
+
+    task: str
+    inputs: tuple[Document, ...]
+    workers: tuple[WorkerCard, ...]
+    max_subtasks: int
+    problems: tuple[str, ...] = ()
+    """What was wrong with the previous plan, when it has to be written again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkBrief:
+    """The facts behind a worker's request."""
+
+    task: str
+    worker: WorkerCard
+    objective: str
+    expects: str
+    context: str
+    constraints: tuple[str, ...]
+    inputs: tuple[Document, ...]
+    dependencies: tuple[WorkResult, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SynthesisBrief:
+    """The facts behind the synthesis of a run, or behind condensing some results for it."""
+
+    task: str
+    results: tuple[WorkResult, ...]
+
+
+Brief = PlanBrief | WorkBrief | SynthesisBrief
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One call of a model.
+
+    A language model reads `system`, then `shared` and the first message as one user turn,
+    then the other messages. What comes earlier is shared more widely, so that providers
+    can cache it: `system` by all requests of a kind, `shared` by all workers of a run
+    that have the same inputs.
+    """
+
+    caller: str
+    """Who asks: `planner`, `worker:NAME`, `synthesizer`. Also names the span in the trace."""
+    model: str
+    """A model id, or one of the aliases `opus`, `sonnet`, `haiku`."""
+    system: str
+    shared: str = ""
+    """The inputs, fenced as data. May be empty."""
+    messages: Sequence[Message]
+    """Begins with a user message; user and tool messages alternate with assistant ones."""
+    brief: Brief
+    max_tokens: int
+    """Upper bound of the reply, in tokens."""
+    output_schema: JsonSchema | None = None
+    """When set, the reply's text is to be one JSON value of this schema."""
+    tools: Sequence[ToolSpec] = ()
+
+
+class Reply(Frozen):
+    """A model's answer to one request.
+
+    The text of a request with an output schema should be JSON of that schema, but nobody
+    has checked it yet: a cut or malformed reply is still a reply, and its usage counts.
+    """
+
+    text: str
+    stop_reason: StopReason
+    usage: Usage
+    tool_calls: tuple[ToolCall, ...] = ()
+    detail: str = ""
+    """The provider's explanation, when it gave one for stopping."""
+
+
+class Draft:
+    """A reply in the making, for whoever wants it before it is whole or is never made whole.
+
+    The model updates it as text arrives; `watch` is called after each update. An attempt
+    that is repeated starts again with empty text, while `usage` keeps what it cost.
+    """
+
+    def __init__(self, watch: "Callable[[Draft], None] | None" = None) -> None:
+        self.text = ""
+        """The text so far of the attempt under way."""
+        self.usage = NO_USAGE
+        """What the provider has charged so far, earlier attempts included."""
+        self._watch = watch
+
+    def update(self, *, text: str | None = None, usage: Usage | None = None) -> None:
+        """Replace the text, the usage or both."""
+        if text is not None:
+            self.text = text
+        if usage is not None:
+            self.usage = usage
+        if self._watch is not None:
+            self._watch(self)
+
+
+class LLM(Protocol):
+    """Anything that can answer a request."""
+
+    async def complete(self, request: Request, draft: Draft, /) -> Reply:
+        """Return the reply, keeping `draft` up to date while it arrives.
+
+        The reply's usage covers every attempt that was made for it, and so does that of
+        an error. When the call is cancelled, `draft` tells what had arrived and what it
+        had cost.
+
+        Raises:
+            ModelRequestError: repeating the call would be useless.
+            ModelUnavailableError: the provider did not answer; retries are used up.
+            ModelReplyError: what came back is not a reply.
+        """
+        ...
+
+    def model_name(self, model: str, /) -> str:
+        """Return the id of the model that `model`, an id or alias, stands for."""
+        ...
+
+    @property
+    def notice(self) -> str:
+        """Return what every reader of an answer must know of this model; mostly empty."""
+        ...

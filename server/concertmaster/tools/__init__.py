@@ -1,0 +1,1 @@
+"""What workers may call, and how inputs are read."""
