@@ -1,0 +1,21 @@
+"""The environment of every test: no keys, no settings, a data folder of its own."""
+
+import os
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def scrubbed_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+    """Remove every variable that could reach a provider or somebody's settings."""
+    for name in list(os.environ):
+        if name.startswith(("ANTHROPIC_", "CONCERTMASTER_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CONFIG_HOME", f"{tmp_path}/config")
+    monkeypatch.setenv("XDG_DATA_HOME", f"{tmp_path}/data")
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Run async tests on asyncio unless a folder says otherwise."""
+    return "asyncio"
