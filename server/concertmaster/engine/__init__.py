@@ -1,0 +1,1 @@
+"""The orchestration itself: plan, delegate, synthesize. Knows neither MCP nor a provider."""

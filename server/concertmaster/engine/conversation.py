@@ -1,0 +1,125 @@
+"""Asking a model until there is an answer: tool calls, one retry, a deadline."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+
+import anyio
+
+from concertmaster.engine.replies import Verdict, judge_reply
+from concertmaster.engine.run import Run, Setup
+from concertmaster.errors import ModelError
+from concertmaster.llm.protocol import (
+    AssistantMessage,
+    Draft,
+    Message,
+    Reply,
+    Request,
+    ToolCall,
+    ToolMessage,
+    ToolOutcome,
+    UserMessage,
+)
+
+NO_TURNS_LEFT = "Not called: you have no turns left. Answer now with what you have."
+
+CallTool = Callable[[str, ToolCall], Awaitable[ToolOutcome]]
+"""Makes the tool call of the step with this name."""
+
+
+async def no_tools(_step: str, call: ToolCall) -> ToolOutcome:
+    """Refuse a tool call where none was offered."""
+    return ToolOutcome(id=call.id, text="You have no tools. Answer with text.", failed=True)
+
+
+class Conversation:
+    """A request, and the turns that it takes to get an answer to it.
+
+    The step of turn N is `{step}/call/N`, that of its tool call M `{step}/tool/N.M`.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        setup: Setup,
+        request: Request,
+        *,
+        step: str,
+        subtask_id: str | None = None,
+        call_tool: CallTool = no_tools,
+        max_turns: int = 1,
+    ) -> None:
+        self._steps = run.steps
+        self._setup = setup
+        self._request = request
+        self._step = step
+        self._subtask_id = subtask_id
+        self._call_tool = call_tool
+        self._max_turns = max_turns
+        self._messages: list[Message] = list(request.messages)
+        self._draft = Draft()
+        self._unsatisfying: Verdict | None = None
+        self._turn = 0
+
+    async def verdict(self, *, seconds: float) -> Verdict:
+        """Return what the answer is worth; what there is of one after `seconds`, or a failure."""
+        try:
+            with anyio.move_on_after(seconds):
+                return await self._converse()
+        except ModelError as exc:
+            return self.broken_off(str(exc), exc.text)
+        return self.broken_off(f"It passed its deadline of {seconds:.0f} s.", self._draft.text)
+
+    def broken_off(self, problem: str, text: str = "") -> Verdict:
+        """Return the verdict on what there is when no answer comes any more."""
+        if self._unsatisfying is not None:
+            text = text or self._unsatisfying.text
+            problem = f"{self._unsatisfying.problem} Then: {problem}"
+        return Verdict(status="partial" if text else "failed", text=text, problem=problem)
+
+    async def _converse(self) -> Verdict:
+        schema = self._request.output_schema
+        first = judge_reply(await self._answer(), schema)
+        if first.status == "succeeded":
+            return first
+        self._unsatisfying = first
+        retry = self._setup.prompts.render("retry", reason=first.problem)
+        self._messages += [
+            AssistantMessage(text=first.text or "(nothing)"),
+            UserMessage(text=retry.user),
+        ]
+        second = judge_reply(await self._answer(), schema)
+        return second if second.text or not first.text else first
+
+    async def _answer(self) -> Reply:
+        """Return the next reply that asks for no tools, having called those that others did."""
+        while True:
+            reply = await self._next_reply()
+            if not reply.tool_calls or self._turn > self._max_turns:
+                return reply
+            outcomes = await self._call_tools(reply.tool_calls)
+            self._messages += [
+                AssistantMessage(text=reply.text, tool_calls=reply.tool_calls),
+                ToolMessage(outcomes=tuple(outcomes)),
+            ]
+
+    async def _next_reply(self) -> Reply:
+        self._turn += 1
+        self._draft = Draft()
+        return await self._steps.call(
+            f"{self._step}/call/{self._turn}",
+            self._setup.llm,
+            replace(self._request, messages=tuple(self._messages)),
+            subtask_id=self._subtask_id,
+            draft=self._draft,
+        )
+
+    async def _call_tools(self, calls: Sequence[ToolCall]) -> list[ToolOutcome]:
+        """Return the outcomes in the order of `calls`, which are made at the same time."""
+        if self._turn == self._max_turns:
+            return [ToolOutcome(id=call.id, text=NO_TURNS_LEFT, failed=True) for call in calls]
+
+        async def outcome(numbered: tuple[int, ToolCall]) -> ToolOutcome:
+            number, call = numbered
+            return await self._call_tool(f"{self._step}/tool/{self._turn}.{number}", call)
+
+        return await anyio.amap(outcome, list(enumerate(calls, start=1)))

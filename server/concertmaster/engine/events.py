@@ -1,0 +1,229 @@
+"""What can happen in a run. The events of a run, in order, are its journal.
+
+Every event has a name that is its own within a run and an epoch of it: `plan/1`,
+`subtask/s3/call/1`, `subtask/s3/result`. Names, not positions, identify steps, because
+what starts first differs after a restart.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, JsonValue, TypeAdapter
+
+from concertmaster.engine.plan import Plan
+from concertmaster.llm.protocol import (
+    NO_USAGE,
+    Frozen,
+    JsonSchema,
+    Reply,
+    ToolCall,
+    ToolOutcome,
+    Usage,
+)
+
+SCHEMA_VERSION = 1
+"""Version of the shapes below, written to the journal with each event."""
+
+RunKind = Literal["orchestration", "plan", "worker"]
+"""Plan, delegate and synthesize; plan only; or one worker on one subtask."""
+
+SubtaskStatus = Literal[
+    "pending", "running", "succeeded", "partial", "failed", "skipped", "cancelled"
+]
+
+RunStatus = Literal[
+    "planning",
+    "running",
+    "synthesizing",
+    "succeeded",
+    "partial",
+    "failed",
+    "cancelled",
+    "interrupted",
+]
+
+FINAL_STATUSES = frozenset({"succeeded", "partial", "failed", "cancelled"})
+"""Statuses of a run that has ended for good."""
+
+
+class Limits(Frozen):
+    """Bounds on one run."""
+
+    max_subtasks: int = Field(default=8, ge=1)
+    slots: int = Field(default=8, ge=1)
+    """Subtasks that may run at the same time."""
+    subtask_seconds: float = Field(default=120, gt=0)
+    run_seconds: float = Field(default=900, gt=0)
+    max_tokens: int = Field(default=8192, ge=1)
+    """Upper bound of one reply, in tokens."""
+
+
+class InputRef(Frozen):
+    """One input of a run; its text is kept once, under its digest."""
+
+    name: str
+    digest: str
+    """SHA-256 of the text's UTF-8, in hexadecimal."""
+    chars: int
+
+
+class RunRequest(Frozen):
+    """What was asked for, whole, so that the run can be made again from it."""
+
+    kind: RunKind = "orchestration"
+    task: str
+    context: str = ""
+    constraints: tuple[str, ...] = ()
+    inputs: tuple[InputRef, ...] = ()
+    workers: tuple[str, ...] = ()
+    """Names of the workers a planner may choose from; all when empty."""
+    plan: Plan | None = None
+    """A plan to run as it is, instead of asking a planner."""
+    output_schema: JsonSchema | None = None
+    """What the answer must look like, as JSON Schema; plain text when None."""
+    limits: Limits = Limits()
+
+
+class SubtaskResult(Frozen):
+    """How a subtask ended."""
+
+    subtask_id: str
+    worker: str
+    status: SubtaskStatus
+    text: str = ""
+    value: JsonValue = None
+    """The parsed result, when an output schema was asked for and met."""
+    errors: tuple[str, ...] = ()
+    usage: Usage = NO_USAGE
+    seconds: float = 0.0
+    """Time from start to end, tool calls included."""
+
+
+class _Event(Frozen):
+    name: str
+    at: float
+    """Unix time in seconds."""
+
+
+class RunStarted(_Event):
+    """A run exists from here on."""
+
+    kind: Literal["run-started"] = "run-started"
+    request: RunRequest
+    notice: str = ""
+    """What every reader of the answer must know of the models in use."""
+
+
+class CallStarted(_Event):
+    """A model call is about to be made. Not waited for: it only serves those who watch."""
+
+    kind: Literal["call-started"] = "call-started"
+    step: str
+    caller: str
+    model: str
+    subtask_id: str | None = None
+
+
+class CallFinished(_Event):
+    """A model call returned; `name` is its step, and resuming uses this reply."""
+
+    kind: Literal["call-finished"] = "call-finished"
+    caller: str
+    subtask_id: str | None = None
+    reply: Reply
+
+
+class CallFailed(_Event):
+    """A model call ended without a reply: it failed, or was abandoned at a deadline."""
+
+    kind: Literal["call-failed"] = "call-failed"
+    step: str
+    caller: str
+    subtask_id: str | None = None
+    error: str
+    usage: Usage = NO_USAGE
+
+
+class ToolCalled(_Event):
+    """A worker tool was called and answered."""
+
+    kind: Literal["tool-called"] = "tool-called"
+    subtask_id: str
+    call: ToolCall
+    outcome: ToolOutcome
+    seconds: float
+
+
+class PlanRejected(_Event):
+    """The planner's reply could not be run and went back with these problems."""
+
+    kind: Literal["plan-rejected"] = "plan-rejected"
+    problems: tuple[str, ...]
+
+
+class PlanAccepted(_Event):
+    """The plan that is run."""
+
+    kind: Literal["plan-accepted"] = "plan-accepted"
+    plan: Plan
+    warnings: tuple[str, ...] = ()
+    """What was changed to make the plan one that can be run."""
+    left_out: tuple[str, ...] = ()
+    """Work that the planner wanted and the run will not do."""
+
+
+class SubtaskStarted(_Event):
+    """A subtask got its slot."""
+
+    kind: Literal["subtask-started"] = "subtask-started"
+    subtask_id: str
+
+
+class SubtaskFinished(_Event):
+    """A subtask ended, or was skipped."""
+
+    kind: Literal["subtask-finished"] = "subtask-finished"
+    result: SubtaskResult
+
+
+class SynthesisStarted(_Event):
+    """All subtasks have ended; the answer is being written."""
+
+    kind: Literal["synthesis-started"] = "synthesis-started"
+
+
+class CancelRequested(_Event):
+    """Somebody wants the run to stop."""
+
+    kind: Literal["cancel-requested"] = "cancel-requested"
+    reason: str = ""
+
+
+class RunEnded(_Event):
+    """The run is over."""
+
+    kind: Literal["run-ended"] = "run-ended"
+    status: Literal["succeeded", "partial", "failed", "cancelled"]
+    answer: str = ""
+    value: JsonValue = None
+    reasons: tuple[str, ...] = ()
+    """Why the status is not `succeeded`: one sentence for each thing that is missing."""
+
+
+Event = Annotated[
+    RunStarted
+    | CallStarted
+    | CallFinished
+    | CallFailed
+    | ToolCalled
+    | PlanRejected
+    | PlanAccepted
+    | SubtaskStarted
+    | SubtaskFinished
+    | SynthesisStarted
+    | CancelRequested
+    | RunEnded,
+    Field(discriminator="kind"),
+]
+
+EVENT: TypeAdapter[Event] = TypeAdapter(Event)
+"""Reads and writes events as JSON."""

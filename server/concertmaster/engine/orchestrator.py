@@ -1,0 +1,139 @@
+"""A run from its request to its end: plan, delegate, synthesize."""
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import anyio
+from pydantic import JsonValue
+
+from concertmaster.engine.delegation import delegate
+from concertmaster.engine.events import PlanAccepted, RunEnded, SubtaskResult
+from concertmaster.engine.planner import make_plan
+from concertmaster.engine.run import Run, Setup, work_result
+from concertmaster.engine.synthesis import synthesize
+from concertmaster.errors import InvalidPlanError, ModelError
+from concertmaster.llm.protocol import WorkResult
+
+SYNTHESIS_SHARE = 0.2
+"""Part of a run's time that is held back for its synthesis."""
+
+
+class Orchestrator:
+    """Drives runs. Holds no state of theirs, so one serves all runs of a process."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+
+    async def drive(self, run: Run) -> None:
+        """Take a run to its end, whatever end, and leave everything in its journal.
+
+        A run that was interrupted is taken up where its journal stops. When this is
+        cancelled, the journal gets no end.
+
+        Raises:
+            StoreError: the journal cannot be written any more.
+        """
+        await run.steps.record(await self._ending(run))
+
+    async def _ending(self, run: Run) -> RunEnded:
+        seconds = run.request.limits.run_seconds
+        deadline = anyio.current_time() + seconds
+        work_seconds = (1 - SYNTHESIS_SHARE) * seconds
+        try:
+            with anyio.move_on_after(work_seconds) as planning:
+                accepted = await self._plan(run)
+        except (InvalidPlanError, ModelError) as exc:
+            return _end(run, "failed", reasons=[f"No plan could be made: {exc}"])
+        if planning.cancelled_caught:
+            return _end(run, "failed", reasons=["Planning took all of the run's time."])
+        if run.request.kind == "plan":
+            return _end(run, "succeeded", answer=accepted.plan.direct_answer or "")
+        until = deadline - SYNTHESIS_SHARE * seconds
+        results = await delegate(run, self._setup, accepted.plan, until=until)
+        return await self._answer(run, accepted, results, deadline=deadline)
+
+    async def _plan(self, run: Run) -> PlanAccepted:
+        if run.steps.plan is not None:
+            return run.steps.plan
+        made = await make_plan(run, self._setup)
+        accepted = PlanAccepted(
+            name="plan/1",
+            at=run.steps.now(),
+            plan=made.plan,
+            warnings=made.warnings,
+            left_out=made.left_out,
+        )
+        await run.steps.record(accepted)
+        return accepted
+
+    async def _answer(
+        self, run: Run, accepted: PlanAccepted, results: Sequence[SubtaskResult], *, deadline: float
+    ) -> RunEnded:
+        gaps = [*accepted.left_out, *_gaps(results)]
+        direct = accepted.plan.direct_answer
+        if run.request.output_schema is None or run.request.kind == "worker":
+            if direct is not None:
+                return _end(run, "succeeded", answer=direct)
+            if len(results) == 1:
+                return _end_like(run, results[0], gaps)
+        if direct is None and not any(result.text for result in results):
+            return _end(run, "failed", reasons=gaps)
+        work = (
+            [_direct(run.request.task, direct)]
+            if direct is not None
+            else [
+                work_result(subtask, result)
+                for subtask, result in zip(accepted.plan.subtasks, results, strict=True)
+            ]
+        )
+        seconds = deadline - anyio.current_time()
+        verdict = await synthesize(run, self._setup, work, gaps, seconds=seconds)
+        if verdict.problem:
+            gaps.append(verdict.problem)
+        status = "partial" if gaps else "succeeded"
+        return _end(run, status, answer=verdict.text, value=verdict.value, reasons=gaps)
+
+
+def _direct(task: str, answer: str) -> WorkResult:
+    return WorkResult(
+        subtask_id="direct", worker="planner", objective=task, status="succeeded", text=answer
+    )
+
+
+def _gaps(results: Iterable[SubtaskResult]) -> list[str]:
+    """Return a sentence for each subtask that is not all it should be."""
+    return [
+        f"Subtask {result.subtask_id} ({result.worker}) {_OUTCOMES[result.status]}: "
+        f"{' '.join(result.errors)}"
+        for result in results
+        if result.status != "succeeded"
+    ]
+
+
+_OUTCOMES = {"partial": "is incomplete", "failed": "failed", "skipped": "was skipped"}
+
+
+def _end_like(run: Run, result: SubtaskResult, gaps: Sequence[str]) -> RunEnded:
+    """Return the end of a run whose only subtask ended with `result`."""
+    if not result.text:
+        return _end(run, "failed", reasons=gaps)
+    status = "partial" if gaps else "succeeded"
+    return _end(run, status, answer=result.text, value=result.value, reasons=gaps)
+
+
+def _end(
+    run: Run,
+    status: Literal["succeeded", "partial", "failed"],
+    *,
+    answer: str = "",
+    value: JsonValue = None,
+    reasons: Sequence[str] = (),
+) -> RunEnded:
+    return RunEnded(
+        name="run/end",
+        at=run.steps.now(),
+        status=status,
+        answer=answer,
+        value=value,
+        reasons=tuple(reasons),
+    )

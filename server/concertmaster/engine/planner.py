@@ -1,0 +1,131 @@
+"""How a run gets its plan: from its request, or from the planner and, if need be, repair."""
+
+from collections.abc import Sequence
+
+from concertmaster.catalog.prompts import describe_workers
+from concertmaster.engine.events import PlanRejected
+from concertmaster.engine.plan import (
+    Plan,
+    PlanRules,
+    RepairedPlan,
+    plan_problems,
+    plan_schema,
+    read_plan,
+    repair_plan,
+)
+from concertmaster.engine.run import Run, Setup, bullets, fenced_inputs, input_names
+from concertmaster.errors import InvalidPlanError
+from concertmaster.llm.protocol import (
+    AssistantMessage,
+    Document,
+    Message,
+    PlanBrief,
+    Reply,
+    Request,
+    UserMessage,
+)
+
+REPAIRS = 2
+"""How often a plan that cannot be run goes back to the planner."""
+
+PLANNER_CHARS = 200_000
+"""How much of the inputs a planner reads; workers get theirs whole."""
+
+
+async def make_plan(run: Run, setup: Setup) -> RepairedPlan:
+    """Return the plan to run.
+
+    Raises:
+        InvalidPlanError: the planner did not come up with anything that is a plan.
+        ModelError: the planner could not be reached.
+    """
+    if run.request.plan is not None:
+        return RepairedPlan(plan=run.request.plan)
+    rules = run.rules(setup.catalog)
+    messages: list[Message] = []
+    problems: Sequence[str] = ()
+    plan: Plan | None = None
+    for attempt in range(1, REPAIRS + 2):
+        request = _request(run, setup, rules, messages, problems)
+        reply = await run.steps.call(f"plan/call/{attempt}", setup.llm, request)
+        plan, problems = _judge(reply, rules, last=plan)
+        if plan is not None and not problems:
+            return RepairedPlan(plan=plan)
+        await run.steps.record(
+            PlanRejected(
+                name=f"plan/rejected/{attempt}", at=run.steps.now(), problems=tuple(problems)
+            )
+        )
+        repair = setup.prompts.render("repair", problems=bullets(problems))
+        messages = [
+            *request.messages,
+            AssistantMessage(text=reply.text or "(nothing)"),
+            UserMessage(text=repair.user),
+        ]
+    if plan is None:
+        raise InvalidPlanError(problems)
+    return repair_plan(plan, rules, task=run.request.task)
+
+
+def _judge(reply: Reply, rules: PlanRules, *, last: Plan | None) -> tuple[Plan | None, list[str]]:
+    """Return the plan in a reply and its problems; the `last` plan where there is none in it."""
+    if reply.stop_reason == "refusal":
+        return last, [f"The planner refused: {reply.detail or 'no reason given'}."]
+    try:
+        plan = read_plan(reply.text)
+    except InvalidPlanError as exc:
+        cut = ["The reply was cut; write a shorter plan."] if reply.stop_reason != "end" else []
+        return last, [*cut, *exc.problems]
+    return plan, plan_problems(plan, rules)
+
+
+def _request(
+    run: Run,
+    setup: Setup,
+    rules: PlanRules,
+    messages: Sequence[Message],
+    problems: Sequence[str],
+) -> Request:
+    request = run.request
+    documents = tuple(run.documents.values())
+    cards = setup.catalog.cards(request.workers)
+    prompt = setup.prompts.render(
+        "plan",
+        workers=describe_workers(cards),
+        max_subtasks=str(rules.max_subtasks),
+        task=request.task,
+        input_names=input_names(documents),
+        constraints=bullets(request.constraints),
+    )
+    return Request(
+        caller="planner",
+        model=setup.models.planner,
+        system=prompt.system,
+        shared=fenced_inputs(_excerpts(documents)),
+        messages=messages or [UserMessage(text=prompt.user)],
+        brief=PlanBrief(
+            task=request.task,
+            inputs=documents,
+            workers=cards,
+            max_subtasks=rules.max_subtasks,
+            problems=tuple(problems),
+        ),
+        max_tokens=request.limits.max_tokens,
+        output_schema=plan_schema(rules),
+    )
+
+
+def _excerpts(documents: Sequence[Document]) -> list[Document]:
+    """Return the documents, each cut to an equal share where all of them are too long."""
+    if sum(len(document.text) for document in documents) <= PLANNER_CHARS:
+        return list(documents)
+    share = PLANNER_CHARS // len(documents)
+    return [
+        document
+        if len(document.text) <= share
+        else Document(
+            name=document.name,
+            text=f"{document.text[:share]}\n[{len(document.text) - share:,} more characters]",
+        )
+        for document in documents
+    ]

@@ -1,0 +1,76 @@
+"""Whether a reply is what was asked for, and what is wrong with it if not."""
+
+import json
+from dataclasses import dataclass
+
+from jsonschema import Draft202012Validator
+from pydantic import JsonValue
+from referencing import Registry
+
+from concertmaster.engine.events import SubtaskStatus
+from concertmaster.llm.protocol import JsonSchema, Reply
+
+SHOWN_ERRORS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What a reply is worth: `succeeded`, `partial` with something usable, or `failed`."""
+
+    status: SubtaskStatus
+    text: str = ""
+    value: JsonValue = None
+    problem: str = ""
+    """What is wrong, as a sentence for the model and for the reader."""
+
+
+def judge_reply(reply: Reply, schema: JsonSchema | None) -> Verdict:
+    """Return what `reply` is worth to whoever asked for text, or for JSON of `schema`."""
+    text = reply.text.strip()
+    if reply.stop_reason == "refusal":
+        return Verdict(status="failed", problem=_sentence("The model refused", reply.detail))
+    if reply.tool_calls:
+        return _usable_at_best(text, "The model went on asking for tools instead of answering.")
+    if reply.stop_reason in ("max_tokens", "context_full", "pause"):
+        return _usable_at_best(text, _cut(reply))
+    if not text:
+        return Verdict(status="failed", problem="The reply was empty.")
+    if schema is None:
+        return Verdict(status="succeeded", text=text)
+    return _judge_json(text, schema)
+
+
+def _cut(reply: Reply) -> str:
+    if reply.stop_reason == "max_tokens":
+        return f"The reply was cut after {reply.usage.tokens_out} tokens."
+    if reply.stop_reason == "context_full":
+        return "The reply was cut because the model's context window was full."
+    return _sentence("The model paused before it had finished", reply.detail)
+
+
+def _sentence(start: str, detail: str) -> str:
+    return f"{start}: {detail}" if detail else f"{start}."
+
+
+def _usable_at_best(text: str, problem: str) -> Verdict:
+    return Verdict(status="partial" if text else "failed", text=text, problem=problem)
+
+
+def _judge_json(text: str, schema: JsonSchema) -> Verdict:
+    try:
+        value: JsonValue = json.loads(text)
+    except ValueError as exc:
+        return Verdict(status="partial", text=text, problem=f"The reply is no JSON: {exc}.")
+    if errors := schema_errors(value, schema):
+        problem = "The reply does not match the output schema: " + "; ".join(errors) + "."
+        return Verdict(status="partial", text=text, problem=problem)
+    return Verdict(status="succeeded", text=text, value=value)
+
+
+def schema_errors(value: JsonValue, schema: JsonSchema) -> list[str]:
+    """Return what makes `value` no instance of `schema`, a clause each; the first few."""
+    # An empty registry: a reference to another document is never fetched.
+    errors = Draft202012Validator(schema, registry=Registry()).iter_errors(value)
+    found = [f"{error.json_path}: {error.message}" for error in errors]
+    more = [f"and {len(found) - SHOWN_ERRORS} more"] if len(found) > SHOWN_ERRORS else []
+    return found[:SHOWN_ERRORS] + more

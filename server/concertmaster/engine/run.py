@@ -1,0 +1,88 @@
+"""What one run works on, and what every run works with."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from concertmaster.catalog.catalog import Catalog
+from concertmaster.catalog.prompts import Prompts, fence
+from concertmaster.engine.events import RunRequest, SubtaskResult
+from concertmaster.engine.plan import PlanRules, Subtask
+from concertmaster.engine.steps import Steps
+from concertmaster.llm.protocol import LLM, Document, Models, WorkResult
+from concertmaster.tools.registry import ToolRegistry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """What every run of a process works with."""
+
+    llm: LLM
+    models: Models
+    catalog: Catalog
+    prompts: Prompts
+    tools: ToolRegistry
+    roots: tuple[Path, ...] = ()
+    """Folders whose files worker tools may read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One execution of one task."""
+
+    request: RunRequest
+    documents: Mapping[str, Document]
+    """The run's inputs by name."""
+    steps: Steps
+
+    def inputs_of(self, subtask: Subtask) -> tuple[Document, ...]:
+        """Return the inputs that a subtask gets, in the run's order."""
+        return tuple(self.documents[name] for name in self.documents if name in subtask.inputs)
+
+    def rules(self, catalog: Catalog) -> PlanRules:
+        """Return what a plan of this run may refer to."""
+        return PlanRules(
+            workers=self.request.workers or catalog.names,
+            inputs=tuple(self.documents),
+            max_subtasks=self.request.limits.max_subtasks,
+        )
+
+
+def fenced_inputs(documents: Iterable[Document]) -> str:
+    """Return documents as data for a prompt, each marked with its name."""
+    return "\n\n".join(fence("document", document.name, document.text) for document in documents)
+
+
+def input_names(documents: Iterable[Document]) -> str:
+    """Return a line for each document: its name and size."""
+    lines = [f"- {document.name} ({len(document.text):,} characters)" for document in documents]
+    return "\n".join(lines) or "None."
+
+
+def bullets(lines: Iterable[str]) -> str:
+    """Return lines as a Markdown list, or `None.` where there are none."""
+    return "\n".join(f"- {line}" for line in lines) or "None."
+
+
+def work_result(subtask: Subtask, result: SubtaskResult) -> WorkResult:
+    """Return how a subtask ended, as later steps of the run are told."""
+    return WorkResult(
+        subtask_id=subtask.id,
+        worker=subtask.worker,
+        objective=subtask.objective,
+        status=result.status,
+        text=result.text,
+        problem=" ".join(result.errors),
+    )
+
+
+def fenced_results(results: Iterable[WorkResult]) -> str:
+    """Return results as data for a prompt, each marked with its subtask, worker and status."""
+    blocks: list[str] = []
+    for result in results:
+        name = f"{result.subtask_id} by {result.worker}: {result.status}"
+        text = result.text or "(no result)"
+        if result.problem:
+            text += f"\n\n(What is wrong with it: {result.problem})"
+        blocks.append(f"Objective: {result.objective}\n{fence('result', name, text)}")
+    return "\n\n".join(blocks) or "None."

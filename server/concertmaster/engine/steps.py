@@ -1,0 +1,201 @@
+"""Paid calls as named steps, whose outcomes the journal keeps.
+
+Resuming a run is running the same code again: a step that the journal already has returns
+its recorded outcome, and only the others are made.
+"""
+
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Protocol
+
+import anyio
+
+from concertmaster.engine.events import (
+    CallFailed,
+    CallFinished,
+    CallStarted,
+    Event,
+    PlanAccepted,
+    SubtaskFinished,
+    SubtaskResult,
+    ToolCalled,
+)
+from concertmaster.errors import ModelError, ToolCallError
+from concertmaster.llm.protocol import (
+    LLM,
+    NO_USAGE,
+    Draft,
+    Reply,
+    Request,
+    ToolCall,
+    ToolOutcome,
+    Usage,
+)
+
+COMMIT_SECONDS = 10
+"""How long a commit may hold up a run that is being cancelled."""
+
+
+class Append(Protocol):
+    """Writes an event to the journal of one run."""
+
+    async def __call__(self, event: Event, /, *, wait: bool = True) -> None:
+        """Return once the event is committed; without `wait`, at once."""
+        ...
+
+
+class Steps:
+    """The journal of one run, as the code that drives the run sees it."""
+
+    def __init__(
+        self,
+        append: Append,
+        *,
+        recorded: Iterable[Event] = (),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._append = append
+        self._clock = clock
+        self._replies: dict[str, Reply] = {}
+        self._outcomes: dict[str, ToolOutcome] = {}
+        self._results: dict[str, SubtaskResult] = {}
+        self.plan: PlanAccepted | None = None
+        """The plan that was accepted before the run was resumed."""
+        self._usage: dict[str | None, Usage] = {}
+        for event in recorded:
+            self._recall(event)
+
+    def _recall(self, event: Event) -> None:
+        match event:
+            case CallFinished():
+                self._replies[event.name] = event.reply
+                self._charge(event.subtask_id, event.reply.usage)
+            case CallFailed():
+                self._charge(event.subtask_id, event.usage)
+            case ToolCalled():
+                self._outcomes[event.name] = event.outcome
+            case PlanAccepted():
+                self.plan = event
+            case SubtaskFinished(result=result):
+                self._results[result.subtask_id] = result
+            case _:
+                pass
+
+    def _charge(self, subtask_id: str | None, usage: Usage) -> None:
+        self._usage[subtask_id] = self.usage(subtask_id) + usage
+
+    def usage(self, subtask_id: str | None) -> Usage:
+        """Return what the calls for a subtask took so far, failed ones included."""
+        return self._usage.get(subtask_id, NO_USAGE)
+
+    def now(self) -> float:
+        """Return the time for an event: Unix seconds."""
+        return self._clock()
+
+    async def record(self, event: Event, *, wait: bool = True) -> None:
+        """Commit an event, even when the caller is being cancelled meanwhile."""
+        with anyio.move_on_after(COMMIT_SECONDS, shield=True):
+            await self._append(event, wait=wait)
+
+    def finished(self, subtask_id: str) -> SubtaskResult | None:
+        """Return the result of a subtask that had succeeded before the run was resumed."""
+        result = self._results.get(subtask_id)
+        return result if result is not None and result.status == "succeeded" else None
+
+    async def call(
+        self,
+        name: str,
+        llm: LLM,
+        request: Request,
+        *,
+        subtask_id: str | None = None,
+        draft: Draft | None = None,
+    ) -> Reply:
+        """Return the reply of the step `name`, making the call if it has not been made.
+
+        However the call ends, what it cost is in the journal before this returns or raises.
+        """
+        if (reply := self._replies.get(name)) is not None:
+            return reply
+        draft = draft or Draft()
+        await self.record(
+            CallStarted(
+                name=f"{name}/start",
+                at=self.now(),
+                step=name,
+                caller=request.caller,
+                model=llm.model_name(request.model),
+                subtask_id=subtask_id,
+            ),
+            wait=False,
+        )
+        try:
+            reply = await llm.complete(request, draft)
+        except ModelError as exc:
+            usage = exc.usage or draft.usage
+            await self._record_failure(name, request.caller, subtask_id, str(exc), usage)
+            raise
+        except anyio.get_cancelled_exc_class():
+            await self._record_failure(name, request.caller, subtask_id, "abandoned", draft.usage)
+            raise
+        await self.record(
+            CallFinished(
+                name=name,
+                at=self.now(),
+                caller=request.caller,
+                subtask_id=subtask_id,
+                reply=reply,
+            )
+        )
+        self._replies[name] = reply
+        self._charge(subtask_id, reply.usage)
+        return reply
+
+    async def _record_failure(
+        self, name: str, caller: str, subtask_id: str | None, error: str, usage: Usage
+    ) -> None:
+        self._charge(subtask_id, usage)
+        await self.record(
+            CallFailed(
+                name=f"{name}/failed",
+                at=self.now(),
+                step=name,
+                caller=caller,
+                subtask_id=subtask_id,
+                error=error,
+                usage=usage,
+            )
+        )
+
+    async def tool(
+        self,
+        name: str,
+        call: ToolCall,
+        make: Callable[[], Awaitable[str]],
+        *,
+        subtask_id: str,
+    ) -> ToolOutcome:
+        """Return the outcome of the tool call `name`, making it if it has not been made.
+
+        A tool that cannot do what was asked is an outcome too: the model reads why.
+        """
+        if (outcome := self._outcomes.get(name)) is not None:
+            return outcome
+        started = self.now()
+        try:
+            outcome = ToolOutcome(id=call.id, text=await make())
+        except ToolCallError as exc:
+            outcome = ToolOutcome(id=call.id, text=str(exc), failed=True)
+        ended = self.now()
+        await self.record(
+            ToolCalled(
+                name=name,
+                at=ended,
+                subtask_id=subtask_id,
+                call=call,
+                outcome=outcome,
+                seconds=ended - started,
+            )
+        )
+        self._outcomes[name] = outcome
+        return outcome

@@ -1,0 +1,182 @@
+"""Orders checked and made into requests, before anything is started or spent."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+from jsonschema import Draft202012Validator, SchemaError
+
+from concertmaster.catalog.catalog import Catalog
+from concertmaster.engine.events import InputRef, Limits, RunRequest
+from concertmaster.engine.plan import Plan, PlanRules, Subtask, plan_problems
+from concertmaster.errors import InvalidPlanError, RequestError
+from concertmaster.llm.protocol import Document, JsonSchema
+from concertmaster.runs.orders import Order, PlanOrder, RunOrder, WorkerOrder
+
+TASK_CHARS = 100_000
+"""The longest task, context or constraint; longer texts are inputs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPolicy:
+    """What the operator allows and prefers."""
+
+    limits: Limits = field(default_factory=Limits)
+    """Limits of a run that asks for no others."""
+    most_subtasks: int = 50
+    """How many subtasks a run may ask for."""
+    most_seconds: float = 4 * 3600
+    """How much time a run may ask for."""
+    roots: tuple[Path, ...] = ()
+    """Folders that inputs may come from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedOrder:
+    """A request that can be run, and the texts it refers to."""
+
+    request: RunRequest
+    documents: Mapping[str, Document]
+    """By name."""
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """Return the inputs' texts by digest."""
+        return {digest(document.text): document.text for document in self.documents.values()}
+
+
+def digest(text: str) -> str:
+    """Return the SHA-256 of a text's UTF-8, in hexadecimal."""
+    return sha256(text.encode()).hexdigest()
+
+
+def check_order(
+    order: Order, documents: Sequence[Document], catalog: Catalog, policy: RunPolicy
+) -> CheckedOrder:
+    """Return the request that `order` stands for.
+
+    Raises:
+        RequestError: it cannot be done as asked; the message says what to change.
+    """
+    refs = tuple(
+        InputRef(name=item.name, digest=digest(item.text), chars=len(item.text))
+        for item in documents
+    )
+    match order:
+        case PlanOrder():
+            request = _plan_request(order, catalog, policy)
+        case RunOrder():
+            request = _run_request(order, catalog, policy)
+        case WorkerOrder():
+            request = _worker_request(order, catalog, policy, documents)
+    request = request.model_copy(update={"inputs": refs})
+    _check_plan(request, catalog)
+    return CheckedOrder(
+        request=request, documents={document.name: document for document in documents}
+    )
+
+
+def _plan_request(order: PlanOrder, catalog: Catalog, policy: RunPolicy) -> RunRequest:
+    return RunRequest(
+        kind="plan",
+        task=_text(order.task, "task"),
+        workers=_workers(order.workers, catalog),
+        limits=_limits(policy, order.max_subtasks, order.deadline_seconds),
+    )
+
+
+def _run_request(order: RunOrder, catalog: Catalog, policy: RunPolicy) -> RunRequest:
+    most = order.max_subtasks or (policy.most_subtasks if order.plan is not None else None)
+    return RunRequest(
+        kind="orchestration",
+        task=_text(order.task, "task"),
+        workers=_workers(order.workers, catalog),
+        plan=order.plan,
+        output_schema=_schema(order.output_schema),
+        limits=_limits(policy, most, order.deadline_seconds),
+    )
+
+
+def _worker_request(
+    order: WorkerOrder, catalog: Catalog, policy: RunPolicy, documents: Sequence[Document]
+) -> RunRequest:
+    worker = catalog.get(order.worker)
+    task = _text(order.task, "task")
+    seconds = order.deadline_seconds or worker.timeout_seconds or policy.limits.subtask_seconds
+    subtask = Subtask(
+        id="s1",
+        worker=worker.name,
+        objective=task,
+        inputs=tuple(document.name for document in documents),
+        timeout_seconds=seconds,
+    )
+    return RunRequest(
+        kind="worker",
+        task=task,
+        context=_text(order.context, "context", empty=True),
+        constraints=tuple(_text(item, "constraints") for item in order.constraints),
+        plan=Plan(subtasks=(subtask,)),
+        output_schema=_schema(order.output_schema),
+        limits=_limits(policy, None, None),
+    )
+
+
+def _text(text: str, name: str, *, empty: bool = False) -> str:
+    text = text.strip()
+    if not text and not empty:
+        raise RequestError(f"{name} is empty. Say what is to be done, in a sentence or more.")
+    if len(text) > TASK_CHARS:
+        raise RequestError(
+            f"{name} has {len(text):,} characters; at most {TASK_CHARS:,}. Put long material "
+            'into inputs, as a file or as {"name": …, "text": …}, and say in the task what '
+            "to do with it."
+        )
+    return text
+
+
+def _workers(names: tuple[str, ...], catalog: Catalog) -> tuple[str, ...]:
+    return tuple(catalog.get(name).name for name in dict.fromkeys(names))
+
+
+def _limits(policy: RunPolicy, max_subtasks: int | None, deadline: float | None) -> Limits:
+    limits = policy.limits
+    if max_subtasks is not None and not 1 <= max_subtasks <= policy.most_subtasks:
+        raise RequestError(
+            f"max_subtasks is {max_subtasks}; it must be from 1 to {policy.most_subtasks}."
+        )
+    if deadline is not None and not 0 < deadline <= policy.most_seconds:
+        raise RequestError(
+            f"deadline_seconds is {deadline:g}; it must be over 0 and at most "
+            f"{policy.most_seconds:g}."
+        )
+    return limits.model_copy(
+        update={
+            "max_subtasks": max_subtasks or limits.max_subtasks,
+            "run_seconds": deadline or limits.run_seconds,
+        }
+    )
+
+
+def _schema(schema: JsonSchema | None) -> JsonSchema | None:
+    if schema is None:
+        return None
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as exc:
+        raise RequestError(f"output_schema is no JSON Schema: {exc.message}.") from None
+    if schema.get("type") != "object":
+        raise RequestError('output_schema must describe an object: set its "type" to "object".')
+    return schema
+
+
+def _check_plan(request: RunRequest, catalog: Catalog) -> None:
+    if request.plan is None:
+        return
+    rules = PlanRules(
+        workers=catalog.names,
+        inputs=tuple(item.name for item in request.inputs),
+        max_subtasks=request.limits.max_subtasks,
+    )
+    if problems := plan_problems(request.plan, rules):
+        raise InvalidPlanError(problems)

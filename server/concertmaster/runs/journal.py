@@ -1,0 +1,75 @@
+"""What a store of runs has to offer. The journal of a run is its only truth."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from concertmaster.engine.events import Event
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRow:
+    """What a store knows of a run besides its events."""
+
+    run_id: str
+    created_at: float
+    epoch: int
+    """Grows each time another process takes the run over; writes with an old one are refused."""
+    alive: bool
+    """Whether the process that owns the run still exists."""
+    mine: bool
+    """Whether that process is this one."""
+
+
+class Journal(Protocol):
+    """Keeps the events of runs, and the texts that they refer to.
+
+    Every method may raise StoreError, with a sentence that says what to do.
+    """
+
+    async def create(self, run_id: str, event: Event, texts: Mapping[str, str]) -> None:
+        """Commit a new run, owned by this process at epoch 1, with its first event.
+
+        `texts` are kept by digest; those already known are left as they are.
+        """
+        ...
+
+    async def append(self, run_id: str, event: Event, *, epoch: int, wait: bool = True) -> None:
+        """Commit an event, in the order of the calls; without `wait`, return before that.
+
+        Raises:
+            LostRunError: the run's epoch is another one by now.
+        """
+        ...
+
+    async def request_cancel(self, run_id: str, event: Event) -> None:
+        """Commit an event on behalf of a process that does not own the run."""
+        ...
+
+    async def row(self, run_id: str) -> RunRow:
+        """Return what is known of a run.
+
+        Raises:
+            UnknownRunError: there is none of that id.
+        """
+        ...
+
+    async def recent(self, limit: int) -> Sequence[RunRow]:
+        """Return the latest runs, newest first."""
+        ...
+
+    async def events(self, run_id: str, *, light: bool = False) -> Sequence[Event]:
+        """Return the events of a run in order; `light` leaves out model calls and tool calls.
+
+        Raises:
+            UnknownRunError: there is no run of that id.
+        """
+        ...
+
+    async def text(self, digest: str) -> str:
+        """Return the text with this digest."""
+        ...
+
+    async def changed_elsewhere(self) -> None:
+        """Return when another process has committed something since the last call began."""
+        ...

@@ -1,0 +1,323 @@
+"""Runs in the background of one process: start, watch, wait, cancel, list."""
+
+import logging
+import secrets
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+import anyio
+from anyio.abc import TaskGroup
+
+from concertmaster.catalog.catalog import Catalog
+from concertmaster.engine.events import (
+    CancelRequested,
+    Event,
+    RunEnded,
+    RunStarted,
+    SubtaskFinished,
+    SubtaskResult,
+)
+from concertmaster.engine.orchestrator import Orchestrator
+from concertmaster.engine.run import Run, Setup
+from concertmaster.engine.steps import Steps
+from concertmaster.errors import RequestError, StoreError, UnknownSubtaskError
+from concertmaster.llm.protocol import Document
+from concertmaster.runs.intake import CheckedOrder, RunPolicy, check_order
+from concertmaster.runs.journal import Journal
+from concertmaster.runs.orders import Order, RunOrder
+from concertmaster.runs.state import RunState, fold
+from concertmaster.runs.trace import Span, trace
+from concertmaster.tools.inputs import read_inputs
+
+log = logging.getLogger(__name__)
+
+LIVENESS_SECONDS = 1
+"""How often to look whether the process of a run is still there."""
+
+CANCEL_SECONDS = 10
+"""How long a cancelled run may take to end before the caller is answered anyway."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _LiveRun:
+    """A run that this process drives."""
+
+    state: RunState
+    epoch: int
+    scope: anyio.CancelScope
+    changed: anyio.Event
+
+
+class RunService:
+    """Starts runs, drives them in the background, and answers what is asked of them.
+
+    Runs of other processes on the same store can be read, waited for and cancelled too.
+    """
+
+    def __init__(
+        self, *, journal: Journal, setup: Setup, policy: RunPolicy, tasks: TaskGroup
+    ) -> None:
+        self._journal = journal
+        self._setup = setup
+        self._policy = policy
+        self._tasks = tasks
+        self._orchestrator = Orchestrator(setup)
+        self._live: dict[str, _LiveRun] = {}
+        self._listeners: list[Callable[[str], None]] = []
+        self._watching_others = False
+
+    @property
+    def catalog(self) -> Catalog:
+        """Return the workers that runs may use."""
+        return self._setup.catalog
+
+    @property
+    def notice(self) -> str:
+        """Return what every reader of an answer must know of the models in use."""
+        return self._setup.llm.notice
+
+    def on_change(self, listener: Callable[[str], None]) -> None:
+        """Have `listener` called with the run's id after each event of a run driven here."""
+        self._listeners.append(listener)
+
+    async def start(self, order: Order) -> RunState:
+        """Check an order, write it to the journal, and start it; return at once.
+
+        Raises:
+            RequestError: it cannot be done as asked.
+            InputError: an input cannot be read.
+            StoreError: the journal cannot be written, so nothing was started.
+        """
+        checked = await self._checked(order)
+        run_id = f"r-{secrets.token_urlsafe(16)}"
+        event = RunStarted(
+            name="run/start", at=time.time(), request=checked.request, notice=self.notice
+        )
+        await self._journal.create(run_id, event, checked.texts)
+        live = _LiveRun(
+            state=fold(run_id, [event], alive=True),
+            epoch=1,
+            scope=anyio.CancelScope(),
+            changed=anyio.Event(),
+        )
+        self._live[run_id] = live
+        self._tasks.start_soon(self._drive, live, checked)
+        if not self._watching_others:
+            self._watching_others = True
+            self._tasks.start_soon(self._watch_others)
+        return live.state
+
+    async def get(self, run_id: str) -> RunState:
+        """Return where a run stands.
+
+        Raises:
+            UnknownRunError: there is none of that id.
+        """
+        if (live := self._live.get(run_id)) is not None:
+            return live.state
+        row = await self._journal.row(run_id)
+        return fold(run_id, await self._journal.events(run_id), alive=row.alive and not row.mine)
+
+    async def wait(self, run_id: str, *, seconds: float) -> RunState:
+        """Return where a run stands once nobody drives it any more, or `seconds` have passed."""
+        state = await self.get(run_id)
+        with anyio.move_on_after(seconds):
+            while not _still(state):
+                state = await self._next(run_id, state.events)
+        return await self.get(run_id)
+
+    async def wait_for_change(self, run_id: str, *, seen: int, seconds: float) -> RunState:
+        """Return where a run stands once it has other than `seen` events, or time has passed."""
+        with anyio.move_on_after(seconds):
+            return await self._next(run_id, seen)
+        return await self.get(run_id)
+
+    async def _next(self, run_id: str, seen: int) -> RunState:
+        while True:
+            live = self._live.get(run_id)
+            changed = live.changed if live is not None else None
+            state = await self.get(run_id)
+            if state.events != seen or _still(state):
+                return state
+            if changed is not None:
+                await changed.wait()
+            else:
+                # Bounded, because the death of the run's process changes nothing in the store.
+                with anyio.move_on_after(LIVENESS_SECONDS):
+                    await self._journal.changed_elsewhere()
+
+    async def cancel(self, run_id: str, *, reason: str) -> RunState:
+        """Stop a run and return where it stands then; what is finished stays.
+
+        A run that is over is left as it is. One of another process is asked to stop.
+        """
+        state = await self.get(run_id)
+        if _still(state):
+            return state
+        event = CancelRequested(
+            name=f"run/cancel/{secrets.token_hex(4)}", at=time.time(), reason=reason
+        )
+        if (live := self._live.get(run_id)) is not None:
+            await self._append(live, event)
+            live.scope.cancel()
+        else:
+            await self._journal.request_cancel(run_id, event)
+        return await self.wait(run_id, seconds=CANCEL_SECONDS)
+
+    async def recent(self, limit: int = 20) -> list[RunState]:
+        """Return the latest runs, newest first.
+
+        What their model calls took is told only of those that this process drives.
+        """
+        states: list[RunState] = []
+        for row in await self._journal.recent(limit):
+            live = self._live.get(row.run_id)
+            if live is not None:
+                states.append(live.state)
+                continue
+            events = await self._journal.events(row.run_id, light=True)
+            states.append(fold(row.run_id, events, alive=row.alive and not row.mine))
+        return states
+
+    async def result(self, run_id: str, subtask_id: str) -> SubtaskResult:
+        """Return how a subtask ended, or where it stands if it has not.
+
+        Raises:
+            UnknownSubtaskError: the run has no such subtask.
+        """
+        state = await self.get(run_id)
+        if (subtask := state.subtasks.get(subtask_id)) is None:
+            raise UnknownSubtaskError(run_id, subtask_id, tuple(state.subtasks))
+        return subtask.result or SubtaskResult(
+            subtask_id=subtask_id,
+            worker=subtask.subtask.worker,
+            status=subtask.status,
+            usage=subtask.usage,
+        )
+
+    async def trace(self, run_id: str) -> Span:
+        """Return the run as a tree of spans."""
+        return trace(run_id, await self._journal.events(run_id))
+
+    async def _checked(self, order: Order) -> CheckedOrder:
+        documents: tuple[Document, ...] = ()
+        if isinstance(order, RunOrder) and order.plan_id is not None:
+            order, documents = await self._planned(order, order.plan_id)
+        else:
+            documents = await read_inputs(order.inputs, roots=self._policy.roots)
+        return check_order(order, documents, self.catalog, self._policy)
+
+    async def _planned(
+        self, order: RunOrder, plan_id: str
+    ) -> tuple[RunOrder, tuple[Document, ...]]:
+        """Return the order with what was planned filled in, and the inputs it was planned for."""
+        if order.task or order.plan or order.inputs:
+            raise RequestError(
+                "plan_id stands for a task, its inputs and its plan: leave out task, plan and "
+                "inputs, or leave out plan_id."
+            )
+        planned = await self.get(plan_id)
+        if planned.plan is None:
+            raise RequestError(
+                f"{plan_id} has no plan ({planned.status}). Call plan_task again, or call "
+                "run_orchestration with the task."
+            )
+        documents = [
+            Document(name=item.name, text=await self._journal.text(item.digest))
+            for item in planned.request.inputs
+        ]
+        filled = replace(order, task=planned.request.task, plan=planned.plan, plan_id=None)
+        return filled, tuple(documents)
+
+    async def _drive(self, live: _LiveRun, checked: CheckedOrder) -> None:
+        async def append(event: Event, *, wait: bool = True) -> None:
+            await self._append(live, event, wait=wait)
+
+        run = Run(request=checked.request, documents=checked.documents, steps=Steps(append))
+        try:
+            with live.scope:
+                await self._orchestrator.drive(run)
+            if live.state.cancel_requested is not None and not live.state.over:
+                await self._end_cancelled(live)
+        except StoreError:
+            log.exception("run given up", extra={"run": live.state.run_id})
+        except Exception:
+            log.exception("run broke", extra={"run": live.state.run_id})
+            await self._end_broken(live)
+        finally:
+            if not live.state.over:
+                live.state.status = "interrupted"
+            # Once it is over its journal tells all; only runs under way are kept in memory.
+            del self._live[live.state.run_id]
+            self._notify(live)
+
+    async def _end_cancelled(self, live: _LiveRun) -> None:
+        reason = live.state.cancel_requested or "no reason given"
+        for subtask_id, subtask in live.state.subtasks.items():
+            if subtask.result is None:
+                result = SubtaskResult(
+                    subtask_id=subtask_id,
+                    worker=subtask.subtask.worker,
+                    status="cancelled",
+                    errors=("The run was cancelled.",),
+                    usage=subtask.usage,
+                )
+                event = SubtaskFinished(
+                    name=f"subtask/{subtask_id}/result", at=time.time(), result=result
+                )
+                await self._append(live, event)
+        end = RunEnded(
+            name="run/end",
+            at=time.time(),
+            status="cancelled",
+            reasons=(f"The run was cancelled: {reason}",),
+        )
+        await self._append(live, end)
+
+    async def _end_broken(self, live: _LiveRun) -> None:
+        reason = "An internal error ended the run; the server's log has the details."
+        end = RunEnded(name="run/end", at=time.time(), status="failed", reasons=(reason,))
+        try:
+            await self._append(live, end)
+        except StoreError:
+            log.exception("run given up", extra={"run": live.state.run_id})
+
+    async def _append(self, live: _LiveRun, event: Event, *, wait: bool = True) -> None:
+        await self._journal.append(live.state.run_id, event, epoch=live.epoch, wait=wait)
+        live.state.apply(event)
+        self._notify(live)
+
+    def _notify(self, live: _LiveRun) -> None:
+        live.changed.set()
+        live.changed = anyio.Event()
+        for listener in self._listeners:
+            listener(live.state.run_id)
+
+    async def _watch_others(self) -> None:
+        """Stop runs of this process that another one has asked to stop."""
+        while True:
+            await self._journal.changed_elsewhere()
+            for live in list(self._live.values()):
+                for event in await self._journal.events(live.state.run_id, light=True):
+                    if isinstance(event, CancelRequested) and live.state.cancel_requested is None:
+                        live.state.apply(event)
+                        live.scope.cancel()
+
+
+def _still(state: RunState) -> bool:
+    """Tell whether nothing more will happen to a run unless somebody resumes it."""
+    return state.over or state.status == "interrupted"
+
+
+@asynccontextmanager
+async def open_service(
+    *, journal: Journal, setup: Setup, policy: RunPolicy
+) -> AsyncGenerator[RunService]:
+    """Open a run service; when it closes, runs under way stay without an end: `interrupted`."""
+    async with anyio.create_task_group() as tasks:
+        try:
+            yield RunService(journal=journal, setup=setup, policy=policy, tasks=tasks)
+        finally:
+            tasks.cancel_scope.cancel()

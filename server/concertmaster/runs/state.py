@@ -1,0 +1,168 @@
+"""The state of a run, as a fold over its events. Every view of a run is one of this state."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from pydantic import JsonValue
+
+from concertmaster.engine.events import (
+    FINAL_STATUSES,
+    CallFailed,
+    CallFinished,
+    CallStarted,
+    CancelRequested,
+    Event,
+    PlanAccepted,
+    RunEnded,
+    RunRequest,
+    RunStarted,
+    RunStatus,
+    SubtaskFinished,
+    SubtaskResult,
+    SubtaskStarted,
+    SubtaskStatus,
+    SynthesisStarted,
+    ToolCalled,
+)
+from concertmaster.engine.plan import Plan, Subtask
+from concertmaster.llm.protocol import NO_USAGE, Usage
+
+
+@dataclass(slots=True, kw_only=True)
+class SubtaskState:
+    """Where one subtask stands."""
+
+    subtask: Subtask
+    status: SubtaskStatus = "pending"
+    started_at: float | None = None
+    ended_at: float | None = None
+    usage: Usage = NO_USAGE
+    """What its calls took so far."""
+    doing: str = ""
+    """The model or tool it waits for, while it runs."""
+    result: SubtaskResult | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class RunState:
+    """Where one run stands."""
+
+    run_id: str
+    request: RunRequest
+    started_at: float
+    notice: str = ""
+    status: RunStatus = "planning"
+    plan: Plan | None = None
+    warnings: tuple[str, ...] = ()
+    subtasks: dict[str, SubtaskState] = field(default_factory=dict[str, SubtaskState])
+    """By id, in the order of the plan."""
+    usage: Usage = NO_USAGE
+    """What all calls took so far, failed ones included."""
+    by_model: dict[str, Usage] = field(default_factory=dict[str, Usage])
+    cancel_requested: str | None = None
+    """Why the run is to stop, when somebody asked for it."""
+    answer: str = ""
+    value: JsonValue = None
+    reasons: tuple[str, ...] = ()
+    ended_at: float | None = None
+    events: int = 0
+    """How many events the run has; grows with every change."""
+
+    @property
+    def over(self) -> bool:
+        """Tell whether the run has ended for good."""
+        return self.status in FINAL_STATUSES
+
+    @property
+    def ended_subtasks(self) -> int:
+        """Return how many subtasks have ended, skipped ones included."""
+        return sum(state.ended_at is not None for state in self.subtasks.values())
+
+    def apply(self, event: Event) -> None:
+        """Take in the next event."""
+        self.events += 1
+        match event:
+            case RunStarted() | CallStarted() | CallFinished() | CallFailed() | ToolCalled():
+                self._apply_work(event)
+            case PlanAccepted(plan=plan):
+                self._accept(plan, event.warnings)
+            case SubtaskStarted() | SubtaskFinished():
+                self._apply_subtask(event)
+            case SynthesisStarted():
+                self.status = "synthesizing"
+            case CancelRequested():
+                self.cancel_requested = event.reason
+            case RunEnded():
+                self._end(event)
+            case _:
+                pass
+
+    def _accept(self, plan: Plan, warnings: tuple[str, ...]) -> None:
+        self.plan = plan
+        self.warnings = warnings
+        self.subtasks = {item.id: SubtaskState(subtask=item) for item in plan.subtasks}
+        self.status = "running"
+
+    def _apply_work(
+        self, event: RunStarted | CallStarted | CallFinished | CallFailed | ToolCalled
+    ) -> None:
+        if isinstance(event, RunStarted):
+            return
+        subtask = self.subtasks.get(event.subtask_id or "")
+        match event:
+            case CallStarted():
+                if subtask is not None:
+                    subtask.doing = event.model
+            case CallFinished(reply=reply):
+                self._charge(reply.usage, subtask)
+            case CallFailed(usage=usage):
+                self._charge(usage, subtask)
+            case ToolCalled(call=call):
+                if subtask is not None:
+                    subtask.doing = call.name
+
+    def _charge(self, usage: Usage, subtask: SubtaskState | None) -> None:
+        self.usage += usage
+        self.by_model[usage.model] = self.by_model.get(usage.model, NO_USAGE) + usage
+        if subtask is not None:
+            subtask.usage += usage
+            subtask.doing = ""
+
+    def _apply_subtask(self, event: SubtaskStarted | SubtaskFinished) -> None:
+        match event:
+            case SubtaskStarted():
+                state = self.subtasks[event.subtask_id]
+                state.status = "running"
+                state.started_at = event.at
+            case SubtaskFinished(result=result):
+                state = self.subtasks[result.subtask_id]
+                state.status = result.status
+                state.result = result
+                state.ended_at = event.at
+                state.doing = ""
+
+    def _end(self, event: RunEnded) -> None:
+        self.status = event.status
+        self.answer = event.answer
+        self.value = event.value
+        self.reasons = event.reasons
+        self.ended_at = event.at
+
+
+def fold(run_id: str, events: Iterable[Event], *, alive: bool) -> RunState:
+    """Return the state after `events`, the first of which started the run.
+
+    A run that has not ended and whose process is not `alive` is `interrupted`.
+    """
+    remaining = iter(events)
+    first = next(remaining)
+    if not isinstance(first, RunStarted):
+        raise ValueError(f"The journal of {run_id} does not begin with its start.")
+    state = RunState(
+        run_id=run_id, request=first.request, notice=first.notice, started_at=first.at, events=1
+    )
+    for event in remaining:
+        state.apply(event)
+    if not state.over and not alive:
+        state.status = "interrupted"
+    return state
