@@ -57,7 +57,7 @@ class FakeLLM:
 
 def reply_with(text: str, **fields: Any) -> Reply:
     """Return a whole reply, with the usual usage."""
-    return Reply(**({"text": text, "stop_reason": "end", "usage": USAGE} | fields))
+    return Reply.model_validate({"text": text, "stop_reason": "end", "usage": USAGE} | fields)
 
 
 def plan_json(*subtasks: Subtask, direct_answer: str | None = None) -> str:
@@ -75,8 +75,8 @@ def plan_json(*subtasks: Subtask, direct_answer: str | None = None) -> str:
 
 def subtask(subtask_id: str, worker: str = "analyst", **fields: Any) -> Subtask:
     """Return a subtask of a plan."""
-    return Subtask(
-        **({"id": subtask_id, "worker": worker, "objective": f"do {subtask_id}"} | fields)
+    return Subtask.model_validate(
+        {"id": subtask_id, "worker": worker, "objective": f"do {subtask_id}"} | fields
     )
 
 

@@ -46,7 +46,7 @@ class Conversation:
         step: str,
         subtask_id: str | None = None,
         call_tool: CallTool = no_tools,
-        max_turns: int = 1,
+        max_turns: int = 2,
     ) -> None:
         self._steps = run.steps
         self._setup = setup

@@ -38,23 +38,24 @@ class Orchestrator:
     async def _ending(self, run: Run) -> RunEnded:
         seconds = run.request.limits.run_seconds
         deadline = anyio.current_time() + seconds
-        work_seconds = (1 - SYNTHESIS_SHARE) * seconds
         try:
-            with anyio.move_on_after(work_seconds) as planning:
-                accepted = await self._plan(run)
+            accepted = await self._plan(run, seconds=(1 - SYNTHESIS_SHARE) * seconds)
         except (InvalidPlanError, ModelError) as exc:
-            return _end(run, "failed", reasons=[f"No plan could be made: {exc}"])
-        if planning.cancelled_caught:
-            return _end(run, "failed", reasons=["Planning took all of the run's time."])
+            return _end(run, "failed", reasons=[f"No plan could be made. {exc}"])
         if run.request.kind == "plan":
             return _end(run, "succeeded", answer=accepted.plan.direct_answer or "")
         until = deadline - SYNTHESIS_SHARE * seconds
         results = await delegate(run, self._setup, accepted.plan, until=until)
         return await self._answer(run, accepted, results, deadline=deadline)
 
-    async def _plan(self, run: Run) -> PlanAccepted:
+    async def _plan(self, run: Run, *, seconds: float) -> PlanAccepted:
         if run.steps.plan is not None:
             return run.steps.plan
+        with anyio.move_on_after(seconds):
+            return await self._new_plan(run)
+        raise InvalidPlanError([f"Planning took longer than {seconds:.0f} s."])
+
+    async def _new_plan(self, run: Run) -> PlanAccepted:
         made = await make_plan(run, self._setup)
         accepted = PlanAccepted(
             name="plan/1",

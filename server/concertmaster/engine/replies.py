@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 
 from jsonschema import Draft202012Validator
+from jsonschema.protocols import Validator
 from pydantic import JsonValue
 from referencing import Registry
 
@@ -70,7 +71,8 @@ def _judge_json(text: str, schema: JsonSchema) -> Verdict:
 def schema_errors(value: JsonValue, schema: JsonSchema) -> list[str]:
     """Return what makes `value` no instance of `schema`, a clause each; the first few."""
     # An empty registry: a reference to another document is never fetched.
-    errors = Draft202012Validator(schema, registry=Registry()).iter_errors(value)
+    validator: Validator = Draft202012Validator(schema, registry=Registry())
+    errors = validator.iter_errors(value)  # pyright: ignore[reportUnknownMemberType] (its stubs)
     found = [f"{error.json_path}: {error.message}" for error in errors]
     more = [f"and {len(found) - SHOWN_ERRORS} more"] if len(found) > SHOWN_ERRORS else []
     return found[:SHOWN_ERRORS] + more

@@ -57,20 +57,12 @@ class Scheduler:
             for position, subtask in enumerate(subtasks)
         }
         self._ready: list[tuple[tuple[int, int, int], str]] = []
-        self._running: set[str] = set()
         self._ended: dict[str, SubtaskStatus] = {}
 
     @property
     def over(self) -> bool:
         """Tell whether every subtask has ended."""
         return len(self._ended) == len(self._subtasks)
-
-    @property
-    def waiting(self) -> tuple[str, ...]:
-        """Return the ids of the subtasks that have neither started nor ended, in plan order."""
-        return tuple(
-            name for name in self._subtasks if name not in self._ended and name not in self._running
-        )
 
     def begin(self) -> list[Decision]:
         """Return the first decisions."""
@@ -81,7 +73,6 @@ class Scheduler:
 
     def ended(self, subtask_id: str, status: SubtaskStatus) -> list[Decision]:
         """Take in that a running subtask has ended, and return what to do next."""
-        self._running.remove(subtask_id)
         self._free += 1
         return [*self._settle(subtask_id, status), *self._fill()]
 
@@ -120,7 +111,6 @@ class Scheduler:
         while self._ready and self._free:
             _, name = heapq.heappop(self._ready)
             self._free -= 1
-            self._running.add(name)
             decisions.append(Start(self._subtasks[name]))
         return decisions
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import anyio
 
+from concertmaster.catalog.prompts import RenderedPrompt
 from concertmaster.engine.conversation import Conversation
 from concertmaster.engine.events import SynthesisStarted
 from concertmaster.engine.replies import Verdict
@@ -40,7 +41,7 @@ async def synthesize(
         form=SCHEMA_FORM if run.request.output_schema else PLAIN_FORM,
     )
     request = replace(
-        _request(run, setup, prompt.system, prompt.user, condensed),
+        _request(run, setup, "synthesizer", prompt, condensed),
         output_schema=run.request.output_schema,
     )
     conversation = Conversation(run, setup, request, step="synthesis")
@@ -49,13 +50,13 @@ async def synthesize(
 
 
 def _request(
-    run: Run, setup: Setup, system: str, user: str, results: Sequence[WorkResult]
+    run: Run, setup: Setup, caller: str, prompt: RenderedPrompt, results: Sequence[WorkResult]
 ) -> Request:
     return Request(
-        caller="synthesizer",
+        caller=caller,
         model=setup.models.synthesizer,
-        system=system,
-        messages=(UserMessage(text=user),),
+        system=prompt.system,
+        messages=(UserMessage(text=prompt.user),),
         brief=SynthesisBrief(task=run.request.task, results=tuple(results)),
         max_tokens=run.request.limits.max_tokens,
     )
@@ -102,7 +103,7 @@ async def _condense_group(
     run: Run, setup: Setup, group: Sequence[WorkResult], *, step: str, seconds: float
 ) -> WorkResult:
     prompt = setup.prompts.render("condense", task=run.request.task, results=fenced_results(group))
-    request = _request(run, setup, prompt.system, prompt.user, group)
+    request = _request(run, setup, "condenser", prompt, group)
     verdict = await Conversation(run, setup, request, step=step).verdict(seconds=seconds)
     whole = all(result.status == "succeeded" for result in group)
     return WorkResult(

@@ -195,7 +195,7 @@ class Request:
     """
 
     caller: str
-    """Who asks: `planner`, `worker:NAME`, `synthesizer`. Also names the span in the trace."""
+    """Who asks: `planner`, `worker:NAME`, `condenser`, `synthesizer`."""
     model: str
     """A model id, or one of the aliases `opus`, `sonnet`, `haiku`."""
     system: str
@@ -275,3 +275,12 @@ class LLM(Protocol):
     def notice(self) -> str:
         """Return what every reader of an answer must know of this model; mostly empty."""
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Models:
+    """Which model each role uses: an id, or an alias."""
+
+    planner: str = "opus"
+    worker: str = "sonnet"
+    synthesizer: str = "opus"

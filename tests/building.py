@@ -1,0 +1,111 @@
+"""Builders of what engine and run tests work with: real definitions, a fake model."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from concertmaster.catalog.catalog import Catalog
+from concertmaster.catalog.definitions import WorkerDefinition
+from concertmaster.catalog.prompts import load_prompts
+from concertmaster.engine.events import (
+    Event,
+    InputRef,
+    RunEnded,
+    RunRequest,
+    SubtaskFinished,
+    SubtaskResult,
+)
+from concertmaster.engine.orchestrator import Orchestrator
+from concertmaster.engine.run import Run, Setup
+from concertmaster.engine.steps import Steps
+from concertmaster.llm.protocol import LLM, Document, Models
+from concertmaster.tools.registry import ToolRegistry
+from fakes import FakeLLM, FakeTool, Script
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def worker(name: str, **fields: object) -> WorkerDefinition:
+    """Return a worker definition."""
+    values = {
+        "name": name,
+        "description": f"does what an {name} does",
+        "instructions": f"You are the {name}.",
+        "file": Path(f"{name}.md"),
+    }
+    return WorkerDefinition(**(values | fields))  # pyright: ignore[reportArgumentType]
+
+
+def setup(
+    llm: LLM,
+    *,
+    workers: Iterable[WorkerDefinition] = (),
+    tools: Iterable[FakeTool] = (),
+) -> Setup:
+    """Return what runs work with: the workers analyst, critic and writer, and real prompts."""
+    given = list(workers)
+    names = {item.name for item in given}
+    usual = [worker(name) for name in ("analyst", "critic", "writer") if name not in names]
+    return Setup(
+        llm=llm,
+        models=Models(planner="big", worker="small", synthesizer="big"),
+        catalog=Catalog([*given, *usual]),
+        prompts=load_prompts(ROOT / "prompts"),
+        tools=ToolRegistry(tools),
+    )
+
+
+class RecordedRun:
+    """A run whose journal is a list."""
+
+    def __init__(
+        self,
+        request: RunRequest,
+        *,
+        inputs: Mapping[str, str] | None = None,
+        recorded: Iterable[Event] = (),
+    ) -> None:
+        inputs = inputs or {}
+        refs = tuple(InputRef(name=name, digest="0", chars=1) for name in inputs)
+        self.events: list[Event] = []
+        self.run = Run(
+            request=request.model_copy(update={"inputs": refs}),
+            documents={name: Document(name=name, text=text) for name, text in inputs.items()},
+            steps=Steps(self._append, recorded=recorded),
+        )
+
+    async def _append(self, event: Event, /, *, wait: bool = True) -> None:
+        del wait
+        self.events.append(event)
+
+    async def drive(self, setup: Setup) -> RunEnded:
+        """Take the run to its end."""
+        await Orchestrator(setup).drive(self.run)
+        return self.end
+
+    @property
+    def end(self) -> RunEnded:
+        """Return the run's last event."""
+        last = self.events[-1]
+        assert isinstance(last, RunEnded)
+        return last
+
+    @property
+    def results(self) -> dict[str, SubtaskResult]:
+        """Return the results by subtask."""
+        finished = [event for event in self.events if isinstance(event, SubtaskFinished)]
+        return {event.result.subtask_id: event.result for event in finished}
+
+
+async def drive(
+    request: RunRequest,
+    scripts: Mapping[str, Script],
+    *,
+    inputs: Mapping[str, str] | None = None,
+    workers: Iterable[WorkerDefinition] = (),
+    tools: Iterable[FakeTool] = (),
+) -> tuple[RecordedRun, FakeLLM]:
+    """Take a run of `request` to its end with a model that follows `scripts`."""
+    llm = FakeLLM(scripts)
+    recorded = RecordedRun(request, inputs=inputs)
+    await recorded.drive(setup(llm, workers=workers, tools=tools))
+    return recorded, llm

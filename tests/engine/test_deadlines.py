@@ -1,0 +1,149 @@
+"""Deadlines, in virtual time: an hour takes no time."""
+
+from collections.abc import Awaitable
+
+import anyio
+import pytest
+from trio.testing import MockClock
+
+from building import RecordedRun, drive, setup, worker
+from concertmaster.engine.events import CallFailed, CallFinished, Limits, RunRequest
+from concertmaster.engine.plan import Plan
+from concertmaster.llm.protocol import Draft, Reply, Request
+from fakes import USAGE, FakeLLM, plan_json, subtask
+
+pytestmark = pytest.mark.anyio
+
+LIMITS = Limits(subtask_seconds=60, run_seconds=600)
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, object]]:
+    return ("trio", {"clock": MockClock(autojump_threshold=0)})
+
+
+async def after(seconds: float, text: str = "late") -> str:
+    await anyio.sleep(seconds)
+    return text
+
+
+def request(*subtasks: object, limits: Limits = LIMITS) -> RunRequest:
+    return RunRequest(task="t", plan=Plan.model_validate({"subtasks": subtasks}), limits=limits)
+
+
+async def test_a_subtask_that_passes_its_deadline_fails_and_its_sibling_does_not() -> None:
+    run, _ = await drive(
+        request(subtask("s1"), subtask("s2", "critic")),
+        {"worker:analyst": lambda _request: after(61)},
+    )
+    assert run.results["s1"].status == "failed"
+    assert "deadline of 60 s" in run.results["s1"].errors[0]
+    assert run.results["s2"].status == "succeeded"
+
+
+@pytest.mark.parametrize(
+    ("own", "by_worker", "expected"), [(10, 20, 10), (None, 20, 20), (None, None, 60)]
+)
+async def test_the_nearest_limit_holds(
+    own: float | None, by_worker: float | None, expected: float
+) -> None:
+    run, _ = await drive(
+        request(subtask("s1", timeout_seconds=own)),
+        {"worker:analyst": lambda _request: after(3600)},
+        workers=[worker("analyst", timeout_seconds=by_worker)],
+    )
+    assert f"deadline of {expected} s" in run.results["s1"].errors[0]
+    assert run.results["s1"].status == "failed"
+
+
+class SlowlyWriting(FakeLLM):
+    """Writes a piece and then nothing more."""
+
+    async def complete(self, request: Request, draft: Draft, /) -> Reply:
+        self.requests.append(request)
+        draft.update(text="so far", usage=USAGE)
+        await anyio.sleep(3600)
+        raise AssertionError("unreachable")
+
+
+async def test_text_that_arrived_before_the_deadline_is_partial_and_its_cost_counted() -> None:
+    run = RecordedRun(request(subtask("s1")))
+    await run.drive(setup(SlowlyWriting()))
+    assert (run.results["s1"].status, run.results["s1"].text) == ("partial", "so far")
+    assert run.results["s1"].usage == USAGE
+    abandoned = [event for event in run.events if isinstance(event, CallFailed)]
+    assert [event.usage for event in abandoned] == [USAGE]
+
+
+async def test_when_the_run_s_time_is_up_nothing_new_starts_and_the_rest_is_synthesized() -> None:
+    limits = Limits(subtask_seconds=3600, run_seconds=100, slots=1)
+    run, llm = await drive(
+        request(subtask("s1"), subtask("s2", "critic"), subtask("s3", "writer"), limits=limits),
+        {
+            "worker:analyst": lambda _request: after(50, "in time"),
+            "worker:critic": lambda _request: after(50),
+            "synthesizer": "what there is",
+        },
+    )
+    statuses = [run.results[name].status for name in ("s1", "s2", "s3")]
+    assert statuses == ["succeeded", "failed", "skipped"]
+    assert "worker:writer" not in llm.callers()
+    assert (run.end.status, run.end.answer) == ("partial", "what there is")
+    assert any("time was up" in reason for reason in run.end.reasons)
+
+
+async def test_a_plan_that_takes_too_long_fails_the_run() -> None:
+    run, _ = await drive(
+        RunRequest(task="t", limits=LIMITS), {"planner": lambda _request: after(3600)}
+    )
+    assert run.end.status == "failed"
+    assert "longer than 480 s" in run.end.reasons[0]
+
+
+async def test_a_synthesis_that_takes_too_long_leaves_the_results_as_they_are() -> None:
+    run, _ = await drive(
+        RunRequest(task="t", limits=LIMITS),
+        {
+            "planner": plan_json(subtask("s1"), subtask("s2", "critic")),
+            "synthesizer": lambda _request: after(3600),
+        },
+    )
+    assert run.end.status == "partial"
+    assert run.end.answer.count("done") == 2
+
+
+async def test_makespan_is_the_critical_path() -> None:
+    """Two chains that cross: a barrier between levels would take 6 s, not 4 s."""
+    durations = {"a1": 1.0, "a2": 3.0, "b1": 3.0, "b2": 1.0}
+    plan = [
+        subtask("a1", "a1"),
+        subtask("b1", "b1"),
+        subtask("a2", "a2", depends_on=["a1"]),
+        subtask("b2", "b2", depends_on=["b1"]),
+    ]
+
+    def slow(request: Request) -> Awaitable[str]:
+        return after(durations[request.caller.removeprefix("worker:")])
+
+    started = anyio.current_time()
+    await drive(
+        request(*plan),
+        {f"worker:{name}": slow for name in durations},
+        workers=[worker(name) for name in durations],
+    )
+    assert anyio.current_time() - started == pytest.approx(4.0)
+
+
+async def test_cancelling_a_run_ends_its_calls_and_commits_what_had_come_back() -> None:
+    run = RecordedRun(request(subtask("s1"), subtask("s2", "critic")))
+    llm = FakeLLM({"worker:critic": lambda _request: after(3600)})
+    with anyio.move_on_after(1) as scope:
+        await run.drive(setup(llm))
+    assert scope.cancelled_caught
+    assert [event.name for event in run.events if isinstance(event, CallFinished)] == [
+        "subtask/s1/call/1"
+    ]
+    abandoned = [event for event in run.events if isinstance(event, CallFailed)]
+    assert [(event.step, event.error) for event in abandoned] == [
+        ("subtask/s2/call/1", "abandoned")
+    ]

@@ -1,0 +1,187 @@
+import json
+from typing import Any
+
+import pytest
+
+from concertmaster.engine.plan import (
+    Plan,
+    PlanRules,
+    plan_problems,
+    plan_schema,
+    read_plan,
+    repair_plan,
+)
+from concertmaster.engine.replies import schema_errors
+from concertmaster.errors import InvalidPlanError
+from fakes import plan_json, subtask
+
+RULES = PlanRules(workers=["analyst", "critic", "writer"], inputs=["a.py", "b.py"], max_subtasks=3)
+
+
+def plan(*subtasks: Any, **fields: Any) -> Plan:
+    return Plan(subtasks=subtasks, **fields)
+
+
+def test_a_plan_is_read_from_json() -> None:
+    assert read_plan(plan_json(subtask("s1"))).subtasks == (subtask("s1"),)
+
+
+def test_a_plan_is_read_from_json_in_a_code_fence() -> None:
+    assert read_plan(f"```json\n{plan_json(subtask('s1'))}\n```").subtasks == (subtask("s1"),)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("", "JSON"),
+        ("I would begin with", "JSON"),
+        ('{"subtasks": "all"}', "subtasks"),
+        ('{"subtasks": [{"id": "s1", "worker": "analyst"}]}', "subtasks.0.objective"),
+        ('{"subtasks": [{"id": "1 2", "worker": "a", "objective": "x"}]}', "subtasks.0.id"),
+        ('{"steps": []}', "steps"),
+    ],
+)
+def test_text_that_is_no_plan_is_refused_with_the_place(text: str, hint: str) -> None:
+    with pytest.raises(InvalidPlanError) as caught:
+        read_plan(text)
+    assert hint in " ".join(caught.value.problems)
+
+
+def test_a_good_plan_has_no_problems() -> None:
+    good = plan(subtask("s1", inputs=["a.py"]), subtask("s2", "writer", depends_on=["s1"]))
+    assert plan_problems(good, RULES) == []
+
+
+def test_a_direct_answer_alone_has_no_problems() -> None:
+    assert plan_problems(plan(direct_answer="42"), RULES) == []
+
+
+@pytest.mark.parametrize(
+    ("broken", "hint"),
+    [
+        (plan(), "neither subtasks nor"),
+        (plan(direct_answer=" "), "direct_answer is empty"),
+        (plan(subtask("s1"), direct_answer="42"), "direct_answer is set"),
+        (plan(subtask("s1", "poet")), "'poet', which does not exist; available: analyst, critic"),
+        (plan(subtask("s1"), subtask("s1")), "Several subtasks have the id 's1'"),
+        (plan(subtask("s1", depends_on=["s9"])), "'s9', which is no subtask"),
+        (plan(subtask("s1", depends_on=["s1"])), "depends on itself"),
+        (plan(subtask("s1", inputs=["c.py"])), "'c.py', which does not exist; available: a.py"),
+        (plan(subtask("s1", objective=" ")), "empty objective"),
+        (plan(*[subtask(f"s{n}") for n in range(4)]), "has 4 subtasks; at most 3"),
+        (
+            plan(subtask("s1", depends_on=["s2"]), subtask("s2", depends_on=["s1"])),
+            "form a cycle",
+        ),
+    ],
+)
+def test_each_fault_of_a_plan_is_one_problem(broken: Plan, hint: str) -> None:
+    problems = plan_problems(broken, RULES)
+    assert len(problems) == 1
+    assert hint in problems[0]
+
+
+def test_all_faults_of_a_plan_are_told_at_once() -> None:
+    broken = plan(subtask("s1", "poet", depends_on=["s9"], inputs=["c.py"]))
+    assert len(plan_problems(broken, RULES)) == 3
+
+
+def test_repair_gives_an_unknown_worker_s_subtask_to_the_nearest_name() -> None:
+    repaired = repair_plan(plan(subtask("s1", "critics")), RULES, task="t")
+    assert repaired.plan.subtasks[0].worker == "critic"
+    assert "'critics'" in repaired.warnings[0]
+
+
+def test_repair_gives_an_unlike_name_to_a_general_worker() -> None:
+    repaired = repair_plan(plan(subtask("s1", "zookeeper")), RULES, task="t")
+    assert repaired.plan.subtasks[0].worker == "analyst"
+
+
+def test_repair_takes_any_worker_where_no_general_one_is_allowed() -> None:
+    rules = PlanRules(workers=["zed", "critic"], inputs=[], max_subtasks=3)
+    repaired = repair_plan(plan(subtask("s1", "poet")), rules, task="t")
+    assert repaired.plan.subtasks[0].worker == "critic"
+
+
+def test_repair_drops_references_to_what_does_not_exist() -> None:
+    broken = plan(subtask("s1", depends_on=["s1", "s9"], inputs=["a.py", "c.py"]))
+    repaired = repair_plan(broken, RULES, task="t")
+    assert repaired.plan.subtasks[0].depends_on == ()
+    assert repaired.plan.subtasks[0].inputs == ("a.py",)
+    assert len(repaired.warnings) == 3
+
+
+def test_repair_breaks_a_cycle_at_the_edge_that_points_to_later_work() -> None:
+    broken = plan(subtask("s1", depends_on=["s2"]), subtask("s2", depends_on=["s1"]))
+    repaired = repair_plan(broken, RULES, task="t")
+    assert [item.depends_on for item in repaired.plan.subtasks] == [(), ("s1",)]
+
+
+def test_repair_keeps_the_most_important_subtasks_and_tells_what_is_left_out() -> None:
+    broken = plan(
+        subtask("s1", priority="low"),
+        subtask("s2", depends_on=["s1"]),
+        subtask("s3", priority="high"),
+        subtask("s4"),
+    )
+    repaired = repair_plan(broken, RULES, task="t")
+    assert [item.id for item in repaired.plan.subtasks] == ["s2", "s3", "s4"]
+    assert repaired.plan.subtasks[0].depends_on == ()
+    assert "'s1'" in repaired.left_out[0]
+
+
+def test_repair_renames_a_second_subtask_of_the_same_id() -> None:
+    repaired = repair_plan(plan(subtask("s1"), subtask("s1"), subtask("s1")), RULES, task="t")
+    assert [item.id for item in repaired.plan.subtasks] == ["s1", "s1_2", "s1_2_2"]
+
+
+def test_repair_leaves_out_subtasks_without_an_objective() -> None:
+    repaired = repair_plan(plan(subtask("s1", objective=" "), subtask("s2")), RULES, task="t")
+    assert [item.id for item in repaired.plan.subtasks] == ["s2"]
+
+
+def test_repair_prefers_subtasks_to_a_direct_answer() -> None:
+    repaired = repair_plan(plan(subtask("s1"), direct_answer="42"), RULES, task="t")
+    assert repaired.plan.direct_answer is None
+    assert repaired.warnings
+
+
+def test_repair_gives_the_whole_task_to_one_worker_when_nothing_is_left() -> None:
+    repaired = repair_plan(plan(), RULES, task="the whole task")
+    only = repaired.plan.subtasks[0]
+    assert (only.worker, only.objective, only.inputs) == (
+        "analyst",
+        "the whole task",
+        ("a.py", "b.py"),
+    )
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        plan(),
+        plan(subtask("s1", "poet", depends_on=["s2"]), subtask("s2", depends_on=["s1", "x"])),
+        plan(*[subtask("s1", depends_on=["s1"]) for _ in range(5)]),
+        plan(
+            subtask("a", depends_on=["b"]),
+            subtask("b", depends_on=["c", "a"]),
+            subtask("c", depends_on=["a"]),
+        ),
+    ],
+)
+def test_a_repaired_plan_has_no_problems(broken: Plan) -> None:
+    assert plan_problems(repair_plan(broken, RULES, task="t").plan, RULES) == []
+
+
+def test_the_schema_for_planners_accepts_a_plan_and_no_unknown_names() -> None:
+    schema = plan_schema(RULES)
+    good = json.loads(plan_json(subtask("s1", inputs=["a.py"])))
+    assert schema_errors(good, schema) == []
+    assert schema_errors(json.loads(plan_json(direct_answer="42")), schema) == []
+    good["subtasks"][0]["worker"] = "poet"
+    assert schema_errors(good, schema) != []
+
+
+def test_the_schema_for_planners_has_no_empty_choice_where_there_are_no_inputs() -> None:
+    rules = PlanRules(workers=["analyst"], inputs=[], max_subtasks=3)
+    assert schema_errors(json.loads(plan_json(subtask("s1"))), plan_schema(rules)) == []

@@ -1,0 +1,162 @@
+import random
+from collections.abc import Iterable, Sequence
+
+import pytest
+
+from concertmaster.engine.events import SubtaskStatus
+from concertmaster.engine.plan import Subtask
+from concertmaster.engine.scheduler import Decision, Scheduler, Skip, Start
+from fakes import subtask
+
+
+def started(decisions: Iterable[Decision]) -> list[str]:
+    return [item.subtask.id for item in decisions if isinstance(item, Start)]
+
+
+def skipped(decisions: Iterable[Decision]) -> list[str]:
+    return [item.subtask.id for item in decisions if isinstance(item, Skip)]
+
+
+def test_subtasks_without_dependencies_start_at_once() -> None:
+    scheduler = Scheduler([subtask("a"), subtask("b", depends_on=["a"]), subtask("c")], slots=8)
+    assert started(scheduler.begin()) == ["a", "c"]
+
+
+def test_a_subtask_starts_when_its_own_dependencies_have_ended_and_waits_for_no_others() -> None:
+    scheduler = Scheduler(
+        [subtask("slow"), subtask("fast"), subtask("next", depends_on=["fast"])], slots=8
+    )
+    scheduler.begin()
+    assert started(scheduler.ended("fast", "succeeded")) == ["next"]
+
+
+def test_a_subtask_with_two_dependencies_waits_for_both() -> None:
+    scheduler = Scheduler(
+        [subtask("a"), subtask("b"), subtask("c", depends_on=["a", "b"])], slots=8
+    )
+    scheduler.begin()
+    assert started(scheduler.ended("a", "succeeded")) == []
+    assert started(scheduler.ended("b", "partial")) == ["c"]
+
+
+def test_a_dependency_named_twice_counts_once() -> None:
+    scheduler = Scheduler([subtask("a"), subtask("b", depends_on=["a", "a"])], slots=8)
+    scheduler.begin()
+    assert started(scheduler.ended("a", "succeeded")) == ["b"]
+
+
+def test_slots_go_to_higher_priority_first() -> None:
+    scheduler = Scheduler(
+        [subtask("low", priority="low"), subtask("mid"), subtask("high", priority="high")], slots=1
+    )
+    assert started(scheduler.begin()) == ["high"]
+    assert started(scheduler.ended("high", "succeeded")) == ["mid"]
+    assert started(scheduler.ended("mid", "succeeded")) == ["low"]
+
+
+def test_among_equal_priorities_the_longest_remaining_chain_goes_first() -> None:
+    scheduler = Scheduler(
+        [
+            subtask("leaf"),
+            subtask("root"),
+            subtask("child", depends_on=["root"]),
+            subtask("grandchild", depends_on=["child"]),
+        ],
+        slots=1,
+    )
+    assert started(scheduler.begin()) == ["root"]
+
+
+def test_a_dependant_that_needs_all_is_skipped_when_a_dependency_failed() -> None:
+    scheduler = Scheduler([subtask("a"), subtask("b", depends_on=["a"], needs_all=True)], slots=8)
+    scheduler.begin()
+    decisions = scheduler.ended("a", "failed")
+    assert decisions == [Skip(subtask("b", depends_on=["a"], needs_all=True), ("a",))]
+    assert scheduler.over
+
+
+def test_a_dependant_that_does_not_need_all_runs_when_a_dependency_failed() -> None:
+    scheduler = Scheduler([subtask("a"), subtask("b", depends_on=["a"])], slots=8)
+    scheduler.begin()
+    assert started(scheduler.ended("a", "failed")) == ["b"]
+
+
+def test_skipping_goes_on_down_the_chain() -> None:
+    chain = [
+        subtask("a"),
+        subtask("b", depends_on=["a"], needs_all=True),
+        subtask("c", depends_on=["b"], needs_all=True),
+        subtask("d", depends_on=["c"]),
+    ]
+    scheduler = Scheduler(chain, slots=8)
+    scheduler.begin()
+    decisions = scheduler.ended("a", "failed")
+    assert skipped(decisions) == ["b", "c"]
+    assert started(decisions) == ["d"]
+
+
+def test_a_failure_leaves_siblings_where_they_are() -> None:
+    scheduler = Scheduler([subtask("a"), subtask("b"), subtask("c", depends_on=["b"])], slots=8)
+    scheduler.begin()
+    assert scheduler.ended("a", "failed") == []
+    assert started(scheduler.ended("b", "succeeded")) == ["c"]
+
+
+def test_a_plan_without_subtasks_is_over_from_the_start() -> None:
+    scheduler = Scheduler([], slots=8)
+    assert scheduler.begin() == []
+    assert scheduler.over
+
+
+def random_plan(random_numbers: random.Random) -> list[Subtask]:
+    size = random_numbers.randint(1, 32)
+    subtasks: list[Subtask] = []
+    for number in range(size):
+        earlier = [item.id for item in subtasks]
+        depends_on = random_numbers.sample(
+            earlier, k=min(len(earlier), random_numbers.randint(0, 3))
+        )
+        subtasks.append(
+            subtask(
+                f"s{number}",
+                depends_on=depends_on,
+                needs_all=random_numbers.random() < 0.3,
+                priority=random_numbers.choice(["high", "medium", "low"]),
+            )
+        )
+    return random_numbers.sample(subtasks, k=size)
+
+
+@pytest.mark.parametrize("block", range(20))
+def test_any_graph_ends_with_each_subtask_run_or_skipped_once_and_in_order(block: int) -> None:
+    for seed in range(100 * block, 100 * (block + 1)):
+        run_to_the_end(random.Random(seed))
+
+
+def run_to_the_end(random_numbers: random.Random) -> None:
+    plan = random_plan(random_numbers)
+    slots = random_numbers.randint(1, 8)
+    scheduler = Scheduler(plan, slots=slots)
+    running: list[str] = []
+    ended: dict[str, SubtaskStatus] = {}
+
+    def take(decisions: Sequence[Decision]) -> None:
+        for decision in decisions:
+            assert decision.subtask.id not in ended
+            assert decision.subtask.id not in running
+            assert all(name in ended for name in decision.subtask.depends_on)
+            if isinstance(decision, Start):
+                running.append(decision.subtask.id)
+            else:
+                assert decision.subtask.needs_all
+                ended[decision.subtask.id] = "skipped"
+        assert len(running) <= slots
+
+    statuses: list[SubtaskStatus] = ["succeeded", "succeeded", "partial", "failed"]
+    take(scheduler.begin())
+    while running:
+        name = running.pop(random_numbers.randrange(len(running)))
+        ended[name] = random_numbers.choice(statuses)
+        take(scheduler.ended(name, ended[name]))
+    assert scheduler.over
+    assert set(ended) == {item.id for item in plan}
