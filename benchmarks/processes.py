@@ -1,0 +1,130 @@
+"""What is measured from outside: CPU of whole processes, time to the first answer."""
+
+import contextlib
+import json
+import os
+import resource
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import IO
+
+from measure import Figure
+
+HERE = Path(__file__).resolve().parent
+ROUNDS = 5
+
+
+@contextlib.contextmanager
+def scripted_endpoint() -> Generator[str]:
+    """Run the scripted endpoint and yield its base URL."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    process = subprocess.Popen([sys.executable, str(HERE / "endpoint.py"), str(port)])
+    try:
+        _until_open(port)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _until_open(port: int) -> None:
+    for _ in range(200):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.05)
+    raise RuntimeError("the scripted endpoint did not start")
+
+
+def _cpu_seconds(script: str, base_url: str) -> float:
+    """Return the CPU time of one process that makes 50 calls, less that of making none."""
+    spent: list[float] = []
+    for calls in ("1", "51"):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(
+            [sys.executable, str(HERE / script), base_url, calls],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        user, system = after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime
+        spent.append(user + system)
+    return spent[1] - spent[0]
+
+
+def run_cpu_figures() -> list[Figure]:
+    """Measure a run of 50 worker calls against the same calls made bare with the SDK."""
+    with scripted_endpoint() as base_url:
+        pairs = [
+            (_cpu_seconds("whole_run.py", base_url), _cpu_seconds("bare_calls.py", base_url))
+            for _ in range(ROUNDS)
+        ]
+    ratio = statistics.median(ours / bare for ours, bare in pairs)
+    ours, bare = (statistics.median(column) for column in zip(*pairs, strict=True))
+    return [
+        Figure(
+            "CPU of a run of 50 calls / the same calls made bare",
+            ratio,
+            1.10,
+            detail=f"{ours:.2f} s / {bare:.2f} s",
+        )
+    ]
+
+
+def startup_figures() -> list[Figure]:
+    """Measure the time from process start to the answer of tools/list, over stdio."""
+    with tempfile.TemporaryDirectory() as folder:
+        ours = [sys.executable, "-m", "concertmaster", "serve", "--data-folder", folder]
+        small = [sys.executable, str(HERE / "five_lines.py")]
+        _time_to_tools(ours)
+        pairs = [(_time_to_tools(ours)[0], _time_to_tools(small)[0]) for _ in range(2 * ROUNDS)]
+        _, tools = _time_to_tools(ours)
+    ratio = statistics.median(mine / other for mine, other in pairs)
+    mine, other = (statistics.median(column) for column in zip(*pairs, strict=True))
+    for tool in tools:
+        tool.pop("outputSchema", None)
+    size = len(json.dumps(tools, separators=(",", ":"), ensure_ascii=False))
+    return [
+        Figure(
+            "start to tools/list / the same of a five-line server",
+            ratio,
+            1.2,
+            detail=f"{mine:.3f} s / {other:.3f} s",
+        ),
+        Figure("size of tools/list without output schemas", size, 8000, unit="characters"),
+    ]
+
+
+def _time_to_tools(command: list[str]) -> tuple[float, list[dict[str, object]]]:
+    started = time.perf_counter()
+    environment = {name: text for name, text in os.environ.items() if "ANTHROPIC" not in name}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        hello = {
+            "protocolVersion": "2025-11-25",
+            "capabilities": {},
+            "clientInfo": {"name": "benchmark", "version": "1"},
+        }
+        _send(process.stdin, {"id": 1, "method": "initialize", "params": hello})
+        process.stdout.readline()
+        _send(process.stdin, {"method": "notifications/initialized"})
+        _send(process.stdin, {"id": 2, "method": "tools/list", "params": {}})
+        answer = json.loads(process.stdout.readline())
+        elapsed = time.perf_counter() - started
+        process.stdin.close()
+        process.wait(10)
+    return elapsed, answer["result"]["tools"]
+
+
+def _send(stream: IO[str], message: dict[str, object]) -> None:
+    stream.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
+    stream.flush()

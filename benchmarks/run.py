@@ -1,0 +1,39 @@
+"""All benchmarks, one table: `uv run benchmarks/run.py`.
+
+Ratios are taken in one run of the program, so that a slow machine slows both sides.
+"""
+
+import sys
+
+from rich.console import Console
+from rich.table import Table
+
+from measure import Figure
+from processes import run_cpu_figures, startup_figures
+from scheduling import makespan_figures, scheduler_figures
+
+
+def table(figures: list[Figure]) -> Table:
+    """Return the figures as a table."""
+    rows = Table("measured", "value", "goal", "", "detail", title="Concertmaster benchmarks")
+    for figure in figures:
+        digits = 0 if figure.unit == "characters" else 3
+        rows.add_row(
+            figure.name,
+            f"{figure.value:,.{digits}f} {figure.unit}",
+            f"≤ {figure.goal:,g}",
+            "[green]met[/]" if figure.met else "[red]missed[/]",
+            figure.detail,
+        )
+    return rows
+
+
+def main() -> int:
+    """Measure everything, print the table, and return 1 if a goal is missed."""
+    figures = [*scheduler_figures(), *makespan_figures(), *startup_figures(), *run_cpu_figures()]
+    Console(width=140 if not sys.stdout.isatty() else None).print(table(figures))
+    return 0 if all(figure.met for figure in figures) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

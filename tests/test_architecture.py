@@ -1,0 +1,104 @@
+"""Imports point down, and each outside library has one owner."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import concertmaster
+
+PACKAGE = Path(concertmaster.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+LAYERS = [
+    {"errors"},
+    {"llm"},
+    {"catalog", "tools"},
+    {"engine"},
+    {"runs"},
+    {"protocol", "settings"},
+    {"cli"},
+    {"__main__"},
+]
+"""From the bottom up; rooms of one layer do not know each other."""
+
+OWNERS = {
+    "mcp": {"protocol"},
+    "mcp_types": {"protocol"},
+    "starlette": {"protocol"},
+    "uvicorn": {"protocol"},
+    "anthropic": {"llm"},
+    "httpx2": {"llm"},
+    "tenacity": {"llm"},
+    "sqlite3": {"runs"},
+    "filelock": {"runs"},
+    "rich": {"cli"},
+    "click": {"cli"},
+    "yaml": {"catalog"},
+}
+"""The rooms that may import an outside library."""
+
+
+def room(module: Path) -> str:
+    return module.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def level(name: str) -> int:
+    return next(number for number, names in enumerate(LAYERS) if name in names)
+
+
+def imports(module: Path) -> Iterator[str]:
+    tree = ast.parse(module.read_text(encoding="utf-8"))
+    under_type_checking = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in under_type_checking:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} has a relative import"
+            yield node.module or ""
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(module: Path) -> None:
+    here = room(module)
+    if here == "__init__":
+        return
+    for name in imports(module):
+        if name.startswith("concertmaster."):
+            there = name.split(".")[1]
+            assert there == here or level(there) < level(here), f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_each_outside_library_has_one_owner(module: Path) -> None:
+    for name in imports(module):
+        owners = OWNERS.get(name.split(".")[0])
+        assert owners is None or room(module) in owners, f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_modules_stay_small(module: Path) -> None:
+    assert len(module.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+def test_only_settings_reads_the_environment() -> None:
+    readers = {
+        module.name
+        for module in MODULES
+        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
+    }
+    assert readers <= {"settings.py"}
+
+
+def test_every_room_is_in_a_layer() -> None:
+    known = {name for names in LAYERS for name in names}
+    assert {room(module) for module in MODULES} - {"__init__"} <= known
