@@ -1,8 +1,17 @@
 """What a worker file says, once it has been read and checked."""
 
+import re
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any, cast
 
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+
+from concertmaster.catalog import claude_code
+from concertmaster.catalog.markdown import MarkdownFile, did_you_mean, read_markdown
 from concertmaster.llm.protocol import JsonSchema, WorkerCard
 
 
@@ -41,3 +50,112 @@ class WorkerDefinition:
             needs=self.input,
             tools=self.tools,
         )
+
+
+def _list(value: object) -> object:
+    """Return the tuple that a YAML list, a comma-separated text or nothing stands for."""
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        # A comma within parentheses belongs to the item: `Bash(git add:*, git commit:*)`.
+        parts = re.split(r",(?![^(]*\))", value)
+        return tuple(part.strip() for part in parts if part.strip())
+    return tuple(cast("list[object]", value)) if isinstance(value, list) else value
+
+
+def _texts(value: object) -> object:
+    return _list([value] if isinstance(value, str) else value)
+
+
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+Names = Annotated[tuple[Text, ...], BeforeValidator(_list)]
+Texts = Annotated[tuple[Text, ...], BeforeValidator(_texts)]
+
+
+class WorkerHeader(BaseModel):
+    """The keys of a worker file's header that mean something here."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")
+    description: Text
+    best_for: Names = ()
+    not_for: Names = ()
+    input: Text | None = None
+    tools: Names = ()
+    disallowed_tools: Names = Field(default=(), alias="disallowedTools")
+    model: str | None = Field(default=None, pattern=r"^\S+$")
+    output_schema: dict[str, Any] | None = None
+    examples: Texts = ()
+    max_turns: int = Field(default=8, alias="maxTurns", ge=1, le=1000)
+    max_tokens: int | None = Field(default=None, ge=1)
+    timeout_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+
+def read_worker(file: Path, *, tools: Collection[str]) -> WorkerDefinition:
+    """Return the worker that `file` defines, where `tools` are the worker tools there are.
+
+    Raises:
+        DefinitionError: the file is wrong; the error names the line and the remedy.
+    """
+    source = read_markdown(file)
+    header = source.parse_header(WorkerHeader, ignoring=claude_code.KEYS)
+    if header.output_schema is not None:
+        _check_schema(source, header.output_schema)
+    if not source.body:
+        raise source.error("there are no instructions below the header")
+    allowed = _worker_tools(source, "tools", header.tools, tools)
+    disallowed = _worker_tools(source, "disallowedTools", header.disallowed_tools, tools)
+    granted = [name for names in allowed.values() for name in names]
+    refused = [name for names in disallowed.values() for name in names]
+    ignored = [key for key in source.header if key in claude_code.KEYS]
+    ignored += [f"tools: {name}" for name, stand_ins in allowed.items() if not stand_ins]
+    return WorkerDefinition(
+        name=header.name,
+        description=header.description,
+        instructions=source.body,
+        file=file,
+        best_for=header.best_for,
+        not_for=header.not_for,
+        input=header.input or "",
+        tools=tuple(name for name in dict.fromkeys(granted) if name not in refused),
+        model=None if header.model == "inherit" else header.model,
+        output_schema=header.output_schema,
+        examples=header.examples,
+        max_turns=header.max_turns,
+        max_tokens=header.max_tokens,
+        timeout_seconds=header.timeout_seconds,
+        ignored=tuple(ignored),
+    )
+
+
+def _check_schema(source: MarkdownFile, schema: JsonSchema) -> None:
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as exc:
+        raise source.error(
+            f"output_schema is no JSON Schema: {exc.message}", "output_schema", *exc.path
+        ) from None
+    if schema.get("type") != "object":
+        raise source.error("output_schema must have `type: object`", "output_schema")
+
+
+def _worker_tools(
+    source: MarkdownFile, key: str, names: Iterable[str], known: Collection[str]
+) -> dict[str, tuple[str, ...]]:
+    """Return the worker tools that each of `names` stands for; none for what is not here."""
+    foreign = {*claude_code.SAME_TOOLS, *claude_code.OTHER_TOOLS}
+    meaning: dict[str, tuple[str, ...]] = {}
+    for name in names:
+        # Claude Code may narrow a tool down: `Bash(git diff:*)`.
+        bare = name.partition("(")[0].strip()
+        if bare == "*":
+            meaning[name] = tuple(sorted(known))
+        elif (tool := claude_code.SAME_TOOLS.get(bare, bare)) in known:
+            meaning[name] = (tool,)
+        elif bare in foreign or bare.startswith("mcp__"):
+            meaning[name] = ()
+        else:
+            hint = did_you_mean(bare, {*known, *foreign})
+            raise source.error(f"{key}: unknown worker tool {bare!r}. {hint}", key)
+    return meaning

@@ -1,0 +1,69 @@
+"""What a Claude Code subagent file may say that a worker file has no use for."""
+
+KEYS = frozenset(
+    {
+        "background",
+        "color",
+        "effort",
+        "experimental",
+        "hooks",
+        "initialPrompt",
+        "isolation",
+        "mcpServers",
+        "memory",
+        "omitClaudeMd",
+        "permissionMode",
+        "skills",
+    }
+)
+"""Header keys that mean nothing here."""
+
+SAME_TOOLS = {"Glob": "list_files", "LS": "list_files", "Read": "read_file"}
+"""The worker tool that does the work of a Claude Code tool."""
+
+OTHER_TOOLS = frozenset(
+    {
+        "Agent",
+        "AskUserQuestion",
+        "Bash",
+        "BashOutput",
+        "CronCreate",
+        "CronDelete",
+        "CronList",
+        "Edit",
+        "EnterPlanMode",
+        "EnterWorktree",
+        "ExitPlanMode",
+        "ExitWorktree",
+        "Grep",
+        "KillBash",
+        "KillShell",
+        "LSP",
+        "ListMcpResourcesTool",
+        "Monitor",
+        "MultiEdit",
+        "NotebookEdit",
+        "NotebookRead",
+        "PowerShell",
+        "ReadMcpResourceTool",
+        "SendMessage",
+        "Skill",
+        "SlashCommand",
+        "Task",
+        "TaskCreate",
+        "TaskGet",
+        "TaskList",
+        "TaskOutput",
+        "TaskStop",
+        "TaskUpdate",
+        "TeamCreate",
+        "TeamDelete",
+        "TodoRead",
+        "TodoWrite",
+        "ToolSearch",
+        "WebFetch",
+        "WebSearch",
+        "Write",
+    }
+)
+"""Claude Code tools that no worker tool stands in for."""

@@ -1,0 +1,251 @@
+"""Prompts: what the planner, the workers and the synthesizer are told."""
+
+import hashlib
+import textwrap
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Literal
+from xml.sax.saxutils import quoteattr
+
+from pydantic import BaseModel, ConfigDict
+
+from concertmaster.catalog.definitions import Text
+from concertmaster.catalog.markdown import (
+    MarkdownFile,
+    did_you_mean,
+    markdown_files,
+    read_markdown,
+)
+from concertmaster.errors import DefinitionError
+from concertmaster.llm.protocol import WorkerCard
+
+PromptName = Literal["plan", "repair", "work", "retry", "condense", "synthesize"]
+
+USER_PART = "<!-- user -->"
+"""The line of a prompt file above which its system part ends and its user part begins."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placeholders:
+    """What a prompt is given to fill in. It must use all of it, each in its part.
+
+    What is in the system part decides how widely a provider can cache it, so a placeholder
+    does not move from one part to the other.
+    """
+
+    system: frozenset[str] = frozenset()
+    user: frozenset[str] = frozenset()
+
+
+PLACEHOLDERS: Mapping[PromptName, Placeholders] = {
+    "plan": Placeholders(
+        system=frozenset({"workers", "max_subtasks"}),
+        user=frozenset({"task", "input_names", "constraints"}),
+    ),
+    "repair": Placeholders(user=frozenset({"problems"})),
+    "work": Placeholders(
+        user=frozenset(
+            {
+                "worker",
+                "instructions",
+                "task",
+                "objective",
+                "expects",
+                "context",
+                "constraints",
+                "input_names",
+                "dependencies",
+            }
+        )
+    ),
+    "retry": Placeholders(user=frozenset({"reason"})),
+    "condense": Placeholders(user=frozenset({"task", "results"})),
+    "synthesize": Placeholders(user=frozenset({"task", "results", "gaps", "form"})),
+}
+"""Every prompt there is, and its placeholders."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenderedPrompt:
+    """A prompt with its placeholders filled in; either part may be empty."""
+
+    system: str
+    user: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """One prompt file."""
+
+    name: PromptName
+    description: str
+    file: Path
+    system: Template
+    user: Template
+
+
+class Prompts:
+    """The prompts by name, all of them."""
+
+    def __init__(self, prompts: Mapping[PromptName, Prompt]) -> None:
+        self._prompts = dict(prompts)
+
+    def render(self, name: PromptName, /, **values: str) -> RenderedPrompt:
+        """Return the prompt `name` with exactly its placeholders filled in.
+
+        The values are put in as they are: a `$` in them means nothing.
+        """
+        expected = PLACEHOLDERS[name].system | PLACEHOLDERS[name].user
+        if values.keys() != expected:
+            raise TypeError(f"prompt {name!r} takes {sorted(expected)}, not {sorted(values)}")
+        prompt = self._prompts[name]
+        return RenderedPrompt(
+            system=prompt.system.substitute(values), user=prompt.user.substitute(values)
+        )
+
+
+class PromptHeader(BaseModel):
+    """The header of a prompt file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: Text
+    description: Text
+
+
+def load_prompts(folder: Path, *others: Path) -> Prompts:
+    """Return the prompts of the folders, where a later folder's win over an earlier one's.
+
+    Raises:
+        DefinitionError: a folder does not exist, a file is wrong, or a prompt is missing.
+    """
+    prompts = _read_folder(folder)
+    for other in others:
+        prompts |= _read_folder(other)
+    for name in PLACEHOLDERS:
+        if name not in prompts:
+            raise DefinitionError(f"there is no prompt {name!r}", file=folder)
+    return Prompts(prompts)
+
+
+def _read_folder(folder: Path) -> dict[PromptName, Prompt]:
+    prompts: dict[PromptName, Prompt] = {}
+    for file in markdown_files(folder):
+        prompt = read_prompt(file)
+        first = prompts.setdefault(prompt.name, prompt)
+        if first is not prompt:
+            problem = f"the prompt {prompt.name!r} is already defined by {first.file}"
+            raise DefinitionError(problem, file=file)
+    return prompts
+
+
+def read_prompt(file: Path) -> Prompt:
+    """Return the prompt that `file` defines.
+
+    Raises:
+        DefinitionError: the file is wrong; the error names the line and the remedy.
+    """
+    source = read_markdown(file)
+    header = source.parse_header(PromptHeader)
+    names: dict[str, PromptName] = {known: known for known in PLACEHOLDERS}
+    name = names.get(header.name)
+    if name is None:
+        hint = did_you_mean(header.name, names)
+        raise source.error(f"there is no prompt {header.name!r}. {hint}", "name")
+    system, user = _parts(source)
+    _check(source, system, PLACEHOLDERS[name].system, other=PLACEHOLDERS[name].user)
+    _check(source, user, PLACEHOLDERS[name].user, other=PLACEHOLDERS[name].system)
+    return Prompt(
+        name=name,
+        description=header.description,
+        file=file,
+        system=Template(system.text.strip()),
+        user=Template(user.text.strip()),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    name: str
+    text: str
+    line: int
+    """The line of the file on which the text begins."""
+
+
+def _parts(source: MarkdownFile) -> tuple[_Part, _Part]:
+    lines = source.body.split("\n")
+    marks = [at for at, line in enumerate(lines) if line.strip() == USER_PART]
+    if len(marks) > 1:
+        raise DefinitionError(
+            f"a second line {USER_PART}", file=source.file, line=source.body_line + marks[1]
+        )
+    if not marks:
+        return (
+            _Part(name="system", text=source.body, line=source.body_line),
+            _Part(name="user", text="", line=source.body_line),
+        )
+    below = marks[0] + 1
+    return (
+        _Part(name="system", text="\n".join(lines[: marks[0]]), line=source.body_line),
+        _Part(name="user", text="\n".join(lines[below:]), line=source.body_line + below),
+    )
+
+
+def _check(
+    source: MarkdownFile, part: _Part, expected: frozenset[str], *, other: frozenset[str]
+) -> None:
+    """Raise unless `part` uses all the `expected` placeholders and nothing else."""
+    found: set[str] = set()
+    for match in Template.pattern.finditer(part.text):
+        line = part.line + part.text.count("\n", 0, match.start())
+        name = str(match["named"] or match["braced"] or "")
+        if match["invalid"] is not None:
+            problem = "a lone $; write $$ for the sign itself"
+        elif name in other:
+            problem = f"the placeholder ${name} belongs to the other side of {USER_PART}"
+        elif name not in expected and match["escaped"] is None:
+            problem = f"unknown placeholder ${name}. {did_you_mean(name, expected | other)}"
+        else:
+            found.add(name)
+            continue
+        raise DefinitionError(problem, file=source.file, line=line)
+    if missing := sorted(expected - found):
+        raise DefinitionError(
+            f"the {part.name} part lacks ${', $'.join(missing)}", file=source.file, line=part.line
+        )
+
+
+DESCRIPTION_CHARS = 500
+"""How much of a worker's description a planner reads. Some people's are pages of examples."""
+
+
+def describe_workers(cards: Iterable[WorkerCard]) -> str:
+    """Return the workers as a Markdown list for a planner."""
+    return "\n".join(_describe(card) for card in cards)
+
+
+def _describe(card: WorkerCard) -> str:
+    description = textwrap.shorten(card.description, DESCRIPTION_CHARS, placeholder=" …")
+    facts = {
+        "Best for": "; ".join(card.best_for),
+        "Not for": "; ".join(card.not_for),
+        "Needs": card.needs,
+        "Tools": ", ".join(card.tools),
+    }
+    lines = [f"- **{card.name}**: {description}"]
+    lines += [f"  - {title}: {text}" for title, text in facts.items() if text]
+    return "\n".join(lines)
+
+
+def fence(kind: str, name: str, text: str) -> str:
+    """Return `text` as an XML-like element of data, called `kind` and a boundary.
+
+    The boundary is taken from a hash of the content: the same content is always fenced
+    the same, so that prompts can be cached, and a text that is to close its own element
+    would have to contain its own hash.
+    """
+    digest = hashlib.sha256("\0".join((kind, name, text)).encode()).hexdigest()
+    tag = f"{kind}-{digest[:16]}"
+    return f"<{tag} name={quoteattr(name)}>\n{text}\n</{tag}>"
