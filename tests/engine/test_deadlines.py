@@ -92,6 +92,13 @@ async def test_when_the_run_s_time_is_up_nothing_new_starts_and_the_rest_is_synt
     assert any("time was up" in reason for reason in run.end.reasons)
 
 
+async def test_a_worker_run_has_all_of_its_time_for_the_work() -> None:
+    limits = Limits(subtask_seconds=100, run_seconds=100)
+    one = request(subtask("s1"), limits=limits).model_copy(update={"kind": "worker"})
+    run, _ = await drive(one, {"worker:analyst": lambda _request: after(99, "in time")})
+    assert run.end.answer == "in time"
+
+
 async def test_a_plan_that_takes_too_long_fails_the_run() -> None:
     run, _ = await drive(
         RunRequest(task="t", limits=LIMITS), {"planner": lambda _request: after(3600)}

@@ -37,15 +37,15 @@ class Orchestrator:
 
     async def _ending(self, run: Run) -> RunEnded:
         seconds = run.request.limits.run_seconds
+        held_back = 0 if run.request.kind == "worker" else SYNTHESIS_SHARE * seconds
         deadline = anyio.current_time() + seconds
         try:
-            accepted = await self._plan(run, seconds=(1 - SYNTHESIS_SHARE) * seconds)
+            accepted = await self._plan(run, seconds=seconds - held_back)
         except (InvalidPlanError, ModelError) as exc:
             return _end(run, "failed", reasons=[f"No plan could be made. {exc}"])
         if run.request.kind == "plan":
             return _end(run, "succeeded", answer=accepted.plan.direct_answer or "")
-        until = deadline - SYNTHESIS_SHARE * seconds
-        results = await delegate(run, self._setup, accepted.plan, until=until)
+        results = await delegate(run, self._setup, accepted.plan, until=deadline - held_back)
         return await self._answer(run, accepted, results, deadline=deadline)
 
     async def _plan(self, run: Run, *, seconds: float) -> PlanAccepted:

@@ -1,11 +1,12 @@
 """Orders checked and made into requests, before anything is started or spent."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
 from jsonschema import Draft202012Validator, SchemaError
+from pydantic import JsonValue
 
 from concertmaster.catalog.catalog import Catalog
 from concertmaster.engine.events import InputRef, Limits, RunRequest
@@ -87,7 +88,9 @@ def _plan_request(order: PlanOrder, catalog: Catalog, policy: RunPolicy) -> RunR
 
 
 def _run_request(order: RunOrder, catalog: Catalog, policy: RunPolicy) -> RunRequest:
-    most = order.max_subtasks or (policy.most_subtasks if order.plan is not None else None)
+    most = order.max_subtasks
+    if most is None and order.plan is not None:
+        most = policy.most_subtasks
     return RunRequest(
         kind="orchestration",
         task=_text(order.task, "task"),
@@ -103,6 +106,7 @@ def _worker_request(
 ) -> RunRequest:
     worker = catalog.get(order.worker)
     task = _text(order.task, "task")
+    limits = _limits(policy, None, order.deadline_seconds)
     seconds = order.deadline_seconds or worker.timeout_seconds or policy.limits.subtask_seconds
     subtask = Subtask(
         id="s1",
@@ -118,7 +122,7 @@ def _worker_request(
         constraints=tuple(_text(item, "constraints") for item in order.constraints),
         plan=Plan(subtasks=(subtask,)),
         output_schema=_schema(order.output_schema),
-        limits=_limits(policy, None, None),
+        limits=limits,
     )
 
 
@@ -167,7 +171,24 @@ def _schema(schema: JsonSchema | None) -> JsonSchema | None:
         raise RequestError(f"output_schema is no JSON Schema: {exc.message}.") from None
     if schema.get("type") != "object":
         raise RequestError('output_schema must describe an object: set its "type" to "object".')
+    for reference in _references(schema):
+        if not reference.startswith("#"):
+            raise RequestError(
+                f"output_schema refers to another document ({reference}), which is not fetched. "
+                "Put that schema under $defs and refer to it with #/$defs/…."
+            )
     return schema
+
+
+def _references(schema: JsonValue) -> Iterator[str]:
+    if isinstance(schema, dict):
+        for key, inner in schema.items():
+            if key in ("$ref", "$dynamicRef") and isinstance(inner, str):
+                yield inner
+            yield from _references(inner)
+    elif isinstance(schema, list):
+        for inner in schema:
+            yield from _references(inner)
 
 
 def _check_plan(request: RunRequest, catalog: Catalog) -> None:

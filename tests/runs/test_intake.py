@@ -1,0 +1,129 @@
+import pytest
+
+from building import worker
+from concertmaster.catalog.catalog import Catalog
+from concertmaster.engine.events import Limits, RunRequest
+from concertmaster.engine.plan import Plan
+from concertmaster.errors import InvalidPlanError, RequestError, UnknownWorkerError
+from concertmaster.llm.protocol import Document
+from concertmaster.runs.intake import TASK_CHARS, RunPolicy, check_order, digest
+from concertmaster.runs.orders import Order, PlanOrder, RunOrder, WorkerOrder
+from fakes import subtask
+
+CATALOG = Catalog([worker("analyst"), worker("critic", timeout_seconds=30)])
+POLICY = RunPolicy(limits=Limits(), most_subtasks=10, most_seconds=1000)
+DOCUMENT = Document(name="a.txt", text="alpha")
+
+
+def checked(order: Order) -> RunRequest:
+    return check_order(order, [DOCUMENT], CATALOG, POLICY).request
+
+
+def test_an_order_becomes_a_request_with_the_usual_limits_and_its_inputs() -> None:
+    request = checked(RunOrder(task=" why? ", workers=("critic", "critic")))
+    assert request.kind == "orchestration"
+    assert request.task == "why?"
+    assert request.workers == ("critic",)
+    assert request.limits == Limits()
+    assert [(item.name, item.digest, item.chars) for item in request.inputs] == [
+        ("a.txt", digest("alpha"), 5)
+    ]
+
+
+def test_texts_are_kept_by_their_digest() -> None:
+    order = check_order(RunOrder(task="t"), [DOCUMENT], CATALOG, POLICY)
+    assert order.texts == {digest("alpha"): "alpha"}
+    assert order.documents == {"a.txt": DOCUMENT}
+
+
+def test_limits_that_are_asked_for_hold() -> None:
+    request = checked(PlanOrder(task="t", max_subtasks=3, deadline_seconds=60))
+    assert request.kind == "plan"
+    assert (request.limits.max_subtasks, request.limits.run_seconds) == (3, 60)
+
+
+def test_an_order_for_a_worker_becomes_a_plan_of_one_subtask_with_all_inputs() -> None:
+    request = checked(
+        WorkerOrder(worker="critic", task="judge it", context="c", constraints=("brief",))
+    )
+    assert request.kind == "worker"
+    assert request.plan is not None
+    only = request.plan.subtasks[0]
+    assert (only.worker, only.objective, only.inputs) == ("critic", "judge it", ("a.txt",))
+    assert (request.context, request.constraints) == ("c", ("brief",))
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "expected"), [("critic", None, 30), ("critic", 5, 5), ("analyst", None, 120)]
+)
+def test_a_worker_s_time_is_what_was_asked_for_or_its_own_or_the_usual(
+    name: str, asked: float | None, expected: float
+) -> None:
+    request = checked(WorkerOrder(worker=name, task="t", deadline_seconds=asked))
+    assert request.plan is not None
+    assert request.plan.subtasks[0].timeout_seconds == expected
+
+
+def test_a_plan_that_is_given_may_be_as_large_as_any() -> None:
+    plan = Plan(subtasks=tuple(subtask(f"s{number}") for number in range(10)))
+    assert checked(RunOrder(task="t", plan=plan)).plan == plan
+
+
+@pytest.mark.parametrize(
+    ("order", "hint"),
+    [
+        (RunOrder(task="  "), "task is empty"),
+        (WorkerOrder(worker="critic", task=""), "task is empty"),
+        (RunOrder(task="x" * (TASK_CHARS + 1)), "Put long material into inputs"),
+        (WorkerOrder(worker="critic", task="t", context="x" * (TASK_CHARS + 1)), "context has"),
+        (WorkerOrder(worker="critic", task="t", constraints=("",)), "constraints is empty"),
+        (RunOrder(task="t", max_subtasks=0), "from 1 to 10"),
+        (RunOrder(task="t", max_subtasks=11), "from 1 to 10"),
+        (RunOrder(task="t", deadline_seconds=0), "over 0 and at most 1000"),
+        (PlanOrder(task="t", deadline_seconds=1001), "over 0 and at most 1000"),
+        (WorkerOrder(worker="critic", task="t", deadline_seconds=-1), "over 0"),
+        (RunOrder(task="t", output_schema={"type": "no"}), "is no JSON Schema"),
+        (RunOrder(task="t", output_schema={"type": "array"}), 'set its "type" to "object"'),
+        (
+            RunOrder(task="t", output_schema={"type": "object", "$ref": "http://x/y"}),
+            "refers to another document",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_refused_with_what_to_change(order: Order, hint: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        checked(order)
+    assert hint in str(caught.value)
+
+
+def test_references_within_a_schema_are_fine() -> None:
+    schema = {
+        "type": "object",
+        "properties": {"a": {"anyOf": [{"$ref": "#/$defs/a"}]}},
+        "$defs": {"a": {"type": "string"}},
+    }
+    assert checked(RunOrder(task="t", output_schema=schema)).output_schema == schema
+
+
+@pytest.mark.parametrize(
+    "order",
+    [RunOrder(task="t", workers=("poet",)), WorkerOrder(worker="poet", task="t")],
+)
+def test_an_unknown_worker_is_refused_with_those_there_are(order: Order) -> None:
+    with pytest.raises(UnknownWorkerError) as caught:
+        checked(order)
+    assert caught.value.available == ("analyst", "critic")
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        Plan(),
+        Plan(subtasks=(subtask("s1", "poet"),)),
+        Plan(subtasks=(subtask("a", depends_on=["b"]), subtask("b", depends_on=["a"]))),
+        Plan(subtasks=tuple(subtask(f"s{number}") for number in range(11))),
+    ],
+)
+def test_a_plan_that_cannot_be_run_is_refused_and_not_mended(plan: Plan) -> None:
+    with pytest.raises(InvalidPlanError):
+        checked(RunOrder(task="t", plan=plan))
