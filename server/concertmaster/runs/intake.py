@@ -69,7 +69,7 @@ def check_order(
             request = _plan_request(order, catalog, policy)
         case RunOrder():
             request = _run_request(order, catalog, policy)
-        case WorkerOrder():
+        case _:
             request = _worker_request(order, catalog, policy, documents)
     request = request.model_copy(update={"inputs": refs})
     _check_plan(request, catalog)

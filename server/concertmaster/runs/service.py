@@ -22,16 +22,19 @@ from concertmaster.engine.events import (
 from concertmaster.engine.orchestrator import Orchestrator
 from concertmaster.engine.run import Run, Setup
 from concertmaster.engine.steps import Steps
-from concertmaster.errors import RequestError, StoreError, UnknownSubtaskError
+from concertmaster.errors import InputError, RequestError, StoreError, UnknownSubtaskError
 from concertmaster.llm.protocol import Document
 from concertmaster.runs.intake import CheckedOrder, RunPolicy, check_order
 from concertmaster.runs.journal import Journal
 from concertmaster.runs.orders import Order, RunOrder
 from concertmaster.runs.state import RunState, fold
 from concertmaster.runs.trace import Span, trace
-from concertmaster.tools.inputs import read_inputs
+from concertmaster.tools.inputs import InlineInput, InputSpec, read_inputs
 
 log = logging.getLogger(__name__)
+
+RUNS = "runs://"
+"""How the address of something in a run begins."""
 
 LIVENESS_SECONDS = 1
 """How often to look whether the process of a run is still there."""
@@ -206,8 +209,27 @@ class RunService:
         if isinstance(order, RunOrder) and order.plan_id is not None:
             order, documents = await self._planned(order, order.plan_id)
         else:
-            documents = await read_inputs(order.inputs, roots=self._policy.roots)
+            specs = [await self._resolved(spec) for spec in order.inputs]
+            documents = await read_inputs(specs, roots=self._policy.roots)
         return check_order(order, documents, self.catalog, self._policy)
+
+    async def _resolved(self, spec: InputSpec) -> InputSpec:
+        """Return an input with the text of an earlier run in place of its URI."""
+        if not isinstance(spec, str) or not spec.startswith(RUNS):
+            return spec
+        match spec.removeprefix(RUNS).split("/"):
+            case [run_id, "answer"]:
+                text = (await self.get(run_id)).answer
+            case [run_id, "subtasks", subtask_id]:
+                text = (await self.result(run_id, subtask_id)).text
+            case _:
+                raise InputError(
+                    spec,
+                    "of a run, runs://RUN/answer and runs://RUN/subtasks/ID can be inputs.",
+                )
+        if not text:
+            raise InputError(spec, "there is no text yet. Wait for it with get_run.")
+        return InlineInput(name=spec.removeprefix(RUNS), text=text)
 
     async def _planned(
         self, order: RunOrder, plan_id: str
@@ -297,13 +319,24 @@ class RunService:
 
     async def _watch_others(self) -> None:
         """Stop runs of this process that another one has asked to stop."""
-        while True:
-            await self._journal.changed_elsewhere()
+        while self._live:
+            # Bounded, because a change between two calls goes unnoticed.
+            with anyio.move_on_after(LIVENESS_SECONDS):
+                await self._journal.changed_elsewhere()
             for live in list(self._live.values()):
-                for event in await self._journal.events(live.state.run_id, light=True):
-                    if isinstance(event, CancelRequested) and live.state.cancel_requested is None:
-                        live.state.apply(event)
-                        live.scope.cancel()
+                await self._heed(live)
+        self._watching_others = False
+
+    async def _heed(self, live: _LiveRun) -> None:
+        try:
+            events = await self._journal.events(live.state.run_id, light=True)
+        except StoreError:
+            log.exception("run not looked after", extra={"run": live.state.run_id})
+            return
+        for event in events:
+            if isinstance(event, CancelRequested) and live.state.cancel_requested is None:
+                live.state.apply(event)
+                live.scope.cancel()
 
 
 def _still(state: RunState) -> bool:

@@ -1,0 +1,454 @@
+"""The run service over a real store in a temporary folder, with a model that follows a script."""
+
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from building import setup
+from concertmaster.catalog.definitions import WorkerDefinition
+from concertmaster.engine.events import Event, Limits
+from concertmaster.engine.plan import Plan
+from concertmaster.errors import (
+    InputError,
+    RequestError,
+    StoreError,
+    UnknownRunError,
+    UnknownSubtaskError,
+)
+from concertmaster.llm.protocol import Request
+from concertmaster.runs.intake import RunPolicy
+from concertmaster.runs.orders import PlanOrder, RunOrder, WorkerOrder
+from concertmaster.runs.service import RunService, open_service
+from concertmaster.runs.sqlite_store import SqliteJournal, open_sqlite
+from concertmaster.tools.inputs import InlineInput
+from fakes import FakeLLM, Script, plan_json, reply_with, subtask
+
+pytestmark = pytest.mark.anyio
+
+TWO = plan_json(subtask("s1"), subtask("s2", "critic"))
+
+
+@asynccontextmanager
+async def service_in(
+    folder: Path,
+    scripts: Mapping[str, Script] | None = None,
+    *,
+    llm: FakeLLM | None = None,
+    workers: Iterable[WorkerDefinition] = (),
+    limits: Limits | None = None,
+    roots: tuple[Path, ...] = (),
+) -> AsyncGenerator[RunService]:
+    policy = RunPolicy(limits=limits or Limits(), roots=roots)
+    async with (
+        open_sqlite(folder) as journal,
+        open_service(
+            journal=journal,
+            setup=setup(llm or FakeLLM(scripts), workers=workers),
+            policy=policy,
+        ) as service,
+    ):
+        yield service
+
+
+class Gate:
+    """A script that waits until it is opened, and tells when somebody waits."""
+
+    def __init__(self, answer: str = "done") -> None:
+        self.reached = anyio.Event()
+        self.opened = anyio.Event()
+        self._answer = answer
+
+    async def __call__(self, _request: Request) -> str:
+        self.reached.set()
+        await self.opened.wait()
+        return self._answer
+
+
+async def test_a_run_goes_on_by_itself_and_can_be_waited_for(tmp_path: Path) -> None:
+    async with service_in(tmp_path, {"planner": TWO, "synthesizer": "because"}) as service:
+        started = await service.start(RunOrder(task="why?"))
+        assert started.status == "planning"
+        with anyio.fail_after(5):
+            ended = await service.wait(started.run_id, seconds=60)
+        assert (ended.status, ended.answer) == ("succeeded", "because")
+        assert ended.usage.calls == 4
+
+
+async def test_waiting_ends_after_its_time_and_the_run_goes_on(tmp_path: Path) -> None:
+    gate = Gate()
+    async with service_in(tmp_path, {"planner": gate}) as service:
+        started = await service.start(RunOrder(task="why?"))
+        state = await service.wait(started.run_id, seconds=0)
+        assert state.status == "planning"
+        gate.opened.set()
+
+
+async def test_a_change_wakes_whoever_waits_for_one(tmp_path: Path) -> None:
+    gate = Gate(TWO)
+    async with service_in(tmp_path, {"planner": gate}) as service:
+        started = await service.start(RunOrder(task="why?"))
+        await gate.reached.wait()
+        seen = (await service.get(started.run_id)).events
+        gate.opened.set()
+        with anyio.fail_after(5):
+            changed = await service.wait_for_change(started.run_id, seen=seen, seconds=60)
+        assert changed.events > seen
+
+
+async def test_waiting_for_a_change_ends_after_its_time(tmp_path: Path) -> None:
+    gate = Gate()
+    async with service_in(tmp_path, {"planner": gate}) as service:
+        started = await service.start(RunOrder(task="why?"))
+        await gate.reached.wait()
+        seen = (await service.get(started.run_id)).events
+        state = await service.wait_for_change(started.run_id, seen=seen, seconds=0)
+        assert state.events == seen
+
+
+async def test_listeners_are_told_of_every_change(tmp_path: Path) -> None:
+    heard: list[str] = []
+    async with service_in(tmp_path, {"planner": TWO}) as service:
+        service.on_change(heard.append)
+        started = await service.start(RunOrder(task="why?"))
+        state = await service.wait(started.run_id, seconds=60)
+        assert set(heard) == {started.run_id}
+        assert len(heard) >= state.events - 1
+
+
+async def test_a_finished_run_can_be_read_after_its_process_has_ended(tmp_path: Path) -> None:
+    async with service_in(tmp_path, {"planner": TWO, "synthesizer": "because"}) as service:
+        run_id = (await service.start(RunOrder(task="why?"))).run_id
+        before = await service.wait(run_id, seconds=60)
+    async with service_in(tmp_path) as service:
+        after = await service.get(run_id)
+        assert (after.status, after.answer, after.usage) == (
+            before.status,
+            before.answer,
+            before.usage,
+        )
+        assert (await service.result(run_id, "s2")).text == "done"
+        assert [state.run_id for state in await service.recent()] == [run_id]
+        assert (await service.trace(run_id)).name.startswith("invoke_workflow")
+
+
+async def test_a_run_whose_process_ended_is_interrupted_and_keeps_what_was_finished(
+    tmp_path: Path,
+) -> None:
+    gate = Gate()
+    async with service_in(tmp_path, {"planner": TWO, "worker:critic": gate}) as service:
+        run_id = (await service.start(RunOrder(task="why?"))).run_id
+        await gate.reached.wait()
+        while (await service.get(run_id)).subtasks["s1"].status != "succeeded":
+            await anyio.lowlevel.checkpoint()
+    async with service_in(tmp_path) as service:
+        state = await service.get(run_id)
+        assert state.status == "interrupted"
+        assert state.subtasks["s1"].status == "succeeded"
+        assert (await service.wait(run_id, seconds=60)).status == "interrupted"
+        assert (await service.cancel(run_id, reason="x")).status == "interrupted"
+        assert (await service.recent())[0].status == "interrupted"
+
+
+async def test_cancelling_stops_a_run_and_keeps_what_is_finished(tmp_path: Path) -> None:
+    gate = Gate()
+    plan = plan_json(subtask("s1"), subtask("s2", "critic"), subtask("s3", depends_on=["s2"]))
+    async with service_in(tmp_path, {"planner": plan, "worker:critic": gate}) as service:
+        run_id = (await service.start(RunOrder(task="why?"))).run_id
+        await gate.reached.wait()
+        while (await service.get(run_id)).subtasks["s1"].status != "succeeded":
+            await anyio.lowlevel.checkpoint()
+        state = await service.cancel(run_id, reason="enough")
+        assert state.status == "cancelled"
+        assert "enough" in state.reasons[0]
+        statuses = [item.status for item in state.subtasks.values()]
+        assert statuses == ["succeeded", "cancelled", "cancelled"]
+        assert (await service.cancel(run_id, reason="again")).reasons == state.reasons
+
+
+async def test_a_run_cancelled_while_it_is_planned_has_no_subtasks(tmp_path: Path) -> None:
+    gate = Gate()
+    async with service_in(tmp_path, {"planner": gate}) as service:
+        run_id = (await service.start(RunOrder(task="why?"))).run_id
+        await gate.reached.wait()
+        state = await service.cancel(run_id, reason="enough")
+        assert (state.status, state.subtasks) == ("cancelled", {})
+
+
+async def test_another_process_can_watch_and_cancel_a_run(tmp_path: Path) -> None:
+    gate = Gate()
+    async with (
+        service_in(tmp_path, {"planner": TWO, "worker:critic": gate}) as owner,
+        service_in(tmp_path) as other,
+    ):
+        run_id = (await owner.start(RunOrder(task="why?"))).run_id
+        await gate.reached.wait()
+        with anyio.fail_after(10):
+            assert (await other.get(run_id)).status == "running"
+            assert (await other.recent())[0].status == "running"
+            state = await other.cancel(run_id, reason="from elsewhere")
+        assert state.status == "cancelled"
+        assert "from elsewhere" in state.reasons[0]
+
+
+async def test_another_process_sees_a_run_end(tmp_path: Path) -> None:
+    gate = Gate("because")
+    async with (
+        service_in(tmp_path, {"planner": TWO, "synthesizer": gate}) as owner,
+        service_in(tmp_path) as other,
+    ):
+        run_id = (await owner.start(RunOrder(task="why?"))).run_id
+        await gate.reached.wait()
+        async with anyio.create_task_group() as tasks:
+
+            async def wait() -> None:
+                assert (await other.wait(run_id, seconds=60)).answer == "because"
+
+            tasks.start_soon(wait)
+            gate.opened.set()
+
+
+async def test_a_plan_is_kept_and_can_be_run_with_the_inputs_it_was_made_for(
+    tmp_path: Path,
+) -> None:
+    llm = FakeLLM({"planner": plan_json(subtask("s1", inputs=["a.txt"]))})
+    inputs = (InlineInput(name="a.txt", text="ALPHA"),)
+    async with service_in(tmp_path, llm=llm) as service:
+        planned = await service.start(PlanOrder(task="why?", inputs=inputs))
+        planned = await service.wait(planned.run_id, seconds=60)
+        assert (planned.status, len(planned.subtasks)) == ("succeeded", 1)
+        assert planned.subtasks["s1"].status == "pending"
+        started = await service.start(RunOrder(plan_id=planned.run_id))
+        state = await service.wait(started.run_id, seconds=60)
+        assert (state.status, state.request.task) == ("succeeded", "why?")
+    assert llm.callers() == ["planner", "worker:analyst"]
+    assert "ALPHA" in llm.requests[-1].shared
+
+
+async def test_a_plan_id_with_a_task_of_its_own_is_refused(tmp_path: Path) -> None:
+    async with service_in(tmp_path) as service:
+        with pytest.raises(RequestError, match="leave out"):
+            await service.start(RunOrder(plan_id="r-1", task="another"))
+
+
+async def test_a_plan_that_was_never_made_is_not_run(tmp_path: Path) -> None:
+    async with service_in(tmp_path, {"planner": "no plan"}) as service:
+        planned = await service.start(PlanOrder(task="why?"))
+        await service.wait(planned.run_id, seconds=60)
+        with pytest.raises(RequestError, match="has no plan"):
+            await service.start(RunOrder(plan_id=planned.run_id))
+
+
+async def test_files_under_the_roots_reach_the_worker(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("ALPHA")
+    llm = FakeLLM()
+    async with service_in(tmp_path / "data", llm=llm, roots=(tmp_path,)) as service:
+        order = WorkerOrder(worker="analyst", task="read it", inputs=("a.txt",))
+        started = await service.start(order)
+        await service.wait(started.run_id, seconds=60)
+    assert "ALPHA" in llm.requests[0].shared
+
+
+async def test_the_answer_and_the_results_of_a_run_can_be_inputs_of_another(
+    tmp_path: Path,
+) -> None:
+    llm = FakeLLM({"planner": TWO, "worker:critic": "the critique", "synthesizer": "because"})
+    async with service_in(tmp_path, llm=llm) as service:
+        first = await service.start(RunOrder(task="why?"))
+        await service.wait(first.run_id, seconds=60)
+        uris = (f"runs://{first.run_id}/answer", f"runs://{first.run_id}/subtasks/s2")
+        second = await service.start(WorkerOrder(worker="writer", task="write", inputs=uris))
+        await service.wait(second.run_id, seconds=60)
+    assert "because" in llm.requests[-1].shared
+    assert "the critique" in llm.requests[-1].shared
+
+
+@pytest.mark.parametrize("path", ["plan", "", "subtasks", "answer/x"])
+async def test_other_parts_of_a_run_are_no_inputs(tmp_path: Path, path: str) -> None:
+    async with service_in(tmp_path) as service:
+        order = RunOrder(task="t", inputs=(f"runs://r-1/{path}",))
+        with pytest.raises(InputError, match="can be inputs"):
+            await service.start(order)
+
+
+async def test_a_run_without_an_answer_is_no_input_yet(tmp_path: Path) -> None:
+    gate = Gate()
+    async with service_in(tmp_path, {"planner": gate}) as service:
+        first = await service.start(RunOrder(task="why?"))
+        order = RunOrder(task="t", inputs=(f"runs://{first.run_id}/answer",))
+        with pytest.raises(InputError, match="Wait for it"):
+            await service.start(order)
+
+
+async def test_an_order_that_cannot_be_done_leaves_nothing_behind(tmp_path: Path) -> None:
+    async with service_in(tmp_path) as service:
+        with pytest.raises(RequestError):
+            await service.start(RunOrder(task=""))
+        assert await service.recent() == []
+
+
+async def test_unknown_runs_and_subtasks_are_named(tmp_path: Path) -> None:
+    async with service_in(tmp_path, {"planner": TWO}) as service:
+        with pytest.raises(UnknownRunError):
+            await service.get("r-nothing")
+        with pytest.raises(UnknownRunError):
+            await service.cancel("r-nothing", reason="x")
+        run_id = (await service.start(RunOrder(task="why?"))).run_id
+        await service.wait(run_id, seconds=60)
+        with pytest.raises(UnknownSubtaskError) as caught:
+            await service.result(run_id, "s9")
+        assert "s1, s2" in str(caught.value)
+
+
+async def test_a_subtask_that_has_not_ended_tells_where_it_stands(tmp_path: Path) -> None:
+    gate = Gate()
+    async with service_in(tmp_path, {"planner": TWO, "worker:critic": gate}) as service:
+        run_id = (await service.start(RunOrder(task="why?"))).run_id
+        await gate.reached.wait()
+        assert (await service.result(run_id, "s2")).status == "running"
+
+
+async def test_runs_under_way_are_among_the_latest(tmp_path: Path) -> None:
+    gate = Gate()
+    async with service_in(tmp_path, {"planner": gate}) as service:
+        await service.start(RunOrder(task="why?"))
+        assert [state.status for state in await service.recent()] == ["planning"]
+
+
+async def test_the_notice_of_the_model_is_part_of_every_run(tmp_path: Path) -> None:
+    llm = FakeLLM({"planner": plan_json(direct_answer="42")})
+    llm.notice = "No language model was used."
+    async with service_in(tmp_path, llm=llm) as service:
+        assert service.notice == llm.notice
+        run_id = (await service.start(RunOrder(task="why?"))).run_id
+        assert (await service.wait(run_id, seconds=60)).notice == llm.notice
+    async with service_in(tmp_path) as service:
+        assert (await service.get(run_id)).notice == llm.notice
+
+
+async def test_a_failed_call_s_cost_is_in_the_state(tmp_path: Path) -> None:
+    cut = reply_with("half", stop_reason="max_tokens")
+    async with service_in(
+        tmp_path, {"planner": plan_json(subtask("s1")), "worker:analyst": cut}
+    ) as s:
+        run_id = (await s.start(RunOrder(task="why?"))).run_id
+        state = await s.wait(run_id, seconds=60)
+        assert state.usage.calls == 3
+        assert state.by_model["fake"].tokens_in == 300
+
+
+async def test_many_runs_at_once_all_end(tmp_path: Path) -> None:
+    async with service_in(tmp_path, {"planner": TWO}) as service:
+        runs = [(await service.start(RunOrder(task=f"{n}?"))).run_id for n in range(30)]
+        with anyio.fail_after(20):
+            for run_id in runs:
+                assert (await service.wait(run_id, seconds=60)).status == "succeeded"
+        assert len(await service.recent(limit=50)) == 30
+
+
+async def test_an_internal_error_ends_the_run_as_failed_and_harms_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with service_in(tmp_path, {"planner": ZeroDivisionError()}) as service:
+        run_id = (await service.start(RunOrder(task="why?"))).run_id
+        state = await service.wait(run_id, seconds=60)
+        assert state.status == "failed"
+        assert "internal error" in state.reasons[0]
+        assert "run broke" in caplog.text
+        again = await service.start(WorkerOrder(worker="analyst", task="t"))
+        assert (await service.wait(again.run_id, seconds=60)).status == "succeeded"
+
+
+class FailingJournal(SqliteJournal):
+    """Refuses events of some kinds, as a full disk would."""
+
+    refused: tuple[str, ...] = ()
+    reads_refused = 0
+
+    async def events(self, run_id: str, *, light: bool = False) -> Sequence[Event]:
+        if self.reads_refused:
+            self.reads_refused -= 1
+            raise StoreError("The disk is gone.")
+        return await super().events(run_id, light=light)
+
+    async def append(self, run_id: str, event: Event, *, epoch: int, wait: bool = True) -> None:
+        if event.kind in self.refused:
+            raise StoreError("The disk is full.")
+        await super().append(run_id, event, epoch=epoch, wait=wait)
+
+
+@asynccontextmanager
+async def failing_service(
+    folder: Path, llm: FakeLLM, refused: tuple[str, ...] = (), *, reads_refused: int = 0
+) -> AsyncGenerator[RunService]:
+    journal = FailingJournal(folder, patience=5)
+    journal.refused = refused
+    journal.reads_refused = reads_refused
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(journal.write_until_closed)
+        async with open_service(journal=journal, setup=setup(llm), policy=RunPolicy()) as service:
+            yield service
+        journal.close()
+
+
+@pytest.mark.parametrize("refused", [("call-finished",), ("subtask-finished",), ("run-ended",)])
+async def test_a_run_that_cannot_be_recorded_is_given_up_and_the_service_goes_on(
+    tmp_path: Path, refused: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with failing_service(tmp_path, FakeLLM({"planner": TWO}), refused) as service:
+        run_id = (await service.start(RunOrder(task="why?"))).run_id
+        with anyio.fail_after(5):
+            assert (await service.wait(run_id, seconds=60)).status == "interrupted"
+        assert "run given up" in caplog.text
+        assert await service.recent()
+
+
+async def test_a_run_that_breaks_and_cannot_be_recorded_is_given_up(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    llm = FakeLLM({"planner": ZeroDivisionError()})
+    async with failing_service(tmp_path, llm, ("run-ended",)) as service:
+        run_id = (await service.start(RunOrder(task="why?"))).run_id
+        with anyio.fail_after(5):
+            assert (await service.wait(run_id, seconds=60)).status == "interrupted"
+        assert "run given up" in caplog.text
+
+
+async def test_a_cancel_from_elsewhere_is_seen_though_the_store_could_not_be_read_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = Gate()
+    llm = FakeLLM({"planner": gate})
+    async with (
+        failing_service(tmp_path, llm, reads_refused=1) as owner,
+        service_in(tmp_path) as other,
+    ):
+        run_id = (await owner.start(RunOrder(task="why?"))).run_id
+        await gate.reached.wait()
+        with anyio.fail_after(10):
+            state = await other.cancel(run_id, reason="from elsewhere")
+        assert state.status == "cancelled"
+    assert "run not looked after" in caplog.text
+
+
+async def test_slots_bound_how_many_work_at_once(tmp_path: Path) -> None:
+    working = 0
+    most = 0
+
+    async def work(_request: Request) -> str:
+        nonlocal working, most
+        working += 1
+        most = max(most, working)
+        await anyio.lowlevel.checkpoint()
+        working -= 1
+        return "done"
+
+    plan = Plan(subtasks=tuple(subtask(f"s{n}") for n in range(12)))
+    limits = Limits(slots=3)
+    async with service_in(tmp_path, {"worker:analyst": work}, limits=limits) as service:
+        run_id = (await service.start(RunOrder(task="t", plan=plan))).run_id
+        assert (await service.wait(run_id, seconds=60)).status == "succeeded"
+    assert most <= 3
