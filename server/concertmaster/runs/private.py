@@ -1,0 +1,45 @@
+"""Folders, files and locks that nobody but this user can read: they hold people's documents."""
+
+import stat
+from pathlib import Path
+
+from filelock import FileLock
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder of mode 0700 whatever the umask; one that exists is left as it is.
+
+    Who made a folder wider than that may have other things in it; what is written into it
+    from here is closed to others by itself.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True)
+    except FileExistsError:
+        return
+    folder.chmod(0o700)
+
+
+def make_file(file: Path) -> None:
+    """Create an empty file of mode 0600 whatever the umask; one that exists is closed to others."""
+    try:
+        file.touch(mode=0o600, exist_ok=False)
+    except FileExistsError:
+        close_to_others(file)
+    else:
+        file.chmod(0o600)
+
+
+def close_to_others(file: Path) -> None:
+    """Take from a file what its group and others may do with it."""
+    mode = stat.S_IMODE(file.stat().st_mode)
+    if mode & 0o077:
+        file.chmod(mode & 0o700)
+
+
+def lock(file: Path) -> FileLock:
+    """Return a lock that one holder in all processes has at a time, and loses when it dies.
+
+    It may be released by another thread than the one that acquired it, but two threads must
+    not use it at the same time: within a process it can be acquired again and again.
+    """
+    return FileLock(file, mode=0o600, thread_local=False)

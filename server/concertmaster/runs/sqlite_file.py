@@ -1,0 +1,343 @@
+"""The file of the SQLite journal: its layout, its two connections, what its errors mean.
+
+Every process takes one file lock around each of its commits and around opening and closing
+the file. Two things need it. Processes that switch a new file to WAL at the same moment do
+not wait for each other, whatever their busy timeout. And an SQLite before 3.51.3 can
+corrupt a file when one connection commits at the moment another starts the WAL over; since
+no process knows the version of the others, all of them take the lock.
+"""
+
+import errno
+import sqlite3
+import threading
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from concertmaster.engine.events import EVENT, SCHEMA_VERSION, Event
+from concertmaster.errors import ConcertmasterError, LostRunError, StoreError, UnknownRunError
+from concertmaster.runs import private
+from concertmaster.runs.journal import RunRow
+from concertmaster.runs.owners import POLL_SECONDS, Owners
+
+LAYOUT = 1
+"""Version of the tables below."""
+
+_TABLES = (
+    "CREATE TABLE meta (schema_version INTEGER NOT NULL)",
+    """CREATE TABLE runs (
+        run_id TEXT PRIMARY KEY,
+        created_at REAL NOT NULL,
+        epoch INTEGER NOT NULL,
+        owner TEXT NOT NULL
+    )""",
+    "CREATE INDEX runs_by_time ON runs (created_at)",
+    """CREATE TABLE events (
+        run_id TEXT NOT NULL,
+        seq INTEGER NOT NULL,
+        epoch INTEGER NOT NULL,
+        name TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        at REAL NOT NULL,
+        data TEXT NOT NULL,
+        PRIMARY KEY (run_id, seq),
+        UNIQUE (run_id, epoch, name)
+    )""",
+    "CREATE TABLE texts (digest TEXT PRIMARY KEY, text TEXT NOT NULL)",
+)
+
+_INSERT_EVENT = """
+    INSERT INTO events (run_id, seq, epoch, name, kind, version, at, data)
+    SELECT
+        run_id,
+        (SELECT coalesce(max(seq), 0) + 1 FROM events WHERE events.run_id = runs.run_id),
+        epoch, :name, :kind, :version, :at, :data
+    FROM runs
+    WHERE run_id = :run_id AND epoch = coalesce(:epoch, epoch)
+"""
+
+_SELECT_EVENTS = """
+    SELECT version, data FROM events
+    WHERE run_id = :run_id AND NOT (
+        :light AND kind IN ('call-started', 'call-finished', 'call-failed', 'tool-called')
+    )
+    ORDER BY seq
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Write:
+    """One event to be committed."""
+
+    run_id: str
+    event: Event
+    data: str
+    """The event as JSON."""
+    epoch: int | None = None
+    """The epoch that the run must have; None for whichever it has."""
+    begins_with: Mapping[str, str] | None = None
+    """For the event that a run begins with: the texts to be kept, by digest."""
+
+
+class SqliteFile:
+    """The file of a journal, opened when it is first needed.
+
+    One thread at a time may write, and one may read; each has a connection of its own, so
+    that reading never waits for a commit. Every method may raise StoreError.
+    """
+
+    def __init__(self, folder: Path, *, patience: float) -> None:
+        self._folder = folder
+        self._path = folder / "runs.db"
+        self._patience = patience
+        self._owners = Owners(folder / "owners")
+        self._lock = private.lock(folder / "runs.lock")
+        self._opening = threading.Lock()
+        self._connections: tuple[sqlite3.Connection, sqlite3.Connection] | None = None
+
+    def commit(self, writes: Sequence[Write]) -> list[ConcertmasterError | None]:
+        """Commit the writes together and return, for each, why it was left out, if it was."""
+        with self._explained():
+            writer, _ = self._opened()
+            if any(write.begins_with is not None for write in writes):
+                self._owners.hold()
+            with self._alone(), writer:
+                writer.execute("BEGIN IMMEDIATE")
+                return [self._write(writer, write) for write in writes]
+
+    def _write(self, writer: sqlite3.Connection, write: Write) -> ConcertmasterError | None:
+        event = write.event
+        try:
+            if write.begins_with is not None:
+                self._begin(writer, write, write.begins_with)
+            inserted = writer.execute(
+                _INSERT_EVENT,
+                {
+                    "run_id": write.run_id,
+                    "epoch": write.epoch,
+                    "name": event.name,
+                    "kind": event.kind,
+                    "version": SCHEMA_VERSION,
+                    "at": event.at,
+                    "data": write.data,
+                },
+            ).rowcount
+        except sqlite3.IntegrityError:
+            return StoreError(f"The journal of run {write.run_id} has {event.name!r} already.")
+        if inserted:
+            return None
+        known = writer.execute("SELECT 1 FROM runs WHERE run_id = ?", (write.run_id,)).fetchone()
+        return LostRunError(write.run_id) if known else UnknownRunError(write.run_id)
+
+    def _begin(self, writer: sqlite3.Connection, write: Write, texts: Mapping[str, str]) -> None:
+        writer.execute(
+            "INSERT INTO runs (run_id, created_at, epoch, owner) VALUES (?, ?, 1, ?)",
+            (write.run_id, write.event.at, self._owners.me),
+        )
+        writer.executemany("INSERT OR IGNORE INTO texts VALUES (?, ?)", texts.items())
+
+    def commits_of_others(self) -> int:
+        """Return a number that changes when another process commits; for the writing thread."""
+        with self._explained():
+            writer, _ = self._opened()
+            (version,) = writer.execute("PRAGMA data_version").fetchone()
+            return version
+
+    def row(self, run_id: str) -> RunRow:
+        """Return what is known of a run, or raise UnknownRunError."""
+        query = "SELECT run_id, created_at, epoch, owner FROM runs WHERE run_id = ?"
+        rows = self._rows(query, run_id)
+        if not rows:
+            raise UnknownRunError(run_id)
+        return rows[0]
+
+    def recent(self, limit: int) -> list[RunRow]:
+        """Return the latest runs, newest first."""
+        query = """
+            SELECT run_id, created_at, epoch, owner FROM runs
+            ORDER BY created_at DESC, rowid DESC LIMIT ?
+        """
+        return self._rows(query, limit)
+
+    def _rows(self, query: str, parameter: str | int) -> list[RunRow]:
+        with self._explained():
+            _, reader = self._opened()
+            found = reader.execute(query, (parameter,)).fetchall()
+            alive = {owner: self._owners.alive(owner) for owner in {row[3] for row in found}}
+        return [
+            RunRow(
+                run_id=run_id,
+                created_at=created_at,
+                epoch=epoch,
+                alive=alive[owner],
+                mine=owner == self._owners.me,
+            )
+            for run_id, created_at, epoch, owner in found
+        ]
+
+    def events(self, run_id: str, *, light: bool) -> list[Event]:
+        """Return the events of a run in order, or raise UnknownRunError."""
+        with self._explained():
+            _, reader = self._opened()
+            parameters = {"run_id": run_id, "light": light}
+            found = reader.execute(_SELECT_EVENTS, parameters).fetchall()
+        if not found:
+            raise UnknownRunError(run_id)
+        return list(_parsed(run_id, found))
+
+    def text(self, digest: str) -> str:
+        """Return the text with this digest."""
+        with self._explained():
+            _, reader = self._opened()
+            found = reader.execute("SELECT text FROM texts WHERE digest = ?", (digest,)).fetchone()
+        if found is None:
+            raise StoreError(
+                f"A text that a run refers to is not in the store ({digest}). "
+                "Give the inputs again, in a new run."
+            )
+        return found[0]
+
+    def close(self) -> None:
+        """Close the file, and let others see that the runs begun here are not alive any more."""
+        if self._connections is not None:
+            with ExitStack() as stack:
+                # Whoever closes last writes the WAL back, so nobody else should be at it; but
+                # a process that keeps the lock for ever must not keep this one from ending.
+                with suppress(OSError):
+                    stack.enter_context(self._alone())
+                for connection in self._connections:
+                    connection.close()
+        self._owners.release()
+
+    def _opened(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+        """Return the writing and the reading connection."""
+        with self._opening:
+            if self._connections is None:
+                private.make_folder(self._folder)
+                with self._alone():
+                    self._connections = self._open()
+            return self._connections
+
+    def _open(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+        private.make_file(self._path)
+        for suffix in ("-wal", "-shm"):
+            with suppress(FileNotFoundError):
+                private.close_to_others(self._path.with_name(self._path.name + suffix))
+        with ExitStack() as undo:
+            writer = undo.enter_context(closing(self._connect()))
+            self._lay_out(writer)
+            reader = undo.enter_context(closing(self._connect()))
+            undo.pop_all()
+            return writer, reader
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(
+            self._path, timeout=self._patience, isolation_level=None, check_same_thread=False
+        )
+
+    def _lay_out(self, writer: sqlite3.Connection) -> None:
+        """Create the tables in a new file; leave one alone that this program does not know."""
+        new = writer.execute("SELECT 1 FROM sqlite_master").fetchone() is None
+        if not new:
+            (layout,) = writer.execute("SELECT max(schema_version) FROM meta").fetchone()
+            if layout != LAYOUT:
+                raise StoreError(
+                    f"{self._path} was written by a newer Concertmaster (layout {layout}; this one "
+                    f"knows {LAYOUT}). Install the newer one, or set CONCERTMASTER_DATA_FOLDER to "
+                    "another folder."
+                )
+        writer.execute("PRAGMA journal_mode = WAL")
+        writer.execute("PRAGMA synchronous = FULL")
+        if new:
+            with writer:
+                writer.execute("BEGIN IMMEDIATE")
+                for table in _TABLES:
+                    writer.execute(table)
+                writer.execute("INSERT INTO meta VALUES (?)", (LAYOUT,))
+
+    @contextmanager
+    def _alone(self) -> Generator[None]:
+        """Keep other processes from opening, changing and closing the file."""
+        with self._lock.acquire(timeout=self._patience, poll_interval=POLL_SECONDS):
+            yield
+
+    @contextmanager
+    def _explained(self) -> Generator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as exc:
+            raise StoreError(explain(exc, self._path)) from exc
+
+
+def _parsed(run_id: str, rows: Iterable[tuple[int, str]]) -> Generator[Event]:
+    for version, data in rows:
+        if version > SCHEMA_VERSION:
+            raise StoreError(
+                f"Run {run_id} was written by a newer Concertmaster. Install that to read it."
+            )
+        try:
+            yield EVENT.validate_json(data)
+        except ValidationError as exc:
+            raise StoreError(f"An event of run {run_id} cannot be read: {exc}") from exc
+
+
+_DENIED = (
+    "The data folder {folder} cannot be written ({reason}). Let this user write to it and to "
+    "what is in it, or set CONCERTMASTER_DATA_FOLDER to another folder."
+)
+_NO_FOLDER = (
+    "The data folder {folder} cannot be made: there is a file of that name, or on the way to "
+    "it. Move the file away, or set CONCERTMASTER_DATA_FOLDER to another folder."
+)
+_FULL = (
+    "The disk of the data folder {folder} is full. Make room on it, or set "
+    "CONCERTMASTER_DATA_FOLDER to a folder on another disk."
+)
+_DAMAGED = (
+    "{file} is damaged ({reason}). Move it and the files beside it that begin with its name "
+    "away, to begin with an empty one, or set CONCERTMASTER_DATA_FOLDER to another folder."
+)
+_LOCKED = (
+    "Another process keeps {file} locked. Wait for it or end it, or set "
+    "CONCERTMASTER_DATA_FOLDER to another folder."
+)
+_UNUSABLE = (
+    "The data folder {folder} cannot be used ({reason}). It should be a folder on a local disk "
+    "that this user can write; CONCERTMASTER_DATA_FOLDER sets another one."
+)
+
+_BY_ERRNO = {
+    errno.EACCES: _DENIED,
+    errno.EPERM: _DENIED,
+    errno.EROFS: _DENIED,
+    errno.EEXIST: _NO_FOLDER,
+    errno.ENOTDIR: _NO_FOLDER,
+    errno.ENOSPC: _FULL,
+}
+_BY_SQLITE_CODE = {
+    sqlite3.SQLITE_PERM: _DENIED,
+    sqlite3.SQLITE_READONLY: _DENIED,
+    sqlite3.SQLITE_CANTOPEN: _DENIED,
+    sqlite3.SQLITE_FULL: _FULL,
+    sqlite3.SQLITE_CORRUPT: _DAMAGED,
+    sqlite3.SQLITE_NOTADB: _DAMAGED,
+    sqlite3.SQLITE_BUSY: _LOCKED,
+}
+
+
+def explain(error: sqlite3.Error | OSError, file: Path) -> str:
+    """Return what is wrong with a journal's file and what to do about it, in sentences."""
+    if isinstance(error, sqlite3.Error):
+        # The low byte; the others say more closely what happened.
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        sentence, reason = _BY_SQLITE_CODE.get(code, _UNUSABLE), str(error)
+    elif isinstance(error, TimeoutError):
+        sentence, reason = _LOCKED, ""
+    else:
+        sentence = _BY_ERRNO.get(error.errno or 0, _UNUSABLE)
+        reason = error.strerror or str(error)
+    return sentence.format(folder=file.parent, file=file, reason=reason)

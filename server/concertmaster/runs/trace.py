@@ -1,0 +1,244 @@
+"""The trace of a run: its events as a tree of timed spans.
+
+Names follow the verbs of OpenTelemetry's conventions for generative AI. What was said to a
+model or by it is not in the trace.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pydantic import JsonValue
+
+from concertmaster.engine.events import (
+    CallFailed,
+    CallFinished,
+    CallStarted,
+    CancelRequested,
+    Event,
+    PlanAccepted,
+    PlanRejected,
+    RunEnded,
+    RunStarted,
+    SubtaskFinished,
+    SubtaskStarted,
+    SynthesisStarted,
+    ToolCalled,
+)
+from concertmaster.engine.plan import Subtask
+from concertmaster.llm.protocol import NO_USAGE, Frozen, Usage
+
+SpanKind = Literal["run", "plan", "subtask", "call", "tool", "synthesis"]
+
+
+class Span(Frozen):
+    """A part of a run, with the time it took and the parts it had."""
+
+    name: str
+    kind: SpanKind
+    started_at: float
+    """Unix time in seconds."""
+    ended_at: float | None
+    """None as long as it goes on; or for ever, if the run's process ended first."""
+    status: str
+    attributes: dict[str, JsonValue]
+    spans: tuple["Span", ...] = ()
+    """In the order of their starts."""
+
+
+def trace(run_id: str, events: Sequence[Event], *, alive: bool = True) -> Span:
+    """Return the tree of a run's spans, as far as its `events` go.
+
+    What has not ended is `running`, or `interrupted` where the run's process is not `alive`.
+    """
+    tree = _Tree(run_id, started_at=events[0].at)
+    for event in events:
+        tree.apply(event)
+    return tree.root.span(unended="running" if alive else "interrupted")
+
+
+@dataclass(slots=True, kw_only=True)
+class _Node:
+    """A span in the making."""
+
+    name: str
+    kind: SpanKind
+    started_at: float
+    parent: "_Node | None" = None
+    ended_at: float | None = None
+    status: str = ""
+    usage: Usage = NO_USAGE
+    """What the calls in it took."""
+    attributes: dict[str, JsonValue] = field(default_factory=dict[str, JsonValue])
+    nodes: "list[_Node]" = field(default_factory=list["_Node"])
+
+    def begin(self, name: str, kind: SpanKind, at: float, **attributes: JsonValue) -> "_Node":
+        node = _Node(name=name, kind=kind, started_at=at, parent=self, attributes=attributes)
+        self.nodes.append(node)
+        return node
+
+    def end(self, at: float, status: str, **attributes: JsonValue) -> None:
+        self.ended_at = at
+        self.status = status
+        self.attributes |= {key: value for key, value in attributes.items() if value}
+
+    def stop(self, at: float | None, status: str) -> None:
+        """Give what is still going on in it, and itself if it is, a status."""
+        for node in self.nodes:
+            node.stop(at, status)
+        if not self.status:
+            self.ended_at = at
+            self.status = status
+
+    def charge(self, usage: Usage) -> None:
+        self.usage += usage
+        if self.parent is not None:
+            self.parent.charge(usage)
+
+    def span(self, *, unended: str) -> Span:
+        usage: dict[str, JsonValue] = {}
+        if self.usage != NO_USAGE:
+            usage["usage"] = self.usage.model_dump(mode="json")
+        nodes = sorted(self.nodes, key=lambda node: node.started_at)
+        return Span(
+            name=self.name,
+            kind=self.kind,
+            started_at=self.started_at,
+            ended_at=self.ended_at,
+            status=self.status or unended,
+            attributes=self.attributes | usage,
+            spans=tuple(node.span(unended=unended) for node in nodes),
+        )
+
+
+class _Tree:
+    def __init__(self, run_id: str, *, started_at: float) -> None:
+        self.root = _Node(
+            name="invoke_workflow",
+            kind="run",
+            started_at=started_at,
+            attributes={"run_id": run_id},
+        )
+        self._subtasks: dict[str, Subtask] = {}
+        self._plan: _Node | None = None
+        self._synthesis: _Node | None = None
+        self._running: dict[str, _Node] = {}
+        """Subtasks by id."""
+        self._calls: dict[str, _Node] = {}
+        """Calls under way by step."""
+
+    def apply(self, event: Event) -> None:
+        match event:
+            case CallStarted() | CallFinished() | CallFailed() | ToolCalled():
+                self._apply_work(event)
+            case PlanRejected() | PlanAccepted():
+                self._apply_plan(event)
+            case SubtaskStarted() | SubtaskFinished():
+                self._apply_subtask(event)
+            case _:
+                self._apply_run(event)
+
+    def _apply_run(self, event: RunStarted | SynthesisStarted | CancelRequested | RunEnded) -> None:
+        match event:
+            case RunStarted():
+                self.root.attributes["kind"] = event.request.kind
+            case SynthesisStarted():
+                self._synthesis = self.root.begin("invoke_agent synthesizer", "synthesis", event.at)
+            case CancelRequested():
+                self.root.attributes["cancel_requested"] = event.reason
+            case _:
+                self.root.stop(event.at, event.status)
+                self.root.end(
+                    event.at, event.status, chars=len(event.answer), reasons=list(event.reasons)
+                )
+
+    def _apply_plan(self, event: PlanRejected | PlanAccepted) -> None:
+        plan = self._planning(event.at)
+        self._plan = None
+        match event:
+            case PlanRejected():
+                plan.end(event.at, "rejected", problems=list(event.problems))
+            case _:
+                self._subtasks = {subtask.id: subtask for subtask in event.plan.subtasks}
+                plan.end(
+                    event.at,
+                    "succeeded",
+                    subtasks=len(self._subtasks),
+                    warnings=list(event.warnings),
+                    left_out=list(event.left_out),
+                )
+
+    def _planning(self, at: float) -> _Node:
+        """Return the span of the plan that is being written."""
+        self._plan = self._plan or self.root.begin("plan", "plan", at)
+        return self._plan
+
+    def _apply_subtask(self, event: SubtaskStarted | SubtaskFinished) -> None:
+        match event:
+            case SubtaskStarted():
+                self._begin_subtask(event.subtask_id, event.at)
+            case _:
+                result = event.result
+                # A subtask that was skipped ends without having started.
+                if result.subtask_id not in self._running:
+                    self._begin_subtask(result.subtask_id, event.at)
+                self._running.pop(result.subtask_id).end(
+                    event.at, result.status, chars=len(result.text), errors=list(result.errors)
+                )
+
+    def _begin_subtask(self, subtask_id: str, at: float) -> None:
+        subtask = self._subtasks[subtask_id]
+        node = self.root.begin(
+            f"invoke_agent {subtask.worker}",
+            "subtask",
+            at,
+            subtask_id=subtask.id,
+            objective=subtask.objective,
+            depends_on=list(subtask.depends_on),
+        )
+        _replace(self._running, subtask_id, node)
+
+    def _apply_work(self, event: CallStarted | CallFinished | CallFailed | ToolCalled) -> None:
+        match event:
+            case CallStarted():
+                self._begin_call(event)
+            case CallFinished(reply=reply):
+                call = self._calls.pop(event.name)
+                call.charge(reply.usage)
+                call.end(
+                    event.at,
+                    "succeeded",
+                    stop_reason=reply.stop_reason,
+                    chars=len(reply.text),
+                    tool_calls=len(reply.tool_calls),
+                )
+            case CallFailed():
+                call = self._calls.pop(event.step)
+                call.charge(event.usage)
+                call.end(event.at, "failed", error=event.error)
+            case _:
+                began = event.at - event.seconds
+                tool = self._running[event.subtask_id].begin(
+                    f"execute_tool {event.call.name}", "tool", began, step=event.name
+                )
+                status = "failed" if event.outcome.failed else "succeeded"
+                tool.end(event.at, status, chars=len(event.outcome.text))
+
+    def _begin_call(self, event: CallStarted) -> None:
+        if event.subtask_id is not None:
+            parent = self._running[event.subtask_id]
+        elif event.caller == "planner":
+            parent = self._planning(event.at)
+        else:
+            parent = self._synthesis or self.root
+        node = parent.begin(
+            f"chat {event.model}", "call", event.at, step=event.step, caller=event.caller
+        )
+        _replace(self._calls, event.step, node)
+
+
+def _replace(nodes: dict[str, _Node], key: str, node: _Node) -> None:
+    """Put `node` where one may be that was going on when the process of its run ended."""
+    if key in nodes:
+        nodes[key].stop(None, "interrupted")
+    nodes[key] = node

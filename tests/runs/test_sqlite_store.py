@@ -1,0 +1,709 @@
+import os
+import resource
+import sqlite3
+import stat
+import struct
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+from filelock import FileLock
+
+from concertmaster.engine.events import (
+    CallFailed,
+    CallFinished,
+    CallStarted,
+    CancelRequested,
+    Event,
+    InputRef,
+    PlanAccepted,
+    PlanRejected,
+    RunEnded,
+    RunRequest,
+    RunStarted,
+    SubtaskFinished,
+    SubtaskResult,
+    SubtaskStarted,
+    SynthesisStarted,
+    ToolCalled,
+)
+from concertmaster.engine.plan import Plan
+from concertmaster.errors import (
+    ConcertmasterError,
+    LostRunError,
+    RequestError,
+    StoreError,
+    UnknownRunError,
+)
+from concertmaster.llm.protocol import ToolCall, ToolOutcome
+from concertmaster.runs import sqlite_store
+from concertmaster.runs.sqlite_file import explain
+from concertmaster.runs.sqlite_store import SqliteJournal, open_sqlite
+from fakes import USAGE, reply_with, subtask
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def made(folder: Path) -> Path:
+    """Return the data folder, there already and open to others."""
+    folder.mkdir()
+    folder.chmod(0o755)
+    return folder
+
+
+def exists(path: Path) -> bool:
+    return path.exists()
+
+
+def write(file: Path, content: bytes) -> None:
+    file.write_bytes(content)
+
+
+def remove(file: Path) -> None:
+    file.unlink()
+
+
+def content(file: Path) -> bytes:
+    return file.read_bytes()
+
+
+def started(at: float = 1.0) -> Event:
+    return RunStarted(name="run/start", at=at, request=RunRequest(task="why?"))
+
+
+def numbered(number: int) -> Event:
+    return SubtaskStarted(name=f"subtask/s{number}/start", at=number, subtask_id=f"s{number}")
+
+
+def cancel(reason: str = "enough") -> Event:
+    return CancelRequested(name=f"run/cancel/{reason}", at=5.0, reason=reason)
+
+
+async def names(journal: SqliteJournal, run_id: str = "r-1") -> list[str]:
+    return [event.name for event in await journal.events(run_id)]
+
+
+def change(folder: Path, statement: str, *parameters: object) -> None:
+    """Commit a change to the file as another process would."""
+    with closing(sqlite3.connect(folder / "runs.db")) as connection, connection:
+        connection.execute(statement, parameters)
+
+
+def commits(folder: Path) -> int:
+    """Count the commits in the write-ahead log: the frames that tell the size after one."""
+    log = (folder / "runs.db-wal").read_bytes()
+    (page_size,) = struct.unpack_from(">I", log, 8)
+    frames = range(32, len(log), 24 + page_size)
+    return sum(struct.unpack_from(">I", log, at + 4)[0] != 0 for at in frames)
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def set_mode(path: Path, mode: int) -> None:
+    path.chmod(mode)
+
+
+def modes(folder: Path) -> tuple[dict[str, int], dict[str, int]]:
+    """Return the modes of all folders and of all files, by name."""
+    paths = [folder, *folder.rglob("*")]
+    folders = {path.name: mode(path) for path in paths if path.is_dir()}
+    return folders, {path.name: mode(path) for path in paths if path.is_file()}
+
+
+EVERY_KIND: list[Event] = [
+    RunStarted(
+        name="run/start",
+        at=1.5,
+        request=RunRequest(
+            task="why? \u00e9\u4e2d\U0001f600\0",
+            inputs=(InputRef(name="a", digest="0", chars=3),),
+            output_schema={"type": "object"},
+        ),
+        notice="offline",
+    ),
+    CallStarted(name="call/start", at=2, step="call", caller="planner", model="big"),
+    CallFinished(
+        name="call",
+        at=3,
+        caller="planner",
+        reply=reply_with("{}", tool_calls=(ToolCall(id="1", name="lint", arguments={"a": [1]}),)),
+    ),
+    CallFailed(name="call/failed", at=4, step="call", caller="c", error="no", usage=USAGE),
+    PlanRejected(name="plan/rejected/1", at=5, problems=("a cycle",)),
+    PlanAccepted(name="plan/1", at=6, plan=Plan(subtasks=(subtask("s1"),)), left_out=("s9",)),
+    SubtaskStarted(name="subtask/s1/start", at=7, subtask_id="s1"),
+    ToolCalled(
+        name="tool",
+        at=8,
+        subtask_id="s1",
+        call=ToolCall(id="1", name="lint", arguments={}),
+        outcome=ToolOutcome(id="1", text="fine"),
+        seconds=0.5,
+    ),
+    SubtaskFinished(
+        name="subtask/s1/result",
+        at=9,
+        result=SubtaskResult(subtask_id="s1", worker="analyst", status="succeeded", value={"a": 1}),
+    ),
+    SynthesisStarted(name="synthesis/start", at=10),
+    CancelRequested(name="run/cancel/1", at=11, reason="enough"),
+    RunEnded(name="run/end", at=12, status="succeeded", answer="so", value=[1, None]),
+]
+
+
+async def test_events_come_back_as_they_were_and_in_order(folder: Path) -> None:
+    async with open_sqlite(folder) as journal:
+        await journal.create("r-1", EVERY_KIND[0], {})
+        for event in EVERY_KIND[1:]:
+            await journal.append("r-1", event, epoch=1)
+        assert await journal.events("r-1") == EVERY_KIND
+
+
+async def test_light_events_leave_out_model_calls_and_tool_calls(folder: Path) -> None:
+    async with open_sqlite(folder) as journal:
+        await journal.create("r-1", EVERY_KIND[0], {})
+        for event in EVERY_KIND[1:]:
+            await journal.append("r-1", event, epoch=1)
+        light = await journal.events("r-1", light=True)
+    heavy = (CallStarted, CallFinished, CallFailed, ToolCalled)
+    assert light == [event for event in EVERY_KIND if not isinstance(event, heavy)]
+
+
+async def test_a_journal_is_still_there_when_it_is_opened_again(folder: Path) -> None:
+    async with open_sqlite(folder) as journal:
+        await journal.create("r-1", started(), {"d1": "text"})
+        await journal.append("r-1", numbered(1), epoch=1)
+    async with open_sqlite(folder) as journal:
+        assert await names(journal) == ["run/start", "subtask/s1/start"]
+        assert await journal.text("d1") == "text"
+
+
+async def test_nothing_touches_the_disk_before_the_first_use(folder: Path) -> None:
+    async with open_sqlite(folder):
+        await checkpoint()
+    assert not exists(folder)
+
+
+async def test_reading_and_writing_can_both_be_the_first_use(tmp_path: Path) -> None:
+    for number in range(20):
+        async with open_sqlite(tmp_path / str(number)) as journal:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(partial(journal.create, "r-1", started(), texts={}))
+                tasks.start_soon(journal.recent, 5)
+            assert await names(journal) == ["run/start"]
+
+
+async def test_events_are_in_the_order_of_the_calls_waited_for_or_not(folder: Path) -> None:
+    async with open_sqlite(folder) as journal:
+        await journal.create("r-1", started(), {})
+        for number in range(50):
+            await journal.append("r-1", numbered(number), epoch=1, wait=number % 7 == 0)
+        await journal.append("r-1", cancel(), epoch=1)
+        expected = [f"subtask/s{number}/start" for number in range(50)]
+        assert await names(journal) == ["run/start", *expected, "run/cancel/enough"]
+
+
+async def test_what_is_pending_is_committed_together(folder: Path) -> None:
+    async with open_sqlite(folder) as journal:
+        await journal.create("r-1", started(), {})
+        before = commits(folder)
+        for number in range(100):
+            await journal.append("r-1", numbered(number), epoch=1, wait=False)
+        await journal.append("r-1", cancel(), epoch=1)
+        assert commits(folder) == before + 1
+        assert len(await journal.events("r-1")) == 102
+
+
+async def test_many_who_wait_share_a_few_commits(folder: Path) -> None:
+    async with open_sqlite(folder) as journal:
+        await journal.create("r-1", started(), {})
+        before = commits(folder)
+        async with anyio.create_task_group() as tasks:
+            for number in range(100):
+                tasks.start_soon(partial(journal.append, "r-1", numbered(number), epoch=1))
+        assert commits(folder) - before <= 3
+
+
+async def test_an_append_has_been_committed_when_it_returns(folder: Path) -> None:
+    async with open_sqlite(folder) as journal:
+        await journal.create("r-1", started(), {})
+        with closing(sqlite3.connect(folder / "runs.db")) as other:
+            assert other.execute("SELECT name FROM events").fetchall() == [("run/start",)]
+
+
+async def test_an_event_is_committed_though_its_caller_is_cancelled(folder: Path) -> None:
+    async with open_sqlite(folder) as journal:
+        await journal.create("r-1", started(), {})
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await journal.append("r-1", numbered(1), epoch=1)
+        assert scope.cancelled_caught
+    async with open_sqlite(folder) as journal:
+        assert await names(journal) == ["run/start", "subtask/s1/start"]
+
+
+async def test_what_nobody_waits_for_is_committed_before_a_cancelled_journal_closes(
+    folder: Path,
+) -> None:
+    with anyio.CancelScope() as scope:
+        async with open_sqlite(folder) as journal:
+            await journal.create("r-1", started(), {})
+            await journal.append("r-1", numbered(1), epoch=1, wait=False)
+            scope.cancel()
+            await checkpoint()
+    async with open_sqlite(folder) as journal:
+        assert await names(journal) == ["run/start", "subtask/s1/start"]
+
+
+async def test_what_is_raised_inside_comes_out_as_it_is(folder: Path) -> None:
+    cause = KeyError("cause")
+    with pytest.raises(RequestError, match="mine") as caught:
+        async with open_sqlite(folder):
+            raise RequestError("mine") from cause
+    assert caught.value.__cause__ is cause
+
+
+async def test_an_event_of_an_old_epoch_is_refused_and_its_neighbours_are_not(
+    folder: Path,
+) -> None:
+    async with open_sqlite(folder) as journal:
+        await journal.create("lost", started(), {})
+        await journal.create("kept", started(), {})
+        change(folder, "UPDATE runs SET epoch = 2 WHERE run_id = 'lost'")
+        before = commits(folder)
+        await journal.append("kept", numbered(1), epoch=1, wait=False)
+        await journal.append("lost", numbered(1), epoch=1, wait=False)
+        await journal.append("kept", numbered(2), epoch=1)
+        assert commits(folder) == before + 1
+        with pytest.raises(LostRunError) as caught:
+            await journal.append("lost", numbered(2), epoch=1)
+        assert caught.value.run_id == "lost"
+        assert await names(journal, "lost") == ["run/start"]
+        assert await names(journal, "kept") == ["run/start", "subtask/s1/start", "subtask/s2/start"]
+        await journal.append("lost", numbered(3), epoch=2)
+        assert await names(journal, "lost") == ["run/start", "subtask/s3/start"]
+
+
+async def test_a_cancel_request_needs_no_epoch(folder: Path) -> None:
+    async with open_sqlite(folder) as journal:
+        await journal.create("r-1", started(), {})
+        change(folder, "UPDATE runs SET epoch = 7")
+        await journal.request_cancel("r-1", cancel())
+        assert await journal.events("r-1") == [started(), cancel()]
+        assert (await journal.row("r-1")).epoch == 7
+
+
+async def test_a_run_that_does_not_exist_is_unknown(folder: Path) -> None:
+    async with open_sqlite(folder) as journal:
+        attempts: list[Callable[[], Awaitable[object]]] = [
+            lambda: journal.append("r-9", numbered(1), epoch=1),
+            lambda: journal.request_cancel("r-9", cancel()),
+            lambda: journal.row("r-9"),
+            lambda: journal.events("r-9"),
+        ]
+        for attempt in attempts:
+            with pytest.raises(UnknownRunError):
+                await attempt()
+
+
+async def test_a_name_is_taken_once_in_an_epoch(folder: Path) -> None:
+    async with open_sqlite(folder) as journal:
+        await journal.create("r-1", started(), {})
+        await journal.append("r-1", numbered(1), epoch=1)
+        with pytest.raises(StoreError, match="subtask/s1/start"):
+            await journal.append("r-1", numbered(1), epoch=1)
+        with pytest.raises(StoreError, match="run/start"):
+            await journal.create("r-1", started(), {})
+        change(folder, "UPDATE runs SET epoch = 2")
+        await journal.append("r-1", numbered(1), epoch=2)
+        assert await names(journal) == ["run/start", "subtask/s1/start", "subtask/s1/start"]
+
+
+async def test_the_failure_of_a_write_nobody_waited_for_comes_out_at_the_next_that_is(
+    folder: Path,
+) -> None:
+    async with open_sqlite(folder) as journal:
+        await journal.create("r-1", started(), {})
+        await journal.create("r-2", started(), {})
+        await journal.append("r-1", numbered(1), epoch=9, wait=False)
+        await journal.append("r-2", numbered(1), epoch=1)
+        await journal.append("r-1", numbered(2), epoch=1, wait=False)
+        with pytest.raises(LostRunError):
+            await journal.append("r-1", numbered(3), epoch=1)
+        assert await names(journal) == ["run/start"], "nothing follows on what is missing"
+        await journal.append("r-1", numbered(4), epoch=1)
+        assert await names(journal) == ["run/start", "subtask/s4/start"]
+
+
+async def test_a_failure_comes_out_even_where_the_next_write_shares_its_commit(
+    folder: Path,
+) -> None:
+    async with open_sqlite(folder) as journal:
+        await journal.create("r-1", started(), {})
+        await journal.append("r-1", numbered(1), epoch=9, wait=False)
+        with pytest.raises(LostRunError):
+            await journal.append("r-1", numbered(2), epoch=1)
+
+
+async def test_texts_are_kept_once_by_digest(folder: Path) -> None:
+    async with open_sqlite(folder) as journal:
+        await journal.create("r-1", started(), {"d1": "one", "d2": "two"})
+        await journal.create("r-2", started(), {"d2": "other", "d3": "three"})
+        assert [await journal.text(digest) for digest in ("d1", "d2", "d3")] == [
+            "one",
+            "two",
+            "three",
+        ]
+
+
+async def test_a_text_that_is_not_there_is_an_error(folder: Path) -> None:
+    async with open_sqlite(folder) as journal:
+        with pytest.raises(StoreError, match="d9"):
+            await journal.text("d9")
+
+
+async def test_half_a_character_in_a_reply_does_not_cost_the_reply(folder: Path) -> None:
+    async with open_sqlite(folder) as journal:
+        await journal.create("r-1", started(), {})
+        broken = RunEnded(name="run/end", at=2, status="succeeded", answer="a\ud800\u00e9")
+        await journal.append("r-1", broken, epoch=1)
+        _, read = await journal.events("r-1")
+        assert read == broken.model_copy(update={"answer": "a?\u00e9"})
+
+
+async def test_the_latest_runs_come_first(folder: Path) -> None:
+    async with open_sqlite(folder) as journal:
+        for run_id, at in (("r-1", 5.0), ("r-2", 9.0), ("r-3", 7.0), ("r-4", 7.0)):
+            await journal.create(run_id, started(at), {})
+        rows = await journal.recent(3)
+        assert [(row.run_id, row.created_at) for row in rows] == [
+            ("r-2", 9.0),
+            ("r-4", 7.0),
+            ("r-3", 7.0),
+        ]
+
+
+async def test_a_run_is_alive_and_mine_to_who_created_it(folder: Path) -> None:
+    async with open_sqlite(folder) as journal:
+        await journal.create("r-1", started(3.0), {})
+        row = await journal.row("r-1")
+        assert (row.run_id, row.created_at, row.epoch) == ("r-1", 3.0, 1)
+        assert row.alive
+        assert row.mine
+
+
+async def test_a_run_of_another_journal_is_alive_until_that_closes(folder: Path) -> None:
+    async with open_sqlite(folder) as mine:
+        async with open_sqlite(folder) as other:
+            await other.create("r-1", started(), {})
+            row = await mine.row("r-1")
+            assert (row.alive, row.mine) == (True, False)
+        row = await mine.row("r-1")
+        assert (row.alive, row.mine) == (False, False)
+        assert locks_of_owners(folder) == []
+
+
+async def test_the_lock_of_a_process_that_died_is_removed_when_it_is_found(folder: Path) -> None:
+    async with open_sqlite(folder) as journal:
+        await journal.create("r-1", started(), {})
+        change(folder, "UPDATE runs SET owner = 'dead'")
+        (folder / "owners" / "dead.lock").touch()
+        assert len(locks_of_owners(folder)) == 2
+        assert not (await journal.row("r-1")).alive
+        assert len(locks_of_owners(folder)) == 1
+
+
+def locks_of_owners(folder: Path) -> list[Path]:
+    return [file for file in (folder / "owners").iterdir() if file.name != "probe.lock"]
+
+
+async def test_a_process_that_only_reads_is_no_owner(folder: Path) -> None:
+    async with open_sqlite(folder) as journal:
+        assert await journal.recent(5) == []
+        assert not (folder / "owners").exists()
+
+
+async def test_a_commit_of_another_wakes_who_waits_for_it(folder: Path) -> None:
+    async with open_sqlite(folder) as mine, open_sqlite(folder) as other:
+        await mine.create("r-1", started(), {})
+        await mine.changed_elsewhere()
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(mine.changed_elsewhere)
+                tasks.start_soon(mine.changed_elsewhere)
+                await other.request_cancel("r-1", cancel())
+
+
+async def test_a_commit_of_another_between_two_calls_is_not_missed(folder: Path) -> None:
+    async with open_sqlite(folder) as mine, open_sqlite(folder) as other:
+        await mine.create("r-1", started(), {})
+        await mine.changed_elsewhere()
+        await other.request_cancel("r-1", cancel())
+        with anyio.fail_after(5):
+            await mine.changed_elsewhere()
+
+
+async def test_commits_of_this_process_are_no_news_to_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_store, "POLL_SECONDS", 0)
+    async with open_sqlite(folder) as mine, open_sqlite(folder) as other:
+        await mine.create("r-1", started(), {})
+        await mine.changed_elsewhere()
+        heard: list[str] = []
+
+        async def listen() -> None:
+            await mine.changed_elsewhere()
+            heard.append("other")
+
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(listen)
+                for number in range(20):
+                    await mine.append("r-1", numbered(number), epoch=1)
+                heard.append("mine")
+                await other.request_cancel("r-1", cancel())
+    assert heard == ["mine", "other"]
+
+
+@pytest.fixture(params=[0, 0o277])
+def umask(request: pytest.FixtureRequest) -> Generator[None]:
+    before = os.umask(request.param)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("umask")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
+async def test_all_that_is_created_is_closed_to_others_and_open_to_its_user(folder: Path) -> None:
+    async with open_sqlite(folder) as mine, open_sqlite(folder) as other:
+        await mine.create("r-1", started(), {})
+        await other.row("r-1")
+        folders, files = modes(folder)
+    assert folders == {"data": 0o700, "owners": 0o700}
+    assert {"runs.db", "runs.db-wal", "runs.db-shm", "runs.lock", "probe.lock"} < files.keys()
+    assert set(files.values()) == {0o600}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
+async def test_a_folder_that_exists_keeps_its_mode_and_the_files_in_it_are_closed(
+    made: Path,
+) -> None:
+    files = [made / name for name in ("runs.db", "runs.db-wal", "runs.db-shm")]
+    async with open_sqlite(made) as first:
+        await first.create("r-1", started(), {})
+        for file in files:
+            set_mode(file, 0o664)
+        async with open_sqlite(made) as journal:
+            assert await names(journal) == ["run/start"]
+            assert mode(made) == 0o755
+            assert {mode(file) for file in files} == {0o600}
+
+
+async def refusal(folder: Path) -> str:
+    """Return what is said to who wants to create a run, and to who wants to read."""
+    async with open_sqlite(folder, patience=0.05) as journal:
+        with pytest.raises(StoreError) as written:
+            await journal.create("r-1", started(), {})
+        with pytest.raises(StoreError) as read:
+            await journal.recent(1)
+    assert str(written.value) == str(read.value)
+    return str(read.value)
+
+
+async def test_a_file_in_the_place_of_the_folder_is_an_error_that_says_what_to_do(
+    folder: Path,
+) -> None:
+    write(folder, b"mine")
+    for path in (folder, folder / "deeper"):
+        said = await refusal(path)
+        assert f"{path} cannot be made" in said
+        assert "CONCERTMASTER_DATA_FOLDER" in said
+    assert content(folder) == b"mine"
+
+
+@pytest.fixture
+def read_only() -> Generator[Path]:
+    """Give up what root may do, and return a folder that may be entered and read."""
+    me = os.geteuid()
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "data"
+        folder.mkdir()
+        Path(place).chmod(0o755)
+        folder.chmod(0o555)
+        os.seteuid(me or 65534)
+        try:
+            yield folder
+        finally:
+            os.seteuid(me)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
+async def test_a_read_only_folder_is_an_error_that_says_what_to_do(read_only: Path) -> None:
+    said = await refusal(read_only)
+    assert f"{read_only} cannot be written (Permission denied)" in said
+    assert "CONCERTMASTER_DATA_FOLDER" in said
+
+
+async def test_a_file_that_is_no_database_is_an_error_and_stays_as_it_is(made: Path) -> None:
+    file = made / "runs.db"
+    write(file, b"precious" * 1000)
+    said = await refusal(made)
+    assert f"{file} is damaged" in said
+    assert "CONCERTMASTER_DATA_FOLDER" in said
+    assert content(file) == b"precious" * 1000
+
+
+async def test_the_database_of_another_program_is_an_error_and_stays_as_it_is(
+    made: Path,
+) -> None:
+    change(made, "CREATE TABLE theirs (a)")
+    before = content(made / "runs.db")
+    assert "no such table: meta" in await refusal(made)
+    assert content(made / "runs.db") == before
+
+
+async def test_a_file_of_a_newer_program_is_refused_and_stays_as_it_is(folder: Path) -> None:
+    async with open_sqlite(folder) as journal:
+        await journal.create("r-1", started(), {})
+    change(folder, "UPDATE meta SET schema_version = 2")
+    before = content(folder / "runs.db")
+    said = await refusal(folder)
+    assert "newer Concertmaster" in said
+    assert content(folder / "runs.db") == before
+
+
+async def test_an_event_of_a_newer_program_is_refused(folder: Path) -> None:
+    async with open_sqlite(folder) as journal:
+        await journal.create("r-1", started(), {})
+        await journal.create("r-2", started(), {})
+        change(folder, "UPDATE events SET version = 99 WHERE run_id = 'r-1'")
+        with pytest.raises(StoreError, match="newer Concertmaster"):
+            await journal.events("r-1")
+        assert await names(journal, "r-2") == ["run/start"]
+
+
+async def test_an_event_that_cannot_be_read_is_an_error(folder: Path) -> None:
+    async with open_sqlite(folder) as journal:
+        await journal.create("r-1", started(), {})
+        change(folder, "UPDATE events SET data = '{}'")
+        with pytest.raises(StoreError, match="r-1"):
+            await journal.events("r-1")
+
+
+async def test_a_process_that_keeps_the_lock_is_named_as_the_reason(made: Path) -> None:
+    with FileLock(made / "runs.lock"):
+        said = await refusal(made)
+    assert f"Another process keeps {made / 'runs.db'} locked" in said
+
+
+async def test_a_journal_closes_though_another_process_keeps_the_lock(folder: Path) -> None:
+    with FileLock(folder / "runs.lock", thread_local=False) as lock:
+        lock.release()
+        with anyio.fail_after(5):
+            async with open_sqlite(folder, patience=0.05) as journal:
+                await journal.create("r-1", started(), {})
+                lock.acquire()
+    async with open_sqlite(folder) as journal:
+        assert await names(journal) == ["run/start"]
+
+
+async def test_a_store_is_usable_again_once_what_was_wrong_has_passed(folder: Path) -> None:
+    write(folder, b"in the way")
+    async with open_sqlite(folder) as journal:
+        with pytest.raises(StoreError):
+            await journal.create("r-1", started(), {})
+        remove(folder)
+        await journal.create("r-1", started(), {})
+        assert await names(journal) == ["run/start"]
+
+
+@contextmanager
+def full_disk(folder: Path) -> Generator[None]:
+    """Let no file grow beyond the size of the write-ahead log."""
+    most = (folder / "runs.db-wal").stat().st_size
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+async def test_a_disk_without_room_fails_what_is_written_then_and_nothing_later(
+    folder: Path,
+) -> None:
+    async with open_sqlite(folder) as journal:
+        await journal.create("r-1", started(), {})
+        with full_disk(folder):
+            for number in (1, 2):
+                with pytest.raises(StoreError, match="CONCERTMASTER_DATA_FOLDER"):
+                    await journal.append("r-1", numbered(number), epoch=1)
+            await journal.append("r-1", numbered(3), epoch=1, wait=False)
+            assert await names(journal) == ["run/start"]
+            with pytest.raises(StoreError):
+                await journal.append("r-1", numbered(4), epoch=1)
+        await journal.append("r-1", numbered(1), epoch=1)
+        assert await names(journal) == ["run/start", "subtask/s1/start"]
+
+
+def sqlite_error(code: int, words: str = "odd") -> sqlite3.Error:
+    error = sqlite3.OperationalError(words)
+    error.sqlite_errorcode = code
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (sqlite_error(sqlite3.SQLITE_FULL), "The disk of the data folder /data is full."),
+        (OSError(28, "No space left on device"), "The disk of the data folder /data is full."),
+        (OSError(30, "Read-only file system"), "/data cannot be written (Read-only file system)"),
+        (OSError(5, "Input/output error"), "/data cannot be used (Input/output error)"),
+        (OSError("odd"), "/data cannot be used (odd)"),
+        (sqlite_error(sqlite3.SQLITE_READONLY_DBMOVED), "/data cannot be written (odd)"),
+        (sqlite_error(sqlite3.SQLITE_IOERR_WRITE), "/data cannot be used (odd)"),
+        (sqlite_error(sqlite3.SQLITE_CORRUPT), "/data/runs.db is damaged (odd)"),
+        (sqlite_error(sqlite3.SQLITE_BUSY), "Another process keeps /data/runs.db locked."),
+        (sqlite3.ProgrammingError("odd"), "/data cannot be used (odd)"),
+        (TimeoutError(), "Another process keeps /data/runs.db locked."),
+    ],
+)
+async def test_every_error_says_what_is_wrong_and_names_the_setting(
+    error: sqlite3.Error | OSError, words: str
+) -> None:
+    said = explain(error, Path("/data/runs.db"))
+    assert words in said
+    assert "CONCERTMASTER_DATA_FOLDER" in said
+
+
+async def test_all_errors_are_ours(folder: Path) -> None:
+    write(folder, b"in the way")
+    async with open_sqlite(folder) as journal:
+        attempts: list[Callable[[], Awaitable[object]]] = [
+            lambda: journal.create("r-1", started(), {}),
+            lambda: journal.append("r-1", numbered(1), epoch=1),
+            lambda: journal.request_cancel("r-1", cancel()),
+            lambda: journal.row("r-1"),
+            lambda: journal.recent(1),
+            lambda: journal.events("r-1"),
+            lambda: journal.text("d1"),
+            journal.changed_elsewhere,
+        ]
+        for attempt in attempts:
+            with pytest.raises(ConcertmasterError, match="CONCERTMASTER_DATA_FOLDER"):
+                await attempt()

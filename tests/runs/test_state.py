@@ -1,0 +1,213 @@
+import pytest
+
+from concertmaster.engine.events import (
+    CallFailed,
+    CallFinished,
+    CallStarted,
+    CancelRequested,
+    Event,
+    PlanAccepted,
+    PlanRejected,
+    RunEnded,
+    RunRequest,
+    RunStarted,
+    SubtaskFinished,
+    SubtaskResult,
+    SubtaskStarted,
+    SubtaskStatus,
+    SynthesisStarted,
+    ToolCalled,
+)
+from concertmaster.engine.plan import Plan
+from concertmaster.llm.protocol import NO_USAGE, ToolCall, ToolOutcome
+from concertmaster.runs.state import RunState, fold
+from fakes import USAGE, reply_with, subtask
+
+REQUEST = RunRequest(task="why?")
+STARTED = RunStarted(name="run/start", at=1, request=REQUEST, notice="offline")
+PLAN = Plan(subtasks=(subtask("s1"), subtask("s2")))
+ACCEPTED = PlanAccepted(name="plan/1", at=2, plan=PLAN, warnings=("mended",))
+ENDED = RunEnded(
+    name="run/end", at=9, status="partial", answer="so", value={"a": 1}, reasons=("s2",)
+)
+
+
+def after(*events: Event, alive: bool = True) -> RunState:
+    return fold("r-1", [STARTED, *events], alive=alive)
+
+
+def call_started(subtask_id: str | None) -> Event:
+    return CallStarted(
+        name="call/start", at=3, step="call", caller="c", model="big", subtask_id=subtask_id
+    )
+
+
+def call_finished(subtask_id: str | None, model: str = "big") -> Event:
+    reply = reply_with("done", usage=USAGE.model_copy(update={"model": model}))
+    return CallFinished(name="call", at=4, caller="c", subtask_id=subtask_id, reply=reply)
+
+
+def call_failed(subtask_id: str | None) -> Event:
+    return CallFailed(
+        name="call/failed",
+        at=4,
+        step="call",
+        caller="c",
+        subtask_id=subtask_id,
+        error="overloaded",
+        usage=USAGE.model_copy(update={"model": "big"}),
+    )
+
+
+def tool_called(subtask_id: str) -> Event:
+    return ToolCalled(
+        name="tool",
+        at=4,
+        subtask_id=subtask_id,
+        call=ToolCall(id="1", name="read_file", arguments={}),
+        outcome=ToolOutcome(id="1", text="…"),
+        seconds=1,
+    )
+
+
+def started(subtask_id: str) -> Event:
+    return SubtaskStarted(name=f"subtask/{subtask_id}/start", at=3, subtask_id=subtask_id)
+
+
+def result(subtask_id: str, status: SubtaskStatus = "succeeded") -> SubtaskResult:
+    return SubtaskResult(subtask_id=subtask_id, worker="analyst", status=status, text="done")
+
+
+def finished(subtask_id: str, status: SubtaskStatus = "succeeded") -> Event:
+    return SubtaskFinished(
+        name=f"subtask/{subtask_id}/result", at=5, result=result(subtask_id, status)
+    )
+
+
+def test_a_run_that_has_only_started_is_planning() -> None:
+    state = after()
+    assert state == RunState(
+        run_id="r-1", request=REQUEST, started_at=1, notice="offline", status="planning", events=1
+    )
+    assert not state.over
+
+
+def test_a_second_start_is_an_event_that_changes_nothing() -> None:
+    state = after(STARTED)
+    assert (state.status, state.started_at, state.events) == ("planning", 1, 2)
+
+
+def test_a_rejected_plan_leaves_a_run_planning() -> None:
+    state = after(PlanRejected(name="plan/rejected/1", at=2, problems=("a cycle",)))
+    assert (state.status, state.plan, state.events) == ("planning", None, 2)
+
+
+def test_an_accepted_plan_makes_its_subtasks_pending_in_its_order() -> None:
+    state = after(ACCEPTED)
+    assert (state.status, state.plan, state.warnings) == ("running", PLAN, ("mended",))
+    assert [(name, item.status) for name, item in state.subtasks.items()] == [
+        ("s1", "pending"),
+        ("s2", "pending"),
+    ]
+
+
+def test_a_subtask_with_a_slot_is_running() -> None:
+    first, second = after(ACCEPTED, started("s1")).subtasks.values()
+    assert (first.status, first.started_at, first.ended_at) == ("running", 3, None)
+    assert second.status == "pending"
+
+
+@pytest.mark.parametrize("status", ["succeeded", "partial", "failed", "skipped", "cancelled"])
+def test_a_subtask_that_ended_has_the_status_of_its_result(status: SubtaskStatus) -> None:
+    state = after(ACCEPTED, finished("s1", status))
+    item = state.subtasks["s1"]
+    assert (item.status, item.ended_at, item.result) == (status, 5, result("s1", status))
+    assert state.ended_subtasks == 1
+
+
+def test_a_subtask_tells_the_model_it_waits_for_until_the_call_has_ended() -> None:
+    waiting = (ACCEPTED, started("s1"), call_started("s1"))
+    assert after(*waiting).subtasks["s1"].doing == "big"
+    assert after(*waiting, call_finished("s1")).subtasks["s1"].doing == ""
+    assert after(*waiting, call_failed("s1")).subtasks["s1"].doing == ""
+
+
+def test_a_subtask_that_ended_does_nothing() -> None:
+    state = after(ACCEPTED, started("s1"), tool_called("s1"), finished("s1"))
+    assert state.subtasks["s1"].doing == ""
+
+
+def test_a_subtask_tells_the_tool_it_called_last() -> None:
+    assert after(ACCEPTED, started("s1"), tool_called("s1")).subtasks["s1"].doing == "read_file"
+
+
+def test_calls_of_no_subtask_are_charged_to_the_run_alone() -> None:
+    state = after(ACCEPTED, call_started(None), call_finished(None), call_failed(None))
+    assert state.usage.calls == 2
+    assert [item.usage for item in state.subtasks.values()] == [NO_USAGE, NO_USAGE]
+
+
+def test_a_tool_call_of_an_unknown_subtask_changes_nothing() -> None:
+    state = after(tool_called("s1"))
+    assert (state.status, state.events) == ("planning", 2)
+
+
+def test_calls_of_a_subtask_are_charged_to_it_and_to_the_run_failed_ones_too() -> None:
+    state = after(ACCEPTED, started("s1"), call_finished("s1"), call_failed("s1"))
+    assert state.subtasks["s1"].usage == state.usage
+    assert state.usage.usd == 2 * (USAGE.usd or 0)
+    assert state.subtasks["s2"].usage == NO_USAGE
+
+
+def test_usage_is_told_for_each_model() -> None:
+    state = after(call_finished(None, "big"), call_finished(None, "small"), call_failed(None))
+    assert {model: usage.calls for model, usage in state.by_model.items()} == {
+        "big": 2,
+        "small": 1,
+    }
+
+
+def test_a_run_whose_answer_is_being_written_is_synthesizing() -> None:
+    state = after(ACCEPTED, SynthesisStarted(name="synthesis/start", at=6))
+    assert state.status == "synthesizing"
+
+
+def test_a_cancel_request_is_remembered_with_its_reason() -> None:
+    state = after(CancelRequested(name="run/cancel/1", at=2, reason="enough"))
+    assert (state.cancel_requested, state.status) == ("enough", "planning")
+
+
+def test_a_run_that_ended_is_over_and_has_its_answer() -> None:
+    state = after(ACCEPTED, ENDED)
+    assert state.over
+    assert (state.status, state.answer, state.value, state.reasons, state.ended_at) == (
+        "partial",
+        "so",
+        {"a": 1},
+        ("s2",),
+        9,
+    )
+
+
+def test_every_event_counts_as_a_change() -> None:
+    state = after()
+    seen = [state.events]
+    for event in (ACCEPTED, started("s1"), call_started("s1"), tool_called("s1"), ENDED):
+        state.apply(event)
+        seen.append(state.events)
+    assert seen == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_without_an_end_whose_process_is_dead_is_interrupted() -> None:
+    state = after(ACCEPTED, alive=False)
+    assert state.status == "interrupted"
+    assert not state.over
+
+
+def test_a_run_that_ended_stays_ended_when_its_process_dies() -> None:
+    assert after(ACCEPTED, ENDED, alive=False).status == "partial"
+
+
+def test_a_journal_that_does_not_begin_with_the_start_of_its_run_is_refused() -> None:
+    with pytest.raises(ValueError, match="r-1"):
+        fold("r-1", [ACCEPTED], alive=True)

@@ -1,0 +1,307 @@
+from collections.abc import Sequence
+
+from pydantic import JsonValue
+
+from concertmaster.engine.events import (
+    CallFailed,
+    CallFinished,
+    CallStarted,
+    CancelRequested,
+    Event,
+    PlanAccepted,
+    PlanRejected,
+    RunEnded,
+    RunRequest,
+    RunStarted,
+    SubtaskFinished,
+    SubtaskResult,
+    SubtaskStarted,
+    SubtaskStatus,
+    SynthesisStarted,
+    ToolCalled,
+)
+from concertmaster.engine.plan import Plan
+from concertmaster.llm.protocol import ToolCall, ToolOutcome
+from concertmaster.runs.trace import Span, trace
+from fakes import USAGE, reply_with, subtask
+
+SAID = "what was said"
+
+STARTED = RunStarted(name="run/start", at=0, request=RunRequest(task=SAID))
+
+
+def call_started(step: str, at: float, caller: str, subtask_id: str | None = None) -> Event:
+    return CallStarted(
+        name=f"{step}/start", at=at, step=step, caller=caller, model="m", subtask_id=subtask_id
+    )
+
+
+def call_finished(step: str, at: float, caller: str, subtask_id: str | None = None) -> Event:
+    reply = reply_with(SAID)
+    return CallFinished(name=step, at=at, caller=caller, subtask_id=subtask_id, reply=reply)
+
+
+def call_failed(step: str, at: float, caller: str, subtask_id: str | None = None) -> Event:
+    return CallFailed(
+        name=f"{step}/failed",
+        at=at,
+        step=step,
+        caller=caller,
+        subtask_id=subtask_id,
+        error="overloaded",
+        usage=USAGE,
+    )
+
+
+def accepted(at: float, *ids: str, **fields: tuple[str, ...]) -> Event:
+    plan = Plan(subtasks=tuple(subtask(name) for name in ids))
+    return PlanAccepted.model_validate({"name": "plan/1", "at": at, "plan": plan} | fields)
+
+
+def started(subtask_id: str, at: float) -> Event:
+    return SubtaskStarted(name=f"subtask/{subtask_id}/start", at=at, subtask_id=subtask_id)
+
+
+def finished(subtask_id: str, at: float, status: SubtaskStatus = "succeeded") -> Event:
+    result = SubtaskResult(
+        subtask_id=subtask_id,
+        worker="analyst",
+        status=status,
+        text=SAID if status == "succeeded" else "",
+        errors=() if status == "succeeded" else ("why not",),
+    )
+    return SubtaskFinished(name=f"subtask/{subtask_id}/result", at=at, result=result)
+
+
+def outline(span: Span) -> dict[str, object]:
+    """Return the names, statuses and times of a tree."""
+    key = f"{span.name}: {span.status} {span.started_at:g}-{span.ended_at}"
+    return {key: [outline(child) for child in span.spans]} if span.spans else {key: []}
+
+
+def usage(calls: int) -> JsonValue:
+    total = USAGE
+    for _ in range(calls - 1):
+        total += USAGE
+    return total.model_dump(mode="json")
+
+
+WHOLE_RUN: Sequence[Event] = (
+    STARTED,
+    call_started("plan/call/1", 1, "planner"),
+    call_finished("plan/call/1", 2, "planner"),
+    accepted(3, "s1", "s2"),
+    started("s1", 4),
+    started("s2", 4),
+    call_started("subtask/s1/call/1", 5, "worker:analyst", "s1"),
+    call_started("subtask/s2/call/1", 5, "worker:analyst", "s2"),
+    call_failed("subtask/s2/call/1", 6, "worker:analyst", "s2"),
+    finished("s2", 7, "failed"),
+    call_finished("subtask/s1/call/1", 8, "worker:analyst", "s1"),
+    ToolCalled(
+        name="subtask/s1/tool/1.1",
+        at=10,
+        subtask_id="s1",
+        call=ToolCall(id="1", name="read_file", arguments={"path": SAID}),
+        outcome=ToolOutcome(id="1", text=SAID),
+        seconds=2,
+    ),
+    call_started("subtask/s1/call/2", 11, "worker:analyst", "s1"),
+    call_finished("subtask/s1/call/2", 12, "worker:analyst", "s1"),
+    finished("s1", 13),
+    SynthesisStarted(name="synthesis/start", at=14),
+    call_started("synthesis/call/1", 15, "synthesizer"),
+    call_finished("synthesis/call/1", 16, "synthesizer"),
+    RunEnded(name="run/end", at=17, status="partial", answer=SAID, reasons=("s2 failed",)),
+)
+
+
+def test_a_run_is_a_tree_of_its_plan_its_subtasks_and_its_synthesis() -> None:
+    assert outline(trace("r-1", WHOLE_RUN)) == {
+        "invoke_workflow: partial 0-17.0": [
+            {"plan: succeeded 1-3.0": [{"chat m: succeeded 1-2.0": []}]},
+            {
+                "invoke_agent analyst: succeeded 4-13.0": [
+                    {"chat m: succeeded 5-8.0": []},
+                    {"execute_tool read_file: succeeded 8-10.0": []},
+                    {"chat m: succeeded 11-12.0": []},
+                ]
+            },
+            {"invoke_agent analyst: failed 4-7.0": [{"chat m: failed 5-6.0": []}]},
+            {"invoke_agent synthesizer: partial 14-17.0": [{"chat m: succeeded 15-16.0": []}]},
+        ]
+    }
+
+
+def test_kinds_tell_the_parts_of_a_run_apart() -> None:
+    root = trace("r-1", WHOLE_RUN)
+    assert root.kind == "run"
+    assert [span.kind for span in root.spans] == ["plan", "subtask", "subtask", "synthesis"]
+    assert [span.kind for span in root.spans[1].spans] == ["call", "tool", "call"]
+
+
+def test_every_span_tells_what_the_calls_in_it_took() -> None:
+    root = trace("r-1", WHOLE_RUN)
+    plan, first, second, synthesis = root.spans
+    assert root.attributes["usage"] == usage(5)
+    assert [plan.attributes["usage"], synthesis.attributes["usage"]] == [usage(1), usage(1)]
+    assert first.attributes["usage"] == usage(2)
+    assert first.spans[0].attributes["usage"] == usage(1)
+    assert "usage" not in first.spans[1].attributes
+    assert second.attributes["usage"] == usage(1), "failed calls cost too"
+
+
+def test_attributes_say_what_was_done_and_how_it_ended() -> None:
+    root = trace("r-1", WHOLE_RUN)
+    plan, first, second, _ = root.spans
+    call, tool, _ = first.spans
+    chars = len(SAID)
+    assert root.attributes == {
+        "run_id": "r-1",
+        "kind": "orchestration",
+        "chars": chars,
+        "reasons": ["s2 failed"],
+        "usage": usage(5),
+    }
+    assert plan.attributes == {"subtasks": 2, "usage": usage(1)}
+    assert first.attributes == {
+        "subtask_id": "s1",
+        "objective": "do s1",
+        "depends_on": [],
+        "chars": chars,
+        "usage": usage(2),
+    }
+    assert second.attributes["errors"] == ["why not"]
+    assert call.attributes == {
+        "step": "subtask/s1/call/1",
+        "caller": "worker:analyst",
+        "stop_reason": "end",
+        "chars": chars,
+        "usage": usage(1),
+    }
+    assert tool.attributes == {"step": "subtask/s1/tool/1.1", "chars": chars}
+    assert second.spans[0].attributes["error"] == "overloaded"
+
+
+def test_what_was_said_to_models_and_tools_or_by_them_is_not_in_the_trace() -> None:
+    assert SAID not in trace("r-1", WHOLE_RUN).model_dump_json()
+
+
+def test_a_trace_survives_json() -> None:
+    root = trace("r-1", WHOLE_RUN)
+    assert Span.model_validate_json(root.model_dump_json()) == root
+
+
+def test_what_has_not_ended_is_running_and_has_no_end() -> None:
+    assert outline(trace("r-1", WHOLE_RUN[:7])) == {
+        "invoke_workflow: running 0-None": [
+            {"plan: succeeded 1-3.0": [{"chat m: succeeded 1-2.0": []}]},
+            {"invoke_agent analyst: running 4-None": [{"chat m: running 5-None": []}]},
+            {"invoke_agent analyst: running 4-None": []},
+        ]
+    }
+
+
+def test_what_had_not_ended_when_the_process_died_is_interrupted() -> None:
+    assert outline(trace("r-1", WHOLE_RUN[:2], alive=False)) == {
+        "invoke_workflow: interrupted 0-None": [
+            {"plan: interrupted 1-None": [{"chat m: interrupted 1-None": []}]}
+        ]
+    }
+
+
+def test_a_rejected_plan_is_a_span_of_its_own_with_its_problems() -> None:
+    events = [
+        STARTED,
+        call_started("plan/call/1", 1, "planner"),
+        call_finished("plan/call/1", 2, "planner"),
+        PlanRejected(name="plan/rejected/1", at=3, problems=("a cycle",)),
+        call_started("plan/call/2", 4, "planner"),
+        call_finished("plan/call/2", 5, "planner"),
+        accepted(6, "s1", warnings=("mended",), left_out=("s9",)),
+    ]
+    rejected, plan = trace("r-1", events).spans
+    assert rejected.status == "rejected"
+    assert rejected.attributes["problems"] == ["a cycle"]
+    assert [len(rejected.spans), len(plan.spans)] == [1, 1]
+    assert plan.status == "succeeded"
+    assert plan.attributes["warnings"] == ["mended"]
+    assert plan.attributes["left_out"] == ["s9"]
+
+
+def test_a_plan_that_came_with_the_request_has_a_span_without_calls() -> None:
+    (plan,) = trace("r-1", [STARTED, accepted(1, "s1")]).spans
+    assert outline(plan) == {"plan: succeeded 1-1.0": []}
+
+
+def test_planning_that_led_to_nothing_ends_as_the_run_does() -> None:
+    events = [*WHOLE_RUN[:3], RunEnded(name="run/end", at=9, status="failed")]
+    (plan,) = trace("r-1", events).spans
+    assert (plan.status, plan.ended_at) == ("failed", 9)
+
+
+def test_a_skipped_subtask_has_a_span_without_duration() -> None:
+    events = [STARTED, accepted(1, "s1"), finished("s1", 2, "skipped")]
+    _, skipped = trace("r-1", events).spans
+    assert outline(skipped) == {"invoke_agent analyst: skipped 2-2.0": []}
+    assert skipped.attributes["errors"] == ["why not"]
+
+
+def test_a_tool_call_that_failed_says_so() -> None:
+    call = ToolCalled(
+        name="subtask/s1/tool/1.1",
+        at=3,
+        subtask_id="s1",
+        call=ToolCall(id="1", name="read_file", arguments={}),
+        outcome=ToolOutcome(id="1", text="no such file", failed=True),
+        seconds=1,
+    )
+    _, running = trace("r-1", [STARTED, accepted(1, "s1"), started("s1", 1), call]).spans
+    assert outline(running.spans[0]) == {"execute_tool read_file: failed 2-3.0": []}
+
+
+def test_calls_that_belong_to_no_part_belong_to_the_run() -> None:
+    (call,) = trace("r-1", [STARTED, call_started("judge/call/1", 1, "judge")]).spans
+    assert outline(call) == {"chat m: running 1-None": []}
+
+
+def test_a_cancelled_run_tells_why_and_ends_all_that_was_under_way() -> None:
+    events = [
+        *WHOLE_RUN[:7],
+        CancelRequested(name="run/cancel/1", at=20, reason="enough"),
+        RunEnded(name="run/end", at=21, status="cancelled"),
+    ]
+    root = trace("r-1", events)
+    _, first, second = root.spans
+    assert root.attributes["cancel_requested"] == "enough"
+    assert outline(first) == {
+        "invoke_agent analyst: cancelled 4-21.0": [{"chat m: cancelled 5-21.0": []}]
+    }
+    assert second.status == "cancelled"
+
+
+def test_what_is_made_again_after_the_death_of_a_process_is_there_twice() -> None:
+    events = [
+        *WHOLE_RUN[:7],
+        started("s1", 30),
+        call_started("subtask/s1/call/1", 31, "worker:analyst", "s1"),
+        call_finished("subtask/s1/call/1", 32, "worker:analyst", "s1"),
+        finished("s1", 33),
+        call_started("plan/call/9", 34, "planner"),
+        call_started("plan/call/9", 35, "planner"),
+        RunEnded(name="run/end", at=40, status="succeeded"),
+    ]
+    assert outline(trace("r-1", events)) == {
+        "invoke_workflow: succeeded 0-40.0": [
+            {"plan: succeeded 1-3.0": [{"chat m: succeeded 1-2.0": []}]},
+            {"invoke_agent analyst: interrupted 4-None": [{"chat m: interrupted 5-None": []}]},
+            {"invoke_agent analyst: succeeded 4-40.0": []},
+            {"invoke_agent analyst: succeeded 30-33.0": [{"chat m: succeeded 31-32.0": []}]},
+            {
+                "plan: succeeded 34-40.0": [
+                    {"chat m: interrupted 34-None": []},
+                    {"chat m: succeeded 35-40.0": []},
+                ]
+            },
+        ]
+    }
