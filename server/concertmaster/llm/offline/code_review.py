@@ -1,0 +1,127 @@
+"""Code review: ruff's rules through the `lint` tool, and checks on the syntax tree."""
+
+import itertools
+import re
+from collections.abc import Iterable, Sequence
+
+from concertmaster.llm.offline.answers import Answer
+from concertmaster.llm.offline.findings import Finding, counted, grouped, ranked
+from concertmaster.llm.offline.rules import advice
+from concertmaster.llm.offline.skills import CodeSkill
+from concertmaster.llm.offline.sources import is_test, parse
+from concertmaster.llm.protocol import (
+    AssistantMessage,
+    Document,
+    Message,
+    Request,
+    ToolCall,
+    ToolMessage,
+    ToolOutcome,
+    WorkBrief,
+)
+
+SHOWN = 100
+"""Findings that a review lists; how many more there are, it says."""
+
+NOT_REVIEWED = "Not reviewed: "
+"""How a line begins that names an input which was not looked at."""
+
+IGNORED_RULES = frozenset({"D104", "D105", "D107", "S404"})
+"""Rules that say nothing worth a reader's time."""
+
+_TOOL = "lint"
+_FINDING = re.compile(r"(\d+): (\S+) (.+?)(?: \[fix: (.+)\])?")
+
+
+def review_code(skill: CodeSkill, brief: WorkBrief, request: Request) -> Answer:
+    """Return the tool calls that a review needs or, once they are made, its findings."""
+    files = [document for document in brief.inputs if document.name.endswith((".py", ".pyi"))]
+    notes = [
+        f"{document.name} is no Python; the offline model only reviews Python code"
+        for document in brief.inputs
+        if document not in files
+    ]
+    if not files:
+        reasons = "; ".join(notes) or "it was given no files"
+        return Answer.refused(f"The offline model could not do this review: {reasons}.")
+    outcomes = _outcomes(request.messages)
+    if outcomes is None and any(tool.name == _TOOL for tool in request.tools):
+        return Answer(stop_reason="tool_use", tool_calls=_calls(skill, files))
+    findings = skill.check(parse(files))
+    notes += _not_linted(files, outcomes)
+    for document, outcome in zip(files, outcomes or (), strict=False):
+        if not outcome.failed:
+            findings += _lint_findings(document.name, outcome.text)
+    return Answer(text=_report(files, findings, notes))
+
+
+def _calls(skill: CodeSkill, files: Iterable[Document]) -> tuple[ToolCall, ...]:
+    return tuple(
+        ToolCall(
+            id=f"lint-{number}",
+            name=_TOOL,
+            arguments={"file": document.name, "rules": list(skill.rules)},
+        )
+        for number, document in enumerate(files, start=1)
+    )
+
+
+def _outcomes(messages: Sequence[Message]) -> Sequence[ToolOutcome] | None:
+    """Return the outcomes of the calls that were asked for; None when none were."""
+    for asked, answered in itertools.pairwise(messages):
+        if isinstance(asked, AssistantMessage) and isinstance(answered, ToolMessage):
+            by_id = {outcome.id: outcome for outcome in answered.outcomes}
+            return [by_id[call.id] for call in asked.tool_calls]
+    return None
+
+
+def _not_linted(files: Sequence[Document], outcomes: Sequence[ToolOutcome] | None) -> list[str]:
+    if outcomes is None:
+        reason = "by ruff, because this worker may not use the tool `lint`"
+        return [f"{document.name} {reason}" for document in files]
+    return [
+        f"{document.name} by ruff: {outcome.text.rstrip('.')}"
+        for document, outcome in zip(files, outcomes, strict=False)
+        if outcome.failed
+    ]
+
+
+def _lint_findings(file: str, report: str) -> list[Finding]:
+    findings: list[Finding] = []
+    for line in report.splitlines():
+        found = _FINDING.fullmatch(line)
+        if found is None or _is_noise(file, found[2]):
+            continue
+        number, rule, message, hint = found.groups()
+        known = advice(rule)
+        findings.append(
+            Finding(
+                severity=known.severity,
+                file=file,
+                line=int(number),
+                what=message.replace(". ", "; "),
+                fix=known.fix or _own_words(hint) or f"see what `ruff rule {rule}` says.",
+                rule=rule,
+            )
+        )
+    return findings
+
+
+def _is_noise(file: str, rule: str) -> bool:
+    return rule in IGNORED_RULES or (is_test(file) and rule.startswith(("S101", "D1")))
+
+
+def _own_words(hint: str | None) -> str:
+    """Return ruff's hint as the end of our sentence."""
+    return f"{hint[0].lower()}{hint[1:]}." if hint else ""
+
+
+def _report(files: Sequence[Document], findings: Iterable[Finding], notes: Sequence[str]) -> str:
+    names = ", ".join(document.name for document in files)
+    shown = ranked(grouped(findings))
+    lines = [f"{counted(shown)} in {names}." if shown else f"No findings in {names}.", ""]
+    lines += [str(finding) for finding in shown[:SHOWN]]
+    if len(shown) > SHOWN:
+        lines.append(f"- {len(shown) - SHOWN} more of {shown[SHOWN].severity} severity or less")
+    lines += [f"- {NOT_REVIEWED}{note}." for note in notes]
+    return "\n".join(lines).strip()

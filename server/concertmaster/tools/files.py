@@ -1,0 +1,141 @@
+"""The worker tools that read: `read_file` and `list_files`."""
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+
+from anyio import to_thread
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from concertmaster.errors import InputError, ToolCallError
+from concertmaster.llm.protocol import ToolSpec
+from concertmaster.tools.arguments import parse_arguments
+from concertmaster.tools.registry import ToolScope
+from concertmaster.tools.roots import Roots, matches, read_text
+
+MAX_CHARS = 60_000
+"""How much of a file one call returns."""
+
+MAX_BYTES = 4_000_000
+"""The longest file a worker may look into."""
+
+MAX_NAMES = 1_000
+"""How many names one call lists."""
+
+
+class _Arguments(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ReadFileArguments(_Arguments):
+    """What `read_file` is called with."""
+
+    path: str = Field(min_length=1, description="Name of an input, or path of a file.")
+    start_line: int = Field(default=1, ge=1, description="First line to return, from 1.")
+    lines: int | None = Field(default=None, ge=1, description="How many lines; all by default.")
+
+
+class ReadFile:
+    """Returns an input of the subtask, or a file under the roots."""
+
+    spec = ToolSpec(
+        name="read_file",
+        description=(
+            "Returns the text of one of your inputs, by its name, or of a file that may be "
+            "read, by its path. For a long file, ask for a range of lines."
+        ),
+        input_schema=ReadFileArguments.model_json_schema(),
+    )
+
+    async def call(self, arguments: Mapping[str, JsonValue], scope: ToolScope, /) -> str:
+        """Return the lines that were asked for, and where they stop if there are more."""
+        asked = parse_arguments(ReadFileArguments, arguments)
+        return await to_thread.run_sync(_read, asked, scope, abandon_on_cancel=True)
+
+
+def _read(asked: ReadFileArguments, scope: ToolScope) -> str:
+    lines = _text(asked.path, scope).splitlines(keepends=True)
+    first = asked.start_line - 1
+    if first and first >= len(lines):
+        raise ToolCallError(f"{asked.path} has only {len(lines)} lines.")
+    last = len(lines) if asked.lines is None else min(first + asked.lines, len(lines))
+    return _cut(lines, first, last)
+
+
+def _text(path: str, scope: ToolScope) -> str:
+    for document in scope.inputs:
+        if document.name == path:
+            return document.text
+    try:
+        file = Roots(scope.roots).find(path)
+        if file.is_dir():
+            raise ToolCallError(f"{path} is a folder. Call list_files to see what is in it.")
+        return read_text(file, path, max_bytes=MAX_BYTES)
+    except InputError as exc:
+        names = ", ".join(document.name for document in scope.inputs) or "none"
+        raise ToolCallError(f"{exc} Your inputs: {names}.") from None
+
+
+def _cut(lines: list[str], first: int, last: int) -> str:
+    """Return whole lines within the limit; of a single line that is longer, its beginning."""
+    end, chars = first, 0
+    while end < last and chars + len(lines[end]) <= MAX_CHARS:
+        chars += len(lines[end])
+        end += 1
+    text = "".join(lines[first:end])
+    if end == first and first < last:
+        left = len(lines[first]) - MAX_CHARS
+        end += 1
+        text = f"{lines[first][:MAX_CHARS]}\n[line {end} was cut: {left:,} more characters]\n"
+    if end < last:
+        text += f"[cut after line {end} of {len(lines)}; go on with start_line {end + 1}]"
+    return text
+
+
+class ListFilesArguments(_Arguments):
+    """What `list_files` is called with."""
+
+    pattern: str = Field(
+        default="**",
+        min_length=1,
+        description="Which names to list, such as `**/*.py`; `**` stands for any folders.",
+    )
+
+
+class ListFiles:
+    """Lists the inputs of the subtask and the files under the roots."""
+
+    spec = ToolSpec(
+        name="list_files",
+        description="Lists the names of your inputs and of the other files that may be read.",
+        input_schema=ListFilesArguments.model_json_schema(),
+    )
+
+    async def call(self, arguments: Mapping[str, JsonValue], scope: ToolScope, /) -> str:
+        """Return a name on each line, the inputs first."""
+        asked = parse_arguments(ListFilesArguments, arguments)
+        return await to_thread.run_sync(_list, asked.pattern, scope, abandon_on_cancel=True)
+
+
+def _list(pattern: str, scope: ToolScope) -> str:
+    try:
+        names = list(islice(_names(pattern, scope), MAX_NAMES + 1))
+    except InputError as exc:
+        raise ToolCallError(str(exc)) from None
+    if not names:
+        return f"Nothing that may be read matches {pattern!r}."
+    if len(names) > MAX_NAMES:
+        names[-1] = f"[cut after {MAX_NAMES} names; use a narrower pattern]"
+    return "\n".join(names)
+
+
+def _names(pattern: str, scope: ToolScope) -> Iterator[str]:
+    listed = {document.name for document in scope.inputs}
+    for document in scope.inputs:
+        if matches(document.name, pattern):
+            yield f"{document.name} (input)"
+    roots = Roots(scope.roots)
+    for file in roots.files():
+        name = roots.name(file)
+        if name not in listed and matches(name, pattern):
+            listed.add(name)
+            yield name

@@ -1,0 +1,147 @@
+"""The inputs of a run: what a caller names, read into documents."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from anyio import to_thread
+from pydantic import Field
+
+from concertmaster.errors import InputError
+from concertmaster.llm.protocol import Document, Frozen
+from concertmaster.tools.roots import NotTextError, Roots, is_pattern, read_text, too_long
+
+
+class InlineInput(Frozen):
+    """An input given as text."""
+
+    name: str = Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")
+    text: str
+
+
+InputSpec = str | InlineInput
+"""A file, a folder, a pattern or a `file://` URI; or the text itself under a name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputLimits:
+    """Bounds on the inputs of one run."""
+
+    file_bytes: int = 1_000_000
+    total_bytes: int = 4_000_000
+    files: int = 200
+
+
+DEFAULT_LIMITS = InputLimits()
+
+
+async def read_inputs(
+    specs: Sequence[InputSpec], *, roots: Sequence[Path], limits: InputLimits = DEFAULT_LIMITS
+) -> tuple[Document, ...]:
+    """Return the documents that `specs` stand for, in their order, each file once.
+
+    A document from a file is named by its path relative to the root it is in. Folders are
+    walked; binary files in them, and such that a pattern matches, are left out.
+
+    Raises:
+        InputError: an input cannot be read; names it and says what to do.
+    """
+    return await to_thread.run_sync(_read, specs, roots, limits, abandon_on_cancel=True)
+
+
+def _read(
+    specs: Sequence[InputSpec], folders: Sequence[Path], limits: InputLimits
+) -> tuple[Document, ...]:
+    roots = Roots(folders)
+    collection = _Collection(roots, limits)
+    for spec in specs:
+        if isinstance(spec, InlineInput):
+            collection.add(spec.name, spec.text, source="a text given directly")
+        else:
+            collection.add_files(spec, _files(spec, roots))
+    return tuple(collection.documents.values())
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    paths: Iterable[Path]
+    named: bool
+    """The caller named this very file, so that leaving it out would be wrong."""
+
+
+def _files(spec: str, roots: Roots) -> _Files:
+    try:
+        path = roots.find(spec)
+    except InputError:
+        # A file's name may look like a pattern, so it is tried as a name first.
+        if not is_pattern(spec):
+            raise
+        return _Files(roots.glob(spec), named=False)
+    if path.is_dir():
+        return _Files(roots.walk(spec, path), named=False)
+    return _Files([path], named=True)
+
+
+class _Collection:
+    """The documents so far, within the limits."""
+
+    def __init__(self, roots: Roots, limits: InputLimits) -> None:
+        self.documents: dict[str, Document] = {}
+        self._sources: dict[str, str] = {}
+        self._roots = roots
+        self._limits = limits
+        self._bytes = 0
+
+    def add_files(self, spec: str, files: _Files) -> None:
+        # Counted before the first is read: a large folder is refused at once.
+        paths = list(islice(files.paths, self._limits.files + 1))
+        if len(paths) > self._limits.files:
+            raise self._too_many(spec)
+        texts = [self._add_file(path, named=files.named) for path in paths]
+        if not any(texts):
+            raise InputError(spec, "there is no text file in it. Name the files to read.")
+
+    def _add_file(self, path: Path, *, named: bool) -> bool:
+        """Tell whether the file is among the documents now."""
+        name = self._roots.name(path)
+        if self._sources.get(name) == str(path):
+            return True
+        try:
+            text = read_text(path, name, max_bytes=self._limits.file_bytes)
+        except NotTextError:
+            if named:
+                raise
+            return False
+        self.add(name, text, source=str(path))
+        return True
+
+    def add(self, name: str, text: str, *, source: str) -> None:
+        limits = self._limits
+        if name in self.documents:
+            raise InputError(
+                name,
+                f"{self._sources[name]} and {source} have this name. Leave one out, or give "
+                "its text under another name.",
+            )
+        if len(self.documents) == limits.files:
+            raise self._too_many(name)
+        size = len(text.encode())
+        if size > limits.file_bytes:
+            raise too_long(name, limits.file_bytes)
+        self._bytes += size
+        if self._bytes > limits.total_bytes:
+            raise InputError(
+                name,
+                f"with it, the inputs are longer than {limits.total_bytes:,} bytes in all. "
+                "Give fewer, or only the parts that matter.",
+            )
+        self.documents[name] = Document(name=name, text=text)
+        self._sources[name] = source
+
+    def _too_many(self, name: str) -> InputError:
+        return InputError(
+            name,
+            f"it makes more than {self._limits.files} files. Name fewer: a folder further "
+            "down, or a pattern such as `src/**/*.py`.",
+        )

@@ -1,0 +1,266 @@
+"""Folders that files may be read from, and how to read from them without leaving them."""
+
+import itertools
+import os
+import re
+import stat
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from concertmaster.errors import InputError
+
+SKIPPED_FOLDERS = frozenset({"node_modules", "__pycache__"})
+"""Folders that a walk leaves out, beside hidden ones and virtual environments."""
+
+WALK_ENTRIES = 20_000
+"""How many files and folders a walk looks at before it gives up."""
+
+NO_ROOTS = (
+    "no folder is open for reading. Start Concertmaster with `--root DIR`, or set `roots` in "
+    'its settings; or pass the text itself as {"name": …, "text": …}.'
+)
+
+_MAGIC = re.compile(r"[*?\[]")
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+# A file is opened without following a link put there since it was resolved, and without
+# waiting for the writer of a pipe. Each flag is there where the system knows it.
+_OPEN_FLAGS = os.O_RDONLY | sum(
+    int(getattr(os, name, 0)) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY")
+)
+
+
+class NotTextError(InputError):
+    """A file is binary."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, "it is no UTF-8 text. Convert it to text first, or leave it out.")
+
+
+class Roots:
+    """The folders files may come from; paths are resolved before they are compared."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self._folders = tuple(dict.fromkeys(folder.resolve() for folder in folders))
+
+    def name(self, path: Path) -> str:
+        """Return a resolved path relative to the root it is in, with forward slashes."""
+        root = next(root for root in self._folders if path.is_relative_to(root))
+        relative = path.relative_to(root)
+        return relative.as_posix() if relative.parts else path.name
+
+    def find(self, spec: str) -> Path:
+        """Return the resolved path that a path or `file://` URI stands for.
+
+        Raises:
+            InputError: there is none, or it is outside the roots.
+        """
+        for candidate in self._inside(spec, _path_text(spec)):
+            if _exists(candidate):
+                return candidate
+        raise InputError(
+            spec, f"no such file or folder in {self._listed()}. Check the spelling of the path."
+        )
+
+    def glob(self, spec: str) -> list[Path]:
+        """Return the files that a pattern matches, sorted; `**` stands for any folders.
+
+        Raises:
+            InputError: it matches nothing, or there is too much to look through.
+        """
+        start, pattern = _split_pattern(_path_text(spec))
+        found = [
+            file
+            for folder in self._inside(spec, start)
+            if folder.is_dir()
+            for file in self.walk(spec, folder)
+            if file.is_relative_to(folder) and _matches(file.relative_to(folder).parts, pattern)
+        ]
+        if not found:
+            raise InputError(spec, f"no file in {self._listed()} matches this pattern.")
+        return sorted(dict.fromkeys(found))
+
+    def _inside(self, spec: str, text: str) -> list[Path]:
+        """Return the resolved paths within the roots that `text` may stand for."""
+        if not self._folders:
+            raise InputError(spec, NO_ROOTS)
+        try:
+            path = Path(text).expanduser()
+            candidates = dict.fromkeys((root / path).resolve() for root in self._folders)
+        except (OSError, RuntimeError, ValueError) as exc:
+            raise InputError(spec, f"it is no usable path: {exc}.") from None
+        inside = [candidate for candidate in candidates if self._contain(candidate)]
+        if not inside:
+            raise InputError(
+                spec,
+                f"it is outside the folders that may be read ({self._listed()}). Move it there, "
+                "or start Concertmaster with another `--root DIR`.",
+            )
+        return inside
+
+    def walk(self, spec: str, folder: Path) -> Iterator[Path]:
+        """Yield the regular files below `folder`, in a fixed order.
+
+        Hidden files and folders, package folders, virtual environments and links to
+        folders or out of the roots are left out.
+
+        Raises:
+            InputError: there is too much to look through, or a folder cannot be read.
+        """
+        left = WALK_ENTRIES
+        waiting = [folder]
+        while waiting:
+            entries = _entries(spec, waiting.pop(), left)
+            left -= len(entries)
+            if left < 0:
+                raise InputError(
+                    spec,
+                    f"there are more than {WALK_ENTRIES:,} files and folders to look through. "
+                    "Name a folder further down.",
+                )
+            waiting += [Path(entry.path) for entry in reversed(entries) if _is_walked(entry)]
+            for entry in entries:
+                if (file := self._regular_file(entry)) is not None:
+                    yield file
+
+    def files(self) -> Iterator[Path]:
+        """Yield the files below all roots."""
+        for root in self._folders:
+            yield from self.walk(str(root), root)
+
+    def _regular_file(self, entry: "os.DirEntry[str]") -> Path | None:
+        if entry.is_file(follow_symlinks=False):
+            return Path(entry.path)
+        if not entry.is_symlink():
+            return None
+        try:
+            target = Path(entry.path).resolve()
+            return target if target.is_file() and self._contain(target) else None
+        except (OSError, RuntimeError):
+            return None
+
+    def _contain(self, path: Path) -> bool:
+        return any(path.is_relative_to(root) for root in self._folders)
+
+    def _listed(self) -> str:
+        return ", ".join(str(root) for root in self._folders)
+
+
+def is_pattern(spec: str) -> bool:
+    """Tell whether a path has wildcards."""
+    return _MAGIC.search(spec) is not None
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Tell whether a name matches a pattern, in which `**` stands for any folders."""
+    return _matches(PurePosixPath(name).parts, PurePosixPath(pattern).parts)
+
+
+def read_text(path: Path, name: str, *, max_bytes: int) -> str:
+    """Return the text of a regular file whose `path` is resolved.
+
+    Raises:
+        NotTextError: it is binary.
+        InputError: it cannot be read, or is longer than `max_bytes`.
+    """
+    try:
+        with open(path, "rb", opener=_open) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise InputError(name, "it is neither a file nor a folder. Leave it out.")
+            content = file.read(max_bytes + 1)
+    except OSError as exc:
+        raise _unreadable(name, exc) from None
+    if len(content) > max_bytes:
+        raise too_long(name, max_bytes)
+    if b"\0" in content:
+        raise NotTextError(name)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise NotTextError(name) from None
+
+
+def too_long(name: str, max_bytes: int) -> InputError:
+    """Return the error for a text of more than `max_bytes`."""
+    return InputError(name, f"it is longer than {max_bytes:,} bytes. Give the part that matters.")
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
+def _open(path: str, _flags: int) -> int:
+    return os.open(path, _OPEN_FLAGS)
+
+
+def _path_text(spec: str) -> str:
+    if not spec.strip():
+        raise InputError(spec, "the path is empty. Give a file, a folder or a pattern.")
+    if not _URI.match(spec):
+        return spec
+    try:
+        uri = urlsplit(spec)
+    except ValueError as exc:
+        raise InputError(spec, f"it is no valid URI: {exc}.") from None
+    if uri.scheme.lower() != "file" or uri.netloc not in ("", "localhost"):
+        raise InputError(
+            spec, "only file:// URIs of this machine can be read. Save it to a file first."
+        )
+    return url2pathname(uri.path)
+
+
+def _split_pattern(text: str) -> tuple[str, tuple[str, ...]]:
+    """Return the folder before the first wildcard, and the parts from there on."""
+    parts = Path(text).parts
+    first = next(number for number, part in enumerate(parts) if is_pattern(part))
+    return str(Path(*parts[:first])), parts[first:]
+
+
+def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Follow all ways through the pattern at once, so that no pattern takes long."""
+    places = _reachable({0}, pattern)
+    for part in parts:
+        steps: set[int] = set()
+        for place in places:
+            if place < len(pattern) and pattern[place] == "**":
+                steps.add(place)
+            elif place < len(pattern) and fnmatchcase(part, pattern[place]):
+                steps.add(place + 1)
+        places = _reachable(steps, pattern)
+    return len(pattern) in places
+
+
+def _reachable(places: set[int], pattern: Sequence[str]) -> set[int]:
+    """Return the places that `places` lead to when each `**` stands for nothing."""
+    for place in sorted(places):
+        run = itertools.takewhile(lambda part: part == "**", pattern[place:])
+        places |= {place + number for number, _ in enumerate(run, start=1)}
+    return places
+
+
+def _entries(spec: str, folder: Path, most: int) -> list["os.DirEntry[str]"]:
+    """Return what is in a folder and not hidden, sorted; more than `most` where there is more."""
+    try:
+        with os.scandir(folder) as entries:
+            visible = (entry for entry in entries if not entry.name.startswith("."))
+            some = list(itertools.islice(visible, most + 1))
+    except OSError as exc:
+        raise _unreadable(spec, exc) from None
+    return sorted(some, key=lambda entry: entry.name)
+
+
+def _is_walked(entry: "os.DirEntry[str]") -> bool:
+    return (
+        entry.is_dir(follow_symlinks=False)
+        and entry.name not in SKIPPED_FOLDERS
+        and not Path(entry.path, "pyvenv.cfg").exists()
+    )
+
+
+def _unreadable(name: str, error: OSError) -> InputError:
+    return InputError(name, f"it cannot be read: {error.strerror}.")
