@@ -1,0 +1,1 @@
+"""What MCP clients see of Concertmaster: tools, resources, and how they are served."""

@@ -1,0 +1,140 @@
+"""Replies as Markdown: the same facts as their structured form, for clients that show text."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+
+from pydantic import JsonValue
+
+from concertmaster.engine.plan import Subtask
+from concertmaster.protocol.replies import (
+    AnyReply,
+    ModelUsage,
+    PlanReply,
+    RunLine,
+    RunReply,
+    SubtaskLine,
+    SubtaskReply,
+)
+
+
+def markdown(reply: AnyReply) -> str:
+    """Return what `reply` says, as text."""
+    match reply:
+        case RunReply():
+            parts = _run(reply)
+        case PlanReply():
+            parts = _plan(reply)
+        case SubtaskReply():
+            parts = _subtask(reply)
+        case _:
+            parts = ["\n".join(map(_run_line, reply.runs))]
+    return "\n\n".join(part for part in (*parts, reply.notice, reply.next) if part)
+
+
+def _run(reply: RunReply) -> Iterable[str]:
+    yield f"Run {reply.run_id}: **{reply.status}**{_figures(reply.seconds, reply.usd)}"
+    yield f"Task: {reply.task}"
+    yield f"Progress: {reply.progress}" if reply.progress else ""
+    yield _cut(reply.answer, reply.next_offset, reply.answer_chars)
+    yield _json(reply.value)
+    yield _bullets("Not whole because", reply.reasons)
+    yield _bullets("Warnings", reply.warnings)
+    yield _bullets("Subtasks", [*map(_subtask_line, reply.subtasks), *_more(reply.more_subtasks)])
+    yield _bullets("Usage", map(_usage, reply.usage))
+    yield _links(reply.links)
+
+
+def _plan(reply: PlanReply) -> Iterable[str]:
+    yield f"Plan {reply.plan_id}: **{reply.status}**{_figures(None, reply.usd)}"
+    yield reply.analysis
+    if reply.direct_answer is not None:
+        yield f"Direct answer:\n\n{_cut(reply.direct_answer, reply.next_offset, None)}"
+    yield _bullets("Not whole because", reply.reasons)
+    yield _bullets("Warnings", reply.warnings)
+    yield _bullets("Subtasks", [*map(_planned, reply.subtasks), *_more(reply.more_subtasks)])
+    yield "Texts are shortened here; run the plan by its plan_id." if reply.shortened else ""
+    yield _bullets("Usage", map(_usage, reply.usage))
+    yield _links(reply.links)
+
+
+def _subtask(reply: SubtaskReply) -> Iterable[str]:
+    figures = _figures(reply.seconds, None)
+    yield f"Subtask {reply.subtask_id} of run {reply.run_id}: **{reply.status}**{figures}"
+    yield f"{reply.worker}: {reply.objective}"
+    yield _cut(reply.result, reply.next_offset, reply.result_chars)
+    yield _json(reply.value)
+    yield _bullets("Errors", reply.errors)
+    yield _bullets("Usage", map(_usage, reply.usage))
+    yield _links(reply.links)
+
+
+def _cut(text: str, next_offset: int | None, total: int | None) -> str:
+    if total is None and next_offset is None:
+        return text
+    end = f"goes on at offset {next_offset}" if next_offset is not None else "ends here"
+    of = f" of {total} characters in all" if total is not None else ""
+    return f"{text}\n\n[a part{of}; it {end}]"
+
+
+def _json(value: JsonValue) -> str:
+    if value is None:
+        return ""
+    return f"```json\n{json.dumps(value, ensure_ascii=False)}\n```"
+
+
+def _bullets(title: str, items: Iterable[str]) -> str:
+    lines = "\n".join(f"- {item}" for item in items)
+    return f"{title}:\n{lines}" if lines else ""
+
+
+def _more(count: int) -> Sequence[str]:
+    return [f"and {count} more"] if count else []
+
+
+def _figures(seconds: float | None, usd: float | None) -> str:
+    figures = [f"{seconds:g} s"] if seconds is not None else []
+    figures += [f"{usd:g} USD"] if usd is not None else []
+    return f" ({', '.join(figures)})" if figures else ""
+
+
+def _subtask_line(line: SubtaskLine) -> str:
+    error = f" Error: {line.error}" if line.error else ""
+    return (
+        f"{line.subtask_id} {line.worker}: {line.status}{_figures(line.seconds, line.usd)}. "
+        f"{line.objective}{error}"
+    )
+
+
+def _planned(subtask: Subtask) -> str:
+    said = {
+        "why": subtask.why,
+        "expects": subtask.expects,
+        "inputs": ", ".join(subtask.inputs),
+        "depends_on": ", ".join(subtask.depends_on),
+        "needs_all": "true" if subtask.needs_all else "",
+        "timeout_seconds": f"{subtask.timeout_seconds:g}" if subtask.timeout_seconds else "",
+        "max_tokens": str(subtask.max_tokens or ""),
+    }
+    rest = "".join(f"\n  {name}: {text}" for name, text in said.items() if text)
+    return f"{subtask.id} {subtask.worker} ({subtask.priority}): {subtask.objective}{rest}"
+
+
+def _run_line(line: RunLine) -> str:
+    return (
+        f"- {line.run_id} ({line.kind}): {line.status}{_figures(line.seconds, None)}, "
+        f"started {line.started_at}. {line.task}"
+    )
+
+
+def _usage(usage: ModelUsage) -> str:
+    price = "price unknown" if usage.usd is None else f"{usage.usd:g} USD"
+    return (
+        f"{usage.model}: {usage.calls} calls, {usage.attempts} attempts; tokens: "
+        f"{usage.tokens_in} in, {usage.tokens_out} out, {usage.cache_read} cache read, "
+        f"{usage.cache_write} cache written; {price}"
+    )
+
+
+def _links(links: Mapping[str, str]) -> str:
+    named = ", ".join(f"{name} {uri}" for name, uri in links.items())
+    return f"Resources: {named}" if named else ""

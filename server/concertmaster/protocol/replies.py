@@ -1,0 +1,129 @@
+"""What a client gets to know of a run: one shape for each kind of answer."""
+
+from pydantic import ConfigDict, Field, JsonValue, RootModel
+
+from concertmaster.engine.events import RunKind, RunStatus, SubtaskStatus
+from concertmaster.engine.plan import Subtask
+from concertmaster.llm.protocol import Frozen
+
+
+class ModelUsage(Frozen):
+    """What the calls of one model took."""
+
+    model: str
+    calls: int = 0
+    attempts: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    cache_read: int = 0
+    cache_write: int = 0
+    usd: float | None = Field(default=None, description="Absent if the price is unknown.")
+
+
+class SubtaskLine(Frozen):
+    """Where one subtask of a run stands."""
+
+    subtask_id: str
+    worker: str
+    status: SubtaskStatus
+    objective: str
+    seconds: float | None = None
+    usd: float | None = None
+    error: str = ""
+
+
+class RunLine(Frozen):
+    """One run in a list of runs."""
+
+    run_id: str
+    kind: RunKind
+    status: RunStatus
+    task: str
+    started_at: str
+    seconds: float | None = None
+
+
+class Reply(Frozen):
+    """What all replies may say."""
+
+    notice: str = Field(default="", description="What to know of the models that answered.")
+    next: str = Field(default="", description="What to call next.")
+
+
+class RunReply(Reply):
+    """Where a run stands, and its answer once it has one."""
+
+    run_id: str
+    status: RunStatus
+    task: str
+    progress: str = ""
+    answer: str = ""
+    next_offset: int | None = Field(
+        default=None, description="The answer goes on; pass this as offset to get_run."
+    )
+    answer_chars: int | None = Field(default=None, description="Length of a cut answer.")
+    value: JsonValue = Field(default=None, description="The answer, if output_schema was given.")
+    subtasks: tuple[SubtaskLine, ...] = ()
+    more_subtasks: int = Field(default=0, description="Subtasks left out here.")
+    seconds: float | None = None
+    usd: float | None = Field(default=None, description="Absent if a price is unknown.")
+    usage: tuple[ModelUsage, ...] = ()
+    reasons: tuple[str, ...] = Field(default=(), description="Why it has not succeeded.")
+    warnings: tuple[str, ...] = ()
+    links: dict[str, str] = Field(
+        default_factory=dict[str, str], description="Resources with all of it."
+    )
+
+
+class PlanReply(Reply):
+    """A plan that can be run, or why there is none."""
+
+    plan_id: str
+    status: RunStatus
+    analysis: str = ""
+    direct_answer: str | None = None
+    next_offset: int | None = None
+    subtasks: tuple[Subtask, ...] = ()
+    shortened: bool = Field(
+        default=False, description="Texts are cut here; run the plan by its plan_id."
+    )
+    more_subtasks: int = Field(default=0, description="Subtasks left out here.")
+    usd: float | None = None
+    usage: tuple[ModelUsage, ...] = ()
+    reasons: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    links: dict[str, str] = Field(default_factory=dict[str, str])
+
+
+class SubtaskReply(Reply):
+    """One subtask with its result."""
+
+    run_id: str
+    subtask_id: str
+    worker: str
+    status: SubtaskStatus
+    objective: str
+    result: str = ""
+    next_offset: int | None = None
+    result_chars: int | None = None
+    value: JsonValue = None
+    seconds: float | None = None
+    usage: tuple[ModelUsage, ...] = ()
+    errors: tuple[str, ...] = ()
+    links: dict[str, str] = Field(default_factory=dict[str, str])
+
+
+class RunsReply(Reply):
+    """The latest runs, newest first."""
+
+    runs: tuple[RunLine, ...]
+
+
+AnyReply = RunReply | PlanReply | SubtaskReply | RunsReply
+
+
+class FoundReply(RootModel[RunReply | SubtaskReply | RunsReply]):
+    """What `get_run` answers with: a run, one of its subtasks, or the latest runs."""
+
+    # Clients of earlier protocol versions require the type to be said.
+    model_config = ConfigDict(json_schema_extra={"type": "object"})

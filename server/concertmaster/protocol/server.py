@@ -1,0 +1,76 @@
+"""The MCP server, put together."""
+
+from contextlib import nullcontext
+
+import anyio
+from mcp.server.caching import CacheHint
+from mcp.server.mcpserver import MCPServer
+from mcp.server.stdio import stdio_server
+
+from concertmaster import __version__
+from concertmaster.protocol.resources import add_resources
+from concertmaster.protocol.state import ServerState
+from concertmaster.protocol.tools import TOOLS
+from concertmaster.runs.service import RunService
+
+INSTRUCTIONS = """\
+Concertmaster gets large tasks done by many specialists at once. It plans a task, hands each part \
+to a worker with a context of its own, runs the parts in parallel as far as they do not depend on \
+each other, and merges the findings into one answer. Files you name go to the workers and never \
+come back into your context.
+
+Use it for work with several angles or much material: reviewing code for security, performance, \
+style and tests at once; going through a contract or a report; comparing, researching, checking. \
+Answer small questions yourself.
+
+- run_orchestration(task, inputs): the whole job in one call. Say in task what is wanted, for \
+whom and in what form; name the files in inputs.
+- plan_task, then run_orchestration(plan_id): the same with a look at the plan in between.
+- run_worker(worker, task, inputs): one specialist; workers://catalog lists them.
+- get_run(run_id, wait_seconds): follow a run that is not over, read on in a long answer, or see \
+one subtask's result. cancel_run(run_id) stops it.
+
+A call never blocks for long: if a run is not over after wait_seconds, the reply has status \
+running, and the run goes on. Read `next` in every reply: it says what to call. Statuses: \
+succeeded; partial (an answer exists, what is missing is in reasons, tell the user); failed; \
+cancelled; interrupted (its process ended). Runs cost money when a language model is configured; \
+`usage` says how much. If a reply has a `notice`, pass it on to the user.
+"""
+
+LISTS = CacheHint(ttl_ms=300_000, scope="public")
+"""What is listed is the same for everybody for as long as the server lives."""
+
+
+class ConcertmasterServer(MCPServer[ServerState]):
+    """An MCP server over one run service, which stays open as long as the server is in use."""
+
+    def __init__(self, service: RunService) -> None:
+        self.state = ServerState(service)
+        super().__init__(
+            name="concertmaster",
+            title="Concertmaster",
+            version=__version__,
+            instructions=INSTRUCTIONS,
+            tools=list(TOOLS),
+            log_level="WARNING",
+            cache_hints={
+                "server/discover": LISTS,
+                "tools/list": LISTS,
+                "resources/list": LISTS,
+                "resources/templates/list": LISTS,
+                "prompts/list": LISTS,
+            },
+            lifespan=lambda _: nullcontext(self.state),
+        )
+        add_resources(self, service)
+
+    async def serve_stdio(self, stdin: anyio.AsyncFile[str]) -> None:
+        """Serve the client that writes to `stdin` and reads our stdout, until it stops writing."""
+        server = self._lowlevel_server
+        async with stdio_server(stdin=stdin) as (incoming, outgoing):
+            await server.run(incoming, outgoing, server.create_initialization_options())
+
+
+def create_server(service: RunService) -> ConcertmasterServer:
+    """Return the server that gives MCP clients access to `service`."""
+    return ConcertmasterServer(service)

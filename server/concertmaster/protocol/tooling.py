@@ -1,0 +1,83 @@
+"""MCP tools whose schemas are free of noise and whose errors are sentences."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
+from mcp.server.mcpserver.tools import Tool
+from pydantic import ValidationError
+
+from concertmaster.catalog.markdown import did_you_mean
+from concertmaster.errors import ConcertmasterError
+from concertmaster.llm.protocol import JsonSchema
+
+
+class SentenceTool(Tool):
+    """An MCP tool that tells its caller what is wrong, and nothing that is not its business."""
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Clean the schemas that were derived from the function."""
+        super().model_post_init(context)
+        self.parameters = {**tidy(self.parameters), "additionalProperties": False}
+        self.fn_metadata.output_schema = tidy(self.fn_metadata.output_schema or {}) or None
+
+    async def run(
+        self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool = False
+    ) -> Any:
+        """Run the tool; whatever a caller can do something about is said without a prefix."""
+        self._refuse_unknown(arguments)
+        try:
+            return await super().run(arguments, context, convert_result)
+        except ToolError as exc:
+            match exc.__cause__:
+                case ConcertmasterError() as cause:
+                    raise ToolError(str(cause)) from cause
+                case ValidationError() as cause if not isinstance(exc, UnexpectedToolError):
+                    raise ToolError(self._argument_problems(cause)) from cause
+                case _:
+                    raise
+
+    def _refuse_unknown(self, arguments: Mapping[str, Any]) -> None:
+        known = cast("dict[str, Any]", self.parameters["properties"])
+        for name in arguments:
+            if name not in known:
+                raise ToolError(
+                    f"{self.name} has no parameter {name!r}. {did_you_mean(name, known)}"
+                )
+
+    def _argument_problems(self, error: ValidationError) -> str:
+        sentences: list[str] = []
+        for item in error.errors(include_url=False, include_input=False, include_context=False):
+            where = ".".join(str(part) for part in item["loc"])
+            what = item["msg"].removeprefix("Value error, ").rstrip(".")
+            if item["type"] == "missing":
+                what = "this argument is required"
+            sentences.append(f"{where}: {what}.")
+        return f"{self.name} was called wrongly. {' '.join(sentences[:10])}"
+
+
+def tidy(schema: JsonSchema) -> JsonSchema:
+    """Return a JSON Schema without generated titles, null alternatives and empty defaults."""
+    kept: JsonSchema = {}
+    for key, value in schema.items():
+        if key in ("properties", "$defs"):
+            kept[key] = {name: tidy(inner) for name, inner in value.items()}
+        elif key == "anyOf":
+            kept |= _alternatives([tidy(inner) for inner in value])
+        elif key in ("items", "additionalProperties") and isinstance(value, dict):
+            kept[key] = tidy(cast("JsonSchema", value))
+        elif not _is_noise(key, value, schema):
+            kept[key] = value
+    return kept
+
+
+def _alternatives(schemas: list[JsonSchema]) -> JsonSchema:
+    real = [schema for schema in schemas if schema != {"type": "null"}]
+    return real[0] if len(real) == 1 else {"anyOf": real}
+
+
+def _is_noise(key: str, value: object, schema: JsonSchema) -> bool:
+    generated_default = key == "default" and value in (None, "", [], {})
+    of_a_class = key == "description" and "properties" in schema
+    return key == "title" or generated_default or of_a_class

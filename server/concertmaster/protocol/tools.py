@@ -1,0 +1,290 @@
+"""The MCP tools: what they take, what they do, and what they tell a model about themselves."""
+
+from functools import partial
+from typing import Annotated, Any, cast
+
+from mcp.server.mcpserver.tools import Tool
+from mcp.types import CallToolResult, ToolAnnotations
+from pydantic import BeforeValidator, Field, WithJsonSchema
+
+from concertmaster.engine.plan import Plan
+from concertmaster.errors import RequestError
+from concertmaster.protocol.replies import FoundReply, PlanReply, RunReply
+from concertmaster.protocol.results import fitted_result, tool_result
+from concertmaster.protocol.state import Ctx, state_of
+from concertmaster.protocol.tooling import SentenceTool
+from concertmaster.protocol.views import (
+    FOLLOW_SECONDS,
+    long_text,
+    plan_reply,
+    result_text,
+    run_reply,
+    runs_reply,
+    subtask_reply,
+)
+from concertmaster.protocol.waiting import follow, start_and_follow
+from concertmaster.runs.orders import PlanOrder, RunOrder, WorkerOrder
+from concertmaster.runs.state import RunState
+from concertmaster.tools.inputs import InlineInput, InputSpec
+
+
+def _input_items(value: object) -> object:
+    """Return a list of inputs, where a single one may have been given without a list."""
+    items = cast("list[object]", value) if isinstance(value, list) else [value]
+    for item in items:
+        inline = cast("dict[object, object]", item) if isinstance(item, dict) else None
+        texts = inline is not None and all(isinstance(text, str) for text in inline.values())
+        if not isinstance(item, str | InlineInput) and not (texts and set(inline or ()) == NAMED):
+            raise ValueError(
+                'each input is a path, folder, glob or URI as text, or {"name": …, "text": …}'
+            )
+    return items
+
+
+NAMED = {"name", "text"}
+
+Inputs = Annotated[
+    tuple[InputSpec, ...],
+    BeforeValidator(_input_items),
+    WithJsonSchema(
+        {
+            "type": "array",
+            "items": {
+                "anyOf": [
+                    {"type": "string"},
+                    {
+                        "type": "object",
+                        "properties": {"name": {"type": "string"}, "text": {"type": "string"}},
+                        "required": ["name", "text"],
+                    },
+                ]
+            },
+        }
+    ),
+    Field(
+        description="Material to work on: paths of files or folders, globs, file:// URIs "
+        "(inside the server's allowed roots), or texts as {name, text}. Workers see nothing else."
+    ),
+]
+Workers = Annotated[
+    tuple[str, ...],
+    Field(description="Names of workers to choose from (workers://catalog). Default: all."),
+]
+MaxSubtasks = Annotated[
+    int | None,
+    Field(ge=1, description="Most subtasks a plan may have. Default: the server's setting (8)."),
+]
+OutputSchema = Annotated[
+    dict[str, Any] | None,
+    WithJsonSchema({"type": "object"}),
+    Field(description="JSON Schema (type object) of the answer, returned as value."),
+]
+WaitSeconds = Annotated[
+    float,
+    Field(
+        ge=0,
+        le=3600,
+        description="Seconds to wait for the end; then the reply is the state so far and the "
+        "run goes on.",
+    ),
+]
+Offset = Annotated[
+    int, Field(ge=0, description="Character to read on from: next_offset of a cut reply.")
+]
+
+
+async def plan_task(
+    ctx: Ctx,
+    task: Annotated[str, Field(description="What is to be achieved, with all that matters.")],
+    inputs: Inputs = (),
+    workers: Workers = (),
+    max_subtasks: MaxSubtasks = None,
+) -> Annotated[CallToolResult, PlanReply]:
+    """Plan a task."""
+    order = PlanOrder(task=task, inputs=inputs, workers=workers, max_subtasks=max_subtasks)
+    state = await start_and_follow(ctx, order, seconds=FOLLOW_SECONDS)
+    return fitted_result(partial(plan_reply, state), state.answer)
+
+
+async def run_worker(
+    ctx: Ctx,
+    worker: Annotated[str, Field(description="Name of the worker (workers://catalog).")],
+    task: Annotated[str, Field(description="The worker's objective; it knows nothing else.")],
+    context: Annotated[str, Field(description="Background the worker should know.")] = "",
+    inputs: Inputs = (),
+    constraints: Annotated[
+        tuple[str, ...], Field(description="What the worker must or must not do.")
+    ] = (),
+    output_schema: OutputSchema = None,
+    wait_seconds: WaitSeconds = FOLLOW_SECONDS,
+) -> Annotated[CallToolResult, RunReply]:
+    """Have one worker do one thing."""
+    order = WorkerOrder(
+        worker=worker,
+        task=task,
+        context=context,
+        inputs=inputs,
+        constraints=constraints,
+        output_schema=output_schema,
+    )
+    return _run_result(await start_and_follow(ctx, order, seconds=wait_seconds))
+
+
+async def run_orchestration(
+    ctx: Ctx,
+    task: Annotated[
+        str,
+        Field(description="What is to be achieved, with all that matters. Not with plan_id."),
+    ] = "",
+    plan_id: Annotated[
+        str, Field(description="Run this plan of plan_task, with its task and inputs.")
+    ] = "",
+    plan: Annotated[
+        Plan | None,
+        WithJsonSchema({"type": "object"}),
+        Field(
+            description="Run this plan: what plan_task returned, edited: {analysis, subtasks: "
+            "[{id, worker, objective, why, depends_on, priority, inputs, expects, needs_all}]}. "
+            "Needs the task, and the inputs that the subtasks name."
+        ),
+    ] = None,
+    inputs: Inputs = (),
+    workers: Workers = (),
+    max_subtasks: MaxSubtasks = None,
+    deadline_seconds: Annotated[
+        float | None,
+        Field(
+            gt=0, description="Seconds the whole run may take. Default: the server's setting (900)."
+        ),
+    ] = None,
+    output_schema: OutputSchema = None,
+    wait_seconds: WaitSeconds = FOLLOW_SECONDS,
+) -> Annotated[CallToolResult, RunReply]:
+    """Plan, delegate, synthesize."""
+    order = RunOrder(
+        task=task,
+        plan_id=plan_id or None,
+        plan=plan,
+        inputs=inputs,
+        workers=workers,
+        max_subtasks=max_subtasks,
+        deadline_seconds=deadline_seconds,
+        output_schema=output_schema,
+    )
+    return _run_result(await start_and_follow(ctx, order, seconds=wait_seconds))
+
+
+async def get_run(
+    ctx: Ctx,
+    run_id: Annotated[
+        str, Field(description="A run_id or plan_id. Left out: the latest runs.")
+    ] = "",
+    wait_seconds: WaitSeconds = 0,
+    subtask_id: Annotated[str, Field(description="Show this subtask's result in full.")] = "",
+    offset: Offset = 0,
+) -> Annotated[CallToolResult, FoundReply]:
+    """Look at a run."""
+    service = state_of(ctx).service
+    if not run_id:
+        if subtask_id:
+            raise RequestError("subtask_id needs the run_id of the run that has the subtask.")
+        return tool_result(runs_reply(await service.recent(), notice=service.notice))
+    state = await follow(ctx, run_id, seconds=wait_seconds)
+    if not subtask_id:
+        return _run_result(state, offset=offset)
+    result = await service.result(run_id, subtask_id)
+    return fitted_result(partial(subtask_reply, state, result), result_text(result), offset=offset)
+
+
+async def cancel_run(
+    ctx: Ctx, run_id: Annotated[str, Field(description="The run to stop.")]
+) -> Annotated[CallToolResult, RunReply]:
+    """Stop a run."""
+    state = await state_of(ctx).service.cancel(run_id, reason="cancel_run was called")
+    return _run_result(state)
+
+
+def _run_result(state: RunState, *, offset: int = 0) -> CallToolResult:
+    return fitted_result(partial(run_reply, state), long_text(state), offset=offset)
+
+
+PLAN_TASK = """\
+Analyse a task and return a checked plan for it (subtasks, their workers and dependencies) \
+without running it. Use it to see or change how a large task would be divided before paying for \
+it; to simply get the task done, call run_orchestration. A request that needs no workers comes \
+back with direct_answer instead of subtasks. Next: run_orchestration with the plan_id, or with \
+the edited plan."""
+
+RUN_WORKER = """\
+Have one specialist do one well-defined thing and return its result, without planning or \
+synthesis. Use it when it is clear who should do what; several calls may run at once. For a task \
+with several parts call run_orchestration. The worker starts with an empty context: put all it \
+needs into task, context and inputs. If the reply says status running, follow it with get_run."""
+
+RUN_ORCHESTRATION = """\
+Get a large or many-sided task done: it is divided into subtasks, specialist workers do them in \
+parallel, and their findings are merged into one answer. Use it for reviews, analyses and \
+research with several angles, above all over many files: they go to the workers, not into your \
+context. Do not use it for what you can answer at once or one worker can do (run_worker). Give \
+task alone, or plan_id, or plan with task. The reply has status and answer. Status running means \
+it is not over: call get_run with the run_id. Status partial means that something is missing, \
+named in reasons: say so when you pass the answer on."""
+
+GET_RUN = """\
+See where a run stands and read its answer; costs nothing and changes nothing. Use it after a \
+reply with status running, giving wait_seconds (such as 45) rather than asking again and again: \
+it returns when the run is over or the time is up. With subtask_id: one result in full. With \
+offset: the next part of a long answer. Without run_id: the latest runs."""
+
+CANCEL_RUN = """\
+Stop a run that is no longer wanted. What is finished is kept and can be read with get_run; what \
+is under way is lost. Does nothing to a run that is over."""
+
+# plan_task and run_worker change nothing but the server's own record, so clients may make such
+# calls side by side. run_orchestration starts work that can be large and outlasts the call: a
+# client should feel free to ask its user first.
+TOOLS: tuple[Tool, ...] = (
+    SentenceTool.from_function(
+        plan_task,
+        title="Plan a task",
+        description=PLAN_TASK,
+        annotations=ToolAnnotations(read_only_hint=True, open_world_hint=True),
+    ),
+    SentenceTool.from_function(
+        run_orchestration,
+        title="Run a task with many workers",
+        description=RUN_ORCHESTRATION,
+        annotations=ToolAnnotations(
+            read_only_hint=False,
+            destructive_hint=False,
+            idempotent_hint=False,
+            open_world_hint=True,
+        ),
+    ),
+    SentenceTool.from_function(
+        run_worker,
+        title="Run one worker",
+        description=RUN_WORKER,
+        annotations=ToolAnnotations(read_only_hint=True, open_world_hint=True),
+    ),
+    SentenceTool.from_function(
+        get_run,
+        title="Look at a run",
+        description=GET_RUN,
+        annotations=ToolAnnotations(
+            read_only_hint=True, idempotent_hint=True, open_world_hint=False
+        ),
+    ),
+    SentenceTool.from_function(
+        cancel_run,
+        title="Stop a run",
+        description=CANCEL_RUN,
+        annotations=ToolAnnotations(
+            read_only_hint=False,
+            destructive_hint=True,
+            idempotent_hint=True,
+            open_world_hint=False,
+        ),
+    ),
+)
+"""All tools, in the order in which clients list them."""

@@ -1,0 +1,305 @@
+"""From the state of a run to what a client is told of it."""
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from concertmaster.engine.events import SubtaskResult
+from concertmaster.engine.plan import Subtask
+from concertmaster.llm.protocol import Usage
+from concertmaster.protocol.pages import Page
+from concertmaster.protocol.replies import (
+    ModelUsage,
+    PlanReply,
+    RunLine,
+    RunReply,
+    RunsReply,
+    SubtaskLine,
+    SubtaskReply,
+)
+from concertmaster.runs.state import RunState, SubtaskState
+
+FOLLOW_SECONDS = 45
+"""How long a call waits unless it says otherwise, and how long it is told to wait next."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detail:
+    """How much a reply tells of each thing, so that it fits."""
+
+    objective: int
+    """Characters of an objective."""
+    sentence: int
+    """Characters of an error, a reason or a warning."""
+    subtasks: int
+    sentences: int
+    """How many reasons or warnings."""
+
+
+DETAILS = (
+    Detail(objective=2_000, sentence=1_000, subtasks=50, sentences=20),
+    Detail(objective=160, sentence=200, subtasks=50, sentences=10),
+    Detail(objective=60, sentence=80, subtasks=30, sentences=5),
+    Detail(objective=40, sentence=60, subtasks=8, sentences=3),
+)
+"""From the fullest to one that fits whatever the run."""
+
+
+def one_line(text: str, limit: int) -> str:
+    """Return `text` in one line of at most `limit` characters, without control characters."""
+    line = "".join(char if char.isprintable() else " " for char in text[: limit * 4])
+    line = " ".join(line.split())
+    return line if len(line) <= limit and len(text) <= limit * 4 else f"{line[: limit - 1]}…"
+
+
+def still(state: RunState) -> bool:
+    """Tell whether nothing more will happen to a run by itself."""
+    return state.over or state.status == "interrupted"
+
+
+def progress_line(state: RunState) -> str:
+    """Return how far a run has come, such as `1 of 2 subtasks ended; analyst is running`."""
+    if not state.subtasks:
+        return state.status
+    if state.status == "synthesizing":
+        return f"all {len(state.subtasks)} subtasks ended; writing the answer"
+    running = [item.subtask.worker for item in state.subtasks.values() if item.status == "running"]
+    ended = f"{state.ended_subtasks} of {len(state.subtasks)} subtasks ended"
+    if not running:
+        return ended
+    shown = [*running[:3], *([f"{len(running) - 3} more"] if len(running) > 3 else [])]
+    names = shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
+    return one_line(f"{ended}; {names} {'is' if len(running) == 1 else 'are'} running", 200)
+
+
+def long_text(state: RunState) -> str:
+    """Return the text of a run that may need several pages: its answer, or its plan as JSON."""
+    if state.request.kind == "plan" and state.plan is not None and not state.answer:
+        return state.plan.model_dump_json(indent=2, exclude_defaults=True)
+    if state.value is not None:
+        return json.dumps(state.value, ensure_ascii=False, indent=2)
+    return state.answer
+
+
+def run_reply(state: RunState, page: Page, detail: Detail) -> RunReply:
+    """Return where a run stands, with one page of its answer."""
+    as_value = state.value is not None and page.whole
+    run = f"runs://{state.run_id}"
+    links = {"run": run, "trace": f"{run}/trace"}
+    if state.plan is not None:
+        links["plan"] = f"{run}/plan"
+    if state.answer:
+        links["answer"] = f"{run}/answer"
+    return RunReply(
+        run_id=state.run_id,
+        status=state.status,
+        task=one_line(state.request.task, 160),
+        progress="" if still(state) else progress_line(state),
+        answer="" if as_value else page.text,
+        next_offset=page.next_offset,
+        answer_chars=None if page.whole else page.total,
+        value=state.value if as_value else None,
+        subtasks=tuple(_lines(state, detail)),
+        more_subtasks=max(len(state.subtasks) - detail.subtasks, 0),
+        seconds=_elapsed(state.started_at, state.ended_at),
+        usd=_usd(state.usage),
+        usage=_usage_lines(state.by_model),
+        reasons=_sentences(state.reasons, detail),
+        warnings=_sentences(state.warnings, detail),
+        notice=one_line(state.notice, 400),
+        next=_next_after_run(state, page),
+        links=links,
+    )
+
+
+def _lines(state: RunState, detail: Detail) -> Iterable[SubtaskLine]:
+    for subtask_id, item in list(state.subtasks.items())[: detail.subtasks]:
+        errors = " ".join(item.result.errors) if item.result is not None else ""
+        yield SubtaskLine(
+            subtask_id=subtask_id,
+            worker=item.subtask.worker,
+            status=item.status,
+            objective=one_line(item.subtask.objective, min(detail.objective, 160)),
+            seconds=_subtask_seconds(item),
+            usd=_usd(item.usage),
+            error=one_line(errors, min(detail.sentence, 300)),
+        )
+
+
+def _next_after_run(state: RunState, page: Page) -> str:
+    run_id = state.run_id
+    if not still(state):
+        return (
+            f'The run goes on. Call get_run with run_id "{run_id}" and wait_seconds '
+            f"{FOLLOW_SECONDS} for its answer; cancel_run stops it."
+        )
+    if page.next_offset is not None:
+        return (
+            f'Call get_run with run_id "{run_id}" and offset {page.next_offset} for the rest, '
+            "or answer from this part if it is enough."
+        )
+    if state.status == "interrupted":
+        return (
+            "The process that drove the run has ended; what was finished is kept. Ask again with "
+            "run_orchestration if the answer is still wanted."
+        )
+    if state.request.kind == "plan" and state.plan is not None:
+        return f'Call run_orchestration with plan_id "{run_id}" to run the plan.'
+    if state.request.kind == "orchestration" and state.subtasks:
+        return f'Call get_run with run_id "{run_id}" and a subtask_id for that result in full.'
+    return ""
+
+
+def plan_reply(state: RunState, page: Page, detail: Detail) -> PlanReply:
+    """Return the plan that a planning run made; `page` is of its direct answer."""
+    plan = state.plan
+    run = f"runs://{state.run_id}"
+    subtasks = plan.subtasks if plan is not None else ()
+    shown = tuple(_shortened(subtask, detail) for subtask in subtasks[: detail.subtasks])
+    analysis = plan.analysis if plan is not None else ""
+    short_analysis = analysis if len(analysis) <= detail.objective else one_line(analysis, 300)
+    return PlanReply(
+        plan_id=state.run_id,
+        status=state.status,
+        analysis=short_analysis,
+        direct_answer=page.text or None,
+        next_offset=page.next_offset,
+        subtasks=shown,
+        shortened=shown != subtasks[: detail.subtasks] or short_analysis != analysis,
+        more_subtasks=max(len(subtasks) - detail.subtasks, 0),
+        usd=_usd(state.usage),
+        usage=_usage_lines(state.by_model),
+        reasons=_sentences(state.reasons, detail),
+        warnings=_sentences(state.warnings, detail),
+        notice=one_line(state.notice, 400),
+        next=_next_after_plan(state, page),
+        links={"plan": f"{run}/plan", "trace": f"{run}/trace"} if plan else {"run": run},
+    )
+
+
+def _shortened(subtask: Subtask, detail: Detail) -> Subtask:
+    """Return a subtask whose texts are no longer than `detail` allows."""
+    changes: dict[str, object] = {}
+    for name in ("objective", "why", "expects"):
+        text: str = getattr(subtask, name)
+        if len(text) > detail.objective:
+            changes[name] = one_line(text, detail.objective)
+    if len(subtask.inputs) > detail.sentences or len("".join(subtask.inputs)) > detail.sentence:
+        changes["inputs"] = tuple(one_line(name, 60) for name in subtask.inputs[:3])
+    if len(subtask.depends_on) > detail.sentences:
+        changes["depends_on"] = subtask.depends_on[: detail.sentences]
+    return subtask.model_copy(update=changes) if changes else subtask
+
+
+def _next_after_plan(state: RunState, page: Page) -> str:
+    if not state.over or state.plan is None or page.next_offset is not None:
+        return _next_after_run(state, page)
+    if state.plan.direct_answer is not None:
+        return "The request needs no workers: direct_answer is the answer."
+    return (
+        f'Call run_orchestration with plan_id "{state.run_id}" to run it; to change it first, '
+        "pass plan (analysis and subtasks, edited) with the same task and inputs instead."
+    )
+
+
+def subtask_reply(
+    state: RunState, result: SubtaskResult, page: Page, detail: Detail
+) -> SubtaskReply:
+    """Return one subtask of a run, with one page of its result."""
+    item = state.subtasks[result.subtask_id]
+    as_value = result.value is not None and page.whole
+    return SubtaskReply(
+        run_id=state.run_id,
+        subtask_id=result.subtask_id,
+        worker=result.worker,
+        status=result.status,
+        objective=one_line(item.subtask.objective, detail.objective),
+        result="" if as_value else page.text,
+        next_offset=page.next_offset,
+        result_chars=None if page.whole else page.total,
+        value=result.value if as_value else None,
+        seconds=_subtask_seconds(item),
+        usage=_usage_lines({result.usage.model: result.usage}),
+        errors=_sentences(result.errors, detail),
+        notice=one_line(state.notice, 400),
+        next=_next_after_subtask(state, result, page),
+        links={"subtask": f"runs://{state.run_id}/subtasks/{result.subtask_id}"},
+    )
+
+
+def _next_after_subtask(state: RunState, result: SubtaskResult, page: Page) -> str:
+    if page.next_offset is not None:
+        return (
+            f'Call get_run with run_id "{state.run_id}", subtask_id "{result.subtask_id}" and '
+            f"offset {page.next_offset} for the rest."
+        )
+    return "" if still(state) else _next_after_run(state, page)
+
+
+def result_text(result: SubtaskResult) -> str:
+    """Return the text of a result that may need several pages."""
+    if result.value is not None:
+        return json.dumps(result.value, ensure_ascii=False, indent=2)
+    return result.text
+
+
+def runs_reply(states: Sequence[RunState], *, notice: str) -> RunsReply:
+    """Return the latest runs, a line each."""
+    return RunsReply(
+        runs=tuple(_run_line(state) for state in states),
+        notice=one_line(notice, 400),
+        next=(
+            "Call get_run with a run_id to see that run."
+            if states
+            else "There are no runs yet. Call run_orchestration with a task to start one."
+        ),
+    )
+
+
+def _run_line(state: RunState) -> RunLine:
+    return RunLine(
+        run_id=state.run_id,
+        kind=state.request.kind,
+        status=state.status,
+        task=one_line(state.request.task, 100),
+        started_at=datetime.fromtimestamp(state.started_at, UTC).isoformat(timespec="seconds"),
+        seconds=_elapsed(state.started_at, state.ended_at) if state.over else None,
+    )
+
+
+def _elapsed(start: float, end: float | None) -> float:
+    return round(max((time.time() if end is None else end) - start, 0.0), 1)
+
+
+def _subtask_seconds(item: SubtaskState) -> float | None:
+    return None if item.started_at is None else _elapsed(item.started_at, item.ended_at)
+
+
+def _usd(usage: Usage) -> float | None:
+    return None if usage.usd is None or not usage.calls else round(usage.usd, 6)
+
+
+def _usage_lines(by_model: dict[str, Usage]) -> tuple[ModelUsage, ...]:
+    return tuple(
+        ModelUsage(
+            model=one_line(model, 80),
+            calls=usage.calls,
+            attempts=usage.attempts,
+            tokens_in=usage.tokens_in,
+            tokens_out=usage.tokens_out,
+            cache_read=usage.cache_read,
+            cache_write=usage.cache_write,
+            usd=None if usage.usd is None else round(usage.usd, 6),
+        )
+        for model, usage in by_model.items()
+        if usage.calls
+    )[:8]
+
+
+def _sentences(sentences: Sequence[str], detail: Detail) -> tuple[str, ...]:
+    shown = [one_line(sentence, detail.sentence) for sentence in sentences[: detail.sentences]]
+    if len(sentences) > len(shown):
+        shown.append(f"… and {len(sentences) - len(shown)} more.")
+    return tuple(shown)

@@ -1,0 +1,73 @@
+"""Waiting for a run on behalf of a client, which is kept informed and may walk away."""
+
+from dataclasses import replace
+
+import anyio
+
+from concertmaster.protocol.state import Ctx, state_of
+from concertmaster.protocol.views import progress_line, still
+from concertmaster.runs.orders import Order
+from concertmaster.runs.state import RunState
+
+HEARTBEAT_SECONDS = 8.0
+"""The longest silence while a client waits; clients give up on silent servers."""
+
+ABANDON_SECONDS = 5.0
+"""How long a run whose client walked away may take to end."""
+
+_STEP = 0.001
+
+
+class _Progress:
+    """Tells a client how far a run has come, in values that strictly rise."""
+
+    def __init__(self, ctx: Ctx) -> None:
+        self._ctx = ctx
+        self._last = -_STEP
+
+    async def report(self, state: RunState) -> None:
+        self._last = max(float(state.ended_subtasks), self._last + _STEP)
+        # The synthesis counts as the last part of the work.
+        total = len(state.subtasks) + 1.0 if state.subtasks else None
+        await self._ctx.report_progress(self._last, total, progress_line(state))
+
+
+async def follow(ctx: Ctx, run_id: str, *, seconds: float) -> RunState:
+    """Return where a run stands once nothing more happens to it, or `seconds` have passed.
+
+    Raises:
+        UnknownRunError: there is none of that id.
+    """
+    service = state_of(ctx).service
+    until = anyio.current_time() + seconds
+    progress = _Progress(ctx)
+    state = await service.get(run_id)
+    with state_of(ctx).waiting():
+        while not still(state) and (left := until - anyio.current_time()) > 0:
+            # Noted first, because the run goes on while its progress is being reported.
+            seen = state.events
+            await progress.report(state)
+            state = await service.wait_for_change(
+                run_id, seen=seen, seconds=min(left, HEARTBEAT_SECONDS)
+            )
+    return state
+
+
+async def start_and_follow(ctx: Ctx, order: Order, *, seconds: float) -> RunState:
+    """Start a run and follow it; a client that cancels its call cancels the run.
+
+    Raises:
+        ConcertmasterError: the order cannot be done as asked, or not be written down.
+    """
+    server = state_of(ctx)
+    started = await server.service.start(order)
+    try:
+        state = await follow(ctx, started.run_id, seconds=seconds)
+    except anyio.get_cancelled_exc_class():
+        if not server.ending:
+            with anyio.move_on_after(ABANDON_SECONDS, shield=True):
+                reason = "the client cancelled the call that was waiting for it"
+                await server.service.cancel(started.run_id, reason=reason)
+        raise
+    # The run will not survive this process, and its client should not wait for it.
+    return replace(state, status="interrupted") if server.ending and not state.over else state

@@ -1,0 +1,151 @@
+"""Requests to the offline model, with real worker tools, and their replies."""
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from concertmaster.catalog.catalog import builtin_folder, load_catalog
+from concertmaster.engine.plan import Plan, PlanRules, plan_problems, read_plan
+from concertmaster.llm.offline import OfflineLLM
+from concertmaster.llm.protocol import (
+    AssistantMessage,
+    Brief,
+    Document,
+    Draft,
+    JsonSchema,
+    Message,
+    PlanBrief,
+    Reply,
+    Request,
+    SynthesisBrief,
+    ToolMessage,
+    ToolOutcome,
+    UserMessage,
+    WorkBrief,
+    WorkerCard,
+    WorkResult,
+)
+from concertmaster.tools.defaults import default_tools
+from concertmaster.tools.registry import ToolScope
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@cache
+def cards() -> dict[str, WorkerCard]:
+    """Return the cards of the workers that are built in."""
+    catalog = load_catalog(builtin_folder("workers"), tools=default_tools().names)
+    return {worker.name: worker.card() for worker in catalog}
+
+
+def document(name: str, text: str = "") -> Document:
+    """Return an input."""
+    return Document(name=name, text=text)
+
+
+def example(name: str) -> Document:
+    """Return one of the inputs in `examples/`."""
+    return document(name, (EXAMPLES / name).read_text())
+
+
+async def ask(
+    brief: Brief,
+    *messages: Message,
+    tools: Sequence[str] = (),
+    output_schema: JsonSchema | None = None,
+    draft: Draft | None = None,
+) -> Reply:
+    """Return the offline model's reply."""
+    request = Request(
+        caller="test",
+        model="sonnet",
+        system="",
+        messages=(UserMessage(text="do it"), *messages),
+        brief=brief,
+        max_tokens=1000,
+        tools=default_tools().specs(tools),
+        output_schema=output_schema,
+    )
+    return await OfflineLLM().complete(request, draft or Draft())
+
+
+async def plan(
+    task: str,
+    *inputs: Document,
+    workers: Sequence[WorkerCard] | None = None,
+    max_subtasks: int = 8,
+) -> Plan:
+    """Return the plan for a task, which the engine's rules accept."""
+    available = tuple(cards().values() if workers is None else workers)
+    brief = PlanBrief(task=task, inputs=inputs, workers=available, max_subtasks=max_subtasks)
+    text = (await ask(brief)).text
+    made = read_plan(text)
+    rules = PlanRules(
+        workers=[card.name for card in available],
+        inputs=[item.name for item in inputs],
+        max_subtasks=max_subtasks,
+    )
+    assert plan_problems(made, rules) == []
+    allowed = {"id", "worker", "objective", "why", "depends_on", "priority"}
+    allowed |= {"inputs", "expects", "needs_all"}
+    assert all(set(item) == allowed for item in json.loads(text)["subtasks"])
+    return made
+
+
+async def work(
+    worker: str | WorkerCard,
+    *inputs: Document,
+    outcomes: Sequence[ToolOutcome] | None = None,
+    output_schema: JsonSchema | None = None,
+) -> Reply:
+    """Return the reply of a worker, having made the tool calls that it asked for."""
+    card = cards()[worker] if isinstance(worker, str) else worker
+    brief = WorkBrief(
+        task="the task",
+        worker=card,
+        objective="the objective",
+        expects="",
+        context="",
+        constraints=(),
+        inputs=inputs,
+        dependencies=(),
+    )
+    options: Any = {"tools": card.tools, "output_schema": output_schema}
+    reply = await ask(brief, **options)
+    if not reply.tool_calls:
+        return reply
+    if outcomes is None:
+        registry, scope = default_tools(), ToolScope(inputs=inputs)
+        outcomes = [
+            ToolOutcome(
+                id=call.id,
+                text=await registry.get(call.name, card.tools).call(call.arguments, scope),
+            )
+            for call in reply.tool_calls
+        ]
+    asked = AssistantMessage(tool_calls=reply.tool_calls)
+    return await ask(brief, asked, ToolMessage(outcomes=tuple(outcomes)), **options)
+
+
+def result(worker: str, text: str, **fields: str) -> WorkResult:
+    """Return how a subtask ended."""
+    return WorkResult(
+        **(
+            {
+                "subtask_id": "s1",
+                "worker": worker,
+                "objective": "the objective",
+                "status": "succeeded",
+                "text": text,
+            }
+            | fields
+        )
+    )
+
+
+async def synthesis(*results: WorkResult, output_schema: JsonSchema | None = None) -> str:
+    """Return the answer made of some results."""
+    brief = SynthesisBrief(task="the task", results=results)
+    return (await ask(brief, output_schema=output_schema)).text

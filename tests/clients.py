@@ -1,0 +1,88 @@
+"""A real MCP client, connected in memory to the real server over a real run service."""
+
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import anyio
+from mcp import Client
+from mcp.types import CallToolResult, TextContent
+
+from building import setup
+from concertmaster.catalog.definitions import WorkerDefinition
+from concertmaster.llm.protocol import Request
+from concertmaster.protocol.server import ConcertmasterServer, create_server
+from concertmaster.runs.intake import RunPolicy
+from concertmaster.runs.service import RunService, open_service
+from concertmaster.runs.sqlite_store import open_sqlite
+from fakes import FakeLLM, Script
+
+ERAS = ("auto", "legacy")
+"""Modes of a client, one for each way of speaking MCP that is in use."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    """A client, and what it is connected to."""
+
+    client: Client
+    server: ConcertmasterServer
+    service: RunService
+    llm: FakeLLM
+
+    async def ask(self, tool: str, **arguments: Any) -> dict[str, Any]:
+        """Return the structured content of a tool's answer."""
+        result = await self.client.call_tool(tool, arguments)
+        assert not result.is_error, text_of(result)
+        return structured(result)
+
+    async def refusal(self, tool: str, **arguments: Any) -> str:
+        """Return the sentence with which a tool turns a call away."""
+        result = await self.client.call_tool(tool, arguments)
+        assert result.is_error
+        return text_of(result)
+
+
+def text_of(result: CallToolResult) -> str:
+    """Return the text of a tool's answer."""
+    (block,) = result.content
+    assert isinstance(block, TextContent)
+    return block.text
+
+
+def structured(result: CallToolResult) -> dict[str, Any]:
+    """Return the structured content of a tool's answer."""
+    return dict[str, Any](result.structured_content or {})
+
+
+@asynccontextmanager
+async def connected(
+    folder: Path,
+    scripts: Mapping[str, Script] | None = None,
+    *,
+    mode: str = "auto",
+    default: Script = "done",
+    notice: str = "",
+    workers: Iterable[WorkerDefinition] = (),
+    policy: RunPolicy | None = None,
+) -> AsyncGenerator[Connection]:
+    """Connect a client to a server whose model follows `scripts`."""
+    llm = FakeLLM(scripts, default=default)
+    llm.notice = notice
+    async with (
+        open_sqlite(folder / "data") as journal,
+        open_service(
+            journal=journal, setup=setup(llm, workers=workers), policy=policy or RunPolicy()
+        ) as service,
+    ):
+        server = create_server(service)
+        async with Client(server, mode=mode) as client:
+            yield Connection(client=client, server=server, service=service, llm=llm)
+
+
+async def hang(_: Request) -> NoReturn:
+    """Never answer."""
+    await anyio.sleep_forever()
+    raise AssertionError("unreachable")

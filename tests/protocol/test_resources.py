@@ -1,0 +1,157 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp import MCPError
+from mcp.types import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    ResourceTemplateReference,
+    TextResourceContents,
+)
+
+from building import worker
+from clients import ERAS, Connection, connected, hang
+from concertmaster.errors import StoreError
+from fakes import plan_json, subtask
+
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("mode", ERAS)]
+
+SCRIPTS = {
+    "planner": plan_json(subtask("s1"), subtask("s2", "critic")),
+    "worker:critic": "two faults",
+    "synthesizer": "# All is well",
+}
+
+
+async def read(connection: Connection, uri: str) -> tuple[str, str]:
+    """Return the MIME type and the text of a resource."""
+    (content,) = (await connection.client.read_resource(uri)).contents
+    assert isinstance(content, TextResourceContents)
+    return content.mime_type or "", content.text
+
+
+async def read_json(connection: Connection, uri: str) -> Any:
+    mime_type, text = await read(connection, uri)
+    assert mime_type == "application/json"
+    return json.loads(text)
+
+
+async def test_what_there_is_to_read_is_listed(mode: str, tmp_path: Path) -> None:
+    async with connected(tmp_path, mode=mode) as connection:
+        resources = (await connection.client.list_resources()).resources
+        templates = (await connection.client.list_resource_templates()).resource_templates
+    assert [item.uri for item in resources] == ["workers://catalog", "runs://recent"]
+    assert [item.uri_template for item in templates] == [
+        "workers://{name}",
+        "runs://{run_id}",
+        "runs://{run_id}/plan",
+        "runs://{run_id}/trace",
+        "runs://{run_id}/subtasks/{subtask_id}",
+        "runs://{run_id}/answer",
+    ]
+    assert all(item.description for item in (*resources, *templates))
+
+
+async def test_workers_are_listed_and_shown(mode: str, tmp_path: Path) -> None:
+    poet = worker("poet", best_for=("odes",), model="opus", instructions="Write verse.")
+    async with connected(tmp_path, workers=[poet], mode=mode) as connection:
+        catalog = await read_json(connection, "workers://catalog")
+        shown = await read_json(connection, "workers://poet")
+    assert [card["name"] for card in catalog["workers"]] == ["analyst", "critic", "poet", "writer"]
+    assert "instructions" not in catalog["workers"][2]
+    assert shown["best_for"] == ["odes"]
+    assert shown["model"] == "opus"
+    assert shown["instructions"] == "Write verse."
+
+
+async def test_all_parts_of_a_run_can_be_read(mode: str, tmp_path: Path) -> None:
+    async with connected(tmp_path, SCRIPTS, mode=mode) as connection:
+        run_id = (await connection.ask("run_orchestration", task="x"))["run_id"]
+        base = f"runs://{run_id}"
+        recent = await read_json(connection, "runs://recent")
+        run = await read_json(connection, base)
+        plan = await read_json(connection, f"{base}/plan")
+        trace = await read_json(connection, f"{base}/trace")
+        result = await read_json(connection, f"{base}/subtasks/s2")
+        answer = await read(connection, f"{base}/answer")
+    assert recent["runs"][0]["run_id"] == run_id
+    assert (run["status"], run["answer"]) == ("succeeded", "# All is well")
+    assert [item["id"] for item in plan["subtasks"]] == ["s1", "s2"]
+    assert trace["name"] == "invoke_workflow"
+    assert (result["worker"], result["text"]) == ("critic", "two faults")
+    assert answer == ("text/markdown", "# All is well")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "workers://poet",
+        "runs://r-9",
+        "runs://r-9/plan",
+        "runs://r-9/trace",
+        "runs://r-9/answer",
+        "runs://r-9/subtasks/s1",
+        "nothing://at/all",
+    ],
+)
+async def test_what_does_not_exist_is_told_as_not_found(
+    uri: str, mode: str, tmp_path: Path
+) -> None:
+    async with connected(tmp_path, mode=mode) as connection:
+        with pytest.raises(MCPError) as caught:
+            await connection.client.read_resource(uri)
+    assert caught.value.code == INVALID_PARAMS
+
+
+@pytest.mark.parametrize("part", ["plan", "answer", "subtasks/s1"])
+async def test_what_does_not_exist_yet_is_told_as_not_found(
+    part: str, mode: str, tmp_path: Path
+) -> None:
+    async with connected(tmp_path, {"planner": hang}, mode=mode) as connection:
+        run_id = (await connection.ask("run_orchestration", task="x", wait_seconds=0))["run_id"]
+        with pytest.raises(MCPError) as caught:
+            await connection.client.read_resource(f"runs://{run_id}/{part}")
+    assert caught.value.code == INVALID_PARAMS
+
+
+async def test_a_store_that_fails_is_told_as_such(
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail() -> None:
+        raise StoreError("The disk is full.")
+
+    async with connected(tmp_path, mode=mode) as connection:
+        monkeypatch.setattr(connection.service, "recent", fail)
+        with pytest.raises(MCPError) as caught:
+            await connection.client.read_resource("runs://recent")
+    assert caught.value.code == INTERNAL_ERROR
+    assert str(caught.value) == "The disk is full."
+
+
+async def complete(
+    connection: Connection, uri: str, name: str, value: str, **given: str
+) -> list[str]:
+    result = await connection.client.complete(
+        ResourceTemplateReference(uri=uri),
+        {"name": name, "value": value},
+        context_arguments=given or None,
+    )
+    return result.completion.values
+
+
+async def test_parameters_complete(mode: str, tmp_path: Path) -> None:
+    async with connected(tmp_path, SCRIPTS, mode=mode) as connection:
+        run_id = (await connection.ask("run_orchestration", task="x"))["run_id"]
+        subtasks = "runs://{run_id}/subtasks/{subtask_id}"
+        assert await complete(connection, "workers://{name}", "name", "c") == ["critic"]
+        assert await complete(connection, "runs://{run_id}", "run_id", run_id[:5]) == [run_id]
+        assert await complete(connection, "runs://{run_id}", "run_id", "x") == []
+        assert await complete(connection, subtasks, "subtask_id", "", run_id=run_id) == [
+            "s1",
+            "s2",
+        ]
+        assert await complete(connection, subtasks, "subtask_id", "", run_id="r-9") == []
+        assert await complete(connection, subtasks, "subtask_id", "") == []
+        assert await complete(connection, subtasks, "colour", "") == []
