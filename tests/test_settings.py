@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from concertmaster.errors import SettingsError
+from concertmaster.llm.prices import ModelFacts
 from concertmaster.settings import Settings
 
 PRIVATE = "sk-ant-a-secret-that-must-not-show"
@@ -65,7 +66,7 @@ def test_limits_of_runs_are_those_of_the_settings() -> None:
         ("CONCERTMASTER_OFFLINE", "0", "offline", False),
         ("CONCERTMASTER_LOG_LEVEL", "INFO", "log_level", "info"),
         ("CONCERTMASTER_RUN_SECONDS", "1.5", "run_seconds", 1.5),
-        ("CONCERTMASTER_PRICES", '{"m": {"input": 1}}', "prices", {"m": {"input": 1.0}}),
+        ("CONCERTMASTER_PRICES", '{"m": {"input": 1}}', "prices", {"m": ModelFacts(input=1)}),
         (
             "CONCERTMASTER_ROOTS",
             os.pathsep.join(("/one", "/two")),
@@ -208,6 +209,14 @@ def test_a_file_with_a_secret_that_others_may_reach_is_refused(
     with pytest.raises(SettingsError, match=f"chmod 600 {file}") as caught:
         Settings.load({})
     assert PRIVATE not in str(caught.value)
+
+
+def test_where_files_have_no_mode_a_secret_is_read_from_any(
+    write_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_file(f"auth_token = '{PRIVATE}'", mode=0o644)
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert Settings.load({}).settings.connected
 
 
 def test_a_file_without_secrets_may_be_read_by_others(write_file: Callable[..., Path]) -> None:

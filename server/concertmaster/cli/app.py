@@ -1,0 +1,77 @@
+"""The command and its subcommands; the place where errors become sentences and statuses."""
+
+import importlib
+import io
+import sys
+from typing import Any
+
+import click
+
+from concertmaster import __version__
+from concertmaster.errors import ConcertmasterError, ModelError, StoreError, UnknownRunError
+
+WRONG_USE = 2
+FAILED = 1
+INTERRUPTED = 130
+
+_COMMANDS = {
+    "run": ("work", "Plan a task, delegate it to workers, and print their answer."),
+    "plan": ("work", "Print the plan for a task, without running it."),
+    "worker": ("work", "Have one worker do one subtask."),
+    "runs": ("history", "List the latest runs."),
+    "show": ("history", "Print a run, one of its subtasks, or its trace."),
+    "cancel": ("history", "Stop a run; what is finished stays."),
+    "workers": ("definitions", "List the workers and check their files."),
+    "serve": ("serve", "Serve MCP clients over stdio, or over HTTP."),
+    "doctor": ("doctor", "Tell what is configured, what works and what is missing."),
+}
+"""For each subcommand the module that has it, and its help in one line."""
+
+
+class _Commands(click.Group):
+    """Subcommands that are imported when they are called, so that each starts quickly."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, known, rest = super().resolve_command(ctx, args)
+        if name is None:
+            return name, known, rest
+        module = importlib.import_module(f"concertmaster.cli.{_COMMANDS[name][0]}")
+        return name, getattr(module, name), rest
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UnknownRunError as exc:
+            click.echo(f"Error: No run {exc.run_id!r}. To list them: concertmaster runs", err=True)
+            ctx.exit(WRONG_USE)
+        except ConcertmasterError as exc:
+            click.echo(f"Error: {exc}", err=True)
+            ctx.exit(FAILED if isinstance(exc, StoreError | ModelError) else WRONG_USE)
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            ctx.exit(INTERRUPTED)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="concertmaster")
+def cli() -> None:
+    """Give one task to many specialists and get one answer back.
+
+    Concertmaster plans a task, delegates its parts to workers in parallel, and merges what
+    they found. It serves MCP clients (`concertmaster serve`) and people (`concertmaster run`).
+    """
+
+
+for _name, (_, _line) in _COMMANDS.items():
+    cli.add_command(click.Command(_name, short_help=_line))
+
+
+def main() -> None:
+    """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        # An answer that was paid for is not lost over a character the terminal lacks.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    cli(prog_name="concertmaster")

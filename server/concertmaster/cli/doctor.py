@@ -1,0 +1,184 @@
+"""The subcommand `doctor`: what is configured, what works, what is missing."""
+
+import os
+import platform
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any, Literal
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from concertmaster.cli.app import FAILED
+from concertmaster.cli.definitions import read_definitions
+from concertmaster.cli.options import json_option, load, run_async, setup_options
+from concertmaster.cli.terminal import print_data, print_json
+from concertmaster.cli.wiring import (
+    answering,
+    build_prompts,
+    connection_of,
+    models_of,
+    open_history,
+    prices_of,
+    prompt_folders,
+)
+from concertmaster.cli.wording import count
+from concertmaster.errors import ConcertmasterError
+from concertmaster.llm.protocol import Document
+from concertmaster.settings import SECRETS, LoadedSettings, Settings
+from concertmaster.tools.lint import Lint
+from concertmaster.tools.registry import ToolScope
+
+PACKAGES = ("concertmaster", "mcp", "anthropic", "pydantic", "anyio")
+
+Verdict = Literal["ok", "note", "broken"]
+_STYLES: dict[Verdict, str] = {"ok": "green", "note": "yellow", "broken": "red"}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a look at one part of the installation showed."""
+
+    about: str
+    verdict: Verdict
+    detail: str
+
+
+@click.command()
+@setup_options
+@json_option
+def doctor(as_json: bool, **flags: Any) -> None:
+    """Tell what is configured, what works and what is missing.
+
+    Exits with 1 if something is broken.
+    """
+    loaded = load(flags)
+    findings = list(examine(loaded))
+    if as_json:
+        print_json(
+            {
+                "settings": {
+                    name: {"value": shown(loaded.settings, name), "origin": origin}
+                    for name, origin in loaded.origin.items()
+                },
+                "findings": [asdict(finding) for finding in findings],
+            }
+        )
+    else:
+        print_data(_settings_table(loaded), "", _findings_table(findings))
+    broken = any(finding.verdict == "broken" for finding in findings)
+    click.get_current_context().exit(FAILED if broken else 0)
+
+
+def shown(settings: Settings, name: str) -> str:
+    """Return a setting's value as it may be shown: of a secret, only that it is set."""
+    if name in SECRETS:
+        return "unset" if getattr(settings, name) is None else "set"
+    match settings.model_dump(mode="json")[name]:
+        case None:
+            return "unset"
+        case [*items]:
+            return os.pathsep.join(items) or "none"
+        case bool(value):
+            return "yes" if value else "no"
+        case value:
+            return str(value)
+
+
+def examine(loaded: LoadedSettings) -> Iterator[Finding]:
+    """Look at each part of the installation."""
+    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    yield Finding("versions", "ok", f"Python {platform.python_version()}, {packages}")
+    yield _settings_file(loaded)
+    yield _model(loaded)
+    yield _attempt("data folder", lambda: _open_store(loaded))
+    yield from _roots(loaded.settings)
+    yield _workers(loaded.settings)
+    yield _attempt("prompts", lambda: _prompts(loaded.settings))
+    yield _attempt("code checks", _lint)
+
+
+def _model(loaded: LoadedSettings) -> Finding:
+    answer = answering(loaded)
+    if answer == "offline":
+        return Finding("model", "note", "offline: no language model answers, rules do")
+    if answer == "missing":
+        return Finding("model", "broken", "asked for by name, but there is no key to call it")
+    return _attempt("model", lambda: _provider(loaded.settings))
+
+
+def _provider(settings: Settings) -> str:
+    connection, prices, models = connection_of(settings), prices_of(settings), models_of(settings)
+    roles = ", ".join(f"{role} {prices.resolve(name)}" for role, name in asdict(models).items())
+    return f"{connection.base_url or 'Anthropic'}: {roles}; prices of {prices.as_of}"
+
+
+def _settings_file(loaded: LoadedSettings) -> Finding:
+    there = "" if loaded.file.exists() else " (there is none)"
+    return Finding("settings file", "ok", f"{loaded.file}{there}")
+
+
+def _attempt(about: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(about, "ok", look())
+    except (ConcertmasterError, OSError) as exc:
+        return Finding(about, "broken", str(exc))
+
+
+def _open_store(loaded: LoadedSettings) -> str:
+    async def look() -> str:
+        async with open_history(loaded.settings) as service:
+            await service.recent(1)
+        return f"{loaded.settings.data_folder} (SQLite; processes take turns to commit)"
+
+    return run_async(look)
+
+
+def _roots(settings: Settings) -> Iterator[Finding]:
+    if not settings.roots:
+        yield Finding("roots", "ok", "none: MCP clients can give inputs only as text")
+    for root in settings.roots:
+        if root.is_dir():
+            yield Finding("roots", "ok", str(root))
+        else:
+            yield Finding("roots", "broken", f"{root} is no folder")
+
+
+def _workers(settings: Settings) -> Finding:
+    found = read_definitions(settings)
+    number = count(len(found.catalog), "worker")
+    if found.errors:
+        faults = count(len(found.errors), "file")
+        return Finding("workers", "broken", f"{number}; {faults} wrong: concertmaster workers")
+    return Finding("workers", "ok", number)
+
+
+def _prompts(settings: Settings) -> str:
+    build_prompts(settings)
+    return ", ".join(str(folder) for folder in prompt_folders(settings))
+
+
+def _lint() -> str:
+    scope = ToolScope(inputs=(Document(name="empty.py", text=""),))
+    run_async(lambda: Lint().call({"file": "empty.py", "rules": ["F"]}, scope))
+    return f"ruff {version('ruff')}"
+
+
+def _settings_table(loaded: LoadedSettings) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    for title in ("setting", "value", "from"):
+        table.add_column(title, overflow="fold")
+    for name, origin in loaded.origin.items():
+        table.add_row(name, shown(loaded.settings, name), Text(origin, style="dim"))
+    return table
+
+
+def _findings_table(findings: Iterable[Finding]) -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for finding in findings:
+        table.add_row(
+            Text(finding.verdict, style=_STYLES[finding.verdict]), finding.about, finding.detail
+        )
+    return table

@@ -1,0 +1,162 @@
+"""One frame of the live view: a run as it stands, for any width of terminal."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from concertmaster.cli.wording import (
+    count,
+    joined,
+    money,
+    one_line,
+    problem,
+    spent,
+    times,
+    tokens,
+)
+from concertmaster.runs.state import RunState, SubtaskState
+
+FRAMES_PER_SECOND = 8
+
+WIDEST = 120
+"""Beyond this many columns a row is hard to follow with the eye."""
+
+_SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+_SYMBOLS = {
+    "succeeded": "✓",
+    "partial": "◐",
+    "failed": "✗",
+    "skipped": "-",
+    "cancelled": "■",
+    "interrupted": "■",
+    "pending": "·",
+}
+_STYLES = {
+    "succeeded": "green",
+    "partial": "yellow",
+    "failed": "red",
+    "cancelled": "yellow",
+    "interrupted": "yellow",
+    "skipped": "dim",
+    "pending": "dim",
+}
+
+
+def style_of(status: str) -> str:
+    """Return how a status is coloured; what is under way is cyan."""
+    return _STYLES.get(status, "cyan")
+
+
+def symbol_of(status: str, now: float = 0) -> str:
+    """Return the sign of a status; what is under way turns with time."""
+    if status in _SYMBOLS:
+        return _SYMBOLS[status]
+    return _SPINNER[int(now * FRAMES_PER_SECOND) % len(_SPINNER)]
+
+
+def render(state: RunState, now: float) -> RenderableType:
+    """Return the frame of a run at `now`, in Unix time."""
+    return _Frame(state, now)
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    cell: Callable[[SubtaskState, float], str]
+    least_width: int = 0
+    """Width of the terminal from which on there is room for it."""
+    justify: Literal["left", "right"] = "left"
+    min_width: int | None = None
+    """Keeps the columns from jumping when a cell is filled."""
+    ratio: int | None = None
+
+
+def _objective(item: SubtaskState, _now: float) -> str:
+    return problem(item) or one_line(item.subtask.objective)
+
+
+def _doing(item: SubtaskState, _now: float) -> str:
+    after = ", ".join(item.subtask.depends_on)
+    if item.status == "pending":
+        return f"after {after}" if after else "waits"
+    return one_line(item.doing) if item.status == "running" else item.status
+
+
+def _tokens(item: SubtaskState, _now: float) -> str:
+    return tokens(item.usage) if item.usage.calls else ""
+
+
+def _money(item: SubtaskState, _now: float) -> str:
+    return money(item.usage.usd) if item.usage.calls else ""
+
+
+_COLUMNS = (
+    _Column(lambda item, _now: item.subtask.id),
+    _Column(lambda item, _now: item.subtask.worker),
+    _Column(_objective, least_width=72, ratio=1),
+    _Column(_doing, least_width=96, min_width=17),
+    _Column(
+        lambda item, now: times(item.started_at, item.ended_at, now), justify="right", min_width=5
+    ),
+    _Column(_tokens, least_width=80, justify="right", min_width=5),
+    _Column(_money, justify="right", min_width=7),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    state: RunState
+    now: float
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        width = min(options.max_width, WIDEST)
+        state = self.state
+        yield _single(one_line(state.request.task), "bold")
+        yield _single(state.run_id, "dim")
+        if state.notice:
+            yield Text(one_line(state.notice), style="yellow")
+        if state.subtasks:
+            table = self._table(width)
+            yield Padding(table, (1, 0))
+        sign = symbol_of(state.status, self.now)
+        took = times(state.started_at, state.ended_at, self.now)
+        facts = joined((_progress(state), took, spent(state.usage)))
+        yield _single(f"{sign} {facts}", style_of(state.status))
+
+    def _table(self, width: int) -> Table:
+        columns = [column for column in _COLUMNS if width >= column.least_width]
+        table = Table.grid(padding=(0, 2, 0, 0), expand=any(column.ratio for column in columns))
+        table.width = width if table.expand else None
+        table.add_column(no_wrap=True)
+        for column in columns:
+            table.add_column(
+                justify=column.justify,
+                min_width=column.min_width,
+                ratio=column.ratio,
+                no_wrap=True,
+                overflow="ellipsis",
+            )
+        for item in self.state.subtasks.values():
+            sign = symbol_of(item.status, self.now)
+            cells = [Text(column.cell(item, self.now)) for column in columns]
+            faint = "dim" if item.status in ("pending", "skipped") else ""
+            table.add_row(Text(sign, style=style_of(item.status)), *cells, style=faint)
+        return table
+
+
+def _single(text: str, style: str) -> Text:
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
+
+
+def _progress(state: RunState) -> str:
+    match state.status:
+        case "running":
+            return f"{state.ended_subtasks} of {count(len(state.subtasks), 'subtask')} done"
+        case "synthesizing":
+            return "writing the answer"
+        case status:
+            return status

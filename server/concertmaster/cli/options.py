@@ -1,0 +1,139 @@
+"""Flags that several subcommands share, and the settings they make up with all else."""
+
+import functools
+import logging
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any, TextIO, TypeVar, cast
+
+import anyio
+import click
+from pydantic import TypeAdapter, ValidationError
+
+from concertmaster.errors import ConcertmasterError, RequestError
+from concertmaster.llm.protocol import JsonSchema
+from concertmaster.settings import LoadedSettings, Settings
+
+T = TypeVar("T")
+Command = Callable[..., Any]
+
+_JSON_OBJECT: TypeAdapter[JsonSchema] = TypeAdapter(JsonSchema)
+
+FOLDER = click.Path(path_type=Path)
+
+
+def _together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    return lambda command: functools.reduce(
+        lambda wrapped, option: option(wrapped), reversed(options), command
+    )
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+
+data_option = click.option(
+    "--data-folder", type=FOLDER, metavar="DIR", help="Keep runs here, or find them here."
+)
+
+definition_options = _together(
+    click.option(
+        "--workers",
+        "worker_folders",
+        type=FOLDER,
+        metavar="DIR",
+        multiple=True,
+        help="Also use the worker files in this folder. May be given again.",
+    ),
+    click.option(
+        "--prompts",
+        "prompt_folders",
+        type=FOLDER,
+        metavar="DIR",
+        multiple=True,
+        help="Use the prompt files in this folder over the built-in ones.",
+    ),
+)
+
+setup_options = _together(
+    click.option(
+        "--root",
+        "roots",
+        type=FOLDER,
+        metavar="DIR",
+        multiple=True,
+        help="A folder that inputs may come from. May be given again.",
+    ),
+    definition_options,
+    click.option(
+        "--offline", is_flag=True, default=None, help="Use no language model, even with a key."
+    ),
+    data_option,
+)
+
+order_options = _together(
+    setup_options,
+    click.option("--max-subtasks", type=int, metavar="N", help="Plan no more subtasks."),
+    click.option(
+        "--deadline", "run_seconds", type=float, metavar="SECONDS", help="Time for the whole run."
+    ),
+    json_option,
+)
+
+schema_option = click.option(
+    "--output-schema",
+    type=click.File(encoding="utf-8"),
+    metavar="FILE",
+    help="A JSON Schema that the answer must have; - reads it from stdin.",
+)
+
+
+def load(flags: dict[str, Any]) -> LoadedSettings:
+    """Return the settings in force with these flags, and set logging up by them."""
+    loaded = Settings.load(flags)
+    for warning in loaded.warnings:
+        click.echo(f"Warning: {warning}", err=True)
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=loaded.settings.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    return loaded
+
+
+def task_text(task: str) -> str:
+    """Return the task, which `-` says to read from stdin."""
+    return sys.stdin.read() if task == "-" else task
+
+
+def read_schema(file: TextIO | None) -> JsonSchema | None:
+    """Return the JSON Schema in an open file, if there is one."""
+    if file is None:
+        return None
+    try:
+        return _JSON_OBJECT.validate_json(file.read())
+    except ValidationError as exc:
+        problem = exc.errors(include_url=False, include_input=False)[0]["msg"]
+        raise RequestError(f"The output schema {file.name} is no JSON object: {problem}.") from None
+
+
+def run_async(work: Callable[[], Awaitable[T]]) -> T:
+    """Run `work` to its end and return what it returns, or raise the one error it ended with."""
+    try:
+        return anyio.run(work)
+    except BaseExceptionGroup as group:
+        raise _told(group) from group
+
+
+def _told(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the error in a group that its reader can do something about."""
+    leaves = list(_leaves(group))
+    ours = [leaf for leaf in leaves if isinstance(leaf, ConcertmasterError | KeyboardInterrupt)]
+    return (ours or leaves)[0]
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in cast("BaseExceptionGroup[BaseException]", error).exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error

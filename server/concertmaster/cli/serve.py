@@ -1,0 +1,33 @@
+"""The subcommand `serve`: the MCP server, over stdio or HTTP."""
+
+from typing import Any
+
+import click
+
+from concertmaster.cli.options import load, run_async, setup_options
+from concertmaster.cli.wiring import open_runs
+from concertmaster.protocol.server import create_server
+from concertmaster.protocol.serving import serve_http, serve_stdio
+
+
+@click.command()
+@setup_options
+@click.option("--http", is_flag=True, help="Serve Streamable HTTP instead of stdio.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address for --http.")
+@click.option("--port", default=8000, show_default=True, help="Port for --http.")
+def serve(http: bool, host: str, port: int, **flags: Any) -> None:
+    """Serve MCP clients over stdio, or over HTTP at the path /mcp."""
+    loaded = load(flags)
+
+    async def work() -> int:
+        async with open_runs(loaded, roots=loaded.settings.roots) as service:
+            server = create_server(service)
+            if http:
+                return await serve_http(server, host=host, port=port, ready=_tell)
+            return await serve_stdio(server)
+
+    click.get_current_context().exit(run_async(work))
+
+
+def _tell(address: str) -> None:
+    click.echo(f"Serving at {address}", err=True)

@@ -1,0 +1,168 @@
+"""What is built from the settings: definitions, model, journal, run service."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Literal
+
+from concertmaster.catalog.catalog import Catalog, builtin_folder, load_catalog
+from concertmaster.catalog.prompts import Prompts, load_prompts
+from concertmaster.engine.run import Setup
+from concertmaster.llm.anthropic import Connection, open_anthropic
+from concertmaster.llm.gate import Gate
+from concertmaster.llm.missing import MissingKeyLLM
+from concertmaster.llm.offline import OfflineLLM
+from concertmaster.llm.prices import Prices, load_prices
+from concertmaster.llm.protocol import LLM, Models
+from concertmaster.runs.intake import RunPolicy
+from concertmaster.runs.service import RunService, open_service
+from concertmaster.runs.sqlite_store import open_sqlite
+from concertmaster.settings import LoadedSettings, Settings, configuration_folder
+from concertmaster.tools.defaults import default_tools
+from concertmaster.tools.registry import ToolRegistry
+
+MODEL_FIELDS = ("model_planner", "model_worker", "model_synthesizer")
+
+
+def worker_folders(settings: Settings) -> tuple[Path, ...]:
+    """Return the folders of worker files, the later winning over the earlier."""
+    own = [configuration_folder() / "workers"]
+    if settings.claude_agents:
+        own.append(Path.cwd() / ".claude" / "agents")
+    present = [folder for folder in own if folder.is_dir()]
+    return (builtin_folder("workers"), *present, *settings.worker_folders)
+
+
+def prompt_folders(settings: Settings) -> tuple[Path, ...]:
+    """Return the folders of prompt files, the later winning over the earlier."""
+    return (builtin_folder("prompts"), *settings.prompt_folders)
+
+
+def build_catalog(settings: Settings) -> Catalog:
+    """Return the workers that the settings provide.
+
+    Raises:
+        DefinitionError: a worker file is wrong.
+    """
+    return load_catalog(*worker_folders(settings), tools=default_tools().names)
+
+
+def build_prompts(settings: Settings) -> Prompts:
+    """Return the prompts that the settings provide.
+
+    Raises:
+        DefinitionError: a prompt file is wrong.
+    """
+    return load_prompts(*prompt_folders(settings))
+
+
+Answering = Literal["anthropic", "offline", "missing"]
+"""What answers requests: a provider's model, the offline one, or nothing for want of a key."""
+
+
+def answering(loaded: LoadedSettings) -> Answering:
+    """Return what answers requests under these settings.
+
+    Without a key the offline model stands in, unless somebody asked for another: they
+    would take its answers for those of the model they named.
+    """
+    settings = loaded.settings
+    if settings.offline:
+        return "offline"
+    if settings.connected:
+        return "anthropic"
+    named = any(loaded.origin[name] != "default" for name in MODEL_FIELDS)
+    return "missing" if named or settings.offline is False else "offline"
+
+
+def models_of(settings: Settings) -> Models:
+    """Return which model each role uses."""
+    return Models(
+        planner=settings.model_planner,
+        worker=settings.model_worker,
+        synthesizer=settings.model_synthesizer,
+    )
+
+
+def connection_of(settings: Settings) -> Connection:
+    """Return how to reach the provider.
+
+    Raises:
+        SettingsError: the key or token cannot be sent.
+    """
+    return Connection(
+        api_key=settings.api_key.get_secret_value() if settings.api_key else None,
+        auth_token=settings.auth_token.get_secret_value() if settings.auth_token else None,
+        base_url=settings.base_url,
+        auth_header=settings.auth_header,
+        idle_seconds=settings.idle_seconds,
+    )
+
+
+def prices_of(settings: Settings) -> Prices:
+    """Return what models cost, the settings' prices on top of the built-in ones."""
+    return load_prices(
+        {name: facts.model_dump(exclude_unset=True) for name, facts in settings.prices.items()}
+    )
+
+
+@asynccontextmanager
+async def open_llm(loaded: LoadedSettings) -> AsyncGenerator[LLM]:
+    """Open what answers requests under these settings."""
+    settings = loaded.settings
+    answer = answering(loaded)
+    if answer == "offline":
+        yield OfflineLLM()
+    elif answer == "missing":
+        yield MissingKeyLLM()
+    else:
+        connection, prices = connection_of(settings), prices_of(settings)
+        async with open_anthropic(connection, prices=prices) as llm:
+            yield Gate(llm, max_attempts=settings.max_attempts)
+
+
+@asynccontextmanager
+async def open_runs(
+    loaded: LoadedSettings, *, roots: tuple[Path, ...], named: tuple[Path, ...] = ()
+) -> AsyncGenerator[RunService]:
+    """Open everything it takes to start runs.
+
+    Inputs may come from the `roots`, and from the files and folders that are `named`;
+    worker tools reach the roots alone.
+
+    Raises:
+        DefinitionError: a worker or prompt file is wrong.
+        StoreError: the data folder cannot be used.
+    """
+    settings = loaded.settings
+    catalog = build_catalog(settings)
+    prompts = build_prompts(settings)
+    policy = RunPolicy(limits=settings.limits, roots=(*roots, *named))
+    async with open_llm(loaded) as llm, open_sqlite(settings.data_folder) as journal:
+        setup = Setup(
+            llm=llm,
+            models=models_of(settings),
+            catalog=catalog,
+            prompts=prompts,
+            tools=default_tools(),
+            roots=roots,
+        )
+        async with open_service(journal=journal, setup=setup, policy=policy) as service:
+            yield service
+
+
+@asynccontextmanager
+async def open_history(settings: Settings) -> AsyncGenerator[RunService]:
+    """Open the runs that exist, to read and to stop them; needs neither model nor workers."""
+    setup = Setup(
+        llm=MissingKeyLLM(),
+        models=Models(),
+        catalog=Catalog(),
+        prompts=Prompts({}),
+        tools=ToolRegistry(),
+    )
+    async with (
+        open_sqlite(settings.data_folder) as journal,
+        open_service(journal=journal, setup=setup, policy=RunPolicy()) as service,
+    ):
+        yield service

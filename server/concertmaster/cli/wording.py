@@ -1,0 +1,70 @@
+"""How figures and texts from elsewhere are written for a person."""
+
+import re
+from collections.abc import Iterable
+
+from concertmaster.llm.protocol import Usage
+from concertmaster.runs.state import SubtaskState
+
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Characters that move the cursor, colour the screen or turn the direction of text."""
+
+
+def harmless(text: str) -> str:
+    """Return `text` without what a terminal would obey rather than show."""
+    return _CONTROLS.sub("", text)
+
+
+def one_line(text: str) -> str:
+    """Return `text` in one line, without what a terminal would obey rather than show."""
+    return harmless(" ".join(text.split()))
+
+
+def seconds(value: float) -> str:
+    """Return a span of time, such as `4.2s` or `3m05s`."""
+    if value < 60:
+        return f"{max(value, 0):.1f}s"
+    minutes, rest = divmod(int(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02}m{rest:02}s" if hours else f"{minutes}m{rest:02}s"
+
+
+def tokens(usage: Usage) -> str:
+    """Return how many tokens went to and fro, such as `940` or `12.3k`."""
+    total = usage.tokens_in + usage.tokens_out + usage.cache_read + usage.cache_write
+    for size, unit in ((1_000_000, "M"), (1000, "k")):
+        if total >= size:
+            return f"{total / size:.1f}{unit}"
+    return str(total)
+
+
+def money(usd: float | None) -> str:
+    """Return an amount in USD; a question mark when the price of a model is unknown."""
+    if usd is None:
+        return "$?"
+    return f"${usd:.2f}" if usd == 0 or usd >= 1 else f"${usd:.4f}"
+
+
+def spent(usage: Usage) -> str:
+    """Return tokens and money in one phrase, or nothing if no call was made."""
+    return f"{tokens(usage)} tokens · {money(usage.usd)}" if usage.calls else ""
+
+
+def times(start: float | None, end: float | None, now: float) -> str:
+    """Return how long something has taken, or nothing if it has not begun."""
+    return "" if start is None else seconds((now if end is None else end) - start)
+
+
+def problem(state: SubtaskState) -> str:
+    """Return why a subtask has no whole result, or nothing."""
+    return one_line(" ".join(state.result.errors)) if state.result else ""
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number of things, such as `1 subtask` or `3 subtasks`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def joined(parts: Iterable[str]) -> str:
+    """Return the parts that say something, in one line."""
+    return " · ".join(part for part in parts if part)

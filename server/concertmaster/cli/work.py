@@ -1,0 +1,122 @@
+"""The subcommands that start a run and follow it: `run`, `plan`, `worker`."""
+
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TextIO
+
+import click
+
+from concertmaster.cli.app import FAILED, INTERRUPTED
+from concertmaster.cli.data import run_data
+from concertmaster.cli.follow import Followed, follow
+from concertmaster.cli.frame import style_of
+from concertmaster.cli.options import (
+    load,
+    order_options,
+    read_schema,
+    run_async,
+    schema_option,
+    task_text,
+)
+from concertmaster.cli.show import answer_text, summary
+from concertmaster.cli.terminal import print_aside, print_json, print_markdown, stderr
+from concertmaster.cli.wiring import open_runs
+from concertmaster.runs.orders import Order, PlanOrder, RunOrder, WorkerOrder
+
+STATUSES = {"succeeded": 0, "partial": 3}
+"""Exit statuses of runs that have an answer; all others are FAILED."""
+
+_task = click.argument("task")
+_files = click.argument("files", nargs=-1)
+
+
+@click.command()
+@_task
+@_files
+@order_options
+@schema_option
+def run(
+    task: str, files: tuple[str, ...], as_json: bool, output_schema: TextIO | None, **flags: Any
+) -> None:
+    """Plan TASK, delegate it to workers, and print their answer.
+
+    FILES are what the workers get to read: files, folders or globs. TASK - reads the task
+    from stdin. The answer goes to stdout, all else to stderr.
+    """
+    schema = read_schema(output_schema)
+    _work(RunOrder(task=task_text(task), inputs=files, output_schema=schema), flags, as_json)
+
+
+@click.command()
+@_task
+@_files
+@order_options
+def plan(task: str, files: tuple[str, ...], as_json: bool, **flags: Any) -> None:
+    """Print the plan for TASK, without running it."""
+    _work(PlanOrder(task=task_text(task), inputs=files), flags, as_json)
+
+
+@click.command()
+@click.argument("name")
+@_task
+@_files
+@order_options
+@schema_option
+def worker(
+    name: str,
+    task: str,
+    files: tuple[str, ...],
+    as_json: bool,
+    output_schema: TextIO | None,
+    **flags: Any,
+) -> None:
+    """Have the worker NAME do TASK, without planning or synthesis."""
+    schema = read_schema(output_schema)
+    order = WorkerOrder(
+        worker=name,
+        task=task_text(task),
+        inputs=files,
+        output_schema=schema,
+        deadline_seconds=flags["run_seconds"],
+    )
+    _work(order, flags, as_json)
+
+
+def _work(order: Order, flags: dict[str, Any], as_json: bool) -> None:
+    loaded = load(flags)
+    roots = loaded.settings.roots or (Path.cwd(),)
+
+    async def work() -> Followed:
+        async with open_runs(loaded, roots=roots, named=_named(order, roots)) as service:
+            return await follow(service, order, stderr())
+
+    followed = run_async(work)
+    _print(followed, as_json)
+    click.get_current_context().exit(
+        INTERRUPTED if followed.stopped else STATUSES.get(followed.state.status, FAILED)
+    )
+
+
+def _named(order: Order, roots: Iterable[Path]) -> tuple[Path, ...]:
+    """Return what a person has named outside the roots, and so has opened for reading."""
+    named: list[Path] = []
+    for spec in order.inputs:
+        # What is no usable path is told by whoever reads the inputs.
+        with suppress(OSError, RuntimeError):
+            named.append(Path(str(spec)).expanduser().resolve())
+    folders = [root.resolve() for root in roots]
+    return tuple(
+        path for path in named if not any(path.is_relative_to(folder) for folder in folders)
+    )
+
+
+def _print(followed: Followed, as_json: bool) -> None:
+    state = followed.state
+    if as_json:
+        print_json(run_data(state))
+    elif text := answer_text(state):
+        print_markdown(text)
+    for reason in state.reasons:
+        print_aside(reason, "yellow")
+    print_aside(summary(state), style_of(state.status))

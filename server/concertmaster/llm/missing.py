@@ -1,0 +1,26 @@
+"""What answers when a model was asked for by name and there is no key to call it with."""
+
+from typing import NoReturn
+
+from concertmaster.errors import ModelRequestError
+from concertmaster.llm.protocol import Draft, Request
+
+
+class MissingKeyLLM:
+    """Turns every request away with a sentence that says what to set."""
+
+    notice = ""
+
+    async def complete(self, request: Request, draft: Draft, /) -> NoReturn:
+        """Raise ModelRequestError."""
+        del draft
+        raise ModelRequestError(
+            f"The settings ask for the model {request.model!r}, but there is no key for it. "
+            "Set ANTHROPIC_API_KEY, for instance in the env block of the client's "
+            "configuration, or api_key in the settings file; or set offline to work without "
+            "a language model. `concertmaster doctor` tells what is set."
+        )
+
+    def model_name(self, model: str, /) -> str:
+        """Return `model`."""
+        return model

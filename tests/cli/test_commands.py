@@ -1,0 +1,463 @@
+"""The subcommands in process: real files, real journal, the offline model or a scripted one."""
+
+import io
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any, NoReturn
+
+import anyio
+import pytest
+from click.testing import CliRunner, Result
+
+from concertmaster import __version__
+from concertmaster.__main__ import main
+from concertmaster.cli.app import cli
+from concertmaster.llm.protocol import Request
+from fakes import FakeLLM, plan_json, subtask
+
+FAULTY = """\
+import sqlite3
+
+
+def find(name):
+    connection = sqlite3.connect("shop.db")
+    return connection.execute(f"SELECT * FROM goods WHERE name = '{name}'").fetchall()
+"""
+
+Invoke = Callable[..., Result]
+
+no_signals_on_windows = pytest.mark.skipif(
+    sys.platform == "win32", reason="event loops receive no signals there"
+)
+
+
+@pytest.fixture
+def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
+    """Return a function that runs the command in a folder with one faulty file."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    (folder / "app.py").write_text(FAULTY)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("CONCERTMASTER_DATA_FOLDER", str(tmp_path / "data"))
+
+    def run(*arguments: str, text: str | None = None) -> Result:
+        return CliRunner().invoke(cli, arguments, input=text, prog_name="concertmaster")
+
+    return run
+
+
+@pytest.fixture
+def answer_with(monkeypatch: pytest.MonkeyPatch) -> Callable[[FakeLLM], None]:
+    """Return a function that puts a scripted model in place of the offline one."""
+    return lambda llm: monkeypatch.setattr("concertmaster.cli.wiring.OfflineLLM", lambda: llm)
+
+
+def run_id_of(result: Result) -> str:
+    found = re.search(r"concertmaster show (r-\S+)", result.stderr)
+    assert found is not None, result.stderr
+    return found.group(1)
+
+
+def test_the_answer_goes_to_stdout_and_everything_else_to_stderr(invoke: Invoke) -> None:
+    result = invoke("run", "Review this code for problems", "app.py")
+    assert result.exit_code == 0, result.stderr
+    assert "S608" in result.stdout
+    assert "app.py" in result.stdout
+    assert "security-reviewer: started" not in result.stdout
+    assert "security-reviewer: started" in result.stderr
+    assert re.search(r"^succeeded · \d+ subtasks · .* · concertmaster show r-", result.stderr, re.M)
+
+
+def test_json_has_the_whole_run(invoke: Invoke) -> None:
+    result = invoke("run", "Review this code for problems", "app.py", "--json")
+    run = json.loads(result.stdout)
+    assert run["status"] == "succeeded"
+    assert run["run_id"] == run_id_of(result)
+    assert "S608" in run["answer"]
+    assert {line["status"] for line in run["subtasks"]} == {"succeeded"}
+    assert run["notice"]
+
+
+def test_a_dash_reads_the_task_from_stdin(invoke: Invoke) -> None:
+    result = invoke("plan", "-", "app.py", "--json", text="Review this code for problems\n")
+    run_id = json.loads(result.stdout)["plan_id"]
+    shown = invoke("show", run_id)
+    assert "Review this code for problems" in shown.stdout
+
+
+def test_a_plan_is_printed_and_nothing_is_run(invoke: Invoke) -> None:
+    result = invoke("plan", "Review this code for problems", "app.py")
+    assert result.exit_code == 0, result.stderr
+    assert "security-reviewer" in result.stdout
+    assert "started" not in result.stderr
+
+
+def test_a_plan_as_json_has_its_subtasks(invoke: Invoke) -> None:
+    plan = json.loads(invoke("plan", "Review this code", "app.py", "--json").stdout)
+    assert "security-reviewer" in [item["worker"] for item in plan["subtasks"]]
+
+
+def test_one_worker_does_one_subtask(invoke: Invoke) -> None:
+    result = invoke("worker", "security-reviewer", "Find injection faults", "app.py")
+    assert result.exit_code == 0, result.stderr
+    assert "S608" in result.stdout
+    assert "succeeded · 1 subtask" in result.stderr
+
+
+def test_a_file_that_is_named_may_be_outside_the_working_directory(
+    invoke: Invoke, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere.py").write_text(FAULTY)
+    result = invoke("worker", "security-reviewer", "Review", str(tmp_path / "elsewhere.py"))
+    assert result.exit_code == 0, result.stderr
+    assert "elsewhere.py" in result.stdout
+
+
+def test_an_output_schema_reaches_the_model(
+    invoke: Invoke, answer_with: Callable[[FakeLLM], None], tmp_path: Path
+) -> None:
+    schema = {"type": "object", "properties": {"faults": {"type": "integer"}}}
+    (tmp_path / "schema.json").write_text(json.dumps(schema))
+    answer_with(FakeLLM(default='{"faults": 1}'))
+    result = invoke("worker", "analyst", "Count", "--output-schema", str(tmp_path / "schema.json"))
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout) == {"faults": 1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["run", " "], "task is empty"),
+        (["run", "Review", "none.py"], "none.py"),
+        (["run", "Review", "~nobody-of-that-name/x.py"], "x.py"),
+        (["worker", "security-reviwer", "Review"], "Available workers: "),
+        (["run", "Review", "--max-subtasks", "0"], "max_subtasks"),
+        (["run", "Review", "--workers", "none"], "none"),
+        (["run", "Review", "--output-schema", "app.py"], "app.py is no JSON object"),
+        (["show", "r-none"], "concertmaster runs"),
+        (["show", "r-none", "--trace"], "concertmaster runs"),
+        (["show", "r-none", "--subtask", "s1"], "concertmaster runs"),
+        (["cancel", "r-none"], "concertmaster runs"),
+        (["runs", "--limit", "0"], "--limit"),
+        (["rum", "Review"], "No such command 'rum'"),
+    ],
+)
+def test_wrong_use_ends_with_2_and_a_sentence(
+    arguments: Sequence[str], sentence: str, invoke: Invoke
+) -> None:
+    result = invoke(*arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert sentence in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_shell_completes_subcommands_and_their_flags_but_none_of_unknown_ones() -> None:
+    def completions(*words: str) -> str:
+        env = {
+            "_CONCERTMASTER_COMPLETE": "bash_complete",
+            "COMP_WORDS": " ".join(("concertmaster", *words)),
+            "COMP_CWORD": str(len(words)),
+        }
+        return CliRunner().invoke(cli, env=env, prog_name="concertmaster").stdout
+
+    assert "plain,workers" in completions("work")
+    assert "plain,--prompts" in completions("workers", "--p")
+    assert completions("rum", "--p").strip() == ""
+
+
+def test_streams_that_cannot_be_set_up_are_used_as_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["concertmaster", "--version"])
+    with redirect_stdout(io.StringIO()) as told, pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    assert told.getvalue() == f"concertmaster, version {__version__}\n"
+
+
+def test_a_malformed_setting_ends_with_2(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONCERTMASTER_SLOTS", "many")
+    result = invoke("runs")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Error: CONCERTMASTER_SLOTS: ")
+
+
+def test_a_variable_that_is_no_setting_is_warned_of(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONCERTMASTER_SLOT", "4")
+    result = invoke("runs")
+    assert result.exit_code == 0
+    assert "Warning: The environment variable CONCERTMASTER_SLOT is no setting" in result.stderr
+
+
+def test_a_model_that_is_asked_for_without_a_key_fails_with_what_to_set(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONCERTMASTER_MODEL_WORKER", "haiku")
+    result = invoke("worker", "security-reviewer", "Review", "app.py")
+    assert result.exit_code == 1
+    assert "Set ANTHROPIC_API_KEY" in result.stderr
+
+
+def test_offline_wins_over_a_model_that_is_asked_for(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONCERTMASTER_MODEL_WORKER", "haiku")
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "no-such-key")
+    result = invoke("worker", "security-reviewer", "Review", "app.py", "--offline")
+    assert result.exit_code == 0, result.stderr
+
+
+def test_a_run_with_something_missing_ends_with_3_and_says_what(
+    invoke: Invoke, answer_with: Callable[[FakeLLM], None]
+) -> None:
+    plan = plan_json(subtask("s1", "analyst"), subtask("s2", "writer"))
+    answer_with(FakeLLM({"planner": plan, "worker:writer": "", "synthesizer": "Half an answer."}))
+    result = invoke("run", "Do it")
+    assert (result.exit_code, result.stdout) == (3, "Half an answer.\n")
+    assert "s2" in result.stderr
+    assert re.search(r"^partial · 2 subtasks", result.stderr, re.M)
+
+
+def test_a_run_whose_workers_all_fail_ends_with_1(
+    invoke: Invoke, answer_with: Callable[[FakeLLM], None]
+) -> None:
+    answer_with(FakeLLM({"planner": plan_json(subtask("s1", "analyst"))}, default=""))
+    result = invoke("run", "Do it")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert re.search(r"^failed · 1 subtask", result.stderr, re.M)
+
+
+def test_a_direct_answer_is_printed_without_a_plan(
+    invoke: Invoke, answer_with: Callable[[FakeLLM], None]
+) -> None:
+    answer_with(FakeLLM({"planner": plan_json(direct_answer="Forty-two.")}))
+    assert invoke("run", "What is it?").stdout == "Forty-two.\n"
+    assert "Forty-two." in invoke("plan", "What is it?").stdout
+
+
+def press_ctrl_c() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+@no_signals_on_windows
+def test_ctrl_c_cancels_the_run_and_keeps_what_is_finished(
+    invoke: Invoke, answer_with: Callable[[FakeLLM], None]
+) -> None:
+    async def work(request: Request) -> str:
+        del request
+        press_ctrl_c()
+        await anyio.sleep_forever()
+        return ""
+
+    answer_with(FakeLLM({"worker:analyst": work}))
+    result = invoke("worker", "analyst", "Think")
+    assert result.exit_code == 130
+    assert f"Stopping. What is finished stays: concertmaster show {run_id_of(result)}" in (
+        result.stderr
+    )
+    assert re.search(r"^cancelled · 1 subtask", result.stderr, re.M)
+
+
+@no_signals_on_windows
+def test_a_second_ctrl_c_does_not_wait_for_the_run_to_end(
+    invoke: Invoke, answer_with: Callable[[FakeLLM], None]
+) -> None:
+    async def work(request: Request) -> str:
+        del request
+        press_ctrl_c()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            press_ctrl_c()
+            with anyio.CancelScope(shield=True):
+                await anyio.wait_all_tasks_blocked()
+        return ""
+
+    answer_with(FakeLLM({"worker:analyst": work}))
+    result = invoke("worker", "analyst", "Think")
+    assert result.exit_code == 130
+    assert result.stderr.endswith("Interrupted.\n")
+    assert "cancelled ·" not in result.stderr
+
+
+def test_where_no_signals_are_received_a_run_is_followed_all_the_same(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_signals: signal.Signals) -> NoReturn:
+        raise NotImplementedError
+
+    monkeypatch.setattr(anyio, "open_signal_receiver", refuse)
+    assert invoke("worker", "security-reviewer", "Review", "app.py").exit_code == 0
+
+
+def test_without_runs_the_list_says_how_to_start_one(invoke: Invoke) -> None:
+    result = invoke("runs")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "concertmaster run" in result.stderr
+    assert json.loads(invoke("runs", "--json").stdout) == []
+
+
+def test_runs_are_listed_newest_first(invoke: Invoke) -> None:
+    ids = [run_id_of(invoke("plan", f"Plan {number}", "app.py")) for number in range(3)]
+    listed = invoke("runs", "--limit", "2")
+    assert [name for name in ids if name in listed.stdout] == ids[1:]
+    data = json.loads(invoke("runs", "--json").stdout)
+    assert [line["run_id"] for line in data] == ids[::-1]
+
+
+def test_a_run_can_be_shown_again(invoke: Invoke) -> None:
+    answer = invoke("run", "Review this code for problems", "app.py")
+    run_id = run_id_of(answer)
+    shown = invoke("show", run_id)
+    assert shown.exit_code == 0
+    for part in (run_id, "succeeded", "app.py", "security-reviewer", answer.stdout.strip()):
+        assert part in shown.stdout
+    data: dict[str, Any] = json.loads(invoke("show", run_id, "--json").stdout)
+    assert data["answer"].strip() == answer.stdout.strip()
+
+
+def test_a_subtask_can_be_shown_in_full(invoke: Invoke) -> None:
+    run_id = run_id_of(invoke("worker", "security-reviewer", "Review", "app.py"))
+    result = invoke("show", run_id, "--subtask", "s1")
+    assert "S608" in result.stdout
+    data = json.loads(invoke("show", run_id, "--subtask", "s1", "--json").stdout)
+    assert (data["run_id"], data["subtask_id"], data["worker"]) == (
+        run_id,
+        "s1",
+        "security-reviewer",
+    )
+    assert "S608" in data["result"]
+
+
+def test_a_subtask_without_a_result_says_so(
+    invoke: Invoke, answer_with: Callable[[FakeLLM], None]
+) -> None:
+    answer_with(FakeLLM(default=""))
+    run_id = run_id_of(invoke("worker", "analyst", "Think"))
+    result = invoke("show", run_id, "--subtask", "s1")
+    assert result.stdout == "s1 has no text (failed).\n"
+    assert "empty" in result.stderr
+
+
+def test_a_trace_is_a_tree_of_what_happened(invoke: Invoke) -> None:
+    run_id = run_id_of(invoke("worker", "security-reviewer", "Review", "app.py"))
+    lines = invoke("show", run_id, "--trace").stdout.splitlines()
+    assert lines[0].startswith("invoke_workflow")
+    assert any("invoke_agent security-reviewer" in line for line in lines)
+    span = json.loads(invoke("show", run_id, "--trace", "--json").stdout)
+    assert span["kind"] == "run"
+
+
+def test_cancelling_a_run_that_is_over_changes_nothing(invoke: Invoke) -> None:
+    run_id = run_id_of(invoke("plan", "Plan it", "app.py"))
+    result = invoke("cancel", run_id)
+    assert result.exit_code == 0
+    assert f"{run_id}: succeeded" in result.stderr
+    assert json.loads(invoke("cancel", run_id, "--json").stdout)["status"] == "succeeded"
+
+
+def worker_file(folder: Path, name: str, header: str = "") -> Path:
+    file = folder / f"{name}.md"
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"---\nname: {name}\ndescription: Does it.\n{header}---\nDo it.\n")
+    return file
+
+
+def test_workers_are_listed_with_those_of_further_folders(invoke: Invoke, tmp_path: Path) -> None:
+    worker_file(tmp_path / "mine", "my-own", "color: red\n")
+    overriding = worker_file(tmp_path / "mine", "analyst")
+    result = invoke("workers", "--workers", str(tmp_path / "mine"))
+    assert result.exit_code == 0, result.stderr
+    assert "my-own" in result.stdout
+    assert "security-reviewer" in result.stdout
+    assert "color" in result.stderr
+    assert f"gives way to {overriding}" in result.stderr
+    data = json.loads(invoke("workers", "--workers", str(tmp_path / "mine"), "--json").stdout)
+    mine = next(item for item in data["workers"] if item["name"] == "my-own")
+    assert mine["ignored"] == ["color"]
+    assert len(data["overridden"]) == 1
+
+
+def test_every_fault_of_worker_files_is_told(invoke: Invoke, tmp_path: Path) -> None:
+    worker_file(tmp_path / "mine", "one", "tols: []\n")
+    worker_file(tmp_path / "mine", "two", "max_tokens: many\n")
+    folders = ("--workers", str(tmp_path / "mine"), "--workers", str(tmp_path / "none"))
+    result = invoke("workers", *folders)
+    assert result.exit_code == 1
+    for part in ("one.md:4", "tols", "two.md:4", str(tmp_path / "none")):
+        assert part in result.stderr
+    assert len(json.loads(invoke("workers", *folders, "--json").stdout)["errors"]) == 3
+
+
+def test_the_users_own_workers_and_claude_agents_join_where_they_are_wanted(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker_file(tmp_path / "work" / ".claude" / "agents", "agent")
+    worker_file(tmp_path / "config" / "concertmaster" / "workers", "own")
+    names = [item["name"] for item in json.loads(invoke("workers", "--json").stdout)["workers"]]
+    assert "own" in names
+    assert "agent" not in names
+    monkeypatch.setenv("CONCERTMASTER_CLAUDE_AGENTS", "1")
+    names = [item["name"] for item in json.loads(invoke("workers", "--json").stdout)["workers"]]
+    assert "agent" in names
+
+
+def test_doctor_tells_each_setting_and_where_it_is_from_but_no_secret(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-private")
+    monkeypatch.setenv("CONCERTMASTER_SLOTS", "3")
+    result = invoke("doctor", "--root", ".")
+    assert result.exit_code == 0, result.stdout
+    assert re.search(r"^api_key +set +environment ANTHROPIC_API_KEY", result.stdout, re.M)
+    assert re.search(r"^slots +3 +environment CONCERTMASTER_SLOTS", result.stdout, re.M)
+    assert re.search(r"^base_url +unset +default", result.stdout, re.M)
+    assert re.search(r"^claude_agents +no +default", result.stdout, re.M)
+    assert re.search(r"^worker_folders +none +default", result.stdout, re.M)
+    assert "private" not in result.stdout + result.stderr
+    data = json.loads(invoke("doctor", "--json").stdout)
+    assert data["settings"]["api_key"] == {
+        "value": "set",
+        "origin": "environment ANTHROPIC_API_KEY",
+    }
+    assert {finding["verdict"] for finding in data["findings"]} == {"ok"}
+
+
+def findings(result: Result) -> dict[str, str]:
+    return {item["about"]: item["verdict"] for item in json.loads(result.stdout)["findings"]}
+
+
+def test_doctor_notes_that_no_language_model_answers(invoke: Invoke) -> None:
+    result = invoke("doctor", "--json")
+    assert result.exit_code == 0
+    assert findings(result)["model"] == "note"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "about"),
+    [
+        ("CONCERTMASTER_MODEL_PLANNER", "opus", "model"),
+        ("CONCERTMASTER_OFFLINE", "no", "model"),
+        ("ANTHROPIC_API_KEY", "two words", "model"),
+        ("CONCERTMASTER_DATA_FOLDER", "app.py", "data folder"),
+        ("CONCERTMASTER_ROOTS", "none", "roots"),
+        ("CONCERTMASTER_WORKER_FOLDERS", "none", "workers"),
+        ("CONCERTMASTER_PROMPT_FOLDERS", "none", "prompts"),
+    ],
+)
+def test_doctor_ends_with_1_and_names_what_is_broken(
+    variable: str, value: str, about: str, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    result = invoke("doctor", "--json")
+    assert result.exit_code == 1
+    broken = [name for name, verdict in findings(result).items() if verdict == "broken"]
+    assert broken == [about]

@@ -1,0 +1,76 @@
+import pytest
+
+from concertmaster.cli.wording import (
+    count,
+    harmless,
+    joined,
+    money,
+    one_line,
+    seconds,
+    spent,
+    times,
+    tokens,
+)
+from concertmaster.llm.protocol import NO_USAGE, Usage
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (-1, "0.0s"),
+        (0, "0.0s"),
+        (59.94, "59.9s"),
+        (60, "1m00s"),
+        (125, "2m05s"),
+        (3661, "1h01m01s"),
+    ],
+)
+def test_a_span_of_time_is_short_to_read(value: float, expected: str) -> None:
+    assert seconds(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"), [(0, "0"), (999, "999"), (1000, "1.0k"), (2_500_000, "2.5M")]
+)
+def test_tokens_are_told_in_three_digits_or_so(number: int, expected: str) -> None:
+    assert tokens(Usage(tokens_in=number)) == expected
+
+
+def test_tokens_from_a_cache_count_too() -> None:
+    assert tokens(Usage(tokens_in=1, tokens_out=2, cache_read=4, cache_write=8)) == "15"
+
+
+@pytest.mark.parametrize(
+    ("usd", "expected"), [(None, "$?"), (0.0, "$0.00"), (0.00123, "$0.0012"), (1.5, "$1.50")]
+)
+def test_small_amounts_keep_their_digits_and_unknown_ones_are_no_zero(
+    usd: float | None, expected: str
+) -> None:
+    assert money(usd) == expected
+
+
+def test_nothing_is_said_of_what_no_call_was_made_for() -> None:
+    assert spent(NO_USAGE) == ""
+    assert spent(Usage(calls=1, tokens_in=5, usd=None)) == "5 tokens · $?"
+
+
+def test_time_runs_until_the_end_and_not_before_the_beginning() -> None:
+    assert times(None, None, 9) == ""
+    assert times(1, None, 9) == "8.0s"
+    assert times(1, 3, 9) == "2.0s"
+
+
+def test_one_thing_is_no_plural() -> None:
+    assert [count(number, "run") for number in (0, 1, 2)] == ["0 runs", "1 run", "2 runs"]
+
+
+def test_empty_parts_leave_no_gap() -> None:
+    assert joined(("a", "", "b")) == "a · b"
+
+
+def test_text_from_elsewhere_cannot_move_the_cursor_or_turn_the_line() -> None:
+    assert harmless("a\x1b]0;title\x07\tb\r\nc\u202ed\x9b31m") == "a]0;title\tb\ncd31m"
+
+
+def test_lines_are_joined_into_one() -> None:
+    assert one_line("  a\n\n b\t\x00c ") == "a b c"

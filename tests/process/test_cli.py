@@ -1,0 +1,135 @@
+"""The command as people start it: a process of its own."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx2
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMAND = [sys.executable, "-m", "concertmaster"]
+HEAVY = ("anthropic", "mcp", "uvicorn", "starlette")
+
+
+def run(
+    *arguments: str, env: Mapping[str, str] | None = None, cwd: Path = ROOT
+) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        cwd=cwd,
+        env=os.environ | dict(env or {}),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=50,
+        check=False,
+    )
+
+
+def imported(stderr: str) -> set[str]:
+    """Return the top-level names among the modules that `-X importtime` told of."""
+    return {name.split(".")[0] for name in re.findall(r"\| +([\w.]+)$", stderr, re.M)}
+
+
+def test_the_first_command_of_the_readme_finds_the_faults_of_the_example() -> None:
+    result = run("run", "Review this code for problems", "examples/shop/app.py")
+    assert result.returncode == 0, result.stderr
+    assert "SQL injection" in result.stdout
+    assert "examples/shop/app.py" in result.stdout
+
+
+def test_the_second_command_of_the_readme_finds_what_a_contract_obliges_to() -> None:
+    result = run("run", "Analyse this contract: duties, dates, risks", "examples/contract.md")
+    assert result.returncode == 0, result.stderr
+    assert "shall" in result.stdout
+
+
+def test_help_imports_neither_a_model_nor_a_protocol_nor_a_terminal() -> None:
+    result = run("--help", env={"PYTHONPROFILEIMPORTTIME": "1"})
+    assert "workers" in result.stdout
+    assert imported(result.stderr) & {*HEAVY, "pydantic", "rich"} == set()
+
+
+def test_work_offline_imports_neither_a_provider_nor_a_protocol() -> None:
+    result = run("worker", "analyst", "Think", env={"PYTHONPROFILEIMPORTTIME": "1"})
+    assert "pydantic" in imported(result.stderr)
+    assert imported(result.stderr) & set(HEAVY) == set()
+
+
+@contextmanager
+def silent_endpoint() -> Generator[str]:
+    """Listen for requests that are never answered."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="event loops receive no signals there")
+def test_ctrl_c_stops_the_run_and_says_how_to_see_it() -> None:
+    with silent_endpoint() as url:
+        env = os.environ | {"CONCERTMASTER_BASE_URL": url, "ANTHROPIC_API_KEY": "none"}
+        command = [*COMMAND, "worker", "analyst", "Think"]
+        with subprocess.Popen(
+            command, env=env, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+        ) as process:
+            assert process.stderr is not None
+            while "analyst: started" not in (line := process.stderr.readline()):
+                assert line
+            process.send_signal(signal.SIGINT)
+            told = process.stderr.read()
+    assert process.returncode == 130
+    found = re.search(r"concertmaster show (r-\S+)", told)
+    assert found is not None, told
+    assert "cancelled" in run("show", found.group(1)).stdout
+
+
+def test_a_server_ends_when_its_client_leaves() -> None:
+    result = run("serve")
+    assert (result.returncode, result.stdout) == (0, "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals can be sent there")
+def test_over_http_the_server_tells_its_address_and_answers_there_until_a_signal_comes() -> None:
+    command = [*COMMAND, "serve", "--http", "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        found = re.match(r"Serving at (http://127\.0\.0\.1:\d+/mcp)$", process.stderr.readline())
+        assert found is not None
+        assert httpx2.get(found.group(1)).status_code < 500
+        process.terminate()
+    assert process.returncode == 128 + signal.SIGTERM
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals there")
+def test_on_a_terminal_the_run_is_drawn_as_it_goes_and_the_answer_is_rendered() -> None:
+    ours, its = os.openpty()
+    env = os.environ | {"TERM": "xterm", "COLUMNS": "100", "NO_COLOR": "1"}
+    command = [*COMMAND, "run", "Review this code", "examples/shop/app.py"]
+    with subprocess.Popen(command, cwd=ROOT, env=env, stdout=its, stderr=its) as process:
+        os.close(its)
+        shown = read_all(ours)
+    assert process.returncode == 0, shown
+    assert "planning" in shown
+    assert re.search(r"✓  s\d  security-reviewer ", shown)
+    assert "5 subtasks" in shown
+    assert "•" in shown
+    assert "\x1b[2K" in shown
+    assert "\x1b[3" not in shown, "there is a colour in it"
+
+
+def read_all(terminal: int) -> str:
+    """Return what was written to a pseudo-terminal until its last writer left."""
+    read = bytearray()
+    # Linux ends the reading with an error, others with an empty read.
+    with suppress(OSError):
+        while chunk := os.read(terminal, 65536):
+            read += chunk
+    os.close(terminal)
+    return read.decode("utf-8")
