@@ -19,6 +19,8 @@ from concertmaster.runs.sqlite_store import SqliteJournal, open_sqlite
 
 pytestmark = pytest.mark.anyio
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 def started() -> RunStarted:
     return RunStarted(name="run/start", at=1.0, request=RunRequest(task="why?"))
@@ -71,7 +73,8 @@ class Other:
 
     def __init__(self, folder: Path) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, __file__, str(folder)],
+            [sys.executable, "-m", "tests.process.test_two_processes", str(folder)],
+            cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
