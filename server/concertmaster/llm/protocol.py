@@ -9,13 +9,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
 JsonSchema = dict[str, Any]
 """A JSON Schema (2020-12) as plain data."""
 
 StopReason = Literal["end", "max_tokens", "tool_use", "refusal", "pause", "context_full"]
 """Why a reply ended. `end` is the only one that means it is whole."""
+
+
+def whole_characters(text: str) -> str:
+    """Return `text` with a `?` for each half of a character, which UTF-8 cannot express."""
+    return text.encode(errors="replace").decode()
+
+
+Text = Annotated[str, AfterValidator(whole_characters)]
+"""Text from outside, which JSON may have spelled with halves of characters."""
 
 
 class Frozen(BaseModel):
@@ -93,6 +102,8 @@ class AssistantMessage(Frozen):
     role: Literal["assistant"] = "assistant"
     text: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
+    native: tuple[dict[str, JsonValue], ...] = ()
+    """The `native` of that reply; where it is set, it says all that there is to say."""
 
 
 class ToolMessage(Frozen):
@@ -218,12 +229,15 @@ class Reply(Frozen):
     has checked it yet: a cut or malformed reply is still a reply, and its usage counts.
     """
 
-    text: str
+    text: Text
     stop_reason: StopReason
     usage: Usage
     tool_calls: tuple[ToolCall, ...] = ()
     detail: str = ""
     """The provider's explanation, when it gave one for stopping."""
+    native: tuple[dict[str, JsonValue], ...] = ()
+    """The reply in the provider's own form, where it has to be given back unchanged for the
+    conversation to go on; nobody but the model that wrote it reads it."""
 
 
 class Draft:

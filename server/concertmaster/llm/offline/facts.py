@@ -16,7 +16,7 @@ _MONTH = (
     r"(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|"
     r"Sept?(?:ember)?|Oct(?:ober)?|Nov(?:ember)?|Dec(?:ember)?)\.?"
 )
-_NUMBER = r"\d+(?:[.,]\d+)*"
+_NUMBER = r"(?<![\d.,])\d{1,15}(?:[.,]\d{1,9}){0,9}"
 _SCALE = r"(?:\s?(?:thousand|million|billion|bn|m|k)\b)?"
 _CURRENCY = r"(?:EUR|USD|GBP|CHF|JPY|CAD|AUD|€|\$|£|¥)"
 _UNIT = r"(?:minutes?|hours?|days?|weeks?|months?|quarters?|years?)"

@@ -18,6 +18,9 @@ from concertmaster.llm.protocol import Document
 TITLE_CHARS = 80
 """The longest line of a plain text that can be a title."""
 
+SENTENCE_CHARS = 1000
+"""Where a sentence is cut that does not end, so that no search in it takes long."""
+
 _MARKER = re.compile(
     r"\s*(?:[-*+•]\s+|(?P<number>\d+(?:\.\d+)+)[.)]?\s+(?=\W*[A-Z])|(?P<item>\d+)[.)]\s+"
     r"|\((?P<letter>[a-z]{1,4}|\d{1,2})\)\s+)"
@@ -34,6 +37,7 @@ _ABBREVIATIONS = (
     "vs.", "approx.", "st.", "nr.", "cf.", "corp.", "dept.", "est.", "fig.", "para.", "pp.",
     "jan.", "feb.", "mar.", "apr.", "jun.", "jul.", "aug.", "sep.", "sept.", "oct.", "nov.", "dec.",
 )  # fmt: skip
+_LONGEST_ABBREVIATION = max(map(len, _ABBREVIATIONS))
 _SENTENCE_END = re.compile(r"[.!?][\"'”\u2019)\]]*(\s+)(?=[\"'“\u2018(\[]?[A-Z0-9])")
 _WORD = re.compile(r"[^\W\d_][\w\u2019'-]*")
 
@@ -196,17 +200,20 @@ def _is_title(text: str) -> bool:
 
 def _sentences(text: str) -> Iterator[tuple[int, str]]:
     """Yield the sentences of a passage, with how many lines below its start each begins."""
-    begin = 0
+    begin, line = 0, 0
     for end in _ends(text):
-        sentence = " ".join(text[begin:end].split())
-        if sentence:
-            yield text.count("\n", 0, begin), sentence
+        for piece in range(begin, end, SENTENCE_CHARS):
+            part = text[piece : min(piece + SENTENCE_CHARS, end)]
+            if sentence := " ".join(part.split()):
+                yield line, sentence
+            line += part.count("\n")
         begin = end
 
 
 def _ends(text: str) -> Iterable[int]:
     for found in _SENTENCE_END.finditer(text):
-        last = text[: found.start() + 1].split()[-1].lower().lstrip('(“"')
+        before = text[max(0, found.start() - _LONGEST_ABBREVIATION) : found.start() + 1]
+        last = before.split()[-1].lower().lstrip('(“"')
         is_initial = len(last) == 2 and last[0].isalpha()
         if last not in _ABBREVIATIONS and not is_initial:
             yield found.end()

@@ -1,6 +1,7 @@
 """How a document is built, and where that is broken."""
 
 import re
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator
 
@@ -38,11 +39,10 @@ def extract(reading: Reading) -> str:
 
 def _outline(reading: Reading) -> list[str]:
     sizes: Counter[int] = Counter()
+    lines = [heading.line for heading in reading.headings]
     for sentence in reading.sentences:
-        above = [
-            heading.line for heading in reading.headings if heading.line <= sentence.place.line
-        ]
-        sizes[above[-1] if above else 0] += len(sentence.text.split())
+        above = bisect_right(lines, sentence.place.line)
+        sizes[lines[above - 1] if above else 0] += len(sentence.text.split())
     return [
         f"{'  ' * (heading.level - 1)}- {heading.text} (line {heading.line}, "
         f"{sizes[heading.line]} words)"

@@ -1,0 +1,5 @@
+"""The models of Anthropic, and of any endpoint that speaks the same protocol."""
+
+from concertmaster.llm.anthropic.model import AnthropicLLM, Connection, open_anthropic
+
+__all__ = ["AnthropicLLM", "Connection", "open_anthropic"]

@@ -1,0 +1,115 @@
+"""One request over the SDK: sent, received and accounted for, whatever becomes of it."""
+
+from typing import TYPE_CHECKING
+
+import anyio
+import httpx2
+from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient, Omit
+
+from concertmaster.errors import ModelRequestError
+from concertmaster.llm.anthropic.failures import FAILURES, Failures, NoStreamError
+from concertmaster.llm.anthropic.incoming import Incoming
+from concertmaster.llm.anthropic.model import Connection
+from concertmaster.llm.anthropic.outgoing import message_params
+from concertmaster.llm.prices import Prices
+from concertmaster.llm.protocol import Draft, Reply, Request, Usage
+
+if TYPE_CHECKING:
+    from anthropic.types import RawMessageStreamEvent
+    from anthropic.types.message_create_params import MessageCreateParamsStreaming
+
+
+class Calls:
+    """An open client of the Messages API."""
+
+    def __init__(self, connection: Connection, prices: Prices) -> None:
+        self._client = _open_client(connection)
+        sends_key = connection.api_key and connection.auth_header == "bearer"
+        bearer = sends_key or connection.auth_token
+        self._headers = {} if bearer else {"Authorization": Omit()}
+        self._prices = prices
+        self._failures = Failures(connection, host=self._client.base_url.host)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+    async def complete(self, request: Request, draft: Draft) -> Reply:
+        """Return the reply to `request`, or raise a ModelError with what there was of it."""
+        model = self._prices.resolve(request.model)
+        params = message_params(request, model=model)
+        call = _Call(model, self._prices, draft)
+        try:
+            await self._receive(params, call)
+            return call.incoming.reply(call.account())
+        except FAILURES as exc:
+            raise self._failures.translate(
+                exc, request, model=model, usage=call.account(), text=call.incoming.text
+            ) from exc
+        except anyio.get_cancelled_exc_class():
+            call.account()
+            raise
+
+    async def _receive(self, params: "MessageCreateParamsStreaming", call: "_Call") -> None:
+        stream = await self._client.messages.create(**params, extra_headers=self._headers)
+        async with stream:
+            async for event in stream:
+                call.take(event)
+        content_type = stream.response.headers.get("content-type", "text/event-stream")
+        if not call.incoming.started and not content_type.startswith("text/event-stream"):
+            raise NoStreamError(content_type)
+
+
+class _Call:
+    """A call under way, and the draft that shows how far it is."""
+
+    def __init__(self, model: str, prices: Prices, draft: Draft) -> None:
+        self.incoming = Incoming(model)
+        self._prices = prices
+        self._draft = draft
+        self._started_at = anyio.current_time()
+        self.account()
+
+    def take(self, event: "RawMessageStreamEvent") -> None:
+        """Receive an event."""
+        self.incoming.take(event)
+        match event.type:
+            case "content_block_delta":
+                self._draft.update(text=self.incoming.text)
+            case "message_start" | "message_delta":
+                self.account()
+            case _:
+                pass
+
+    def account(self) -> Usage:
+        """Return what the call has taken so far, having put it into the draft."""
+        usage = self.incoming.usage
+        # Before the provider has begun to reply, the price is known whatever the model.
+        usd = self._prices.cost(usage.model, usage) if self.incoming.started else 0.0
+        seconds = anyio.current_time() - self._started_at
+        usage = usage.model_copy(update={"usd": usd, "seconds": seconds})
+        self._draft.update(usage=usage)
+        return usage
+
+
+def _open_client(connection: Connection) -> AsyncAnthropic:
+    own_header = connection.api_key and connection.auth_header == "x-api-key"
+    try:
+        return AsyncAnthropic(
+            # An empty key keeps the SDK from looking for credentials, and sending what it finds
+            # to an address that they were not meant for.
+            api_key=None if connection.auth_token else connection.api_key or "",
+            auth_token=connection.auth_token or None,
+            base_url=connection.base_url,
+            default_headers={"X-Api-Key": connection.api_key or ""} if own_header else None,
+            # Calls are repeated elsewhere, where it is counted what each attempt costs.
+            max_retries=0,
+            timeout=httpx2.Timeout(connection.idle_seconds, connect=connection.connect_seconds),
+            http_client=DefaultAsyncHttpxClient(
+                transport=connection.transport,
+                # A redirect could carry the key to another host.
+                follow_redirects=False,
+            ),
+        )
+    except httpx2.InvalidURL as exc:
+        raise ModelRequestError(f"CONCERTMASTER_BASE_URL is no address: {exc}.") from None

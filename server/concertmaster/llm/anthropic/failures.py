@@ -1,0 +1,212 @@
+"""What can go wrong with a call, as the errors that the rest of the program knows."""
+
+import email.utils
+import time
+from collections.abc import Mapping
+
+import httpx2
+from anthropic import (
+    AnthropicError,
+    APIConnectionError,
+    APIResponseValidationError,
+    APIStatusError,
+    ContractSpendLimitReachedError,
+    EnforcedSpendLimitReachedError,
+    RetryableError,
+)
+
+from concertmaster.errors import (
+    ModelError,
+    ModelReplyError,
+    ModelRequestError,
+    ModelUnavailableError,
+)
+from concertmaster.llm.anthropic.model import Connection
+from concertmaster.llm.protocol import Request, Usage
+
+
+class NoStreamError(Exception):
+    """The answer was no stream of events; the message is its content type."""
+
+
+FAILURES = (
+    AnthropicError,
+    httpx2.HTTPError,
+    httpx2.StreamError,
+    NoStreamError,
+    # What a malformed event leads to, for the SDK lets those through: text that is no JSON or
+    # no UTF-8, and attributes that are missing or of another type.
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+)
+"""All that a call may raise apart from cancellation."""
+
+_STATUS_OF_TYPE = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "timeout_error": 504,
+    "overloaded_error": 529,
+}
+"""The status that an error would have had, had it not come in the middle of a stream."""
+_MAY_PASS = {408, 409, 425, 429, 499}
+"""Statuses under 500 of what may be over the next time."""
+_WILL_NOT_PASS = {501}
+_SPENDING_LIMITS = (ContractSpendLimitReachedError, EnforcedSpendLimitReachedError)
+_SETTINGS_OF_CALLER = {
+    "planner": "CONCERTMASTER_MODEL_PLANNER",
+    "worker": "CONCERTMASTER_MODEL_WORKER, or the model that the worker's file names",
+}
+_KEY_VARIABLES = "CONCERTMASTER_API_KEY or ANTHROPIC_API_KEY"
+_LONGEST_QUOTE = 300
+
+
+class Failures:
+    """Translates what calls over one connection raise. No message has a secret in it."""
+
+    def __init__(self, connection: Connection, *, host: str) -> None:
+        self._connection = connection
+        self._host = host
+
+    def translate(
+        self, exc: Exception, request: Request, *, model: str, usage: Usage, text: str
+    ) -> ModelError:
+        """Return the error that tells what to change, or that trying again may help.
+
+        `usage` and `text` are what the call had cost and brought by then.
+        """
+        kind, message = self._told(exc, request, model)
+        message = self._without_secrets(message)
+        if kind is ModelUnavailableError:
+            wait = _retry_after(exc.response.headers) if isinstance(exc, APIStatusError) else None
+            return ModelUnavailableError(message, usage=usage, text=text, retry_after=wait)
+        return kind(message, usage=usage, text=text)
+
+    def _told(self, exc: Exception, request: Request, model: str) -> tuple[type[ModelError], str]:
+        match exc:
+            case APIStatusError():
+                return self._status(exc, request, model)
+            case APIConnectionError():
+                return self._connection_failure(exc.__cause__)
+            case httpx2.HTTPError() | httpx2.StreamError():
+                return self._connection_failure(exc)
+            case NoStreamError():
+                return ModelRequestError, (
+                    f"{self._host} answers with {exc}, not with a stream of events. "
+                    "Check CONCERTMASTER_BASE_URL."
+                )
+            case RetryableError():
+                return ModelUnavailableError, f"The call did not get through: {exc}."
+            case AnthropicError() if not isinstance(exc, APIResponseValidationError):
+                return ModelRequestError, f"The call cannot be made: {_quote(str(exc))}."
+            case _:
+                return ModelReplyError, f"The reply cannot be read: {_quote(str(exc))}."
+
+    def _connection_failure(self, cause: BaseException | None) -> tuple[type[ModelError], str]:
+        if isinstance(cause, httpx2.ReadTimeout):
+            return ModelUnavailableError, (
+                f"{self._host} sent nothing for {self._connection.idle_seconds:g} s. If that is "
+                "how long it takes, raise CONCERTMASTER_IDLE_SECONDS."
+            )
+        # Only some say more than the name of their kind, and none of the others' texts is safe:
+        # a header that cannot be sent is quoted there.
+        known = isinstance(cause, (httpx2.NetworkError, httpx2.RemoteProtocolError))
+        reason = _quote(str(cause)) if known else type(cause).__name__
+        if isinstance(cause, (httpx2.LocalProtocolError, httpx2.UnsupportedProtocol)):
+            return ModelRequestError, (
+                f"The request to {self._host} cannot be sent ({reason}). "
+                "Check CONCERTMASTER_BASE_URL and any headers set in ANTHROPIC_CUSTOM_HEADERS."
+            )
+        return ModelUnavailableError, f"The connection to {self._host} failed: {reason}."
+
+    def _status(
+        self, exc: APIStatusError, request: Request, model: str
+    ) -> tuple[type[ModelError], str]:
+        status = exc.status_code
+        if exc.response.is_success:
+            status = _STATUS_OF_TYPE.get(str(exc.type), 500)
+        said = f"{status}: {_quote(str(exc.api_message))}" if exc.api_message else str(status)
+        if _may_pass(exc, status):
+            return ModelUnavailableError, f"{_occasion(status)} ({said})."
+        return ModelRequestError, f"{self._remedy(status, request, model)} ({said})."
+
+    def _remedy(self, status: int, request: Request, model: str) -> str:
+        match status:
+            case 401:
+                return f"{self._host} does not accept the key. Check {self._key_settings()}"
+            case 402 | 429:
+                return f"{self._host} wants the account's billing or spending limit looked at"
+            case 403:
+                return f"The key may not do this. Check what {_KEY_VARIABLES} gives access to"
+            case 404:
+                role = request.caller.partition(":")[0]
+                setting = _SETTINGS_OF_CALLER.get(role, "CONCERTMASTER_MODEL_SYNTHESIZER")
+                return f"{self._host} has no model {model!r}. Check {setting}{self._or_address()}"
+            case 413:
+                return "The request is too large. Give the subtask fewer or smaller inputs"
+            case _ if 300 <= status < 400:
+                return f"{self._host} points elsewhere. Check CONCERTMASTER_BASE_URL"
+            case _:
+                return f"{self._host} refuses the request"
+
+    def _key_settings(self) -> str:
+        if self._connection.auth_token:
+            return "CONCERTMASTER_AUTH_TOKEN or ANTHROPIC_AUTH_TOKEN"
+        if self._connection.base_url:
+            return f"{_KEY_VARIABLES}, and how it is sent, CONCERTMASTER_AUTH_HEADER"
+        return _KEY_VARIABLES
+
+    def _or_address(self) -> str:
+        return ", or CONCERTMASTER_BASE_URL" if self._connection.base_url else ""
+
+    def _without_secrets(self, message: str) -> str:
+        for secret in (self._connection.api_key, self._connection.auth_token):
+            if secret:
+                message = message.replace(secret, "[secret]")
+        return message
+
+
+def _may_pass(exc: APIStatusError, status: int) -> bool:
+    if isinstance(exc, _SPENDING_LIMITS):
+        return False
+    advice = exc.response.headers.get("x-should-retry")
+    if advice in ("true", "false"):
+        return advice == "true"
+    return status in _MAY_PASS or (status >= 500 and status not in _WILL_NOT_PASS)
+
+
+def _occasion(status: int) -> str:
+    match status:
+        case 429:
+            return "The provider's rate limit is reached"
+        case 529:
+            return "The provider is overloaded"
+        case _:
+            return "The provider failed"
+
+
+def _quote(text: str) -> str:
+    """Return `text` as part of a sentence: one line, not too long, without its full stop."""
+    line = " ".join(text.split()).rstrip(".")
+    return line if len(line) <= _LONGEST_QUOTE else line[: _LONGEST_QUOTE - 1] + "…"
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds that a response asks to wait, if it does."""
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        try:
+            seconds = float(headers.get(name, "")) * unit
+        except ValueError:
+            continue
+        return seconds if seconds >= 0 else None
+    try:
+        at = email.utils.parsedate_to_datetime(headers.get("retry-after", ""))
+    except ValueError:
+        return None
+    return max(at.timestamp() - time.time(), 0.0)

@@ -1,0 +1,142 @@
+"""A reply as it arrives, event by event."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from pydantic import JsonValue
+
+from concertmaster.llm.protocol import Reply, StopReason, ToolCall, Usage
+
+if TYPE_CHECKING:
+    from anthropic.types import (
+        MessageDeltaUsage,
+        RawContentBlockDelta,
+        RawMessageDeltaEvent,
+        RawMessageStreamEvent,
+    )
+    from anthropic.types import Usage as ReportedUsage
+
+_STOP_REASONS: dict[str, StopReason] = {
+    "end_turn": "end",
+    "stop_sequence": "end",
+    "max_tokens": "max_tokens",
+    "tool_use": "tool_use",
+    "refusal": "refusal",
+    "pause_turn": "pause",
+    "model_context_window_exceeded": "context_full",
+}
+_SAID_IN_OUR_WORDS = ("text", "tool_use")
+"""Kinds of blocks that a message's text and tool calls tell all about."""
+
+
+class Incoming:
+    """The part of a reply that has arrived."""
+
+    def __init__(self, model: str) -> None:
+        """Expect a reply of `model`."""
+        self.text = ""
+        self.usage = Usage(model=model, calls=1, attempts=1)
+        """What the provider has reported; neither money nor time."""
+        self.started = False
+        """Whether the provider has begun to reply, and so to charge."""
+        self._blocks: dict[int, dict[str, Any]] = {}
+        self._arguments: dict[int, str] = {}
+        self._stop_reason: StopReason = "pause"
+        self._detail = ""
+        self._whole = False
+
+    def take(self, event: "RawMessageStreamEvent") -> None:
+        """Add what `event` brings. Events of unknown kinds bring nothing.
+
+        The SDK does not check what it hands out, so a malformed event may raise any error
+        that comes of a missing or misshapen attribute.
+        """
+        match event.type:
+            case "message_start":
+                self.started = True
+                self._count(event.message.usage, model=event.message.model)
+            case "content_block_start":
+                self._blocks[event.index] = event.content_block.to_dict()
+            case "content_block_delta":
+                self._add(event.index, event.delta)
+            case "message_delta":
+                self._count(event.usage, model=self.usage.model)
+                self._stop(event)
+            case "message_stop":
+                self._whole = True
+            case _:
+                pass
+
+    def _add(self, index: int, delta: "RawContentBlockDelta") -> None:
+        block = self._blocks[index]
+        match delta.type:
+            case "text_delta":
+                block["text"] += delta.text
+                self.text += delta.text
+            case "input_json_delta":
+                self._arguments[index] = self._arguments.get(index, "") + delta.partial_json
+            case "thinking_delta":
+                block["thinking"] += delta.thinking
+            case "signature_delta":
+                block["signature"] = delta.signature
+            case _:
+                pass
+
+    def _count(self, reported: "ReportedUsage | MessageDeltaUsage", *, model: str) -> None:
+        # Cumulative: a later report replaces an earlier one, where it says anything at all.
+        counts = {
+            "tokens_in": reported.input_tokens,
+            "tokens_out": reported.output_tokens,
+            "cache_read": reported.cache_read_input_tokens,
+            "cache_write": reported.cache_creation_input_tokens,
+        }
+        said = {name: count for name, count in counts.items() if count is not None}
+        self.usage = Usage.model_validate(self.usage.model_dump() | said | {"model": model})
+
+    def _stop(self, event: "RawMessageDeltaEvent") -> None:
+        reason = event.delta.stop_reason
+        # A reason that is new to us is not known to leave the reply whole.
+        self._stop_reason = _STOP_REASONS.get(str(reason), "pause")
+        if str(reason) not in _STOP_REASONS:
+            self._detail = f"it gave {reason!r} as its reason for stopping"
+        if (details := event.delta.stop_details) is not None:
+            parts = (details.category, details.explanation)
+            self._detail = ": ".join(part for part in parts if part)
+
+    def reply(self, usage: Usage) -> Reply:
+        """Return the reply, which took `usage`.
+
+        Raises:
+            ValueError: it is not whole, or a tool call in it has no proper arguments.
+        """
+        if not self._whole:
+            raise ValueError("it ends before it is complete")
+        # A reply that was cut while asking for tools is cut, whichever of them it got to.
+        calls = self._tool_calls() if self._stop_reason == "tool_use" else ()
+        return Reply(
+            text=self.text,
+            stop_reason=self._stop_reason,
+            usage=usage,
+            tool_calls=calls,
+            detail=self._detail,
+            native=self._native() if calls else (),
+        )
+
+    def _tool_calls(self) -> tuple[ToolCall, ...]:
+        for index, arguments in self._arguments.items():
+            self._blocks[index]["input"] = json.loads(arguments) if arguments else {}
+        return tuple(
+            ToolCall(id=block["id"], name=block["name"], arguments=block["input"])
+            for block in self._blocks.values()
+            if block["type"] == "tool_use"
+        )
+
+    def _native(self) -> tuple[dict[str, JsonValue], ...]:
+        """Return the blocks if there is more to them, such as thinking, than we have words for.
+
+        The provider wants a message that asked for tools given back as it was.
+        """
+        blocks = self._blocks.values()
+        if all(block["type"] in _SAID_IN_OUR_WORDS for block in blocks):
+            return ()
+        return tuple(block for block in blocks if block.get("text") != "")

@@ -1,0 +1,443 @@
+"""Requests and replies, over the real SDK."""
+
+import subprocess
+import sys
+from typing import Any
+
+import anyio
+import httpx2
+import pytest
+
+from concertmaster.errors import ModelReplyError, SettingsError
+from concertmaster.llm.anthropic import Connection
+from concertmaster.llm.protocol import (
+    AssistantMessage,
+    Draft,
+    Reply,
+    Request,
+    ToolCall,
+    ToolMessage,
+    ToolOutcome,
+    ToolSpec,
+    UserMessage,
+)
+from scripted_anthropic import (
+    KEY,
+    Provider,
+    ask,
+    block,
+    connected,
+    ended,
+    event,
+    started,
+    stream,
+    text_block,
+    tool_block,
+    whole,
+)
+
+pytestmark = pytest.mark.anyio
+
+
+async def reply_to(request: Request, *events: bytes | Exception) -> tuple[Reply, dict[str, Any]]:
+    """Return the reply, and the body of the request that was sent for it."""
+    provider = Provider(stream(*(events or (whole(),))))
+    async with connected(provider) as llm:
+        return await llm.complete(request, Draft()), provider.body
+
+
+async def test_a_reply_has_the_text_of_all_its_pieces_and_what_it_cost() -> None:
+    reply, _ = await reply_to(
+        ask(),
+        started(cache_read_input_tokens=5000, cache_creation_input_tokens=2000),
+        text_block("Because ", "it "),
+        text_block("rained.", index=1),
+        ended(),
+    )
+    assert (reply.text, reply.stop_reason, reply.detail) == ("Because it rained.", "end", "")
+    usage = reply.usage
+    assert usage.model_dump(exclude={"usd", "seconds"}) == {
+        "model": "claude-sonnet-5-5",
+        "calls": 1,
+        "attempts": 1,
+        "tokens_in": 1000,
+        "tokens_out": 200,
+        "cache_read": 5000,
+        "cache_write": 2000,
+    }
+    assert usage.usd == pytest.approx((1000 * 2 + 200 * 10 + 5000 * 0.1 + 2000 * 2.5) / 1e6)
+    assert usage.seconds >= 0
+
+
+async def test_the_last_report_of_input_tokens_holds() -> None:
+    reply, _ = await reply_to(ask(), started(), text_block("x"), ended(input_tokens=1234))
+    assert reply.usage.tokens_in == 1234
+
+
+async def test_the_usage_names_the_model_that_answered() -> None:
+    reply, _ = await reply_to(
+        ask(model="haiku"), started(model="claude-haiku-4-5-20251001"), text_block("x"), ended()
+    )
+    assert reply.usage.model == "claude-haiku-4-5-20251001"
+    assert reply.usage.usd == pytest.approx((1000 * 1 + 200 * 5) / 1e6)
+
+
+async def test_a_model_without_a_price_costs_an_unknown_sum() -> None:
+    reply, body = await reply_to(
+        ask(model="house-model"), started(model="house-model"), text_block("x"), ended()
+    )
+    assert body["model"] == "house-model"
+    assert reply.usage.usd is None
+
+
+async def test_what_is_shared_comes_first_and_is_marked_for_caching() -> None:
+    _, body = await reply_to(ask(shared="<document>…</document>", model="opus"))
+    cached = {"cache_control": {"type": "ephemeral"}}
+    assert body == {
+        "model": "claude-opus-5-5",
+        "max_tokens": 500,
+        "stream": True,
+        "system": [{"type": "text", "text": "You are an analyst."} | cached],
+        "messages": [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "<document>…</document>"} | cached,
+                    {"type": "text", "text": "Why?"},
+                ],
+            }
+        ],
+    }
+
+
+async def test_nothing_is_sent_for_what_a_request_does_not_have() -> None:
+    _, body = await reply_to(ask(system=""))
+    assert set(body) == {"model", "max_tokens", "stream", "messages"}
+    assert body["messages"][0]["content"] == [{"type": "text", "text": "Why?"}]
+
+
+async def test_an_output_schema_constrains_the_reply_and_its_text_is_left_as_it_is() -> None:
+    schema = {
+        "type": "object",
+        "properties": {"n": {"type": "integer", "minimum": 1}},
+        "required": ["n"],
+    }
+    reply, body = await reply_to(ask(output_schema=schema), whole('{"n": 0'))
+    assert reply.text == '{"n": 0'
+    assert body["output_config"]["format"] == {
+        "type": "json_schema",
+        "schema": {
+            "type": "object",
+            "properties": {"n": {"type": "integer", "description": "{minimum: 1}"}},
+            "required": ["n"],
+            "additionalProperties": False,
+        },
+    }
+
+
+async def test_a_schema_that_cannot_constrain_the_reply_is_told_in_words() -> None:
+    _, body = await reply_to(ask(output_schema={"type": "object"}))
+    assert "output_config" not in body
+    assert [("cache_control" in part) for part in body["system"]] == [True, False]
+    assert body["system"][1]["text"].endswith('{"type": "object"}')
+
+
+TOOL = ToolSpec(name="lint", description="Lints.", input_schema={"type": "object"})
+
+
+async def test_tools_are_offered_and_the_calls_of_them_come_back() -> None:
+    reply, body = await reply_to(
+        ask(tools=[TOOL]),
+        started(),
+        text_block("I look."),
+        tool_block("t1", "lint", '{"path": ', '"a.py"}', index=1),
+        tool_block("t2", "lint", index=2),
+        tool_block("t3", "lint", "", index=3),
+        ended("tool_use"),
+    )
+    assert body["tools"] == [
+        {"name": "lint", "description": "Lints.", "input_schema": {"type": "object"}}
+    ]
+    assert (reply.text, reply.stop_reason) == ("I look.", "tool_use")
+    assert reply.tool_calls == (
+        ToolCall(id="t1", name="lint", arguments={"path": "a.py"}),
+        ToolCall(id="t2", name="lint", arguments={}),
+        ToolCall(id="t3", name="lint", arguments={}),
+    )
+    assert reply.native == ()
+
+
+async def test_outcomes_of_tool_calls_are_given_back_in_the_next_request() -> None:
+    call = ToolCall(id="t1", name="lint", arguments={"path": "a.py"})
+    _, body = await reply_to(
+        ask(
+            UserMessage(text="Why?"),
+            AssistantMessage(text="I look.", tool_calls=(call,)),
+            ToolMessage(outcomes=(ToolOutcome(id="t1", text="No such file.", failed=True),)),
+            AssistantMessage(tool_calls=(call,)),
+            ToolMessage(outcomes=(ToolOutcome(id="t1", text="clean"),)),
+        )
+    )
+    used = {"type": "tool_use", "id": "t1", "name": "lint", "input": {"path": "a.py"}}
+    answer: dict[str, Any] = {"type": "tool_result", "tool_use_id": "t1"}
+    assert body["messages"][1:] == [
+        {"role": "assistant", "content": [{"type": "text", "text": "I look."}, used]},
+        {"role": "user", "content": [answer | {"content": "No such file.", "is_error": True}]},
+        {"role": "assistant", "content": [used]},
+        {"role": "user", "content": [answer | {"content": "clean", "is_error": False}]},
+    ]
+
+
+async def test_thinking_that_led_to_tool_calls_is_given_back_as_it_came() -> None:
+    """The provider wants it back, in place and with its signature."""
+    reply, _ = await reply_to(
+        ask(tools=[TOOL]),
+        started(),
+        block(
+            0,
+            {"type": "thinking", "thinking": "", "signature": ""},
+            {"type": "thinking_delta", "thinking": "Hm, "},
+            {"type": "thinking_delta", "thinking": "a file."},
+            {"type": "signature_delta", "signature": "c2ln"},
+        ),
+        block(1, {"type": "redacted_thinking", "data": "ZGF0YQ"}),
+        text_block(index=2),
+        tool_block("t1", "lint", '{"path": "a.py"}', index=3),
+        ended("tool_use"),
+    )
+    blocks = [
+        {"type": "thinking", "thinking": "Hm, a file.", "signature": "c2ln"},
+        {"type": "redacted_thinking", "data": "ZGF0YQ"},
+        {"type": "tool_use", "id": "t1", "name": "lint", "input": {"path": "a.py"}},
+    ]
+    assert reply.text == ""
+    assert list(reply.native) == blocks
+    _, body = await reply_to(
+        ask(
+            UserMessage(text="Why?"),
+            AssistantMessage(tool_calls=reply.tool_calls, native=reply.native),
+            ToolMessage(outcomes=(ToolOutcome(id="t1", text="clean"),)),
+        )
+    )
+    assert body["messages"][1] == {"role": "assistant", "content": blocks}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("end_turn", "end"),
+        ("stop_sequence", "end"),
+        ("max_tokens", "max_tokens"),
+        ("pause_turn", "pause"),
+        ("model_context_window_exceeded", "context_full"),
+    ],
+)
+async def test_every_reason_for_stopping_has_a_name_here(given: str, expected: str) -> None:
+    reply, _ = await reply_to(ask(), started(), text_block("so far"), ended(given))
+    assert (reply.text, reply.stop_reason, reply.detail) == ("so far", expected, "")
+
+
+@pytest.mark.parametrize("given", ["moonrise", None])
+async def test_a_reason_for_stopping_that_nobody_knows_does_not_pass_for_the_end(
+    given: str | None,
+) -> None:
+    reply, _ = await reply_to(ask(), started(), text_block("so far"), ended(given))
+    assert reply.stop_reason == "pause"
+    assert reply.detail == f"it gave {given!r} as its reason for stopping"
+
+
+@pytest.mark.parametrize(
+    ("details", "expected"),
+    [
+        ({"type": "refusal", "category": "cyber", "explanation": "No."}, "cyber: No."),
+        ({"type": "refusal", "category": None, "explanation": None}, ""),
+        (None, ""),
+    ],
+)
+async def test_a_refusal_comes_with_the_reason_and_is_paid_for(
+    details: dict[str, Any] | None, expected: str
+) -> None:
+    reply, _ = await reply_to(ask(), started(), ended("refusal", stop_details=details))
+    assert (reply.stop_reason, reply.detail) == ("refusal", expected)
+    assert reply.usage.tokens_out == 200
+
+
+async def test_a_reply_that_was_cut_asks_for_no_tools() -> None:
+    reply, _ = await reply_to(
+        ask(tools=[TOOL]), started(), tool_block("t1", "lint", '{"pa'), ended("max_tokens")
+    )
+    assert (reply.stop_reason, reply.tool_calls) == ("max_tokens", ())
+
+
+async def test_events_and_pieces_of_unknown_kinds_are_passed_over() -> None:
+    reply, _ = await reply_to(
+        ask(),
+        started(),
+        event("ping"),
+        event("weather", outlook="fair"),
+        block(
+            0,
+            {"type": "text", "text": ""},
+            {"type": "text_delta", "text": "done"},
+            {"type": "citations_delta", "citation": {"type": "char_location"}},
+        ),
+        ended(),
+    )
+    assert reply.text == "done"
+
+
+async def test_the_draft_shows_the_text_and_the_cost_as_they_come() -> None:
+    seen: list[tuple[str, int, int]] = []
+
+    def watch(draft: Draft) -> None:
+        state = (draft.text, draft.usage.tokens_in, draft.usage.tokens_out)
+        if state not in seen:
+            seen.append(state)
+
+    async with connected(Provider(stream(started(), text_block("a", "b"), ended()))) as llm:
+        draft = Draft(watch)
+        reply = await llm.complete(ask(), draft)
+    assert draft.usage == reply.usage
+    assert seen == [("", 0, 0), ("", 1000, 1), ("a", 1000, 1), ("ab", 1000, 1), ("ab", 1000, 200)]
+
+
+class Hanging(httpx2.AsyncByteStream):
+    """A body that begins and then hangs until it is given up."""
+
+    def __init__(self, beginning: bytes) -> None:
+        self._beginning = beginning
+        self.reached = anyio.Event()
+        self.closed = False
+
+    def __aiter__(self) -> "Hanging":
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._beginning:
+            beginning, self._beginning = self._beginning, b""
+            return beginning
+        self.reached.set()
+        await anyio.sleep_forever()
+        raise AssertionError("unreachable")
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+async def test_a_call_that_is_cancelled_tells_what_it_had_cost_and_lets_the_connection_go() -> None:
+    body = Hanging(started() + text_block("so far"))
+    draft = Draft()
+    async with connected(Provider(httpx2.Response(200, stream=body))) as llm:
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(llm.complete, ask(), draft)
+                await body.reached.wait()
+                tasks.cancel_scope.cancel()
+    assert draft.text == "so far"
+    assert draft.usage.seconds > 0
+    assert (draft.usage.attempts, draft.usage.tokens_in) == (1, 1000)
+    assert draft.usage.usd == pytest.approx((1000 * 2 + 1 * 10) / 1e6)
+    assert body.closed
+
+
+@pytest.mark.parametrize(
+    ("connection", "expected"),
+    [
+        ({}, {"authorization": f"Bearer {KEY}"}),
+        ({"auth_header": "x-api-key"}, {"x-api-key": KEY}),
+        ({"api_key": None, "auth_token": "token"}, {"authorization": "Bearer token"}),
+        (
+            {"api_key": None, "auth_token": "token", "auth_header": "x-api-key"},
+            {"authorization": "Bearer token"},
+        ),
+        ({"api_key": None, "base_url": "http://gateway.test"}, {}),
+    ],
+)
+async def test_the_key_is_sent_in_the_one_way_that_was_asked_for(
+    connection: dict[str, Any], expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-of-somebody-else")
+    provider = Provider(stream(whole()))
+    async with connected(provider, **connection) as llm:
+        await llm.complete(ask(), Draft())
+    headers = provider.requests[0].headers
+    names = ("authorization", "x-api-key")
+    assert {name: headers[name] for name in names if name in headers} == expected
+
+
+async def test_requests_go_to_the_address_and_wait_as_long_as_the_settings_say() -> None:
+    provider = Provider(stream(whole()))
+    async with connected(provider, base_url="http://gateway.test/x", idle_seconds=7) as llm:
+        await llm.complete(ask(), Draft())
+    request = provider.requests[0]
+    assert str(request.url) == "http://gateway.test/x/v1/messages"
+    assert request.extensions["timeout"]["read"] == 7
+    assert request.extensions["timeout"]["connect"] == 10
+
+
+async def test_an_alias_is_shown_as_the_model_it_stands_for() -> None:
+    async with connected(Provider()) as llm:
+        assert llm.model_name("haiku") == "claude-haiku-5-5"
+        assert llm.model_name("my-model") == "my-model"
+        assert llm.notice == ""
+
+
+async def test_one_connection_serves_all_calls_and_is_closed_at_the_end() -> None:
+    provider = Provider(stream(whole()), stream(whole()))
+    async with connected(provider) as llm, anyio.create_task_group() as tasks:
+        tasks.start_soon(llm.complete, ask(), Draft())
+        tasks.start_soon(llm.complete, ask(), Draft())
+    assert len(provider.requests) == 2
+    assert provider.closed
+
+
+@pytest.mark.parametrize("field", ["api_key", "auth_token"])
+def test_a_key_with_a_stray_character_is_refused_and_not_quoted(field: str) -> None:
+    """Sent as it is, it would come back in the transport's error."""
+    for bad in ("sk-secret\nx", "sk secret", "clé-secret"):
+        given: dict[str, Any] = {field: bad}
+        with pytest.raises(SettingsError) as caught:
+            Connection(**given)
+        assert "secret" not in str(caught.value)
+        assert field in str(caught.value)
+
+
+def test_a_key_and_a_token_together_are_refused() -> None:
+    with pytest.raises(SettingsError):
+        Connection(api_key="a", auth_token="b")  # noqa: S106
+
+
+def test_without_a_key_the_error_says_what_to_set() -> None:
+    with pytest.raises(SettingsError, match="Set CONCERTMASTER_API_KEY or ANTHROPIC_API_KEY"):
+        Connection()
+
+
+def test_a_connection_does_not_show_its_secrets() -> None:
+    shown = repr(Connection(api_key="sk-secret")) + repr(Connection(auth_token="sk-secret"))  # noqa: S106
+    assert "sk-secret" not in shown
+
+
+async def test_the_key_is_in_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(0)
+    for auth_header in ("bearer", "x-api-key"):
+        provider = Provider(stream(started(), httpx2.ReadError("gone")))
+        async with connected(provider, auth_header=auth_header) as llm:
+            with pytest.raises(Exception, match="gone") as caught:
+                await llm.complete(ask(), Draft())
+            assert KEY not in repr(llm) + repr(caught.value) + repr(caught.value.__cause__)
+    assert caplog.records
+    assert KEY not in caplog.text
+
+
+def test_the_sdk_is_not_imported_before_it_is_needed() -> None:
+    code = "import sys, concertmaster.llm.anthropic; print('anthropic' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+async def test_arguments_that_are_no_json_make_the_reply_unusable() -> None:
+    for arguments in ('{"path"', '["a.py"]'):
+        with pytest.raises(ModelReplyError) as caught:
+            await reply_to(ask(), started(), tool_block("t", "lint", arguments), ended("tool_use"))
+        assert caught.value.usage is not None
+        assert caught.value.usage.tokens_out == 200

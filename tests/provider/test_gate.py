@@ -1,0 +1,255 @@
+"""Attempts at a call: on both back ends, and the waits between them in virtual time."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import pytest
+from trio.testing import MockClock
+
+from concertmaster.errors import (
+    ModelError,
+    ModelReplyError,
+    ModelRequestError,
+    ModelUnavailableError,
+)
+from concertmaster.llm.gate import FIRST_WAIT, LONGEST_BACKOFF, Gate
+from concertmaster.llm.protocol import NO_USAGE, Draft, Reply, Request, Usage
+from scripted_anthropic import ask
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, object]]:
+    return ("trio", {"clock": MockClock(autojump_threshold=0)})
+
+
+def spent(tokens: int, usd: float | None = 0.25) -> Usage:
+    return Usage(
+        model="m", calls=1, attempts=1, tokens_in=tokens, tokens_out=10, usd=usd, seconds=2.0
+    )
+
+
+def done(**fields: Any) -> Reply:
+    return Reply.model_validate({"text": "done", "stop_reason": "end", "usage": spent(1)} | fields)
+
+
+def overloaded(text: str = "", **fields: Any) -> ModelUnavailableError:
+    return ModelUnavailableError("Overloaded.", usage=spent(1), text=text, **fields)
+
+
+Attempt = Reply | ModelError | Callable[[Draft], Awaitable[Reply]]
+
+
+class ScriptedLLM:
+    """Makes the attempts of a script one after the other, the last one for ever."""
+
+    notice = "scripted"
+
+    def __init__(self, *attempts: Attempt) -> None:
+        self._attempts = list(attempts)
+        self.times: list[float] = []
+
+    def model_name(self, model: str, /) -> str:
+        return f"scripted-{model}"
+
+    async def complete(self, request: Request, draft: Draft, /) -> Reply:
+        del request
+        self.times.append(anyio.current_time())
+        await anyio.lowlevel.checkpoint()
+        attempt = self._attempts.pop(0) if len(self._attempts) > 1 else self._attempts[0]
+        if isinstance(attempt, ModelError):
+            draft.update(text=attempt.text, usage=attempt.usage or NO_USAGE)
+            raise attempt
+        return attempt if isinstance(attempt, Reply) else await attempt(draft)
+
+    @property
+    def waits(self) -> list[float]:
+        return [after - before for before, after in zip(self.times, self.times[1:], strict=False)]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+async def test_a_reply_passes_as_it_is() -> None:
+    draft = Draft()
+    reply = await Gate(ScriptedLLM(done())).complete(ask(), draft)
+    assert reply == done()
+    assert (draft.text, draft.usage) == ("done", spent(1))
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+async def test_what_is_useless_to_repeat_is_not_repeated() -> None:
+    llm = ScriptedLLM(ModelRequestError("No such model.", usage=spent(0, usd=0.0)))
+    with pytest.raises(ModelRequestError, match=r"^No such model\.$") as caught:
+        await Gate(llm).complete(ask(), Draft())
+    assert len(llm.times) == 1
+    assert caught.value.usage == spent(0, usd=0.0)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+async def test_it_answers_for_the_model_behind_it() -> None:
+    gate = Gate(ScriptedLLM(done()))
+    assert gate.model_name("opus") == "scripted-opus"
+    assert gate.notice == "scripted"
+
+
+@pytest.mark.parametrize("exc", [overloaded(), ModelReplyError("No reply.", usage=spent(1))])
+async def test_what_may_pass_is_repeated_until_it_has(exc: ModelError) -> None:
+    llm = ScriptedLLM(exc, exc, done(usage=spent(100)))
+    draft = Draft()
+    reply = await Gate(llm).complete(ask(), draft)
+    assert reply.text == "done"
+    assert len(llm.times) == 3
+    assert reply.usage == draft.usage
+    assert reply.usage == Usage(
+        model="m", calls=1, attempts=3, tokens_in=102, tokens_out=30, usd=0.75, seconds=6.0
+    )
+
+
+async def test_the_waits_grow_and_are_random() -> None:
+    ceilings = [FIRST_WAIT, 2 * FIRST_WAIT, 4 * FIRST_WAIT]
+    seen: list[list[float]] = []
+    for _ in range(50):
+        llm = ScriptedLLM(overloaded())
+        with pytest.raises(ModelUnavailableError):
+            await Gate(llm, max_attempts=4).complete(ask(), Draft())
+        seen.append(llm.waits)
+    for ceiling, waits in zip(ceilings, zip(*seen, strict=True), strict=True):
+        assert all(0 <= wait <= ceiling for wait in waits)
+        assert len(set(waits)) > 1
+        assert max(waits) > ceiling / 2
+
+
+async def test_the_waits_stop_growing() -> None:
+    llm = ScriptedLLM(overloaded())
+    with pytest.raises(ModelUnavailableError):
+        await Gate(llm, max_attempts=40).complete(ask(), Draft())
+    assert max(llm.waits) <= LONGEST_BACKOFF
+
+
+async def test_the_wait_that_the_provider_asks_for_is_kept() -> None:
+    llm = ScriptedLLM(overloaded(retry_after=45), done())
+    await Gate(llm).complete(ask(), Draft())
+    assert 45 <= llm.waits[0] <= 45 + FIRST_WAIT
+
+
+async def test_a_wait_longer_than_the_bound_fails_at_once_and_is_named() -> None:
+    llm = ScriptedLLM(overloaded("so far", retry_after=4_294_967))
+    with pytest.raises(ModelUnavailableError, match="wait 4294967 s, longer than the 60 s") as exc:
+        await Gate(llm).complete(ask(), Draft())
+    assert len(llm.times) == 1
+    assert exc.value.retry_after == 4_294_967
+    assert (exc.value.usage, exc.value.text) == (spent(1), "so far")
+
+
+@pytest.mark.parametrize(
+    ("exc", "kind"),
+    [
+        (overloaded(retry_after=3), ModelUnavailableError),
+        (ModelReplyError("No reply.", usage=spent(1)), ModelReplyError),
+    ],
+)
+async def test_when_attempts_are_used_up_the_error_tells_of_all(
+    exc: ModelError, kind: type[ModelError]
+) -> None:
+    llm = ScriptedLLM(exc)
+    draft = Draft()
+    with pytest.raises(kind, match=r"\. Tried 5 times\.$") as caught:
+        await Gate(llm).complete(ask(), draft)
+    assert len(llm.times) == 5
+    assert caught.value.usage == draft.usage
+    assert caught.value.usage == Usage(
+        model="m", calls=1, attempts=5, tokens_in=5, tokens_out=50, usd=1.25, seconds=10.0
+    )
+    assert caught.value.__cause__ is exc
+
+
+async def test_an_unknown_price_makes_the_sum_unknown() -> None:
+    llm = ScriptedLLM(ModelReplyError("No reply.", usage=spent(1, usd=None)), done())
+    assert (await Gate(llm).complete(ask(), Draft())).usage.usd is None
+
+
+async def test_an_error_that_does_not_know_its_cost_costs_what_the_draft_shows() -> None:
+    async def break_off(draft: Draft) -> Reply:
+        draft.update(text="so far", usage=spent(7))
+        raise ModelUnavailableError("Gone.")
+
+    with pytest.raises(ModelUnavailableError) as caught:
+        await Gate(ScriptedLLM(break_off), max_attempts=2).complete(ask(), Draft())
+    assert caught.value.text == "so far"
+    assert caught.value.usage is not None
+    assert (caught.value.usage.attempts, caught.value.usage.tokens_in) == (2, 14)
+
+
+async def test_the_longest_text_that_any_attempt_brought_is_kept() -> None:
+    llm = ScriptedLLM(overloaded("a"), overloaded("a long way"), overloaded())
+    with pytest.raises(ModelUnavailableError) as caught:
+        await Gate(llm, max_attempts=3).complete(ask(), Draft())
+    assert caught.value.text == "a long way"
+
+
+async def test_the_draft_begins_anew_with_every_attempt_and_keeps_the_cost() -> None:
+    seen: list[tuple[str, int]] = []
+
+    async def write(draft: Draft) -> Reply:
+        draft.update(text="anew", usage=spent(100))
+        return done(usage=spent(100))
+
+    gate = Gate(ScriptedLLM(overloaded("so far"), write))
+    await gate.complete(
+        ask(), Draft(lambda draft: seen.append((draft.text, draft.usage.tokens_in)))
+    )
+    assert seen == [("so far", 1), ("so far", 1), ("", 1), ("anew", 101), ("done", 101)]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+async def test_a_cancelled_call_leaves_its_cost_in_the_draft() -> None:
+    reached = anyio.Event()
+
+    async def hang(draft: Draft) -> Reply:
+        draft.update(text="so far", usage=spent(100))
+        reached.set()
+        await anyio.sleep_forever()
+        raise AssertionError("unreachable")
+
+    draft = Draft()
+    llm = ScriptedLLM(hang)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(Gate(llm).complete, ask(), draft)
+        with anyio.fail_after(5):
+            await reached.wait()
+        tasks.cancel_scope.cancel()
+    assert len(llm.times) == 1
+    assert (draft.text, draft.usage) == ("so far", spent(100))
+
+
+async def test_a_call_cancelled_while_it_waits_makes_no_further_attempt() -> None:
+    llm = ScriptedLLM(overloaded(retry_after=50))
+    draft = Draft()
+    with anyio.move_on_after(20) as scope:
+        await Gate(llm).complete(ask(), draft)
+    assert scope.cancelled_caught
+    assert len(llm.times) == 1
+    assert draft.usage == spent(1)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+async def test_calls_at_the_same_time_do_not_count_each_other_s_attempts() -> None:
+    both = anyio.Event()
+    waiting: list[int] = []
+
+    async def meet(draft: Draft) -> Reply:
+        del draft
+        waiting.append(1)
+        if len(waiting) == 2:
+            both.set()
+        await both.wait()
+        return done()
+
+    gate = Gate(ScriptedLLM(meet))
+    drafts = [Draft(), Draft()]
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            for draft in drafts:
+                tasks.start_soon(gate.complete, ask(), draft)
+    assert [draft.usage.attempts for draft in drafts] == [1, 1]
