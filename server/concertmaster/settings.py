@@ -113,7 +113,9 @@ class Settings(BaseModel):
     slots: int = Field(default=8, ge=1, description="Subtasks at work at the same time, at most.")
     subtask_seconds: float = Field(default=120, gt=0, description="Time for one subtask.")
     run_seconds: float = Field(default=900, gt=0, description="Time for one run.")
-    max_tokens: int = Field(default=8192, ge=1, description="Tokens of one model reply, at most.")
+    max_tokens: int = Field(
+        default=16384, ge=1, description="Tokens of one model reply, thinking included, at most."
+    )
     idle_seconds: float = Field(
         default=60, gt=0, description="A model that sends nothing for so long is given up."
     )

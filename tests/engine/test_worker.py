@@ -5,7 +5,7 @@ from building import RecordedRun, drive, setup, worker
 from concertmaster.engine.events import CallFailed, RunRequest, ToolCalled
 from concertmaster.engine.plan import Plan
 from concertmaster.errors import ModelReplyError, ModelUnavailableError, ToolCallError
-from concertmaster.llm.protocol import Reply, Request, ToolMessage
+from concertmaster.llm.protocol import AssistantMessage, Reply, Request, ToolMessage
 from fakes import Answer, FakeLLM, FakeTool, Script, plan_json, reply_with, subtask, wants
 
 pytestmark = pytest.mark.anyio
@@ -177,6 +177,20 @@ async def test_tools_that_a_worker_asks_for_are_called_and_their_outcomes_go_bac
     assert called == {"subtask/s1/tool/1.1", "subtask/s1/tool/1.2"}
 
 
+async def test_what_a_provider_needs_back_with_tool_outcomes_goes_back_unchanged() -> None:
+    thought = {"type": "thinking", "thinking": "hm", "signature": "s"}
+    asked = wants(("look", {})).model_copy(update={"native": (thought,)})
+    _, llm = await drive(
+        ONE,
+        {"worker:analyst": in_turn(asked, "whole")},
+        workers=[worker("analyst", tools=("look",))],
+        tools=[FakeTool("look", lambda _arguments, _scope: "seen")],
+    )
+    message = llm.requests[1].messages[1]
+    assert isinstance(message, AssistantMessage)
+    assert message.native == (thought,)
+
+
 async def test_tools_of_one_turn_run_at_the_same_time() -> None:
     both = anyio.Event()
     started: list[object] = []
@@ -294,3 +308,9 @@ async def test_a_fault_in_a_tool_fails_its_subtask_and_no_sibling(
     assert run.results["s1"].status == "failed"
     assert run.results["s2"].status == "succeeded"
     assert "subtask broke" in caplog.text
+
+
+async def test_half_a_character_in_a_reply_does_no_harm() -> None:
+    run, _ = await drive(ONE, {"worker:analyst": "half \ud800 a character"})
+    assert run.results["s1"].text == "half ? a character"
+    assert run.end.model_dump_json()

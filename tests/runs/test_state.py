@@ -137,10 +137,6 @@ def test_a_subtask_that_ended_does_nothing() -> None:
     assert state.subtasks["s1"].doing == ""
 
 
-def test_a_subtask_tells_the_tool_it_called_last() -> None:
-    assert after(ACCEPTED, started("s1"), tool_called("s1")).subtasks["s1"].doing == "read_file"
-
-
 def test_calls_of_no_subtask_are_charged_to_the_run_alone() -> None:
     state = after(ACCEPTED, call_started(None), call_finished(None), call_failed(None))
     assert state.usage.calls == 2
@@ -202,6 +198,12 @@ def test_a_run_without_an_end_whose_process_is_dead_is_interrupted() -> None:
     state = after(ACCEPTED, alive=False)
     assert state.status == "interrupted"
     assert not state.over
+
+
+def test_what_an_interrupted_run_was_at_is_to_be_done_again() -> None:
+    state = after(ACCEPTED, started("s1"), call_started("s1"), alive=False)
+    first = state.subtasks["s1"]
+    assert (first.status, first.started_at, first.doing) == ("pending", None, "")
 
 
 def test_a_run_that_ended_stays_ended_when_its_process_dies() -> None:

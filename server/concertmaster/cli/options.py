@@ -97,6 +97,8 @@ def load(flags: dict[str, Any]) -> LoadedSettings:
         level=loaded.settings.log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    # At debug it writes whole requests, and so people's documents.
+    logging.getLogger("anthropic").setLevel(logging.INFO)
     return loaded
 
 

@@ -98,7 +98,7 @@ class Conversation:
                 return reply
             outcomes = await self._call_tools(reply.tool_calls)
             self._messages += [
-                AssistantMessage(text=reply.text, tool_calls=reply.tool_calls),
+                AssistantMessage(text=reply.text, tool_calls=reply.tool_calls, native=reply.native),
                 ToolMessage(outcomes=tuple(outcomes)),
             ]
 

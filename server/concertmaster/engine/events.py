@@ -15,6 +15,7 @@ from concertmaster.llm.protocol import (
     Frozen,
     JsonSchema,
     Reply,
+    Text,
     ToolCall,
     ToolOutcome,
     Usage,
@@ -53,8 +54,8 @@ class Limits(Frozen):
     """Subtasks that may run at the same time."""
     subtask_seconds: float = Field(default=120, gt=0)
     run_seconds: float = Field(default=900, gt=0)
-    max_tokens: int = Field(default=8192, ge=1)
-    """Upper bound of one reply, in tokens."""
+    max_tokens: int = Field(default=16384, ge=1)
+    """Upper bound of one reply, in tokens, what the model thinks included."""
 
 
 class InputRef(Frozen):
@@ -70,8 +71,8 @@ class RunRequest(Frozen):
     """What was asked for, whole, so that the run can be made again from it."""
 
     kind: RunKind = "orchestration"
-    task: str
-    context: str = ""
+    task: Text
+    context: Text = ""
     constraints: tuple[str, ...] = ()
     inputs: tuple[InputRef, ...] = ()
     workers: tuple[str, ...] = ()
@@ -89,7 +90,7 @@ class SubtaskResult(Frozen):
     subtask_id: str
     worker: str
     status: SubtaskStatus
-    text: str = ""
+    text: Text = ""
     value: JsonValue = None
     """The parsed result, when an output schema was asked for and met."""
     errors: tuple[str, ...] = ()
@@ -203,7 +204,7 @@ class RunEnded(_Event):
 
     kind: Literal["run-ended"] = "run-ended"
     status: Literal["succeeded", "partial", "failed", "cancelled"]
-    answer: str = ""
+    answer: Text = ""
     value: JsonValue = None
     reasons: tuple[str, ...] = ()
     """Why the status is not `succeeded`: one sentence for each thing that is missing."""

@@ -32,7 +32,6 @@ def fitted_result(
     Raises:
         RequestError: the text ends before `offset`.
     """
-
     if not text and not offset:
         room, base = REPLY_CHARS, EMPTY_PAGE
     else:

@@ -59,7 +59,7 @@ class Journal(Protocol):
         ...
 
     async def events(self, run_id: str, *, light: bool = False) -> Sequence[Event]:
-        """Return the events of a run in order; `light` leaves out model calls and tool calls.
+        """Return the events of a run in order; `light` leaves out what was said in them.
 
         Raises:
             UnknownRunError: there is no run of that id.

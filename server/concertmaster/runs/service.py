@@ -170,10 +170,7 @@ class RunService:
         return await self.wait(run_id, seconds=CANCEL_SECONDS)
 
     async def recent(self, limit: int = 20) -> list[RunState]:
-        """Return the latest runs, newest first.
-
-        What their model calls took is told only of those that this process drives.
-        """
+        """Return the latest runs, newest first, without the texts of what was said in them."""
         states: list[RunState] = []
         for row in await self._journal.recent(limit):
             live = self._live.get(row.run_id)
@@ -202,7 +199,10 @@ class RunService:
 
     async def trace(self, run_id: str) -> Span:
         """Return the run as a tree of spans."""
-        return trace(run_id, await self._journal.events(run_id))
+        driven = run_id in self._live
+        row = await self._journal.row(run_id)
+        events = await self._journal.events(run_id)
+        return trace(run_id, events, alive=driven or (row.alive and not row.mine))
 
     async def _checked(self, order: Order) -> CheckedOrder:
         documents: tuple[Document, ...] = ()
@@ -270,7 +270,7 @@ class RunService:
             await self._end_broken(live)
         finally:
             if not live.state.over:
-                live.state.status = "interrupted"
+                live.state.interrupt()
             # Once it is over its journal tells all; only runs under way are kept in memory.
             del self._live[live.state.run_id]
             self._notify(live)
@@ -322,18 +322,17 @@ class RunService:
         while self._live:
             # Bounded, because a change between two calls goes unnoticed.
             with anyio.move_on_after(LIVENESS_SECONDS):
-                await self._journal.changed_elsewhere()
-            for live in list(self._live.values()):
-                await self._heed(live)
+                try:
+                    await self._journal.changed_elsewhere()
+                    for live in list(self._live.values()):
+                        await self._heed(live)
+                except StoreError:
+                    log.exception("store not looked at")
+                    await anyio.sleep_forever()
         self._watching_others = False
 
     async def _heed(self, live: _LiveRun) -> None:
-        try:
-            events = await self._journal.events(live.state.run_id, light=True)
-        except StoreError:
-            log.exception("run not looked after", extra={"run": live.state.run_id})
-            return
-        for event in events:
+        for event in await self._journal.events(live.state.run_id, light=True):
             if isinstance(event, CancelRequested) and live.state.cancel_requested is None:
                 live.state.apply(event)
                 live.scope.cancel()

@@ -61,10 +61,13 @@ _INSERT_EVENT = """
 """
 
 _SELECT_EVENTS = """
-    SELECT version, data FROM events
-    WHERE run_id = :run_id AND NOT (
-        :light AND kind IN ('call-started', 'call-finished', 'call-failed', 'tool-called')
-    )
+    SELECT version, CASE
+        WHEN :light AND kind = 'call-finished'
+        THEN json_set(data, '$.reply.text', '', '$.reply.tool_calls', json('[]'))
+        ELSE data
+    END
+    FROM events
+    WHERE run_id = :run_id AND NOT (:light AND kind IN ('call-started', 'tool-called'))
     ORDER BY seq
 """
 

@@ -79,7 +79,7 @@ class SqliteJournal:
         return await self._read(partial(self._file.recent, limit))
 
     async def events(self, run_id: str, *, light: bool = False) -> Sequence[Event]:
-        """Return the events of a run in order; `light` leaves out model calls and tool calls."""
+        """Return the events of a run in order; `light` leaves out what was said in them."""
         return await self._read(partial(self._file.events, run_id, light=light))
 
     async def text(self, digest: str) -> str:

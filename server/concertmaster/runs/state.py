@@ -22,7 +22,6 @@ from concertmaster.engine.events import (
     SubtaskStarted,
     SubtaskStatus,
     SynthesisStarted,
-    ToolCalled,
 )
 from concertmaster.engine.plan import Plan, Subtask
 from concertmaster.llm.protocol import NO_USAGE, Usage
@@ -39,7 +38,7 @@ class SubtaskState:
     usage: Usage = NO_USAGE
     """What its calls took so far."""
     doing: str = ""
-    """The model or tool it waits for, while it runs."""
+    """The model it waits for, while it does."""
     result: SubtaskResult | None = None
 
 
@@ -82,8 +81,8 @@ class RunState:
         """Take in the next event."""
         self.events += 1
         match event:
-            case RunStarted() | CallStarted() | CallFinished() | CallFailed() | ToolCalled():
-                self._apply_work(event)
+            case CallStarted() | CallFinished() | CallFailed():
+                self._apply_call(event)
             case PlanAccepted(plan=plan):
                 self._accept(plan, event.warnings)
             case SubtaskStarted() | SubtaskFinished():
@@ -103,11 +102,7 @@ class RunState:
         self.subtasks = {item.id: SubtaskState(subtask=item) for item in plan.subtasks}
         self.status = "running"
 
-    def _apply_work(
-        self, event: RunStarted | CallStarted | CallFinished | CallFailed | ToolCalled
-    ) -> None:
-        if isinstance(event, RunStarted):
-            return
+    def _apply_call(self, event: CallStarted | CallFinished | CallFailed) -> None:
         subtask = self.subtasks.get(event.subtask_id or "")
         match event:
             case CallStarted():
@@ -115,15 +110,13 @@ class RunState:
                     subtask.doing = event.model
             case CallFinished(reply=reply):
                 self._charge(reply.usage, subtask)
-            case CallFailed(usage=usage):
-                self._charge(usage, subtask)
-            case ToolCalled(call=call):
-                if subtask is not None:
-                    subtask.doing = call.name
+            case _:
+                self._charge(event.usage, subtask)
 
     def _charge(self, usage: Usage, subtask: SubtaskState | None) -> None:
         self.usage += usage
-        self.by_model[usage.model] = self.by_model.get(usage.model, NO_USAGE) + usage
+        if usage != NO_USAGE:
+            self.by_model[usage.model] = self.by_model.get(usage.model, NO_USAGE) + usage
         if subtask is not None:
             subtask.usage += usage
             subtask.doing = ""
@@ -134,12 +127,20 @@ class RunState:
                 state = self.subtasks[event.subtask_id]
                 state.status = "running"
                 state.started_at = event.at
-            case SubtaskFinished(result=result):
+            case _:
+                result = event.result
                 state = self.subtasks[result.subtask_id]
                 state.status = result.status
                 state.result = result
                 state.ended_at = event.at
                 state.doing = ""
+
+    def interrupt(self) -> None:
+        """Take in that nobody drives the run any more."""
+        self.status = "interrupted"
+        for subtask in self.subtasks.values():
+            if subtask.status == "running":
+                subtask.status, subtask.started_at, subtask.doing = "pending", None, ""
 
     def _end(self, event: RunEnded) -> None:
         self.status = event.status
@@ -152,7 +153,8 @@ class RunState:
 def fold(run_id: str, events: Iterable[Event], *, alive: bool) -> RunState:
     """Return the state after `events`, the first of which started the run.
 
-    A run that has not ended and whose process is not `alive` is `interrupted`.
+    A run that has not ended and whose process is not `alive` is `interrupted`, and those of
+    its subtasks that had not ended are `pending` again.
     """
     remaining = iter(events)
     first = next(remaining)
@@ -164,5 +166,5 @@ def fold(run_id: str, events: Iterable[Event], *, alive: bool) -> RunState:
     for event in remaining:
         state.apply(event)
     if not state.over and not alive:
-        state.status = "interrupted"
+        state.interrupt()
     return state

@@ -9,7 +9,7 @@ from anyio import to_thread
 from pydantic import Field
 
 from concertmaster.errors import InputError
-from concertmaster.llm.protocol import Document, Frozen
+from concertmaster.llm.protocol import Document, Frozen, Text
 from concertmaster.tools.roots import NotTextError, Roots, is_pattern, read_text, too_long
 
 
@@ -17,7 +17,7 @@ class InlineInput(Frozen):
     """An input given as text."""
 
     name: str = Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")
-    text: str
+    text: Text
 
 
 InputSpec = str | InlineInput

@@ -1,0 +1,108 @@
+"""The real command over HTTP: conversations, cancellation, and its end with streams open."""
+
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import anyio
+import pytest
+from anyio import to_thread
+from mcp import Client
+
+from clients import ERAS, structured
+from processes import COMMAND, RUNNING, WORK, environment, runs_in, silent_provider
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.parametrize("mode", ERAS),
+    pytest.mark.skipif(sys.platform == "win32", reason="signals are not sent there"),
+]
+
+
+class HttpServer:
+    """A server at an address of this machine."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        address = re.search(r"http://\S+", cast("Any", process.stderr).readline())
+        assert address is not None
+        self.address = address.group()
+
+    async def end(self) -> int:
+        """Return the exit status of a server that was told to end."""
+        return await to_thread.run_sync(self.process.wait, 10)
+
+
+@contextmanager
+def serving(folder: Path) -> Generator[HttpServer]:
+    """Serve on a free port, with a provider that never answers."""
+    with silent_provider() as variables:
+        process = subprocess.Popen(
+            [*COMMAND, "--http", "--port", "0"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(folder, variables),
+        )
+        with process:
+            try:
+                yield HttpServer(process)
+            finally:
+                process.kill()
+
+
+class Work:
+    """A worker's run that lasts, and what its client was told."""
+
+    def __init__(self, session: Client) -> None:
+        self._session = session
+        self.running = anyio.Event()
+        self.reply: dict[str, Any] = {}
+
+    async def note(self, progress: float, total: float | None, message: str | None) -> None:
+        del progress, total
+        if message == RUNNING:
+            self.running.set()
+
+    async def do(self) -> None:
+        result = await self._session.call_tool("run_worker", WORK, progress_callback=self.note)
+        self.reply = structured(result)
+
+
+async def test_a_cancelled_call_cancels_its_run(mode: str, tmp_path: Path) -> None:
+    with anyio.fail_after(50), serving(tmp_path) as server:
+        async with Client(server.address, mode=mode) as session:
+            work = Work(session)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(work.do)
+                await work.running.wait()
+                tasks.cancel_scope.cancel()
+            (run,) = structured(await session.call_tool("get_run", {}))["runs"]
+            waiting = {"run_id": run["run_id"], "wait_seconds": 30}
+            ended = structured(await session.call_tool("get_run", waiting))
+    assert ended["status"] == "cancelled"
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+async def test_a_server_with_open_streams_ends_and_tells_who_waits(
+    number: signal.Signals, status: int, mode: str, tmp_path: Path
+) -> None:
+    with anyio.fail_after(50), serving(tmp_path) as server:
+        async with Client(server.address, mode=mode) as session:
+            work = Work(session)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(work.do)
+                await work.running.wait()
+                server.process.send_signal(number)
+            assert await server.end() == status
+        assert cast("Any", server.process.stderr).read() == ""
+        assert cast("Any", server.process.stdout).read() == ""
+    assert work.reply["status"] == "interrupted"
+    (run,) = await runs_in(tmp_path)
+    assert run.status == "interrupted"

@@ -1,0 +1,177 @@
+"""The real command over stdio: conversations, cancellation, and every way to end."""
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from mcp import Client, StdioServerParameters
+from mcp.client.stdio import stdio_client
+
+from clients import ERAS, structured, text_of
+from processes import COMMAND, RUNNING, WORK, StdioServer, environment, runs_in, silent_provider
+
+pytestmark = pytest.mark.anyio
+
+CODE = 'import os\n\n\ndef run(command):\n    os.system("sh -c " + command)\n'
+
+
+@pytest.fixture
+def silent() -> Generator[dict[str, str]]:
+    """Return the environment that points to a provider that never answers."""
+    with silent_provider() as variables:
+        yield variables
+
+
+def client(folder: Path, mode: str, extra: dict[str, str] | None = None) -> Client:
+    parameters = StdioServerParameters(
+        command=COMMAND[0], args=COMMAND[1:], env=environment(folder, extra)
+    )
+    return Client(stdio_client(parameters), mode=mode)
+
+
+@pytest.mark.parametrize("mode", ERAS)
+async def test_a_task_is_done_without_a_key(mode: str, tmp_path: Path) -> None:
+    messages: list[str] = []
+
+    async def note(progress: float, total: float | None, message: str | None) -> None:
+        del progress, total
+        messages.append(message or "")
+
+    with anyio.fail_after(50):
+        async with client(tmp_path / "data", mode) as session:
+            tools = (await session.list_tools()).tools
+            result = await session.call_tool(
+                "run_orchestration",
+                {
+                    "task": "Review this code for security problems.",
+                    "inputs": [{"name": "app.py", "text": CODE}],
+                },
+                progress_callback=note,
+            )
+            run_id = structured(result)["run_id"]
+            trace = await session.read_resource(f"runs://{run_id}/trace")
+    assert len(tools) == 5
+    assert structured(result)["status"] == "succeeded"
+    assert "app.py" in structured(result)["answer"]
+    assert structured(result)["notice"] in text_of(result)
+    assert any("subtasks ended" in message for message in messages)
+    assert trace.contents
+
+
+@pytest.mark.parametrize("mode", ERAS)
+async def test_a_cancelled_call_cancels_its_run(
+    mode: str, silent: dict[str, str], tmp_path: Path
+) -> None:
+    running = anyio.Event()
+
+    async def note(progress: float, total: float | None, message: str | None) -> None:
+        del progress, total
+        if message == RUNNING:
+            running.set()
+
+    with anyio.fail_after(50):
+        async with client(tmp_path / "data", mode, silent) as session:
+            async with anyio.create_task_group() as tasks:
+
+                async def work() -> None:
+                    await session.call_tool("run_worker", WORK, progress_callback=note)
+
+                tasks.start_soon(work)
+                await running.wait()
+                tasks.cancel_scope.cancel()
+            (run,) = structured(await session.call_tool("get_run", {}))["runs"]
+            waiting = {"run_id": run["run_id"], "wait_seconds": 30}
+            ended = structured(await session.call_tool("get_run", waiting))
+    assert ended["status"] == "cancelled"
+
+
+def close_stdin(server: StdioServer) -> None:
+    server.stdin.close()
+
+
+def terminate(server: StdioServer) -> None:
+    server.process.send_signal(signal.SIGTERM)
+
+
+def interrupt(server: StdioServer) -> None:
+    server.process.send_signal(signal.SIGINT)
+
+
+def interrupt_and_terminate(server: StdioServer) -> None:
+    """End a server as Claude Code does, whose last step is to kill it."""
+    server.process.send_signal(signal.SIGINT)
+    time.sleep(0.1)
+    server.process.send_signal(signal.SIGTERM)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are not sent there")
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [(close_stdin, 0), (terminate, 143), (interrupt, 130), (interrupt_and_terminate, 130)],
+)
+async def test_a_server_with_work_under_way_ends_and_leaves_the_run_resumable(
+    end: Callable[[StdioServer], None], status: int, silent: dict[str, str], tmp_path: Path
+) -> None:
+    with StdioServer(tmp_path, silent) as server:
+        server.start_work(2)
+        end(server)
+        assert server.end() == status
+        assert server.stderr.read() == ""
+    (run,) = await runs_in(tmp_path)
+    assert run.status == "interrupted"
+
+
+async def test_a_server_that_is_killed_has_written_down_what_it_did(
+    silent: dict[str, str], tmp_path: Path
+) -> None:
+    with StdioServer(tmp_path, silent) as server:
+        server.start_work(2)
+        server.process.kill()
+        server.end()
+    (run,) = await runs_in(tmp_path)
+    assert run.status == "interrupted"
+    assert run.subtasks["s1"].status == "running"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are not sent there")
+def test_a_server_whose_client_reads_nothing_ends_all_the_same(tmp_path: Path) -> None:
+    with StdioServer(tmp_path) as server:
+        for number in range(2, 100):
+            server.send("tools/list", number)
+        server.answer(2)
+        terminate(server)
+        assert server.end() == 143
+
+
+def test_a_client_that_vanishes_is_no_failure(tmp_path: Path) -> None:
+    with StdioServer(tmp_path) as server:
+        server.stdout.close()
+        server.send("tools/list", 2)
+        assert server.end() == 0
+        assert "Traceback" not in server.stderr.read()
+
+
+def test_a_cancellation_of_an_answered_call_is_ignored(tmp_path: Path) -> None:
+    with StdioServer(tmp_path) as server:
+        server.call(2, "get_run", {})
+        assert server.answer(2)["structuredContent"]["runs"] == []
+        server.send("notifications/cancelled", requestId=2, reason="done with it")
+        server.call(3, "get_run", {})
+        assert not server.answer(3).get("isError", False)
+
+
+def test_two_servers_share_their_runs(silent: dict[str, str], tmp_path: Path) -> None:
+    with StdioServer(tmp_path, silent) as one, StdioServer(tmp_path, silent) as other:
+        one.start_work(2)
+        other.call(2, "get_run", {})
+        (run,) = other.answer(2)["structuredContent"]["runs"]
+        other.call(3, "cancel_run", {"run_id": run["run_id"]})
+        assert other.answer(3)["structuredContent"]["status"] == "cancelled"
+        reply: dict[str, Any] = one.answer(2)["structuredContent"]
+        assert reply["status"] == "cancelled"
+        assert reply["reasons"] == ["The run was cancelled: cancel_run was called"]

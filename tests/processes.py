@@ -1,0 +1,124 @@
+"""The real server as a process, and a model provider that never answers."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, cast
+
+from building import setup
+from concertmaster.runs.intake import RunPolicy
+from concertmaster.runs.service import open_service
+from concertmaster.runs.sqlite_store import open_sqlite
+from concertmaster.runs.state import RunState
+from fakes import FakeLLM
+
+Json = dict[str, Any]
+
+COMMAND = [sys.executable, "-m", "concertmaster", "serve"]
+RUNNING = "0 of 1 subtasks ended; summarizer is running"
+WORK = {"worker": "summarizer", "task": "Summarize it.", "wait_seconds": 600}
+"""Arguments of a worker's run that lasts, if the provider never answers."""
+
+
+@contextmanager
+def silent_provider() -> Generator[dict[str, str]]:
+    """Yield the environment that points to a provider that takes requests and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        yield {
+            "CONCERTMASTER_API_KEY": "no-key",
+            "CONCERTMASTER_BASE_URL": f"http://127.0.0.1:{port}",
+        }
+
+
+def environment(folder: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the environment of a server that keeps its runs in `folder`."""
+    return {**os.environ, "CONCERTMASTER_DATA_FOLDER": str(folder), **(extra or {})}
+
+
+class StdioServer:
+    """A server that is spoken to line by line, in the way of the older protocol versions."""
+
+    def __init__(self, folder: Path, extra: Mapping[str, str] | None = None) -> None:
+        self.process = subprocess.Popen(
+            COMMAND,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            env=environment(folder, extra),
+        )
+        self.stdin = cast("IO[str]", self.process.stdin)
+        self.stdout = cast("IO[str]", self.process.stdout)
+        self.stderr = cast("IO[str]", self.process.stderr)
+
+    def __enter__(self) -> "StdioServer":
+        client = {"name": "test", "version": "1"}
+        self.send(
+            "initialize",
+            1,
+            protocolVersion="2025-11-25",
+            capabilities={},
+            clientInfo=client,
+        )
+        self.answer(1)
+        self.send("notifications/initialized")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        for stream in (self.stdin, self.stdout, self.stderr):
+            try:
+                stream.close()
+            except BrokenPipeError:
+                continue
+
+    def send(self, method: str, number: int | None = None, /, **params: Any) -> None:
+        """Send a request, or without a number a notification."""
+        message: Json = {"jsonrpc": "2.0", "method": method, "params": params}
+        if number is not None:
+            message["id"] = number
+        self.stdin.write(f"{json.dumps(message)}\n")
+        self.stdin.flush()
+
+    def call(self, number: int, tool: str, arguments: Mapping[str, Any]) -> None:
+        """Send a tool call that wants progress."""
+        meta = {"progressToken": number}
+        self.send("tools/call", number, name=tool, arguments=dict(arguments), _meta=meta)
+
+    def until(self, wanted: Callable[[Json], bool]) -> Json:
+        """Return the first message that is `wanted`; every line has to be one."""
+        for line in self.stdout:
+            message: Json = json.loads(line)
+            if wanted(message):
+                return message
+        raise AssertionError(self.stderr.read())
+
+    def answer(self, number: int) -> Json:
+        """Return the result of a request."""
+        return self.until(lambda message: message.get("id") == number)["result"]
+
+    def start_work(self, number: int) -> None:
+        """Call a worker, and return when it is at work."""
+        self.call(number, "run_worker", WORK)
+        self.until(lambda message: message.get("params", {}).get("message") == RUNNING)
+
+    def end(self) -> int:
+        """Return the exit status of a server that was told to end."""
+        return self.process.wait(timeout=10)
+
+
+async def runs_in(folder: Path) -> list[RunState]:
+    """Return the runs that are kept in `folder`."""
+    async with (
+        open_sqlite(folder) as journal,
+        open_service(journal=journal, setup=setup(FakeLLM()), policy=RunPolicy()) as service,
+    ):
+        return await service.recent()
