@@ -44,6 +44,11 @@ def test_abbreviations_and_initials_end_no_sentence() -> None:
     ]
 
 
+def test_a_sentence_without_end_is_cut() -> None:
+    reading = read(document("d.md", f"word{' ' * 2500}{'x' * 1500}"))
+    assert [len(item.text) for item in reading.sentences] == [4, 496, 1000, 4]
+
+
 def test_tables_are_read_row_by_row() -> None:
     reading = read(document("d.md", "| Item | Price |\n| --- | --- |\n| Set-up | EUR 5 |\n| | |\n"))
     assert places(reading) == ["Item | Price (line 1)", "Set-up | EUR 5 (line 3)"]

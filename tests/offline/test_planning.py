@@ -84,7 +84,19 @@ async def test_a_task_about_one_kind_leaves_the_other_alone() -> None:
 async def test_fewer_subtasks_are_the_most_important_and_the_rest_is_named() -> None:
     made = await plan("Review this code", CODE, max_subtasks=2)
     assert {item.worker for item in made.subtasks} == {"security-reviewer", "performance-reviewer"}
-    assert "at most 2 subtasks: style-reviewer, test-reviewer" in made.analysis
+    assert (
+        "at most 2 subtasks: test-reviewer, style-reviewer, documentation-reviewer."
+        in made.analysis
+    )
+
+
+async def test_security_and_the_summary_come_first() -> None:
+    code = await plan("Review this code", CODE, max_subtasks=1)
+    text = await plan("Analyse this contract", CONTRACT, max_subtasks=1)
+    assert [item.worker for item in (*code.subtasks, *text.subtasks)] == [
+        "security-reviewer",
+        "summarizer",
+    ]
 
 
 async def test_subtasks_are_numbered_and_say_why() -> None:

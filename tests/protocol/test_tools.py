@@ -8,7 +8,7 @@ import pytest
 from clients import ERAS, connected, hang, text_of
 from concertmaster import __version__
 from concertmaster.errors import ModelRequestError
-from concertmaster.llm.protocol import Usage
+from concertmaster.llm.protocol import PlanBrief, Usage
 from concertmaster.runs.intake import RunPolicy
 from fakes import plan_json, reply_with, subtask
 
@@ -201,6 +201,15 @@ async def test_an_input_may_stand_alone(mode: str, tmp_path: Path) -> None:
         for given in ("notes.txt", {"name": "list", "text": "buy milk"}):
             await connection.ask("run_worker", worker="analyst", task="read", inputs=given)
     assert all("buy milk" in request.shared for request in connection.llm.requests)
+
+
+async def test_a_worker_to_choose_from_may_stand_alone(mode: str, tmp_path: Path) -> None:
+    scripts = {"planner": plan_json(subtask("s1", "critic"))}
+    async with connected(tmp_path, scripts, mode=mode) as connection:
+        await connection.ask("plan_task", task="check it", workers="critic")
+        (request,) = connection.llm.requests
+    assert isinstance(request.brief, PlanBrief)
+    assert [card.name for card in request.brief.workers] == ["critic"]
 
 
 async def test_a_run_that_takes_long_is_followed_by_its_id(mode: str, tmp_path: Path) -> None:

@@ -112,10 +112,14 @@ async def test_a_cancelled_call_leaves_no_process(
                 await anyio.lowlevel.checkpoint()
             tasks.cancel_scope.cancel()
     with anyio.fail_after(5), pytest.raises(ProcessLookupError):
-        while True:
-            # Until it is reaped, a killed process still has its number.
-            os.kill(int((tmp_path / "pid").read_text()), 0)
-            await anyio.lowlevel.checkpoint()
+        await look_for((tmp_path / "pid").read_text())
+
+
+async def look_for(pid: str) -> None:
+    while True:
+        # Until it is reaped, a killed process still has its number.
+        await anyio.lowlevel.checkpoint()
+        os.kill(int(pid), 0)
 
 
 async def test_a_ruff_that_fails_without_a_word_is_reported(

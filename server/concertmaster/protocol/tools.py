@@ -25,23 +25,26 @@ from concertmaster.protocol.views import (
 from concertmaster.protocol.waiting import follow, start_and_follow
 from concertmaster.runs.orders import PlanOrder, RunOrder, WorkerOrder
 from concertmaster.runs.state import RunState
-from concertmaster.tools.inputs import InlineInput, InputSpec
+from concertmaster.tools.inputs import InputSpec
 
 
 def _input_items(value: object) -> object:
     """Return a list of inputs, where a single one may have been given without a list."""
     items = cast("list[object]", value) if isinstance(value, list) else [value]
     for item in items:
-        inline = cast("dict[object, object]", item) if isinstance(item, dict) else None
-        texts = inline is not None and all(isinstance(text, str) for text in inline.values())
-        if not isinstance(item, str | InlineInput) and not (texts and set(inline or ()) == NAMED):
+        if not isinstance(item, str) and not _is_named_text(item):
             raise ValueError(
                 'each input is a path, folder, glob or URI as text, or {"name": …, "text": …}'
             )
     return items
 
 
-NAMED = {"name", "text"}
+def _is_named_text(item: object) -> bool:
+    if not isinstance(item, dict):
+        return False
+    fields = cast("dict[object, object]", item)
+    return set(fields) == {"name", "text"} and all(isinstance(x, str) for x in fields.values())
+
 
 Inputs = Annotated[
     tuple[InputSpec, ...],
@@ -66,8 +69,16 @@ Inputs = Annotated[
         "(inside the server's allowed roots), or texts as {name, text}. Workers see nothing else."
     ),
 ]
+
+
+def _several(value: object) -> object:
+    """Return a list of texts, where a single one may have been given without a list."""
+    return [value] if isinstance(value, str) else value
+
+
+Texts = Annotated[tuple[str, ...], BeforeValidator(_several)]
 Workers = Annotated[
-    tuple[str, ...],
+    Texts,
     Field(description="Names of workers to choose from (workers://catalog). Default: all."),
 ]
 MaxSubtasks = Annotated[
@@ -112,9 +123,7 @@ async def run_worker(
     task: Annotated[str, Field(description="The worker's objective; it knows nothing else.")],
     context: Annotated[str, Field(description="Background the worker should know.")] = "",
     inputs: Inputs = (),
-    constraints: Annotated[
-        tuple[str, ...], Field(description="What the worker must or must not do.")
-    ] = (),
+    constraints: Annotated[Texts, Field(description="What the worker must or must not do.")] = (),
     output_schema: OutputSchema = None,
     wait_seconds: WaitSeconds = FOLLOW_SECONDS,
 ) -> Annotated[CallToolResult, RunReply]:

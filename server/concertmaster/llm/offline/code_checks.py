@@ -18,7 +18,7 @@ _SECRET_NAME = re.compile(
 # What ruff takes for a password (`password`, `secret`, `token`) is left to it.
 _SECRET_TEXT = re.compile(
     r"AKIA[0-9A-Z]{16}|gh[pousr]_\w{30,}|sk-[\w-]{20,}|xox[abpr]-[\w-]{10,}"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----|\w+://[^/\s:@{}]+:[^/\s:@{}]+@"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----|[a-z]{2,15}://[^/\s:@{}]{1,99}:[^/\s:@{}]{1,99}@"
 )
 _ASSERTING = re.compile(r"assert|raises|warns|fail", re.IGNORECASE)
 

@@ -110,7 +110,7 @@ class _Scope:
     def _nested(self, outer: _For, body: Iterable[ast.AST]) -> Iterator[Finding]:
         nodes = list(body)
         # What an inner loop takes from the outer one is a part of it: rows and their cells.
-        bound = _bound([outer.target]) | _bound(nodes)
+        bound = _bound(ast.walk(outer.target)) | _bound(nodes)
         for inner in nodes:
             if not isinstance(inner, _For) or _is_short(inner.iter):
                 continue
@@ -147,10 +147,7 @@ def _within(body: Iterable[ast.AST]) -> Iterator[ast.AST]:
 
 def _bound(nodes: Iterable[ast.AST]) -> set[str]:
     return {
-        name.id
-        for node in nodes
-        for name in ast.walk(node)
-        if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)
+        node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
     }
 
 

@@ -41,7 +41,7 @@ def _risk(words: str, severity: Severity, name: str, advice: str) -> _Risk:
 
 _RISKS = (
     _risk(
-        r"\b(?:indemn\w+|liab\w+)\b.*\b(?:unlimited|without limit)|unlimited (?:liab|indemn)",
+        r"\b(?:indemn\w+|liab\w+)\b.{0,200}\b(?:unlimited|without limit)|unlimited (?:liab|indemn)",
         "critical",
         "Unlimited liability",
         "agree on a limit in money, and on insurance for it.",
@@ -53,8 +53,8 @@ _RISKS = (
         "check what it covers, whether it is mutual and whether there is a limit.",
     ),
     _risk(
-        r"\b(?:renews?|renewed|extend(?:s|ed)?|prolong(?:s|ed)?)\b.*\bautomatic|"
-        r"\bautomatic(?:ally)?\b.*\b(?:renew|extend|prolong)",
+        r"\b(?:renews?|renewed|extend(?:s|ed)?|prolong(?:s|ed)?)\b.{0,200}\bautomatic|"
+        r"\bautomatic(?:ally)?\b.{0,200}\b(?:renew|extend|prolong)",
         "high",
         "Automatic renewal",
         "note the last day for notice, and ask for a shorter renewal.",
@@ -66,7 +66,8 @@ _RISKS = (
         "work out what it costs at the worst moment, and ask for it to fall with time.",
     ),
     _risk(
-        r"\bmay\b.*\b(?:change|amend|modify)\b.*\b(?:at any time|sole discretion|without notice)",
+        r"\bmay\b.{0,200}\b(?:change|amend|modify)\b.{0,200}"
+        r"\b(?:at any time|sole discretion|without notice)",
         "high",
         "Change by one side",
         "ask for consent, or for a right to leave when it happens.",
@@ -78,13 +79,14 @@ _RISKS = (
         "check for how long and for what it binds.",
     ),
     _risk(
-        r"\bliab\w+\b.*\b(?:limited|capped|exclude|exceed)|\b(?:not|neither party is) liable\b",
+        r"\bliab\w+\b.{0,200}\b(?:limited|capped|exclude|exceed)|"
+        r"\b(?:not|neither party is) liable\b",
         "high",
         "Liability limited or excluded",
         "compare the limit with the damage that could be done.",
     ),
     _risk(
-        r"\bincreas\w+\b.*\b(?:fee|price|charge|rate)s?\b|\b(?:fee|price|charge)s?\b.*\bincreas\w+",
+        r"\bincreas\w+\b.{0,200}\b(?:fee|price|charge|rate)s?\b|\b(?:fee|price|charge)s?\b.{0,200}\bincreas\w+",
         "medium",
         "Price increase",
         "ask for a limit or an index, and for a right to leave.",
@@ -114,13 +116,13 @@ _RISKS = (
         "put the time limit into the calendar.",
     ),
     _risk(
-        r"\bterminate\b.*\b(?:immediate effect|for convenience|at any time|without cause)",
+        r"\bterminate\b.{0,200}\b(?:immediate effect|for convenience|at any time|without cause)",
         "medium",
         "Termination at short notice",
         "plan for what has to go on when it happens.",
     ),
     _risk(
-        r"\bmay (?:use|share|disclose)\b.*\bdata\b",
+        r"\bmay (?:use|share|disclose)\b.{0,200}\bdata\b",
         "medium",
         "Use of data",
         "check what is allowed by law, and object in time if you may.",

@@ -52,7 +52,7 @@ def make_plan(brief: PlanBrief) -> str:
     candidates = _candidates(brief, task)
     if not brief.inputs or not candidates or _only_makes(task):
         return _answered(_cannot(brief, candidates))
-    chosen = sorted(_chosen(candidates, task), key=lambda item: _RANK[item.skill.priority])
+    chosen = sorted(_chosen(candidates, task), key=_importance)
     kept, left_out = chosen[: brief.max_subtasks], chosen[brief.max_subtasks :]
     return json.dumps(
         {
@@ -113,6 +113,10 @@ def _chosen(candidates: Sequence[_Candidate], task: str) -> list[_Candidate]:
     return [
         item if item.reason else _because(item, "the task names no speciality") for item in wanted
     ]
+
+
+def _importance(item: _Candidate) -> tuple[int, int]:
+    return (_RANK[item.skill.priority], SKILLS.index(item.skill))
 
 
 def _names(task: str, worker: str) -> bool:
