@@ -12,18 +12,16 @@ async def main(base_url: str, calls: int) -> None:
     async with AsyncAnthropic(api_key="none", base_url=base_url) as client:
 
         async def call() -> None:
-            async with (
-                slots,
-                client.messages.stream(
+            async with slots:
+                stream = await client.messages.create(
                     model="claude-sonnet-5-5",
                     max_tokens=1000,
                     system="You are a worker.",
                     messages=[{"role": "user", "content": "Do your part. " * 100}],
-                ) as stream,
-            ):
+                    stream=True,
+                )
                 async for _ in stream:
                     pass
-                await stream.get_final_message()
 
         async with anyio.create_task_group() as tasks:
             for _ in range(calls):

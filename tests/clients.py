@@ -1,7 +1,7 @@
 """A real MCP client, connected in memory to the real server over a real run service."""
 
 from collections.abc import AsyncGenerator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -77,7 +77,7 @@ async def connected(
             journal=journal, setup=setup(llm, workers=workers), policy=policy or RunPolicy()
         ) as service,
     ):
-        server = create_server(service)
+        server = create_server(lambda: nullcontext(service))
         async with Client(server, mode=mode) as client:
             yield Connection(client=client, server=server, service=service, llm=llm)
 

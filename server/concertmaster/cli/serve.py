@@ -1,13 +1,19 @@
 """The subcommand `serve`: the MCP server, over stdio or HTTP."""
 
-from typing import Any
+import importlib
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
 
 import click
+from anyio import to_thread
 
 from concertmaster.cli.options import load, run_async, setup_options
-from concertmaster.cli.wiring import open_runs
 from concertmaster.protocol.server import create_server
 from concertmaster.protocol.serving import serve_http, serve_stdio
+
+if TYPE_CHECKING:
+    from concertmaster.runs.service import RunService
 
 
 @click.command()
@@ -19,12 +25,18 @@ def serve(http: bool, host: str, port: int, **flags: Any) -> None:
     """Serve MCP clients over stdio, or over HTTP at the path /mcp."""
     loaded = load(flags)
 
+    @asynccontextmanager
+    async def open_service() -> AsyncGenerator["RunService"]:
+        # Imported when a call first needs it: see ServerState.
+        wiring = await to_thread.run_sync(importlib.import_module, "concertmaster.cli.wiring")
+        async with wiring.open_runs(loaded, roots=loaded.settings.roots) as service:
+            yield service
+
     async def work() -> int:
-        async with open_runs(loaded, roots=loaded.settings.roots) as service:
-            server = create_server(service)
-            if http:
-                return await serve_http(server, host=host, port=port, ready=_tell)
-            return await serve_stdio(server)
+        server = create_server(open_service)
+        if http:
+            return await serve_http(server, host=host, port=port, ready=_tell)
+        return await serve_stdio(server)
 
     click.get_current_context().exit(run_async(work))
 

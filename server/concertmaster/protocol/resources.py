@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
@@ -18,12 +18,13 @@ from mcp.types import (
     ResourceTemplateReference,
 )
 
-from concertmaster.catalog.definitions import WorkerDefinition
 from concertmaster.errors import ConcertmasterError, RequestError
 from concertmaster.protocol.pages import page_of
 from concertmaster.protocol.state import Ctx, ServerState, state_of
 from concertmaster.protocol.views import DETAILS, long_text, run_reply, runs_reply
-from concertmaster.runs.service import RunService
+
+if TYPE_CHECKING:
+    from concertmaster.catalog.definitions import WorkerDefinition
 
 JSON = "application/json"
 MARKDOWN = "text/markdown"
@@ -42,27 +43,29 @@ def _protocol_errors() -> Generator[None]:
         raise ResourceError(str(exc)) from exc
 
 
-async def worker_catalog(service: RunService) -> str:
+async def worker_catalog(server: ServerState) -> str:
     """Return all workers: what each is for and what it needs."""
-    cards = [asdict(worker.card()) for worker in service.catalog]
+    with _protocol_errors():
+        catalog = (await server.service()).catalog
+    cards = [asdict(worker.card()) for worker in catalog]
     return json.dumps({"workers": cards}, ensure_ascii=False, indent=2)
 
 
-async def recent_runs(service: RunService) -> str:
+async def recent_runs(server: ServerState) -> str:
     """Return the latest runs, newest first."""
     with _protocol_errors():
+        service = await server.service()
         return runs_reply(await service.recent(), notice=service.notice).model_dump_json(indent=2)
 
 
 async def worker(ctx: Ctx, name: str) -> str:
     """Return one worker, with its instructions."""
     with _protocol_errors():
-        return json.dumps(
-            _worker_facts(state_of(ctx).service.catalog.get(name)), ensure_ascii=False, indent=2
-        )
+        definition = (await state_of(ctx).service()).catalog.get(name)
+    return json.dumps(_worker_facts(definition), ensure_ascii=False, indent=2)
 
 
-def _worker_facts(definition: WorkerDefinition) -> dict[str, Any]:
+def _worker_facts(definition: "WorkerDefinition") -> dict[str, Any]:
     return asdict(definition.card()) | {
         "model": definition.model,
         "output_schema": definition.output_schema,
@@ -77,7 +80,7 @@ def _worker_facts(definition: WorkerDefinition) -> dict[str, Any]:
 async def run(ctx: Ctx, run_id: str) -> str:
     """Return where a run stands, with its whole answer."""
     with _protocol_errors():
-        state = await state_of(ctx).service.get(run_id)
+        state = await (await state_of(ctx).service()).get(run_id)
     text = long_text(state)
     page = page_of(text, offset=0, limit=len(text))
     return run_reply(state, page, DETAILS[0]).model_dump_json(indent=2, exclude_defaults=True)
@@ -86,7 +89,7 @@ async def run(ctx: Ctx, run_id: str) -> str:
 async def run_plan(ctx: Ctx, run_id: str) -> str:
     """Return the plan of a run."""
     with _protocol_errors():
-        state = await state_of(ctx).service.get(run_id)
+        state = await (await state_of(ctx).service()).get(run_id)
         if state.plan is None:
             raise RequestError(f"Run {run_id} has no plan ({state.status}).")
     return state.plan.model_dump_json(indent=2)
@@ -95,27 +98,27 @@ async def run_plan(ctx: Ctx, run_id: str) -> str:
 async def run_trace(ctx: Ctx, run_id: str) -> str:
     """Return what happened in a run, as a tree of timed spans."""
     with _protocol_errors():
-        span = await state_of(ctx).service.trace(run_id)
+        span = await (await state_of(ctx).service()).trace(run_id)
     return span.model_dump_json(indent=2)
 
 
 async def run_subtask(ctx: Ctx, run_id: str, subtask_id: str) -> str:
     """Return the result of one subtask."""
     with _protocol_errors():
-        result = await state_of(ctx).service.result(run_id, subtask_id)
+        result = await (await state_of(ctx).service()).result(run_id, subtask_id)
     return result.model_dump_json(indent=2)
 
 
 async def run_answer(ctx: Ctx, run_id: str) -> str:
     """Return the answer of a run."""
     with _protocol_errors():
-        state = await state_of(ctx).service.get(run_id)
+        state = await (await state_of(ctx).service()).get(run_id)
         if not state.answer:
             raise RequestError(f"Run {run_id} has no answer ({state.status}).")
     return state.answer
 
 
-STATIC: tuple[tuple[str, Callable[[RunService], Awaitable[str]], str], ...] = (
+STATIC: tuple[tuple[str, Callable[[ServerState], Awaitable[str]], str], ...] = (
     ("workers://catalog", worker_catalog, "All workers: what each is for and what it needs."),
     ("runs://recent", recent_runs, "The latest runs, newest first."),
 )
@@ -130,7 +133,7 @@ TEMPLATES: tuple[tuple[str, Callable[..., Awaitable[str]], str, str], ...] = (
 )
 
 
-def add_resources(server: MCPServer[ServerState], service: RunService) -> None:
+def add_resources(server: MCPServer[ServerState], state: ServerState) -> None:
     """Register all resources, their templates and the completion of their parameters."""
     for uri, read, description in STATIC:
         server.add_resource(
@@ -139,38 +142,41 @@ def add_resources(server: MCPServer[ServerState], service: RunService) -> None:
                 name=read.__name__,
                 description=description,
                 mime_type=JSON,
-                fn=partial(read, service),
+                fn=partial(read, state),
             )
         )
     for uri, read, mime_type, description in TEMPLATES:
         server.resource(uri, mime_type=mime_type, description=description)(read)
-    server.completion()(partial(complete, service))
+    server.completion()(partial(complete, state))
 
 
 async def complete(
-    service: RunService,
+    server: ServerState,
     reference: PromptReference | ResourceTemplateReference,
     argument: CompletionArgument,
     context: CompletionContext | None,
 ) -> Completion:
     """Return what a parameter of a resource template may be."""
     del reference  # No two templates mean different things by the same parameter.
-    match argument.name:
-        case "name":
-            known = list(service.catalog.names)
-        case "run_id":
-            known = [state.run_id for state in await service.recent(COMPLETIONS)]
-        case "subtask_id":
-            known = await _subtask_ids(service, context)
-        case _:
-            known = []
+    with _protocol_errors():
+        known = await _known(server, argument.name, context)
     fitting = [value for value in known if value.startswith(argument.value)]
     return Completion(values=fitting[:COMPLETIONS], total=len(fitting), has_more=False)
 
 
-async def _subtask_ids(service: RunService, context: CompletionContext | None) -> list[str]:
-    given = context.arguments if context is not None else None
-    try:
-        return list((await service.get((given or {}).get("run_id", ""))).subtasks)
-    except RequestError:
-        return []
+async def _known(
+    server: ServerState, parameter: str, context: CompletionContext | None
+) -> list[str]:
+    service = await server.service()
+    match parameter:
+        case "name":
+            return list(service.catalog.names)
+        case "run_id":
+            return [state.run_id for state in await service.recent(COMPLETIONS)]
+        case "subtask_id":
+            given = (context.arguments if context is not None else None) or {}
+            with suppress(RequestError):
+                return list((await service.get(given.get("run_id", ""))).subtasks)
+        case _:
+            pass
+    return []

@@ -1,7 +1,5 @@
 """The MCP server, put together."""
 
-from contextlib import nullcontext
-
 import anyio
 from mcp.server.caching import CacheHint
 from mcp.server.mcpserver import MCPServer
@@ -9,9 +7,8 @@ from mcp.server.stdio import stdio_server
 
 from concertmaster import __version__
 from concertmaster.protocol.resources import add_resources
-from concertmaster.protocol.state import ServerState
+from concertmaster.protocol.state import OpenService, ServerState
 from concertmaster.protocol.tools import TOOLS
-from concertmaster.runs.service import RunService
 
 INSTRUCTIONS = """\
 Concertmaster gets large tasks done by many specialists at once. It plans a task, hands each part \
@@ -42,10 +39,10 @@ LISTS = CacheHint(ttl_ms=300_000, scope="public")
 
 
 class ConcertmasterServer(MCPServer[ServerState]):
-    """An MCP server over one run service, which stays open as long as the server is in use."""
+    """An MCP server over one run service, which it opens when a call first needs it."""
 
-    def __init__(self, service: RunService) -> None:
-        self.state = ServerState(service)
+    def __init__(self, open_service: OpenService) -> None:
+        self.state = ServerState(open_service)
         super().__init__(
             name="concertmaster",
             title="Concertmaster",
@@ -60,9 +57,9 @@ class ConcertmasterServer(MCPServer[ServerState]):
                 "resources/templates/list": LISTS,
                 "prompts/list": LISTS,
             },
-            lifespan=lambda _: nullcontext(self.state),
+            lifespan=lambda _: self.state.lifespan(),
         )
-        add_resources(self, service)
+        add_resources(self, self.state)
 
     async def serve_stdio(self, stdin: anyio.AsyncFile[str]) -> None:
         """Serve the client that writes to `stdin` and reads our stdout, until it stops writing."""
@@ -71,6 +68,6 @@ class ConcertmasterServer(MCPServer[ServerState]):
             await server.run(incoming, outgoing, server.create_initialization_options())
 
 
-def create_server(service: RunService) -> ConcertmasterServer:
-    """Return the server that gives MCP clients access to `service`."""
-    return ConcertmasterServer(service)
+def create_server(open_service: OpenService) -> ConcertmasterServer:
+    """Return the server that gives MCP clients access to the service that is opened so."""
+    return ConcertmasterServer(open_service)

@@ -1,23 +1,65 @@
 """What every request handler can reach."""
 
-from collections.abc import Generator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any
 
 import anyio
+from anyio.abc import TaskGroup, TaskStatus
 from mcp.server.mcpserver import Context
 
-from concertmaster.runs.service import RunService
+if TYPE_CHECKING:
+    # All that drives runs takes as long to import as the protocol itself, and clients start
+    # servers merely to ask what they can do.
+    from concertmaster.runs.service import RunService
+
+OpenService = Callable[[], AbstractAsyncContextManager["RunService"]]
+"""Opens the run service of a server."""
 
 
 class ServerState:
-    """The run service, and whether its server is on its way out."""
+    """The run service, opened when it is first asked for, and whether the server is ending."""
 
-    def __init__(self, service: RunService) -> None:
-        self.service = service
+    def __init__(self, open_service: OpenService) -> None:
+        self._open_service = open_service
+        self._opening = anyio.Lock()
+        self._service: RunService | None = None
+        self._tasks: TaskGroup | None = None
         self.ending = False
         """Calls cancelled from here on were not cancelled by a client: their runs are left."""
         self._waits: set[anyio.CancelScope] = set()
+
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncGenerator["ServerState"]:
+        """Keep the run service open, once it is, for as long as the server is in use."""
+        async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            try:
+                yield self
+            finally:
+                tasks.cancel_scope.cancel()
+
+    async def service(self) -> "RunService":
+        """Return the run service.
+
+        Raises:
+            ConcertmasterError: it cannot be opened, which is tried again with the next call.
+        """
+        async with self._opening:
+            service = self._service
+            if service is None:
+                if self._tasks is None:
+                    raise RuntimeError("the server is not in use")
+                service = self._service = await self._tasks.start(self._keep_open)
+            return service
+
+    async def _keep_open(self, *, task_status: TaskStatus["RunService"]) -> None:
+        try:
+            async with self._open_service() as service:
+                task_status.started(service)
+                await anyio.sleep_forever()
+        finally:
+            self._service = None
 
     @contextmanager
     def waiting(self) -> Generator[None]:

@@ -193,7 +193,7 @@ async def get_run(
     offset: Offset = 0,
 ) -> Annotated[CallToolResult, FoundReply]:
     """Look at a run."""
-    service = state_of(ctx).service
+    service = await state_of(ctx).service()
     if not run_id:
         if subtask_id:
             raise RequestError("subtask_id needs the run_id of the run that has the subtask.")
@@ -209,7 +209,8 @@ async def cancel_run(
     ctx: Ctx, run_id: Annotated[str, Field(description="The run to stop.")]
 ) -> Annotated[CallToolResult, RunReply]:
     """Stop a run."""
-    state = await state_of(ctx).service.cancel(run_id, reason="cancel_run was called")
+    service = await state_of(ctx).service()
+    state = await service.cancel(run_id, reason="cancel_run was called")
     return _run_result(state)
 
 

@@ -38,7 +38,7 @@ async def follow(ctx: Ctx, run_id: str, *, seconds: float) -> RunState:
     Raises:
         UnknownRunError: there is none of that id.
     """
-    service = state_of(ctx).service
+    service = await state_of(ctx).service()
     until = anyio.current_time() + seconds
     progress = _Progress(ctx)
     state = await service.get(run_id)
@@ -60,14 +60,15 @@ async def start_and_follow(ctx: Ctx, order: Order, *, seconds: float) -> RunStat
         ConcertmasterError: the order cannot be done as asked, or not be written down.
     """
     server = state_of(ctx)
-    started = await server.service.start(order)
+    service = await server.service()
+    started = await service.start(order)
     try:
         state = await follow(ctx, started.run_id, seconds=seconds)
     except anyio.get_cancelled_exc_class():
         if not server.ending:
             with anyio.move_on_after(ABANDON_SECONDS, shield=True):
                 reason = "the client cancelled the call that was waiting for it"
-                await server.service.cancel(started.run_id, reason=reason)
+                await service.cancel(started.run_id, reason=reason)
         raise
     # The run will not survive this process, and its client should not wait for it.
     return replace(state, status="interrupted") if server.ending and not state.over else state
