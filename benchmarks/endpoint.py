@@ -18,7 +18,7 @@ def _event(kind: str, **data: object) -> bytes:
 
 
 async def _reply(model: str) -> AsyncGenerator[bytes]:
-    message = {
+    message: dict[str, object] = {
         "id": "msg_1",
         "type": "message",
         "role": "assistant",

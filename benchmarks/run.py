@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from measure import Figure
-from processes import run_cpu_figures, startup_figures
+from outside import run_cpu_figures, startup_figures
 from scheduling import makespan_figures, scheduler_figures
 
 
