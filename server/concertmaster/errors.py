@@ -21,7 +21,8 @@ Messages are sentences for the reader who will get them: a person at a terminal 
 calling model. Each says what to do instead.
 """
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -151,3 +152,11 @@ class ModelUnavailableError(ModelError):
 
 class ModelReplyError(ModelError):
     """The provider answered, but with something that is not a reply."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a sentence that helps whoever wrote `name` and meant one of `known`."""
+    folded = {candidate.lower(): candidate for candidate in known}
+    if near := difflib.get_close_matches(name.lower(), folded, n=1):
+        return f"Did you mean {folded[near[0]]!r}?"
+    return f"Known: {', '.join(sorted(folded.values()))}."

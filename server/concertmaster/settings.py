@@ -5,7 +5,6 @@ default. `ANTHROPIC_API_KEY`, `ANTHROPIC_AUTH_TOKEN` and `ANTHROPIC_BASE_URL` st
 connection that none of these describes.
 """
 
-import difflib
 import json
 import os
 import re
@@ -29,7 +28,7 @@ from pydantic import (
 )
 
 from concertmaster.engine.events import Limits
-from concertmaster.errors import SettingsError
+from concertmaster.errors import SettingsError, did_you_mean
 from concertmaster.llm.prices import ModelFacts
 
 ENVIRONMENT_PREFIX = "CONCERTMASTER_"
@@ -230,7 +229,7 @@ def _unknown_variables() -> tuple[str, ...]:
     known = {ENVIRONMENT_PREFIX + name.upper() for name in Settings.model_fields}
     given = {name for name in os.environ if name.startswith(ENVIRONMENT_PREFIX)}
     return tuple(
-        f"The environment variable {name} is no setting and is ignored.{_nearest(name, known)}"
+        f"The environment variable {name} is no setting and is ignored. {did_you_mean(name, known)}"
         for name in sorted(given - known - {FILE_VARIABLE})
     )
 
@@ -266,7 +265,7 @@ def _from_file(file: Path) -> dict[str, _Found]:
     for key in values:
         if key not in Settings.model_fields:
             raise SettingsError(
-                f"{file}: unknown key {key!r}.{_nearest(key, Settings.model_fields)}"
+                f"{file}: unknown key {key!r}. {did_you_mean(key, Settings.model_fields)}"
             )
     if any(values.get(name) for name in SECRETS):
         _check_owner_only(file)
@@ -293,11 +292,6 @@ def _check_owner_only(file: Path) -> None:
         raise SettingsError(
             f"{file} holds a secret and other users may read it. Run: chmod 600 {file}"
         )
-
-
-def _nearest(name: str, known: Mapping[str, object] | set[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(sorted(known))}."
 
 
 def _sentences(error: ValidationError, found: Mapping[str, _Found]) -> str:

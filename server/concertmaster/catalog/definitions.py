@@ -11,7 +11,8 @@ from jsonschema.exceptions import SchemaError
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from concertmaster.catalog import claude_code
-from concertmaster.catalog.markdown import MarkdownFile, did_you_mean, read_markdown
+from concertmaster.catalog.markdown import MarkdownFile, read_markdown
+from concertmaster.errors import did_you_mean
 from concertmaster.llm.protocol import JsonSchema, WorkerCard
 
 

@@ -1,6 +1,5 @@
 """Markdown files with a YAML header, read so that every fault can be told with its line."""
 
-import difflib
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from yaml.constructor import SafeConstructor
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from yaml.reader import ReaderError
 
-from concertmaster.errors import DefinitionError
+from concertmaster.errors import DefinitionError, did_you_mean
 
 MAX_BYTES = 256 * 1024
 """How large a definition may be. A larger file is hardly one."""
@@ -88,14 +87,6 @@ def markdown_files(folder: Path) -> list[Path]:
         problem = "is not a folder" if folder.exists() else "there is no such folder"
         raise DefinitionError(problem, file=folder)
     return sorted(file for file in folder.rglob("*.md") if file.name.lower() != "readme.md")
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return a sentence that helps whoever wrote `name` and meant one of `known`."""
-    folded = {candidate.lower(): candidate for candidate in known}
-    if near := difflib.get_close_matches(name.lower(), folded, n=1):
-        return f"Did you mean {folded[near[0]]!r}?"
-    return f"Known: {', '.join(sorted(folded.values()))}."
 
 
 def read_markdown(file: Path) -> MarkdownFile:

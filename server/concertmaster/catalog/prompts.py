@@ -14,11 +14,10 @@ from pydantic import BaseModel, ConfigDict
 from concertmaster.catalog.definitions import Text
 from concertmaster.catalog.markdown import (
     MarkdownFile,
-    did_you_mean,
     markdown_files,
     read_markdown,
 )
-from concertmaster.errors import DefinitionError
+from concertmaster.errors import DefinitionError, did_you_mean
 from concertmaster.llm.protocol import WorkerCard
 
 PromptName = Literal["plan", "repair", "work", "retry", "condense", "synthesize"]

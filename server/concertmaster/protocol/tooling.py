@@ -8,8 +8,7 @@ from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
 from mcp.server.mcpserver.tools import Tool
 from pydantic import ValidationError
 
-from concertmaster.catalog.markdown import did_you_mean
-from concertmaster.errors import ConcertmasterError
+from concertmaster.errors import ConcertmasterError, did_you_mean
 from concertmaster.llm.protocol import JsonSchema
 
 
