@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 
 import anyio
-from concertmaster.runs.sqlite_store import open_sqlite
 
 from concertmaster.catalog.catalog import Catalog, builtin_folder
 from concertmaster.catalog.definitions import WorkerDefinition
@@ -18,6 +17,7 @@ from concertmaster.llm.protocol import Draft, Models, Reply, Request, Usage
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.orders import RunOrder
 from concertmaster.runs.service import open_service
+from concertmaster.runs.sqlite_store import open_sqlite
 from concertmaster.tools.registry import ToolRegistry
 from measure import Figure
 from shapes import Shape, all_shapes, random_graph

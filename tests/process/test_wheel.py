@@ -44,11 +44,14 @@ def test_the_wheel_does_the_main_job_without_the_checkout(wheel: Path, tmp_path:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
     shutil.copy(ROOT / "examples" / "shop" / "app.py", tmp_path)
+    # Not measured: these are copies of the modules whose coverage counts.
+    environment = {name: text for name, text in os.environ.items() if "COV" not in name}
+    environment["PYTHONPATH"] = str(site)
     command = [sys.executable, "-m", "concertmaster"]
     done = subprocess.run(
         [*command, "run", "--offline", "Review this code for problems", "app.py"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(site)},
+        env=environment,
         capture_output=True,
         text=True,
         check=False,
@@ -58,7 +61,7 @@ def test_the_wheel_does_the_main_job_without_the_checkout(wheel: Path, tmp_path:
     where = subprocess.run(
         [sys.executable, "-c", "import concertmaster; print(concertmaster.__file__)"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(site)},
+        env=environment,
         capture_output=True,
         text=True,
         check=True,

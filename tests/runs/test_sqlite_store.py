@@ -382,13 +382,13 @@ async def test_a_text_that_is_not_there_is_an_error(folder: Path) -> None:
             await journal.text("d9")
 
 
-async def test_half_a_character_in_a_reply_does_not_cost_the_reply(folder: Path) -> None:
+async def test_half_a_character_does_not_cost_the_event_that_has_it(folder: Path) -> None:
     async with open_sqlite(folder) as journal:
         await journal.create("r-1", started(), {})
-        broken = RunEnded(name="run/end", at=2, status="succeeded", answer="a\ud800\u00e9")
+        broken = CancelRequested(name="run/cancel/1", at=2, reason="a\ud800\u00e9")
         await journal.append("r-1", broken, epoch=1)
         _, read = await journal.events("r-1")
-        assert read == broken.model_copy(update={"answer": "a?\u00e9"})
+        assert read == broken.model_copy(update={"reason": "a?\u00e9"})
 
 
 async def test_the_latest_runs_come_first(folder: Path) -> None:

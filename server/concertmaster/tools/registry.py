@@ -42,9 +42,6 @@ class ToolRegistry:
     def __init__(self, tools: Iterable[WorkerTool] = ()) -> None:
         self._tools = {tool.spec.name: tool for tool in tools}
 
-    def __contains__(self, name: object) -> bool:
-        return name in self._tools
-
     @property
     def names(self) -> tuple[str, ...]:
         """Return the names of all tools, sorted."""
