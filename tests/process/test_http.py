@@ -60,8 +60,7 @@ def serving(folder: Path) -> Generator[HttpServer]:
 class Work:
     """A worker's run that lasts, and what its client was told."""
 
-    def __init__(self, session: Client) -> None:
-        self._session = session
+    def __init__(self) -> None:
         self.running = anyio.Event()
         self.reply: dict[str, Any] = {}
 
@@ -70,17 +69,17 @@ class Work:
         if message == RUNNING:
             self.running.set()
 
-    async def do(self) -> None:
-        result = await self._session.call_tool("run_worker", WORK, progress_callback=self.note)
+    async def do(self, session: Client) -> None:
+        result = await session.call_tool("run_worker", WORK, progress_callback=self.note)
         self.reply = structured(result)
 
 
 async def test_a_cancelled_call_cancels_its_run(mode: str, tmp_path: Path) -> None:
     with anyio.fail_after(50), serving(tmp_path) as server:
         async with Client(server.address, mode=mode) as session:
-            work = Work(session)
+            work = Work()
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(work.do)
+                tasks.start_soon(work.do, session)
                 await work.running.wait()
                 tasks.cancel_scope.cancel()
             (run,) = structured(await session.call_tool("get_run", {}))["runs"]
@@ -94,10 +93,12 @@ async def test_a_server_with_open_streams_ends_and_tells_who_waits(
     number: signal.Signals, status: int, mode: str, tmp_path: Path
 ) -> None:
     with anyio.fail_after(50), serving(tmp_path) as server:
+        work = Work()
         async with Client(server.address, mode=mode) as session:
-            work = Work(session)
+            # Without them, the client asks for the tools' schemas when it has got a reply.
+            await session.list_tools()
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(work.do)
+                tasks.start_soon(work.do, session)
                 await work.running.wait()
                 server.process.send_signal(number)
             assert await server.end() == status

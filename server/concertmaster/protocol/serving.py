@@ -18,6 +18,7 @@ import anyio
 import anyio.from_thread
 import anyio.lowlevel
 import uvicorn
+from anyio.abc import TaskStatus
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from concertmaster.errors import SettingsError
@@ -110,16 +111,21 @@ class _Ending:
     async def at_signal(self, stop: Callable[[], Awaitable[None]]) -> AsyncGenerator[None]:
         """Call `stop` when the first signal comes, and ignore those after it."""
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._await_signal, stop)
+            # Begun before anybody is told that the server is there.
+            await tasks.start(self._await_signal, stop)
             yield
             tasks.cancel_scope.cancel()
 
-    async def _await_signal(self, stop: Callable[[], Awaitable[None]]) -> None:
+    async def _await_signal(
+        self, stop: Callable[[], Awaitable[None]], *, task_status: TaskStatus[None]
+    ) -> None:
         try:
             with anyio.open_signal_receiver(*SIGNALS) as signals:
+                task_status.started()
                 self.status = 128 + await anext(signals)
         except NotImplementedError:
             # On Windows, where event loops receive no signals, they end the process as usual.
+            task_status.started()
             return
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
