@@ -60,17 +60,20 @@ def reply_with(text: str, **fields: Any) -> Reply:
     return Reply.model_validate({"text": text, "stop_reason": "end", "usage": USAGE} | fields)
 
 
-def plan_json(*subtasks: Subtask, direct_answer: str | None = None) -> str:
+def plan_json(*subtasks: Subtask, direct_answer: str | None = None, **fields: Any) -> str:
     """Return what a planner would write."""
     plan = {
         "analysis": "what it is about",
         "direct_answer": direct_answer,
+        "mode": "static",
+        "why": "all is known from the start",
+        "verify": "none",
         "subtasks": [
             subtask.model_dump(mode="json", exclude={"timeout_seconds", "max_tokens"})
             for subtask in subtasks
         ],
     }
-    return json.dumps(plan)
+    return json.dumps(plan | fields)
 
 
 def subtask(subtask_id: str, worker: str = "analyst", **fields: Any) -> Subtask:

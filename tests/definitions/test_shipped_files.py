@@ -9,7 +9,8 @@ import pytest
 
 from concertmaster.catalog.catalog import Catalog, builtin_folder, load_catalog, read_folder
 from concertmaster.catalog.prompts import PLACEHOLDERS, PromptName, load_prompts
-from concertmaster.engine.plan import PlanRules, plan_problems, plan_schema, read_plan
+from concertmaster.engine.plan import read_plan
+from concertmaster.engine.plan_rules import PlanRules, plan_problems, plan_schema
 from concertmaster.engine.replies import schema_errors
 from concertmaster.tools.defaults import default_tools
 from concertmaster.tools.lint import LintArguments

@@ -3,14 +3,9 @@ from typing import Any
 
 import pytest
 
-from concertmaster.engine.plan import (
-    Plan,
-    PlanRules,
-    plan_problems,
-    plan_schema,
-    read_plan,
-    repair_plan,
-)
+from concertmaster.engine.plan import Plan, read_plan
+from concertmaster.engine.plan_rules import PlanRules, plan_problems, plan_schema
+from concertmaster.engine.repair import repair_plan
 from concertmaster.engine.replies import schema_errors
 from concertmaster.errors import InvalidPlanError
 from fakes import plan_json, subtask
@@ -132,7 +127,7 @@ def test_repair_keeps_the_most_important_subtasks_and_tells_what_is_left_out() -
 
 def test_repair_renames_a_second_subtask_of_the_same_id() -> None:
     repaired = repair_plan(plan(subtask("s1"), subtask("s1"), subtask("s1")), RULES, task="t")
-    assert [item.id for item in repaired.plan.subtasks] == ["s1", "s1_2", "s1_2_2"]
+    assert [item.id for item in repaired.plan.subtasks] == ["s1", "s1_2", "s1_3"]
 
 
 def test_repair_leaves_out_subtasks_without_an_objective() -> None:

@@ -20,7 +20,21 @@ from concertmaster.catalog.markdown import (
 from concertmaster.errors import DefinitionError, did_you_mean
 from concertmaster.llm.protocol import WorkerCard
 
-PromptName = Literal["plan", "repair", "work", "retry", "condense", "synthesize"]
+PromptName = Literal[
+    "plan",
+    "repair",
+    "next_step",
+    "work",
+    "retry",
+    "critique",
+    "revise",
+    "judge",
+    "rubric",
+    "verify",
+    "guard",
+    "condense",
+    "synthesize",
+]
 
 USER_PART = "<!-- user -->"
 """The line of a prompt file above which its system part ends and its user part begins."""
@@ -41,9 +55,15 @@ class Placeholders:
 PLACEHOLDERS: Mapping[PromptName, Placeholders] = {
     "plan": Placeholders(
         system=frozenset({"workers", "max_subtasks"}),
-        user=frozenset({"task", "input_names", "constraints"}),
+        user=frozenset({"task", "input_names", "constraints", "decisions"}),
     ),
     "repair": Placeholders(user=frozenset({"problems"})),
+    "next_step": Placeholders(
+        system=frozenset({"workers"}),
+        user=frozenset(
+            {"task", "input_names", "constraints", "subtasks", "results", "left", "occasion"}
+        ),
+    ),
     "work": Placeholders(
         user=frozenset(
             {
@@ -60,6 +80,14 @@ PLACEHOLDERS: Mapping[PromptName, Placeholders] = {
         )
     ),
     "retry": Placeholders(user=frozenset({"reason"})),
+    "critique": Placeholders(
+        user=frozenset({"role", "task", "objective", "expects", "constraints", "result"})
+    ),
+    "revise": Placeholders(user=frozenset({"points"})),
+    "judge": Placeholders(user=frozenset({"task", "objective", "expects", "answers"})),
+    "rubric": Placeholders(user=frozenset({"task", "objective", "expects", "criteria", "answer"})),
+    "verify": Placeholders(user=frozenset({"task", "results"})),
+    "guard": Placeholders(user=frozenset({"role", "task", "input_names"})),
     "condense": Placeholders(user=frozenset({"task", "results"})),
     "synthesize": Placeholders(user=frozenset({"task", "results", "gaps", "form"})),
 }

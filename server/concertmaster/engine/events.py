@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, TypeAdapter
 
-from concertmaster.engine.plan import Plan
+from concertmaster.engine.plan import Plan, PlanMode, Verify
 from concertmaster.llm.protocol import (
     NO_USAGE,
     Frozen,
@@ -26,6 +26,12 @@ SCHEMA_VERSION = 1
 
 RunKind = Literal["orchestration", "plan", "worker"]
 """Plan, delegate and synthesize; plan only; or one worker on one subtask."""
+
+Mode = PlanMode | Literal["auto"]
+"""How a run proceeds; `auto` leaves it to the planner."""
+
+Decomposition = Literal["constrained", "hybrid", "dynamic"]
+"""Whether a planner may write workers of its own: none, one, or as many as it needs."""
 
 SubtaskStatus = Literal[
     "pending", "running", "succeeded", "partial", "failed", "skipped", "cancelled"
@@ -56,6 +62,8 @@ class Limits(Frozen):
     run_seconds: float = Field(default=900, gt=0)
     max_tokens: int = Field(default=16384, ge=1)
     """Upper bound of one reply, in tokens, what the model thinks included."""
+    rounds: int = Field(default=6, ge=1)
+    """How often an adaptive run asks what to do next."""
 
 
 class InputRef(Frozen):
@@ -79,6 +87,12 @@ class RunRequest(Frozen):
     """Names of the workers a planner may choose from; all when empty."""
     plan: Plan | None = None
     """A plan to run as it is, instead of asking a planner."""
+    mode: Mode = "auto"
+    decomposition: Decomposition = "hybrid"
+    guard: str = ""
+    """The worker that screens the task and its inputs before anything leaves; none if empty."""
+    verify: Verify | None = None
+    """Whether results are checked against one another; None leaves it to the planner."""
     output_schema: JsonSchema | None = None
     """What the answer must look like, as JSON Schema; plain text when None."""
     limits: Limits = Limits()
@@ -94,6 +108,8 @@ class SubtaskResult(Frozen):
     value: JsonValue = None
     """The parsed result, when an output schema was asked for and met."""
     errors: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    """How the result came about, where more than one worker's word decided it."""
     usage: Usage = NO_USAGE
     seconds: float = 0.0
     """Time from start to end, tool calls included."""
@@ -172,6 +188,43 @@ class PlanAccepted(_Event):
     """Work that the planner wanted and the run will not do."""
 
 
+class PlanRevised(_Event):
+    """The orchestrator decided what to do next, in an adaptive run."""
+
+    kind: Literal["plan-revised"] = "plan-revised"
+    plan: Plan
+    """The plan from here on; what it no longer has will not be done."""
+    done: bool
+    """Whether what has been done suffices."""
+    reason: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+class GuardDecided(_Event):
+    """The guard has read the task and its inputs. Only when it lets them pass may work leave."""
+
+    kind: Literal["guard-decided"] = "guard-decided"
+    passed: bool
+    reason: str = ""
+
+
+class Finding(Frozen):
+    """Something that results of several subtasks do not agree on, or that is missing between."""
+
+    subtasks: tuple[str, ...]
+    severity: Literal["high", "medium", "low"]
+    what: Text
+    mend: Text = ""
+    """What would settle it."""
+
+
+class ResultsVerified(_Event):
+    """The results have been checked against one another."""
+
+    kind: Literal["results-verified"] = "results-verified"
+    findings: tuple[Finding, ...] = ()
+
+
 class SubtaskStarted(_Event):
     """A subtask got its slot."""
 
@@ -218,6 +271,9 @@ Event = Annotated[
     | ToolCalled
     | PlanRejected
     | PlanAccepted
+    | PlanRevised
+    | GuardDecided
+    | ResultsVerified
     | SubtaskStarted
     | SubtaskFinished
     | SynthesisStarted

@@ -4,15 +4,9 @@ from collections.abc import Sequence
 
 from concertmaster.catalog.prompts import describe_workers
 from concertmaster.engine.events import PlanRejected
-from concertmaster.engine.plan import (
-    Plan,
-    PlanRules,
-    RepairedPlan,
-    plan_problems,
-    plan_schema,
-    read_plan,
-    repair_plan,
-)
+from concertmaster.engine.plan import Plan, read_plan
+from concertmaster.engine.plan_rules import PlanRules, plan_problems, plan_schema
+from concertmaster.engine.repair import RepairedPlan, repair_plan
 from concertmaster.engine.run import Run, Setup, bullets, fenced_inputs, input_names
 from concertmaster.errors import InvalidPlanError
 from concertmaster.llm.protocol import (

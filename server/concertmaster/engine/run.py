@@ -7,7 +7,8 @@ from pathlib import Path
 from concertmaster.catalog.catalog import Catalog
 from concertmaster.catalog.prompts import Prompts, fence
 from concertmaster.engine.events import RunRequest, SubtaskResult
-from concertmaster.engine.plan import PlanRules, Subtask
+from concertmaster.engine.plan import Subtask
+from concertmaster.engine.plan_rules import PlanRules
 from concertmaster.engine.steps import Steps
 from concertmaster.llm.protocol import LLM, Document, Models, WorkResult
 from concertmaster.tools.registry import ToolRegistry

@@ -1,14 +1,18 @@
-"""Which subtask goes next. A pure state machine: events in, decisions out, no I/O, no clock.
+"""Which work goes next. A pure state machine: events in, decisions out, no I/O, no clock.
 
 A subtask is ready the moment its own dependencies have ended. Ready subtasks get slots in
 order of priority, then of the longest chain of subtasks that hangs on them, then of the plan.
+A subtask that is done in several pieces asks for a slot for each beyond the first, and they
+wait in the same order.
 """
 
 import heapq
+import itertools
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
+from typing import NamedTuple
 
 from concertmaster.engine.events import SubtaskStatus
 from concertmaster.engine.plan import Subtask
@@ -25,6 +29,13 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
+class Grant:
+    """A piece of a running subtask that asked for a slot has one now."""
+
+    piece: object
+
+
+@dataclass(frozen=True, slots=True)
 class Skip:
     """Do not run this subtask, because what it needs is not there."""
 
@@ -33,7 +44,16 @@ class Skip:
     """The dependencies that ended without a usable result."""
 
 
-Decision = Start | Skip
+Decision = Start | Grant | Skip
+
+
+class _Waiting(NamedTuple):
+    """A subtask, or a piece of a running one, that waits for a slot; the least goes first."""
+
+    order: tuple[int, int, int]
+    number: int
+    subtask_id: str
+    work: object
 
 
 class Scheduler:
@@ -44,10 +64,102 @@ class Scheduler:
     """
 
     def __init__(self, subtasks: Sequence[Subtask], *, slots: int) -> None:
-        self._subtasks = {subtask.id: subtask for subtask in subtasks}
+        self._subtasks: dict[str, Subtask] = {}
         self._free = slots
-        self._waits_for = {subtask.id: len(set(subtask.depends_on)) for subtask in subtasks}
+        self._waits_for: dict[str, int] = {}
         self._dependants: dict[str, list[str]] = defaultdict(list)
+        self._order: dict[str, tuple[int, int, int]] = {}
+        self._numbers = itertools.count()
+        self._queue: list[_Waiting] = []
+        self._held: dict[str, int] = {}
+        """The slots that each running subtask has."""
+        self._idle: set[str] = set()
+        """Running subtasks that keep their last slot while no piece of theirs is at work."""
+        self._asked: dict[str, int] = defaultdict(int)
+        """The pieces of each running subtask that wait for a slot."""
+        self._ended: dict[str, SubtaskStatus] = {}
+        self._take_in(subtasks)
+
+    @property
+    def over(self) -> bool:
+        """Tell whether every subtask has ended."""
+        return len(self._ended) == len(self._subtasks)
+
+    @property
+    def all_started(self) -> bool:
+        """Tell whether no subtask is left to start."""
+        return len(self._ended) + len(self._held) == len(self._subtasks)
+
+    def begin(self) -> list[Decision]:
+        """Return the first decisions."""
+        return self._fill()
+
+    def ended(self, subtask_id: str, status: SubtaskStatus) -> list[Decision]:
+        """Take in that a running subtask has ended, and return what to do next."""
+        self._free += self._held.pop(subtask_id)
+        self._idle.discard(subtask_id)
+        self._asked.pop(subtask_id, None)
+        return [*self._advance(self._end(subtask_id, status)), *self._fill()]
+
+    def ask(self, subtask_id: str, piece: object) -> list[Decision]:
+        """Take in that a running subtask has a piece of work, and return what to do next.
+
+        The piece may begin when a decision grants it a slot: perhaps one of these.
+        """
+        if subtask_id in self._idle:
+            self._idle.remove(subtask_id)
+            return [Grant(piece)]
+        self._asked[subtask_id] += 1
+        self._push(subtask_id, piece)
+        return self._fill()
+
+    def give_back(self, subtask_id: str) -> list[Decision]:
+        """Take in that a piece of a running subtask is done, and return what to do next.
+
+        The last slot of a subtask stays with it until it has ended, so that what depends on
+        it is ready by the time that the slot goes to the most important work.
+        """
+        if self._held[subtask_id] == 1 and not self._asked[subtask_id]:
+            self._idle.add(subtask_id)
+            return []
+        self._held[subtask_id] -= 1
+        self._free += 1
+        return self._fill()
+
+    def withdraw(self, subtask_id: str, piece: object) -> None:
+        """Take in that a piece that waits for a slot will not be done."""
+        self._queue = [entry for entry in self._queue if entry.work is not piece]
+        heapq.heapify(self._queue)
+        self._asked[subtask_id] -= 1
+
+    def revise(self, subtasks: Sequence[Subtask]) -> list[Decision]:
+        """Take in the plan from here on, and return what to do next.
+
+        What has not been started and is not in it is forgotten; what has been must be in it.
+        """
+        for subtask in self._unstarted():
+            del self._subtasks[subtask.id]
+        self._queue = [entry for entry in self._queue if entry.subtask_id in self._held]
+        heapq.heapify(self._queue)
+        return [*self._take_in(subtasks), *self._fill()]
+
+    def stop(self) -> list[Subtask]:
+        """Return the subtasks that have not been started, and start none of them any more."""
+        unstarted = self._unstarted()
+        self._ended |= dict.fromkeys((subtask.id for subtask in unstarted), "skipped")
+        self._queue = [entry for entry in self._queue if entry.subtask_id in self._held]
+        heapq.heapify(self._queue)
+        return unstarted
+
+    def _unstarted(self) -> list[Subtask]:
+        started = self._held.keys() | self._ended.keys()
+        return [subtask for name, subtask in self._subtasks.items() if name not in started]
+
+    def _take_in(self, subtasks: Sequence[Subtask]) -> list[Decision]:
+        """Add the subtasks that are new, and order all of them as they are in the plan now."""
+        new = [subtask for subtask in subtasks if subtask.id not in self._subtasks]
+        self._subtasks |= {subtask.id: subtask for subtask in new}
+        self._dependants.clear()
         for subtask in subtasks:
             for name in dict.fromkeys(subtask.depends_on):
                 self._dependants[name].append(subtask.id)
@@ -56,43 +168,31 @@ class Scheduler:
             subtask.id: (_RANK[subtask.priority], -chain[subtask.id], position)
             for position, subtask in enumerate(subtasks)
         }
-        self._ready: list[tuple[tuple[int, int, int], str]] = []
-        self._ended: dict[str, SubtaskStatus] = {}
+        for subtask in new:
+            self._waits_for[subtask.id] = len(set(subtask.depends_on) - self._ended.keys())
+        return self._advance([item.id for item in new if not self._waits_for[item.id]])
 
-    @property
-    def over(self) -> bool:
-        """Tell whether every subtask has ended."""
-        return len(self._ended) == len(self._subtasks)
+    def _end(self, subtask_id: str, status: SubtaskStatus) -> list[str]:
+        """Record an end, and return the subtasks that wait for nothing any more."""
+        self._ended[subtask_id] = status
+        ready: list[str] = []
+        for dependant in self._dependants[subtask_id]:
+            self._waits_for[dependant] -= 1
+            if not self._waits_for[dependant] and dependant not in self._ended:
+                ready.append(dependant)
+        return ready
 
-    def begin(self) -> list[Decision]:
-        """Return the first decisions."""
-        for name, count in self._waits_for.items():
-            if count == 0:
-                self._push(name)
-        return self._fill()
-
-    def ended(self, subtask_id: str, status: SubtaskStatus) -> list[Decision]:
-        """Take in that a running subtask has ended, and return what to do next."""
-        self._free += 1
-        return [*self._settle(subtask_id, status), *self._fill()]
-
-    def _settle(self, subtask_id: str, status: SubtaskStatus) -> list[Decision]:
-        """Record an end and everything that follows from it without a slot: skipped subtasks."""
-        decisions: list[Decision] = []
-        settled: list[tuple[str, SubtaskStatus]] = [(subtask_id, status)]
-        while settled:
-            name, status = settled.pop()
-            self._ended[name] = status
-            for dependant in self._dependants[name]:
-                self._waits_for[dependant] -= 1
-                if self._waits_for[dependant]:
-                    continue
-                if missing := self._missing(self._subtasks[dependant]):
-                    decisions.append(Skip(self._subtasks[dependant], missing))
-                    settled.append((dependant, "skipped"))
-                else:
-                    self._push(dependant)
-        return decisions
+    def _advance(self, ready: list[str]) -> list[Decision]:
+        """Queue subtasks whose dependencies have ended; or skip them, and see what follows."""
+        skips: list[Decision] = []
+        while ready:
+            subtask = self._subtasks[ready.pop()]
+            if missing := self._missing(subtask):
+                skips.append(Skip(subtask, missing))
+                ready += self._end(subtask.id, "skipped")
+            else:
+                self._push(subtask.id, subtask)
+        return skips
 
     def _missing(self, subtask: Subtask) -> tuple[str, ...]:
         """Return the dependencies without which `subtask` is not to run.
@@ -103,15 +203,21 @@ class Scheduler:
             return ()
         return tuple(name for name in subtask.depends_on if self._ended[name] not in _USABLE)
 
-    def _push(self, name: str) -> None:
-        heapq.heappush(self._ready, (self._order[name], name))
+    def _push(self, subtask_id: str, work: object) -> None:
+        entry = _Waiting(self._order[subtask_id], next(self._numbers), subtask_id, work)
+        heapq.heappush(self._queue, entry)
 
     def _fill(self) -> list[Decision]:
         decisions: list[Decision] = []
-        while self._ready and self._free:
-            _, name = heapq.heappop(self._ready)
+        while self._queue and self._free:
+            entry = heapq.heappop(self._queue)
             self._free -= 1
-            decisions.append(Start(self._subtasks[name]))
+            self._held[entry.subtask_id] = self._held.get(entry.subtask_id, 0) + 1
+            if isinstance(entry.work, Subtask):
+                decisions.append(Start(entry.work))
+            else:
+                self._asked[entry.subtask_id] -= 1
+                decisions.append(Grant(entry.work))
         return decisions
 
     def _chains(self) -> dict[str, int]:

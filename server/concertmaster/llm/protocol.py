@@ -5,7 +5,7 @@ models read, and the `brief` it was rendered from, which the offline model reads
 engine never knows which of them answers.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
 
@@ -13,6 +13,17 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
 JsonSchema = dict[str, Any]
 """A JSON Schema (2020-12) as plain data."""
+
+
+def closed_object(properties: Mapping[str, Any]) -> JsonSchema:
+    """Return the JSON Schema of an object with exactly these properties."""
+    return {
+        "type": "object",
+        "properties": dict(properties),
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
 
 StopReason = Literal["end", "max_tokens", "tool_use", "refusal", "pause", "context_full"]
 """Why a reply ended. `end` is the only one that means it is whole."""

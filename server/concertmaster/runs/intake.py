@@ -10,7 +10,8 @@ from pydantic import JsonValue
 
 from concertmaster.catalog.catalog import Catalog
 from concertmaster.engine.events import InputRef, Limits, RunRequest
-from concertmaster.engine.plan import Plan, PlanRules, Subtask, plan_problems
+from concertmaster.engine.plan import Plan, Subtask
+from concertmaster.engine.plan_rules import PlanRules, plan_problems
 from concertmaster.errors import InvalidPlanError, RequestError
 from concertmaster.llm.protocol import Document, JsonSchema
 from concertmaster.runs.orders import Order, PlanOrder, RunOrder, WorkerOrder
