@@ -5,7 +5,7 @@ import pytest
 
 from concertmaster.engine.events import SubtaskStatus
 from concertmaster.engine.plan import Subtask
-from concertmaster.engine.scheduler import Decision, Scheduler, Skip, Start
+from concertmaster.engine.scheduler import Decision, Grant, Scheduler, Skip, Start
 from fakes import subtask
 
 
@@ -142,6 +142,7 @@ def run_to_the_end(random_numbers: random.Random) -> None:
 
     def take(decisions: Sequence[Decision]) -> None:
         for decision in decisions:
+            assert not isinstance(decision, Grant)
             assert decision.subtask.id not in ended
             assert decision.subtask.id not in running
             assert all(name in ended for name in decision.subtask.depends_on)

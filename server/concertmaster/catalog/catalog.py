@@ -59,6 +59,10 @@ class Catalog:
         """
         return Catalog(self.get(name) for name in names)
 
+    def joined(self, workers: Iterable[WorkerDefinition]) -> "Catalog":
+        """Return a catalog of these and further workers."""
+        return Catalog([*self, *workers])
+
     def cards(self, names: Sequence[str] = ()) -> tuple[WorkerCard, ...]:
         """Return what a planner is told of the workers `names`, or of all when there are none.
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import anyio
 
+from concertmaster.engine.concurrency import at_once
 from concertmaster.engine.replies import Verdict, judge_reply
 from concertmaster.engine.run import Run, Setup
 from concertmaster.errors import ModelError
@@ -55,6 +56,7 @@ class Conversation:
         self._subtask_id = subtask_id
         self._call_tool = call_tool
         self._max_turns = max_turns
+        self._last_turn = max_turns
         self._messages: list[Message] = list(request.messages)
         self._draft = Draft()
         self._unsatisfying: Verdict | None = None
@@ -68,6 +70,13 @@ class Conversation:
         except ModelError as exc:
             return self.broken_off(str(exc), exc.text)
         return self.broken_off(f"It passed its deadline of {seconds:.0f} s.", self._draft.text)
+
+    async def revise(self, answer: str, wish: str, *, seconds: float) -> Verdict:
+        """Return what the next answer is worth, where the last one was `answer` and is not it."""
+        self._messages += [AssistantMessage(text=answer), UserMessage(text=wish)]
+        self._unsatisfying = None
+        self._last_turn = self._turn + self._max_turns
+        return await self.verdict(seconds=seconds)
 
     def broken_off(self, problem: str, text: str = "") -> Verdict:
         """Return the verdict on what there is when no answer comes any more."""
@@ -94,7 +103,7 @@ class Conversation:
         """Return the next reply that asks for no tools, having called those that others did."""
         while True:
             reply = await self._next_reply()
-            if not reply.tool_calls or self._turn > self._max_turns:
+            if not reply.tool_calls or self._turn > self._last_turn:
                 return reply
             outcomes = await self._call_tools(reply.tool_calls)
             self._messages += [
@@ -115,11 +124,11 @@ class Conversation:
 
     async def _call_tools(self, calls: Sequence[ToolCall]) -> list[ToolOutcome]:
         """Return the outcomes in the order of `calls`, which are made at the same time."""
-        if self._turn == self._max_turns:
+        if self._turn == self._last_turn:
             return [ToolOutcome(id=call.id, text=NO_TURNS_LEFT, failed=True) for call in calls]
 
         async def outcome(numbered: tuple[int, ToolCall]) -> ToolOutcome:
             number, call = numbered
             return await self._call_tool(f"{self._step}/tool/{self._turn}.{number}", call)
 
-        return await anyio.amap(outcome, list(enumerate(calls, start=1)))
+        return await at_once(outcome, enumerate(calls, start=1))

@@ -1,21 +1,47 @@
 """The plan's subtasks on their workers, as many at once as slots and dependencies allow."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import cast
 
 import anyio
-from anyio.abc import ObjectSendStream, TaskGroup
 
-from concertmaster.engine.events import SubtaskFinished, SubtaskResult, SubtaskStarted
+from concertmaster.engine.concurrency import together
+from concertmaster.engine.events import PlanRevised, SubtaskFinished, SubtaskResult, SubtaskStarted
+from concertmaster.engine.judgement import NoJudgementError
+from concertmaster.engine.next_step import (
+    NextStep,
+    Occasions,
+    Situation,
+    ask_what_next,
+    revise_plan,
+)
 from concertmaster.engine.plan import Plan, Subtask
-from concertmaster.engine.run import Run, Setup, work_result
-from concertmaster.engine.scheduler import Decision, Scheduler, Skip
-from concertmaster.engine.worker import carry_out
-from concertmaster.errors import StoreError
+from concertmaster.engine.run import Run, Setup, work_result, workers_of
+from concertmaster.engine.scheduler import Decision, Grant, Scheduler, Skip
+from concertmaster.engine.subtask import carry_out
+from concertmaster.engine.work import Work
 from concertmaster.llm.protocol import WorkResult
 
 
-async def delegate(run: Run, setup: Setup, plan: Plan, *, until: float) -> list[SubtaskResult]:
-    """Return how each subtask ended, in the order of the plan.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delegated:
+    """What became of a plan."""
+
+    plan: Plan
+    """As it was in the end."""
+    results: tuple[SubtaskResult, ...]
+    """One for each subtask, in the order of the plan."""
+    gaps: tuple[str, ...] = ()
+    """What is missing besides, a sentence each."""
+    unneeded: frozenset[str] = frozenset()
+    """Subtasks that were not done, or not to the end, because the orchestrator had enough."""
+
+
+async def delegate(run: Run, setup: Setup, plan: Plan, *, until: float) -> Delegated:
+    """Return how each subtask ended.
 
     At the time `until` of anyio's clock nothing new starts, and what runs ends with what
     it has.
@@ -23,12 +49,21 @@ async def delegate(run: Run, setup: Setup, plan: Plan, *, until: float) -> list[
     Raises:
         StoreError: the journal cannot be written any more.
     """
+    if run.steps.revision is not None:
+        plan = run.steps.revision.plan
     delegation = _Delegation(run, setup, plan, until)
-    try:
-        await delegation.finish()
-    except* StoreError as group:
-        raise group.exceptions[0] from None
-    return delegation.results
+    await delegation.finish()
+    return delegation.outcome
+
+
+@dataclass(frozen=True, slots=True)
+class _Advice:
+    """What the orchestrator wants done next, or why it could not be asked."""
+
+    step: NextStep | None
+    problem: str = ""
+    at_end: bool = False
+    """Whether all subtasks had ended when it was asked."""
 
 
 class _Delegation:
@@ -37,74 +72,113 @@ class _Delegation:
         self._setup = setup
         self._plan = plan
         self._until = until
+        self._workers = workers_of(plan, setup.catalog)
         self._scheduler = Scheduler(plan.subtasks, slots=run.request.limits.slots)
         self._results: dict[str, SubtaskResult] = {}
-        self._subtasks = {subtask.id: subtask for subtask in plan.subtasks}
+        self._running: dict[str, anyio.CancelScope] = {}
+        self._unneeded: set[str] = set()
+        self._gaps: list[str] = []
+        self._rounds = run.steps.revisions
+        self._occasions = Occasions()
+        self._asking = False
+        self._decided = plan.mode != "adaptive"
+        """Whether there is nothing more to ask the orchestrator."""
+        self._send, self._receive = anyio.create_memory_object_stream[SubtaskResult | _Advice](
+            math.inf
+        )
 
     @property
-    def results(self) -> list[SubtaskResult]:
-        return [self._results[subtask.id] for subtask in self._plan.subtasks]
+    def outcome(self) -> Delegated:
+        return Delegated(
+            plan=self._plan,
+            results=tuple(self._results[subtask.id] for subtask in self._plan.subtasks),
+            gaps=tuple(self._gaps),
+            unneeded=frozenset(self._unneeded),
+        )
 
     async def finish(self) -> None:
-        send, receive = anyio.create_memory_object_stream[SubtaskResult](len(self._plan.subtasks))
-        async with send, receive, anyio.create_task_group() as tasks:
-            await self._follow(self._scheduler.begin(), tasks, send)
-            while not self._scheduler.over:
-                result = await receive.receive()
-                self._results[result.subtask_id] = result
-                decisions = self._scheduler.ended(result.subtask_id, result.status)
-                await self._follow(decisions, tasks, send)
+        async with self._send, self._receive, together() as tasks:
+            self._start_soon = tasks.start_soon
+            self._follow(self._scheduler.begin())
+            if (revision := self._run.steps.revision) is not None and revision.done:
+                await self._stop(revision.reason)
+            while not self._scheduler.over or self._asking:
+                match await self._receive.receive():
+                    case SubtaskResult() as result:
+                        del self._running[result.subtask_id]
+                        self._results[result.subtask_id] = result
+                        self._follow(self._scheduler.ended(result.subtask_id, result.status))
+                    case _Advice() as advice:
+                        await self._heed(advice)
+                self._consult()
 
-    async def _follow(
-        self,
-        decisions: Iterable[Decision],
-        tasks: TaskGroup,
-        send: ObjectSendStream[SubtaskResult],
-    ) -> None:
+    def _follow(self, decisions: Iterable[Decision]) -> None:
         for decision in decisions:
-            if isinstance(decision, Skip):
-                await self._skip(decision)
-            else:
-                tasks.start_soon(self._carry_out, decision.subtask, send)
+            match decision:
+                case Grant(piece):
+                    cast("anyio.Event", piece).set()
+                case Skip(subtask, missing):
+                    needs = f"It needs the result of {', '.join(missing)}, which did not come."
+                    self._leave_out(subtask, needs)
+                case _:
+                    scope = self._running[decision.subtask.id] = anyio.CancelScope()
+                    self._start_soon(self._carry_out, decision.subtask, scope)
 
-    async def _skip(self, skip: Skip) -> None:
-        missing = ", ".join(skip.missing)
-        result = _not_done(skip.subtask, f"It needs the result of {missing}, which did not come.")
-        self._results[skip.subtask.id] = result
-        await self._record(result)
+    def _leave_out(self, subtask: Subtask, why: str) -> None:
+        self._results[subtask.id] = result = _not_done(subtask, why)
+        self._start_soon(self._record, result)
 
-    async def _carry_out(self, subtask: Subtask, send: ObjectSendStream[SubtaskResult]) -> None:
-        result = self._run.steps.finished(subtask.id) or await self._result(subtask)
-        await send.send(result)
+    async def _carry_out(self, subtask: Subtask, scope: anyio.CancelScope) -> None:
+        result = self._run.steps.finished(subtask.id)
+        if result is None:
+            with scope:
+                result = await self._result(subtask)
+            if result is None:
+                result = SubtaskResult(
+                    subtask_id=subtask.id,
+                    worker=subtask.worker,
+                    status="cancelled",
+                    errors=("The orchestrator stopped it, having enough without it.",),
+                    usage=self._run.steps.usage(subtask.id),
+                )
+            await self._record(result)
+        self._send.send_nowait(result)
 
     async def _result(self, subtask: Subtask) -> SubtaskResult:
-        seconds = self._seconds(subtask)
-        if seconds <= 0:
-            result = _not_done(subtask, "The run's time was up before it could start.")
-        else:
-            started = SubtaskStarted(
-                name=f"subtask/{subtask.id}/start",
-                at=self._run.steps.now(),
-                subtask_id=subtask.id,
+        if anyio.current_time() >= self._until:
+            return _not_done(subtask, "The run's time was up before it could start.")
+        started = SubtaskStarted(
+            name=f"subtask/{subtask.id}/start", at=self._run.steps.now(), subtask_id=subtask.id
+        )
+        await self._run.steps.record(started, wait=False)
+        return await carry_out(
+            Work(
+                run=self._run,
+                setup=self._setup,
+                workers=self._workers,
+                subtask=subtask,
+                dependencies=self._dependencies(subtask),
+                until=self._until,
+                take_slot=self._slot,
             )
-            await self._run.steps.record(started, wait=False)
-            result = await carry_out(
-                self._run, self._setup, subtask, self._dependencies(subtask), seconds=seconds
-            )
-        await self._record(result)
-        return result
+        )
 
-    def _seconds(self, subtask: Subtask) -> float:
-        """Return how long a subtask may take: its own limit, or what the run has left."""
-        worker = self._setup.catalog.get(subtask.worker)
-        default = worker.timeout_seconds or self._run.request.limits.subtask_seconds
-        own = subtask.timeout_seconds or default
-        return min(own, self._until - anyio.current_time())
+    @asynccontextmanager
+    async def _slot(self, subtask_id: str) -> AsyncGenerator[None]:
+        piece = anyio.Event()
+        self._follow(self._scheduler.ask(subtask_id, piece))
+        try:
+            await piece.wait()
+            yield
+        finally:
+            if piece.is_set():
+                self._follow(self._scheduler.give_back(subtask_id))
+            else:
+                self._scheduler.withdraw(subtask_id, piece)
 
     def _dependencies(self, subtask: Subtask) -> list[WorkResult]:
-        return [
-            work_result(self._subtasks[name], self._results[name]) for name in subtask.depends_on
-        ]
+        subtasks = {item.id: item for item in self._plan.subtasks}
+        return [work_result(subtasks[name], self._results[name]) for name in subtask.depends_on]
 
     async def _record(self, result: SubtaskResult) -> None:
         await self._run.steps.record(
@@ -114,6 +188,81 @@ class _Delegation:
                 result=result,
             )
         )
+
+    def _consult(self) -> None:
+        """Ask the orchestrator what to do next, if what is known has changed enough."""
+        if self._decided or self._asking:
+            return
+        occasion = self._occasions.of(self._plan, self._results, self._scheduler)
+        if not occasion:
+            return
+        if self._rounds >= self._run.request.limits.rounds:
+            self._decided = True
+            self._gaps.append(
+                f"The orchestrator was asked {self._rounds} times what to do next, which is the "
+                "most that a run may, and had not finished."
+            )
+            return
+        self._rounds += 1
+        self._asking = True
+        self._start_soon(self._ask, occasion, self._rounds)
+
+    async def _ask(self, occasion: str, number: int) -> None:
+        situation = Situation(
+            plan=self._plan,
+            results=dict(self._results),
+            running=frozenset(self._running),
+            occasion=occasion,
+            number=number,
+            seconds=max(0.0, self._until - anyio.current_time()),
+        )
+        try:
+            step = await ask_what_next(self._run, self._setup, situation)
+            advice = _Advice(step, at_end=situation.at_end)
+        except NoJudgementError as exc:
+            advice = _Advice(None, f"The orchestrator could not be asked what to do next: {exc}")
+        self._send.send_nowait(advice)
+
+    async def _heed(self, advice: _Advice) -> None:
+        self._asking = False
+        if advice.step is None:
+            self._decided = True
+            self._gaps.append(advice.problem)
+            return
+        started = self._running.keys() | self._results.keys()
+        change = revise_plan(self._plan, advice.step, started, self._run, self._setup)
+        await self._run.steps.record(
+            PlanRevised(
+                name=f"plan/{self._rounds + 1}",
+                at=self._run.steps.now(),
+                plan=change.plan,
+                done=advice.step.done,
+                reason=advice.step.reason,
+                warnings=change.warnings,
+            )
+        )
+        self._gaps += change.left_out
+        if advice.step.done:
+            await self._stop(advice.step.reason)
+            return
+        if advice.at_end and change.plan.subtasks == self._plan.subtasks:
+            self._decided = True
+            self._gaps.append(
+                f"The orchestrator wanted more, but planned nothing: {advice.step.reason}"
+            )
+        self._plan = change.plan
+        self._workers = workers_of(change.plan, self._setup.catalog)
+        self._follow(self._scheduler.revise(change.plan.subtasks))
+
+    async def _stop(self, reason: str) -> None:
+        """Start nothing more, and end what runs."""
+        self._decided = True
+        for subtask in self._scheduler.stop():
+            self._unneeded.add(subtask.id)
+            self._leave_out(subtask, f"The orchestrator had enough without it: {reason}")
+        for name, scope in self._running.items():
+            self._unneeded.add(name)
+            scope.cancel()
 
 
 def _not_done(subtask: Subtask, why: str) -> SubtaskResult:

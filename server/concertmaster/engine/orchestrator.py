@@ -1,16 +1,19 @@
 """A run from its request to its end: plan, delegate, synthesize."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import anyio
 from pydantic import JsonValue
 
-from concertmaster.engine.delegation import delegate
+from concertmaster.engine.delegation import Delegated, delegate
 from concertmaster.engine.events import PlanAccepted, RunEnded, SubtaskResult
+from concertmaster.engine.guard import guarded
 from concertmaster.engine.planner import make_plan
 from concertmaster.engine.run import Run, Setup, work_result
 from concertmaster.engine.synthesis import synthesize
+from concertmaster.engine.verification import verify
 from concertmaster.errors import InvalidPlanError, ModelError
 from concertmaster.llm.protocol import WorkResult
 
@@ -33,7 +36,11 @@ class Orchestrator:
         Raises:
             StoreError: the journal cannot be written any more.
         """
-        await run.steps.record(await self._ending(run))
+        if run.request.guard:
+            end = await guarded(run, self._setup, lambda: self._ending(run))
+        else:
+            end = await self._ending(run)
+        await run.steps.record(end)
 
     async def _ending(self, run: Run) -> RunEnded:
         seconds = run.request.limits.run_seconds
@@ -45,8 +52,10 @@ class Orchestrator:
             return _end(run, "failed", reasons=[f"No plan could be made. {exc}"])
         if run.request.kind == "plan":
             return _end(run, "succeeded", answer=accepted.plan.direct_answer or "")
-        results = await delegate(run, self._setup, accepted.plan, until=deadline - held_back)
-        return await self._answer(run, accepted, results, deadline=deadline)
+        if (direct := accepted.plan.direct_answer) is not None:
+            return await self._direct_answer(run, direct, deadline=deadline)
+        delegated = await delegate(run, self._setup, accepted.plan, until=deadline - held_back)
+        return await self._answer(run, accepted, delegated, deadline=deadline)
 
     async def _plan(self, run: Run, *, seconds: float) -> PlanAccepted:
         if run.steps.plan is not None:
@@ -67,38 +76,62 @@ class Orchestrator:
         await run.steps.record(accepted)
         return accepted
 
-    async def _answer(
-        self, run: Run, accepted: PlanAccepted, results: Sequence[SubtaskResult], *, deadline: float
-    ) -> RunEnded:
-        gaps = [*accepted.left_out, *_gaps(results)]
-        direct = accepted.plan.direct_answer
-        if run.request.output_schema is None or run.request.kind == "worker":
-            if direct is not None:
-                return _end(run, "succeeded", answer=direct)
-            if len(results) == 1:
-                return _end_like(run, results[0], gaps)
-        if direct is None and not any(result.text for result in results):
-            return _end(run, "failed", reasons=gaps)
-        work = (
-            [_direct(run.request.task, direct)]
-            if direct is not None
-            else [
-                work_result(subtask, result)
-                for subtask, result in zip(accepted.plan.subtasks, results, strict=True)
-            ]
+    async def _direct_answer(self, run: Run, direct: str, *, deadline: float) -> RunEnded:
+        if run.request.output_schema is None:
+            return _end(run, "succeeded", answer=direct)
+        work = WorkResult(
+            subtask_id="direct",
+            worker="planner",
+            objective=run.request.task,
+            status="succeeded",
+            text=direct,
         )
+        return await self._synthesis(run, [work], (), deadline=deadline)
+
+    async def _answer(
+        self, run: Run, accepted: PlanAccepted, delegated: Delegated, *, deadline: float
+    ) -> RunEnded:
+        gaps = [*accepted.left_out, *delegated.gaps]
+        whole = run.request.output_schema is None or run.request.kind == "worker"
+        if whole and len(delegated.results) == 1:
+            return _end_like(run, delegated.results[0], [*gaps, *_gaps(delegated.results)])
+        told: list[str] = []
+        verify_as = run.request.verify or accepted.plan.verify
+        if verify_as != "none":
+            # The synthesis keeps half of the time that was held back for it.
+            until = deadline - SYNTHESIS_SHARE / 2 * run.request.limits.run_seconds
+            verified = await verify(
+                run, self._setup, delegated, mend=verify_as == "mend", until=until
+            )
+            delegated = replace(delegated, results=verified.results)
+            told += verified.notes
+            gaps += filter(None, [verified.problem])
+        done = [item for item in delegated.results if item.subtask_id not in delegated.unneeded]
+        gaps += _gaps(done)
+        if not any(result.text for result in delegated.results):
+            return _end(run, "failed", reasons=gaps)
+        told += _unneeded(delegated)
+        work = [
+            work_result(subtask, result)
+            for subtask, result in zip(delegated.plan.subtasks, delegated.results, strict=True)
+        ]
+        return await self._synthesis(run, work, gaps, told, deadline=deadline)
+
+    async def _synthesis(
+        self,
+        run: Run,
+        work: Sequence[WorkResult],
+        gaps: Sequence[str],
+        told: Sequence[str] = (),
+        *,
+        deadline: float,
+    ) -> RunEnded:
+        """Return the end with the answer made of `work`; `told` tells of more than gaps."""
         seconds = deadline - anyio.current_time()
-        verdict = await synthesize(run, self._setup, work, gaps, seconds=seconds)
-        if verdict.problem:
-            gaps.append(verdict.problem)
-        status = "partial" if gaps else "succeeded"
-        return _end(run, status, answer=verdict.text, value=verdict.value, reasons=gaps)
-
-
-def _direct(task: str, answer: str) -> WorkResult:
-    return WorkResult(
-        subtask_id="direct", worker="planner", objective=task, status="succeeded", text=answer
-    )
+        verdict = await synthesize(run, self._setup, work, [*gaps, *told], seconds=seconds)
+        reasons = [*gaps, *filter(None, [verdict.problem])]
+        status = "partial" if reasons else "succeeded"
+        return _end(run, status, answer=verdict.text, value=verdict.value, reasons=reasons)
 
 
 def _gaps(results: Iterable[SubtaskResult]) -> list[str]:
@@ -112,6 +145,15 @@ def _gaps(results: Iterable[SubtaskResult]) -> list[str]:
 
 
 _OUTCOMES = {"partial": "is incomplete", "failed": "failed", "skipped": "was skipped"}
+
+
+def _unneeded(delegated: Delegated) -> list[str]:
+    """Return a sentence for each subtask that the orchestrator did without."""
+    return [
+        f"Not done, because there was enough without it: {subtask.objective}"
+        for subtask in delegated.plan.subtasks
+        if subtask.id in delegated.unneeded
+    ]
 
 
 def _end_like(run: Run, result: SubtaskResult, gaps: Sequence[str]) -> RunEnded:

@@ -1,11 +1,12 @@
 """How a run gets its plan: from its request, or from the planner and, if need be, repair."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from concertmaster.catalog.prompts import describe_workers
 from concertmaster.engine.events import PlanRejected
 from concertmaster.engine.plan import Plan, read_plan
-from concertmaster.engine.plan_rules import PlanRules, plan_problems, plan_schema
+from concertmaster.engine.plan_rules import PlanRules, overlaps, plan_problems, plan_schema
 from concertmaster.engine.repair import RepairedPlan, repair_plan
 from concertmaster.engine.run import Run, Setup, bullets, fenced_inputs, input_names
 from concertmaster.errors import InvalidPlanError
@@ -33,18 +34,18 @@ async def make_plan(run: Run, setup: Setup) -> RepairedPlan:
         InvalidPlanError: the planner did not come up with anything that is a plan.
         ModelError: the planner could not be reached.
     """
-    if run.request.plan is not None:
-        return RepairedPlan(plan=run.request.plan)
     rules = run.rules(setup.catalog)
+    if run.request.plan is not None:
+        return _accepted(run.request.plan, rules)
     messages: list[Message] = []
     problems: Sequence[str] = ()
     plan: Plan | None = None
     for attempt in range(1, REPAIRS + 2):
         request = _request(run, setup, rules, messages, problems)
         reply = await run.steps.call(f"plan/call/{attempt}", setup.llm, request)
-        plan, problems = _judge(reply, rules, last=plan)
+        plan, problems = _judge(reply, rules, last=plan, lenient=attempt > REPAIRS)
         if plan is not None and not problems:
-            return RepairedPlan(plan=plan)
+            return _accepted(plan, rules)
         await run.steps.record(
             PlanRejected(
                 name=f"plan/rejected/{attempt}", at=run.steps.now(), problems=tuple(problems)
@@ -58,15 +59,27 @@ async def make_plan(run: Run, setup: Setup) -> RepairedPlan:
         ]
     if plan is None:
         raise InvalidPlanError(problems)
-    return repair_plan(plan, rules, task=run.request.task)
+    return _accepted(plan, rules, repair_plan(plan, rules, task=run.request.task))
 
 
-def _judge(reply: Reply, rules: PlanRules, *, last: Plan | None) -> tuple[Plan | None, list[str]]:
+def _accepted(plan: Plan, rules: PlanRules, repaired: RepairedPlan | None = None) -> RepairedPlan:
+    """Return the plan to run, in the mode that it must have, with warnings of likely waste."""
+    repaired = repaired or RepairedPlan(plan=plan)
+    return replace(
+        repaired,
+        plan=repaired.plan.model_copy(update={"mode": rules.mode or repaired.plan.mode}),
+        warnings=(*repaired.warnings, *overlaps(repaired.plan.subtasks)),
+    )
+
+
+def _judge(
+    reply: Reply, rules: PlanRules, *, last: Plan | None, lenient: bool
+) -> tuple[Plan | None, list[str]]:
     """Return the plan in a reply and its problems; the `last` plan where there is none in it."""
     if reply.stop_reason == "refusal":
         return last, [f"The planner refused: {reply.detail or 'no reason given'}."]
     try:
-        plan = read_plan(reply.text)
+        plan = read_plan(reply.text, lenient=lenient)
     except InvalidPlanError as exc:
         cut = ["The reply was cut; write a shorter plan."] if reply.stop_reason != "end" else []
         return last, [*cut, *exc.problems]
@@ -90,6 +103,7 @@ def _request(
         task=request.task,
         input_names=input_names(documents),
         constraints=bullets(request.constraints),
+        decisions=bullets(_decisions(run, rules)),
     )
     return Request(
         caller="planner",
@@ -107,6 +121,18 @@ def _request(
         max_tokens=request.limits.max_tokens,
         output_schema=plan_schema(rules),
     )
+
+
+def _decisions(run: Run, rules: PlanRules) -> list[str]:
+    """Return what is decided already of how the run proceeds, and what is left to the plan."""
+    custom = {0: "none, so leave custom_workers out", 1: "one at most"}
+    mode = f'"{rules.mode}"' if rules.mode else "as you see fit"
+    verify = f'"{run.request.verify}"' if run.request.verify else "as you see fit"
+    return [
+        f"mode: {mode}.",
+        f"verify: {verify}.",
+        f"Custom workers: {custom.get(rules.custom_workers, 'as many as are needed')}.",
+    ]
 
 
 def _excerpts(documents: Sequence[Document]) -> list[Document]:

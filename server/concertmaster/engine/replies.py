@@ -1,7 +1,7 @@
 """Whether a reply is what was asked for, and what is wrong with it if not."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jsonschema import Draft202012Validator
 from jsonschema.protocols import Validator
@@ -23,6 +23,22 @@ class Verdict:
     value: JsonValue = None
     problem: str = ""
     """What is wrong, as a sentence for the model and for the reader."""
+    notes: tuple[str, ...] = ()
+    """How the answer came about, where more than one model's word decided it."""
+
+    @property
+    def usable(self) -> bool:
+        """Tell whether there is something to go on with."""
+        return bool(self.text)
+
+    def with_problem(self, problem: str) -> "Verdict":
+        """Return the verdict that what there is, is incomplete: one more thing is wrong."""
+        whole = " ".join(filter(None, [self.problem, problem]))
+        return replace(self, status="partial" if self.text else "failed", problem=whole)
+
+    def with_notes(self, *notes: str) -> "Verdict":
+        """Return the verdict with notes on how the answer came about."""
+        return replace(self, notes=(*self.notes, *notes))
 
 
 def judge_reply(reply: Reply, schema: JsonSchema | None) -> Verdict:

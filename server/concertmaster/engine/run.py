@@ -5,13 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from concertmaster.catalog.catalog import Catalog
+from concertmaster.catalog.definitions import WorkerDefinition
 from concertmaster.catalog.prompts import Prompts, fence
-from concertmaster.engine.events import RunRequest, SubtaskResult
-from concertmaster.engine.plan import Subtask
+from concertmaster.engine.events import Decomposition, RunRequest, SubtaskResult
+from concertmaster.engine.plan import Plan, Subtask
 from concertmaster.engine.plan_rules import PlanRules
 from concertmaster.engine.steps import Steps
 from concertmaster.llm.protocol import LLM, Document, Models, WorkResult
 from concertmaster.tools.registry import ToolRegistry
+
+_CUSTOM_WORKERS: Mapping[Decomposition, int] = {"constrained": 0, "hybrid": 1, "dynamic": 50}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +49,22 @@ class Run:
             workers=self.request.workers or catalog.names,
             inputs=tuple(self.documents),
             max_subtasks=self.request.limits.max_subtasks,
+            custom_workers=_CUSTOM_WORKERS[self.request.decomposition],
+            mode=None if self.request.mode == "auto" else self.request.mode,
         )
+
+
+def workers_of(plan: Plan, catalog: Catalog) -> Catalog:
+    """Return the workers of the catalog and those that the plan brings along."""
+    return catalog.joined(
+        WorkerDefinition(
+            name=worker.name,
+            description=worker.description,
+            instructions=worker.instructions,
+            file=Path("(written for this run)"),
+        )
+        for worker in plan.custom_workers
+    )
 
 
 def fenced_inputs(documents: Iterable[Document]) -> str:
@@ -75,6 +93,11 @@ def work_result(subtask: Subtask, result: SubtaskResult) -> WorkResult:
         text=result.text,
         problem=" ".join(result.errors),
     )
+
+
+def fenced_answer(name: str, text: str) -> str:
+    """Return an answer as data for a prompt, marked with a name."""
+    return fence("answer", name, text)
 
 
 def fenced_results(results: Iterable[WorkResult]) -> str:

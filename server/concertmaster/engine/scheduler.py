@@ -2,8 +2,8 @@
 
 A subtask is ready the moment its own dependencies have ended. Ready subtasks get slots in
 order of priority, then of the longest chain of subtasks that hangs on them, then of the plan.
-A subtask that is done in several pieces asks for a slot for each beyond the first, and they
-wait in the same order.
+A running subtask asks for a slot for each piece of its work; the first takes the one that it
+was started with, and the others wait in the same order as subtasks do.
 """
 
 import heapq
@@ -214,6 +214,7 @@ class Scheduler:
             self._free -= 1
             self._held[entry.subtask_id] = self._held.get(entry.subtask_id, 0) + 1
             if isinstance(entry.work, Subtask):
+                self._idle.add(entry.subtask_id)
                 decisions.append(Start(entry.work))
             else:
                 self._asked[entry.subtask_id] -= 1

@@ -15,7 +15,9 @@ from concertmaster.engine.events import (
     CallFinished,
     CallStarted,
     Event,
+    GuardDecided,
     PlanAccepted,
+    PlanRevised,
     SubtaskFinished,
     SubtaskResult,
     ToolCalled,
@@ -61,6 +63,12 @@ class Steps:
         self._results: dict[str, SubtaskResult] = {}
         self.plan: PlanAccepted | None = None
         """The plan that was accepted before the run was resumed."""
+        self.revision: PlanRevised | None = None
+        """The last decision on it before the run was resumed."""
+        self.revisions = 0
+        """How many decisions on it there have been."""
+        self.guard: GuardDecided | None = None
+        """What the guard had decided before the run was resumed."""
         self._usage: dict[str | None, Usage] = {}
         for event in recorded:
             self._recall(event)
@@ -76,6 +84,11 @@ class Steps:
                 self._outcomes[event.name] = event.outcome
             case PlanAccepted():
                 self.plan = event
+            case PlanRevised():
+                self.revision = event
+                self.revisions += 1
+            case GuardDecided():
+                self.guard = event
             case SubtaskFinished(result=result):
                 self._results[result.subtask_id] = result
             case _:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import anyio
 
 from concertmaster.catalog.prompts import RenderedPrompt
+from concertmaster.engine.concurrency import at_once
 from concertmaster.engine.conversation import Conversation
 from concertmaster.engine.events import SynthesisStarted
 from concertmaster.engine.replies import Verdict
@@ -94,8 +95,7 @@ async def _condense(
                     run, setup, group, step=f"{prefix}.{number}", seconds=seconds
                 )
 
-        groups = list(enumerate(_groups(results), start=1))
-        results = await anyio.amap(condense, groups)
+        results = await at_once(condense, enumerate(_groups(results), start=1))
     return _shortened(results)
 
 

@@ -203,7 +203,16 @@ class SynthesisBrief:
     results: tuple[WorkResult, ...]
 
 
-Brief = PlanBrief | WorkBrief | SynthesisBrief
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgementBrief:
+    """The facts behind a request to judge work or to decide what to do next."""
+
+    task: str
+    act: str
+    """What is asked for, as a verb: `criticise a result`, `decide what to do next`."""
+
+
+Brief = PlanBrief | WorkBrief | SynthesisBrief | JudgementBrief
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,7 +226,7 @@ class Request:
     """
 
     caller: str
-    """Who asks: `planner`, `worker:NAME`, `condenser`, `synthesizer`."""
+    """Who asks: `planner`, `worker:NAME`, `critic`, `judge`, `condenser`, `synthesizer`…"""
     model: str
     """A model id, or one of the aliases `opus`, `sonnet`, `haiku`."""
     system: str

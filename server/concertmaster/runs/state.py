@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from pydantic import JsonValue
 
@@ -12,7 +13,11 @@ from concertmaster.engine.events import (
     CallStarted,
     CancelRequested,
     Event,
+    Finding,
+    GuardDecided,
     PlanAccepted,
+    PlanRevised,
+    ResultsVerified,
     RunEnded,
     RunRequest,
     RunStarted,
@@ -53,6 +58,11 @@ class RunState:
     status: RunStatus = "planning"
     plan: Plan | None = None
     warnings: tuple[str, ...] = ()
+    decisions: tuple[str, ...] = ()
+    """Why the plan was revised, each time, and why the work was called done."""
+    guard: Literal["none", "pending", "passed", "objected"] = "none"
+    findings: tuple[Finding, ...] = ()
+    """What results of several subtasks do not agree on."""
     subtasks: dict[str, SubtaskState] = field(default_factory=dict[str, SubtaskState])
     """By id, in the order of the plan."""
     usage: Usage = NO_USAGE
@@ -73,6 +83,11 @@ class RunState:
         return self.status in FINAL_STATUSES
 
     @property
+    def withheld(self) -> bool:
+        """Tell whether nothing that came of the task may be shown: no guard let it pass yet."""
+        return self.guard in ("pending", "objected")
+
+    @property
     def ended_subtasks(self) -> int:
         """Return how many subtasks have ended, skipped ones included."""
         return sum(state.ended_at is not None for state in self.subtasks.values())
@@ -83,10 +98,19 @@ class RunState:
         match event:
             case CallStarted() | CallFinished() | CallFailed():
                 self._apply_call(event)
-            case PlanAccepted(plan=plan):
-                self._accept(plan, event.warnings)
+            case PlanAccepted() | PlanRevised():
+                self._apply_plan(event)
             case SubtaskStarted() | SubtaskFinished():
                 self._apply_subtask(event)
+            case _:
+                self._apply_run(event)
+
+    def _apply_run(self, event: Event) -> None:
+        match event:
+            case GuardDecided():
+                self.guard = "passed" if event.passed else "objected"
+            case ResultsVerified():
+                self.findings = event.findings
             case SynthesisStarted():
                 self.status = "synthesizing"
             case CancelRequested():
@@ -96,11 +120,18 @@ class RunState:
             case _:
                 pass
 
-    def _accept(self, plan: Plan, warnings: tuple[str, ...]) -> None:
-        self.plan = plan
-        self.warnings = warnings
-        self.subtasks = {item.id: SubtaskState(subtask=item) for item in plan.subtasks}
+    def _apply_plan(self, event: PlanAccepted | PlanRevised) -> None:
+        self.plan = event.plan
+        self.warnings += event.warnings
+        self.subtasks = {
+            item.id: self.subtasks.get(item.id) or SubtaskState(subtask=item)
+            for item in event.plan.subtasks
+        }
+        for item in event.plan.subtasks:
+            self.subtasks[item.id].subtask = item
         self.status = "running"
+        if isinstance(event, PlanRevised):
+            self.decisions += (event.reason,)
 
     def _apply_call(self, event: CallStarted | CallFinished | CallFailed) -> None:
         subtask = self.subtasks.get(event.subtask_id or "")
@@ -148,6 +179,10 @@ class RunState:
         self.value = event.value
         self.reasons = event.reasons
         self.ended_at = event.at
+        if self.request.kind != "plan":
+            for subtask in self.subtasks.values():
+                if subtask.result is None:
+                    subtask.status, subtask.doing = "cancelled", ""
 
 
 def fold(run_id: str, events: Iterable[Event], *, alive: bool) -> RunState:
@@ -161,7 +196,12 @@ def fold(run_id: str, events: Iterable[Event], *, alive: bool) -> RunState:
     if not isinstance(first, RunStarted):
         raise ValueError(f"The journal of {run_id} does not begin with its start.")
     state = RunState(
-        run_id=run_id, request=first.request, notice=first.notice, started_at=first.at, events=1
+        run_id=run_id,
+        request=first.request,
+        notice=first.notice,
+        started_at=first.at,
+        guard="pending" if first.request.guard else "none",
+        events=1,
     )
     for event in remaining:
         state.apply(event)

@@ -16,8 +16,11 @@ from concertmaster.engine.events import (
     CallStarted,
     CancelRequested,
     Event,
+    GuardDecided,
     PlanAccepted,
     PlanRejected,
+    PlanRevised,
+    ResultsVerified,
     RunEnded,
     RunStarted,
     SubtaskFinished,
@@ -131,19 +134,31 @@ class _Tree:
         match event:
             case CallStarted() | CallFinished() | CallFailed() | ToolCalled():
                 self._apply_work(event)
-            case PlanRejected() | PlanAccepted():
+            case PlanRejected() | PlanAccepted() | PlanRevised():
                 self._apply_plan(event)
             case SubtaskStarted() | SubtaskFinished():
                 self._apply_subtask(event)
             case _:
                 self._apply_run(event)
 
-    def _apply_run(self, event: RunStarted | SynthesisStarted | CancelRequested | RunEnded) -> None:
+    def _apply_run(
+        self,
+        event: RunStarted
+        | GuardDecided
+        | ResultsVerified
+        | SynthesisStarted
+        | CancelRequested
+        | RunEnded,
+    ) -> None:
         match event:
             case RunStarted():
                 self.root.attributes["kind"] = event.request.kind
             case SynthesisStarted():
                 self._synthesis = self.root.begin("invoke_agent synthesizer", "synthesis", event.at)
+            case GuardDecided():
+                self.root.attributes["guard"] = "passed" if event.passed else event.reason
+            case ResultsVerified():
+                self.root.attributes["findings"] = [finding.what for finding in event.findings]
             case CancelRequested():
                 self.root.attributes["cancel_requested"] = event.reason
             case _:
@@ -152,12 +167,22 @@ class _Tree:
                     event.at, event.status, chars=len(event.answer), reasons=list(event.reasons)
                 )
 
-    def _apply_plan(self, event: PlanRejected | PlanAccepted) -> None:
+    def _apply_plan(self, event: PlanRejected | PlanAccepted | PlanRevised) -> None:
         plan = self._planning(event.at)
         self._plan = None
         match event:
             case PlanRejected():
                 plan.end(event.at, "rejected", problems=list(event.problems))
+            case PlanRevised():
+                self._subtasks = {subtask.id: subtask for subtask in event.plan.subtasks}
+                plan.end(
+                    event.at,
+                    "succeeded",
+                    subtasks=len(self._subtasks),
+                    done=event.done,
+                    reason=event.reason,
+                    warnings=list(event.warnings),
+                )
             case _:
                 self._subtasks = {subtask.id: subtask for subtask in event.plan.subtasks}
                 plan.end(
@@ -227,7 +252,7 @@ class _Tree:
     def _begin_call(self, event: CallStarted) -> None:
         if event.subtask_id is not None:
             parent = self._running[event.subtask_id]
-        elif event.caller == "planner":
+        elif event.caller in ("planner", "orchestrator"):
             parent = self._planning(event.at)
         else:
             parent = self._synthesis or self.root

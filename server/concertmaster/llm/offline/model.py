@@ -13,6 +13,7 @@ from concertmaster.llm.offline.skills import CodeSkill, DocumentSkill, skill_of
 from concertmaster.llm.offline.synthesis import merge_results
 from concertmaster.llm.protocol import (
     Draft,
+    JudgementBrief,
     PlanBrief,
     Reply,
     Request,
@@ -46,7 +47,8 @@ class OfflineLLM:
         """Return the reply to the brief of `request`; the rendered text is not read.
 
         Raises:
-            ModelRequestError: the request has an output schema that rules cannot fill.
+            ModelRequestError: a judgement is asked for, or an output schema that rules cannot
+                fill.
         """
         await anyio.lowlevel.checkpoint()
         answer = await to_thread.run_sync(_answer, request, abandon_on_cancel=True)
@@ -63,6 +65,12 @@ class OfflineLLM:
 def _answer(request: Request) -> Answer:
     if isinstance(request.brief, PlanBrief):
         return Answer(text=make_plan(request.brief))
+    if isinstance(request.brief, JudgementBrief):
+        raise ModelRequestError(
+            f"The offline model cannot {request.brief.act}: rules do not judge. Configure a "
+            "language model (ANTHROPIC_API_KEY or CONCERTMASTER_API_KEY).",
+            usage=USAGE,
+        )
     answer = _unshaped(request, request.brief)
     if request.output_schema is None or answer.stop_reason != "end":
         return answer

@@ -1,0 +1,40 @@
+"""Tasks at the same time, whose errors come out as they went in."""
+
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar, cast
+
+import anyio
+from anyio.abc import TaskGroup
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
+
+@asynccontextmanager
+async def together() -> AsyncGenerator[TaskGroup]:
+    """Open a task group that raises one error of its tasks, rather than a group of them.
+
+    What fails a whole run, such as a journal that cannot be written, fails each of its tasks
+    in the same way: one of these errors says all.
+    """
+    try:
+        async with anyio.create_task_group() as tasks:
+            yield tasks
+    except ExceptionGroup as group:
+        raise _first(group) from None
+
+
+async def at_once(
+    function: Callable[[ItemT], Coroutine[Any, Any, ResultT]], items: Iterable[ItemT]
+) -> list[ResultT]:
+    """Return what `function` makes of each item, in order, calling it for all at once."""
+    async with together() as tasks:
+        handles = [tasks.start_soon(function, item) for item in items]
+    return [handle.return_value for handle in handles]
+
+
+def _first(error: Exception) -> Exception:
+    while isinstance(error, ExceptionGroup):
+        error = cast("ExceptionGroup[Exception]", error).exceptions[0]
+    return error

@@ -1,0 +1,77 @@
+"""A worker that screens a run's task and inputs while the work on them has already begun."""
+
+from collections.abc import Awaitable, Callable
+
+from concertmaster.engine.concurrency import together
+from concertmaster.engine.events import GuardDecided, RunEnded
+from concertmaster.engine.judgement import NoJudgementError, judge
+from concertmaster.engine.run import Run, Setup, input_names
+from concertmaster.llm.protocol import Frozen, closed_object
+
+SCREENING = closed_object({"reason": {"type": "string"}, "allowed": {"type": "boolean"}})
+
+
+class Screening(Frozen):
+    """What a guard says of a task and its inputs."""
+
+    allowed: bool
+    reason: str
+
+
+async def guarded(run: Run, setup: Setup, work: Callable[[], Awaitable[RunEnded]]) -> RunEnded:
+    """Return the end of `work`; or, as soon as the guard objects, a failure with its reason.
+
+    The work ends only when the guard has let the task pass. A guard that gives no judgement
+    lets nothing pass.
+    """
+    ended: list[RunEnded] = []
+    async with together() as tasks:
+
+        async def do() -> None:
+            ended.append(await work())
+
+        tasks.start_soon(do)
+        decision = run.steps.guard or await _screen(run, setup)
+        if not decision.passed:
+            tasks.cancel_scope.cancel()
+    if decision.passed:
+        return ended[0]
+    return RunEnded(
+        name="run/end",
+        at=run.steps.now(),
+        status="failed",
+        reasons=(f"The guard {run.request.guard} did not let it pass: {decision.reason}",),
+    )
+
+
+async def _screen(run: Run, setup: Setup) -> GuardDecided:
+    worker = setup.catalog.get(run.request.guard)
+    documents = tuple(run.documents.values())
+    prompt = setup.prompts.render(
+        "guard",
+        role=worker.instructions,
+        task=run.request.task,
+        input_names=input_names(documents),
+    )
+    limits = run.request.limits
+    try:
+        screening = await judge(
+            Screening,
+            SCREENING,
+            run=run,
+            setup=setup,
+            caller="guard",
+            act="screen a task",
+            step="guard",
+            prompt=prompt,
+            seconds=min(worker.timeout_seconds or limits.subtask_seconds, limits.run_seconds),
+            model=worker.model or setup.models.worker,
+            documents=documents,
+        )
+    except NoJudgementError as exc:
+        screening = Screening(allowed=False, reason=f"It could not be screened. {exc}")
+    decision = GuardDecided(
+        name="guard", at=run.steps.now(), passed=screening.allowed, reason=screening.reason
+    )
+    await run.steps.record(decision)
+    return decision

@@ -1,0 +1,193 @@
+"""What to do next in an adaptive run: when to ask the orchestrator, and what becomes of it."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+
+from concertmaster.catalog.prompts import describe_workers
+from concertmaster.engine.events import SubtaskResult
+from concertmaster.engine.judgement import judge
+from concertmaster.engine.plan import Plan, Subtask
+from concertmaster.engine.plan_rules import plan_problems, subtask_schema
+from concertmaster.engine.repair import RepairedPlan, repair_plan
+from concertmaster.engine.run import (
+    Run,
+    Setup,
+    bullets,
+    fenced_results,
+    input_names,
+    work_result,
+)
+from concertmaster.engine.scheduler import Scheduler
+from concertmaster.llm.protocol import Frozen, JsonSchema, closed_object
+
+AT_END = "All subtasks have ended."
+
+
+class NextStep(Frozen):
+    """The orchestrator's decision."""
+
+    done: bool
+    """Nothing more is needed: what is queued is skipped, and what runs is stopped."""
+    reason: str
+    add: tuple[Subtask, ...] = ()
+    """New subtasks; one with the id of a subtask that has not been started replaces it."""
+    drop: tuple[str, ...] = ()
+    """Subtasks not started that are not needed any more."""
+
+
+class Occasions:
+    """Tells when what is known has changed in a way that matters."""
+
+    def __init__(self) -> None:
+        self._decisive: set[str] = set()
+        self._important_done = False
+        self._all_started: tuple[str, ...] = ()
+
+    def of(self, plan: Plan, results: Mapping[str, SubtaskResult], scheduler: Scheduler) -> str:
+        """Return why the orchestrator is to be asked now; nothing if it is not."""
+        if scheduler.over:
+            return AT_END
+        decisive = [
+            f"{subtask.id} ({results[subtask.id].status})"
+            for subtask in plan.subtasks
+            if subtask.decisive and subtask.id in results and subtask.id not in self._decisive
+        ]
+        if decisive:
+            self._decisive |= {subtask.id for subtask in plan.subtasks if subtask.id in results}
+            return f"Decisive subtasks have ended: {', '.join(decisive)}."
+        important = [subtask.id for subtask in plan.subtasks if subtask.priority == "high"]
+        if important and not self._important_done and all(name in results for name in important):
+            self._important_done = True
+            return "All subtasks of high priority have ended; others have not."
+        ids = tuple(subtask.id for subtask in plan.subtasks)
+        if scheduler.all_started and self._all_started != ids:
+            self._all_started = ids
+            return "No subtask is left to start; some are still running."
+        return ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """What the orchestrator is told before it decides."""
+
+    plan: Plan
+    results: Mapping[str, SubtaskResult]
+    running: Collection[str]
+    occasion: str
+    number: int
+    """The how manieth time it is asked."""
+    seconds: float
+    """What is left of the run's time for work."""
+
+    @property
+    def at_end(self) -> bool:
+        """Tell whether all subtasks have ended."""
+        return self.occasion == AT_END
+
+
+async def ask_what_next(run: Run, setup: Setup, situation: Situation) -> NextStep:
+    """Return the orchestrator's decision.
+
+    Raises:
+        NoJudgementError: it made none.
+    """
+    prompt = setup.prompts.render(
+        "next_step",
+        workers=describe_workers(setup.catalog.cards(run.request.workers)),
+        task=run.request.task,
+        input_names=input_names(run.documents.values()),
+        constraints=bullets(run.request.constraints),
+        subtasks=bullets(_state(subtask, situation) for subtask in situation.plan.subtasks),
+        results=fenced_results(
+            work_result(subtask, situation.results[subtask.id])
+            for subtask in situation.plan.subtasks
+            if subtask.id in situation.results
+        ),
+        left=_left(run, situation),
+        occasion=situation.occasion,
+    )
+    names = {"type": "array", "items": {"type": "string"}}
+    schema: JsonSchema = closed_object(
+        {
+            "reason": {"type": "string"},
+            "done": {"type": "boolean"},
+            "add": {"type": "array", "items": subtask_schema(run.rules(setup.catalog))},
+            "drop": names,
+        }
+    )
+    return await judge(
+        NextStep,
+        schema,
+        run=run,
+        setup=setup,
+        caller="orchestrator",
+        act="decide what to do next",
+        step=f"next-step/{situation.number}",
+        prompt=prompt,
+        seconds=min(run.request.limits.subtask_seconds, situation.seconds),
+        model=setup.models.planner,
+    )
+
+
+def _state(subtask: Subtask, situation: Situation) -> str:
+    if subtask.id in situation.results:
+        status = situation.results[subtask.id].status
+    else:
+        status = "running" if subtask.id in situation.running else "not started"
+    after = f", after {', '.join(subtask.depends_on)}" if subtask.depends_on else ""
+    return f"{subtask.id} ({subtask.worker}, {subtask.priority}{after}): {status}. " + (
+        subtask.objective
+    )
+
+
+def _left(run: Run, situation: Situation) -> str:
+    limits = run.request.limits
+    subtasks = limits.max_subtasks - len(situation.plan.subtasks)
+    return (
+        f"{max(subtasks, 0)} more subtasks, {limits.rounds - situation.number} more times to be "
+        f"asked, {situation.seconds:.0f} seconds."
+    )
+
+
+def revise_plan(
+    plan: Plan, step: NextStep, started: Collection[str], run: Run, setup: Setup
+) -> RepairedPlan:
+    """Return the plan that `step` makes of `plan`, with what had to be changed to make it run.
+
+    What has been started stays as it is.
+    """
+    if step.done:
+        return RepairedPlan(plan=plan)
+    warnings = [
+        f"Subtask {subtask.id!r} was to be replaced, but had been started; it was left as it is."
+        for subtask in step.add
+        if subtask.id in started
+    ]
+    replaced = {subtask.id: subtask for subtask in step.add if subtask.id not in started}
+    dropped = set(step.drop) - set(started) - replaced.keys()
+    kept = [
+        replaced.pop(subtask.id, subtask) for subtask in plan.subtasks if subtask.id not in dropped
+    ]
+    warnings += [
+        f"Subtask {subtask.id!r} was dropped, because {step.reason}: {subtask.objective}"
+        for subtask in plan.subtasks
+        if subtask.id in dropped
+    ]
+    # Those that came with the plan stay; a decision brings none along.
+    rules = replace(run.rules(setup.catalog), custom_workers=len(plan.custom_workers))
+    room = max(0, rules.max_subtasks - len(kept))
+    added = list(replaced.values())
+    left_out = [
+        f"Subtask {subtask.id!r} was left out, because a run has at most {rules.max_subtasks}: "
+        f"{subtask.objective}"
+        for subtask in added[room:]
+    ]
+    candidate = plan.model_copy(update={"subtasks": (*kept, *added[:room])})
+    if not plan_problems(candidate, rules):
+        return RepairedPlan(plan=candidate, warnings=tuple(warnings), left_out=tuple(left_out))
+    repaired = repair_plan(candidate, rules, task=run.request.task)
+    return RepairedPlan(
+        plan=repaired.plan,
+        warnings=(*warnings, *repaired.warnings),
+        left_out=(*left_out, *repaired.left_out),
+    )

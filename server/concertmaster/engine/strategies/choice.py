@@ -1,0 +1,150 @@
+"""Judging between answers: by comparing them, or by scoring each against criteria."""
+
+import random
+from collections.abc import Sequence
+from string import ascii_uppercase
+
+from pydantic import Field
+
+from concertmaster.engine.concurrency import at_once
+from concertmaster.engine.judgement import NoJudgementError, judge
+from concertmaster.engine.run import bullets, fenced_answer
+from concertmaster.engine.strategy import Criterion, Vote
+from concertmaster.engine.work import Work
+from concertmaster.llm.protocol import Frozen, JsonSchema, closed_object
+
+TOP_SCORE = 10
+
+
+class Choice(Frozen):
+    """Which answer a judge takes."""
+
+    best: str
+    reasons: str
+
+
+class Score(Frozen):
+    """How well an answer meets one criterion."""
+
+    criterion: str
+    score: int = Field(ge=0, le=TOP_SCORE)
+    why: str
+
+
+class Scores(Frozen):
+    """How well an answer meets some criteria."""
+
+    scores: tuple[Score, ...]
+
+
+async def best_of(work: Work, answers: Sequence[str]) -> tuple[int, str]:
+    """Return the index of the answer that a judge takes, and its reasons.
+
+    The judge sees them in an order of its own, so that position does not decide; it is the
+    same each time that the run is resumed.
+
+    Raises:
+        NoJudgementError: the judge takes none.
+    """
+    order = list(range(len(answers)))
+    seed = f"{work.run.request.task}\0{work.subtask.id}"
+    random.Random(seed).shuffle(order)  # noqa: S311 (not a secret)
+    labels = ascii_uppercase[: len(answers)]
+    prompt = work.setup.prompts.render(
+        "judge",
+        task=work.run.request.task,
+        objective=work.subtask.objective,
+        expects=_expected(work),
+        answers="\n\n".join(
+            fenced_answer(label, answers[index]) for label, index in zip(labels, order, strict=True)
+        ),
+    )
+    schema = closed_object({"reasons": {"type": "string"}, "best": {"enum": list(labels)}})
+    async with work.slot():
+        choice = await judge(
+            Choice,
+            schema,
+            run=work.run,
+            setup=work.setup,
+            caller="judge",
+            act="judge between answers",
+            step=work.step("judge"),
+            prompt=prompt,
+            seconds=work.seconds(),
+            documents=work.inputs,
+            subtask_id=work.subtask.id,
+        )
+    return order[labels.index(choice.best)], choice.reasons
+
+
+async def score(work: Work, strategy: Vote, answer: str, *, step: str) -> float:
+    """Return the mean of an answer's scores, weighted as the criteria are, from 0 to 10.
+
+    Raises:
+        NoJudgementError: it is not scored by every criterion.
+    """
+    criteria = strategy.criteria
+    groups = [(one,) for one in criteria] if strategy.separate_criteria else [criteria]
+
+    async def score_by(numbered: tuple[int, Sequence[Criterion]]) -> dict[str, int]:
+        number, group = numbered
+        return await _scores(work, group, answer, step=f"{step}.{number}")
+
+    scores: dict[str, int] = {}
+    for some in await at_once(score_by, enumerate(groups, start=1)):
+        scores |= some
+    if missing := [one.name for one in criteria if one.name not in scores]:
+        raise NoJudgementError(f"It was not scored by: {', '.join(missing)}.")
+    total = sum(one.weight * scores[one.name] for one in criteria)
+    return total / sum(one.weight for one in criteria)
+
+
+async def _scores(
+    work: Work, criteria: Sequence[Criterion], answer: str, *, step: str
+) -> dict[str, int]:
+    names = [criterion.name for criterion in criteria]
+    prompt = work.setup.prompts.render(
+        "rubric",
+        task=work.run.request.task,
+        objective=work.subtask.objective,
+        expects=_expected(work),
+        criteria=bullets(names),
+        answer=fenced_answer(work.subtask.id, answer),
+    )
+    async with work.slot():
+        scores = await judge(
+            Scores,
+            _scores_schema(names),
+            run=work.run,
+            setup=work.setup,
+            caller="rubric",
+            act="score an answer",
+            step=work.step(step),
+            prompt=prompt,
+            seconds=work.seconds(),
+            documents=work.inputs,
+            subtask_id=work.subtask.id,
+        )
+    return {item.criterion: item.score for item in scores.scores}
+
+
+def _scores_schema(names: Sequence[str]) -> JsonSchema:
+    one = {
+        "criterion": {"enum": list(names)},
+        "why": {"type": "string"},
+        "score": {"type": "integer", "minimum": 0, "maximum": TOP_SCORE},
+    }
+    return closed_object(
+        {
+            "scores": {
+                "type": "array",
+                "items": closed_object(one),
+                "minItems": len(names),
+                "maxItems": len(names),
+            }
+        }
+    )
+
+
+def _expected(work: Work) -> str:
+    return work.subtask.expects or "What the objective asks for."

@@ -1,0 +1,63 @@
+"""One subtask from its start to its result, by whatever strategy."""
+
+import logging
+
+from concertmaster.engine.events import SubtaskResult
+from concertmaster.engine.replies import Verdict
+from concertmaster.engine.strategies.parts import do_in_parts
+from concertmaster.engine.strategies.revise import do_with_revisions
+from concertmaster.engine.strategies.vote import do_by_vote
+from concertmaster.engine.strategy import Map, Revise, Vote
+from concertmaster.engine.work import Work
+from concertmaster.engine.worker import do
+from concertmaster.errors import StoreError
+
+log = logging.getLogger(__name__)
+
+
+async def carry_out(work: Work) -> SubtaskResult:
+    """Return how the subtask ended, whatever goes wrong in it.
+
+    Raises:
+        StoreError: the journal cannot be written any more.
+    """
+    steps, subtask = work.run.steps, work.subtask
+    started = steps.now()
+    try:
+        verdict = await _verdict(work)
+    except StoreError:
+        raise
+    except Exception as exc:
+        # A fault in a tool or in this program fails one subtask and not its siblings.
+        log.exception("subtask broke", extra={"subtask": subtask.id})
+        verdict = Verdict(
+            status="failed", problem=f"An internal error ended it: {type(exc).__name__}."
+        )
+    return result_of(work, verdict, seconds=steps.now() - started)
+
+
+def result_of(work: Work, verdict: Verdict, *, seconds: float) -> SubtaskResult:
+    """Return the result that a verdict on the work comes to."""
+    return SubtaskResult(
+        subtask_id=work.subtask.id,
+        worker=work.subtask.worker,
+        status=verdict.status,
+        text=verdict.text,
+        value=verdict.value,
+        errors=(verdict.problem,) if verdict.problem else (),
+        notes=verdict.notes,
+        usage=work.run.steps.usage(work.subtask.id),
+        seconds=seconds,
+    )
+
+
+async def _verdict(work: Work) -> Verdict:
+    match work.subtask.strategy:
+        case Revise() as strategy:
+            return await do_with_revisions(work, strategy)
+        case Vote() as strategy:
+            return await do_by_vote(work, strategy)
+        case Map() as strategy:
+            return await do_in_parts(work, strategy)
+        case _:
+            return await do(work)
