@@ -312,5 +312,5 @@ async def test_a_fault_in_a_tool_fails_its_subtask_and_no_sibling(
 
 async def test_half_a_character_in_a_reply_does_no_harm() -> None:
     run, _ = await drive(ONE, {"worker:analyst": "half \ud800 a character"})
-    assert run.results["s1"].text == "half ? a character"
+    assert run.results["s1"].text == "half \ufffd a character"
     assert run.end.model_dump_json()
