@@ -31,6 +31,7 @@ OWNERS = {
     "anthropic": {"llm"},
     "httpx2": {"llm"},
     "tenacity": {"llm"},
+    "jsonschema_rs": {"llm"},
     "sqlite3": {"runs"},
     "filelock": {"runs"},
     "rich": {"cli"},

@@ -93,6 +93,9 @@ def test_a_variable_of_the_environment_becomes_the_value_it_spells(
         ("CONCERTMASTER_BASE_URL", "ftp://example.org"),
         ("CONCERTMASTER_LOG_LEVEL", "chatty"),
         ("CONCERTMASTER_PRICES", "cheap"),
+        ("CONCERTMASTER_RUN_SECONDS", "inf"),
+        ("CONCERTMASTER_SUBTASK_SECONDS", "nan"),
+        ("CONCERTMASTER_IDLE_SECONDS", "1e999"),
     ],
 )
 def test_a_malformed_variable_is_an_error_that_names_it(
@@ -102,6 +105,16 @@ def test_a_malformed_variable_is_an_error_that_names_it(
     with pytest.raises(SettingsError, match=f"^{name}: ") as caught:
         Settings.load({})
     assert value not in str(caught.value)
+
+
+@pytest.mark.parametrize("user", ["user:{}", "{}", "user:{}/1"])
+def test_an_address_with_a_password_is_refused_without_showing_it(
+    user: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", f"https://{user.format(PRIVATE)}@host.test/v1")
+    with pytest.raises(SettingsError, match=r"^ANTHROPIC_BASE_URL: .*use api_key") as caught:
+        Settings.load({})
+    assert PRIVATE not in str(caught.value)
 
 
 def test_every_malformed_value_is_named_with_the_place_to_mend_it(

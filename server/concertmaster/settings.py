@@ -26,6 +26,7 @@ from pydantic import (
     SecretStr,
     ValidationError,
 )
+from pydantic_core import PydanticCustomError
 
 from concertmaster.engine.events import Limits
 from concertmaster.errors import SettingsError, did_you_mean
@@ -67,6 +68,17 @@ def _read_json(value: object) -> object:
     return json.loads(value) if isinstance(value, str) else value
 
 
+def _without_user(address: str) -> str:
+    # Addresses are shown and logged, where a password must not be.
+    if "@" in address:
+        raise PydanticCustomError(
+            "address_with_user",
+            "an address must have no user name or password in it; use api_key or auth_token",
+        )
+    return address
+
+
+Address = Annotated[str, Field(pattern=r"^https?://"), AfterValidator(_without_user)]
 Folder = Annotated[Path, AfterValidator(_absolute)]
 Folders = Annotated[tuple[Folder, ...], BeforeValidator(_split_folders)]
 LogLevel = Annotated[
@@ -79,7 +91,9 @@ Role = Annotated[str, Field(min_length=1)]
 class Settings(BaseModel):
     """What an operator chose; every field is a key of the settings file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
 
     api_key: SecretStr | None = Field(
         default=None, description="Key for the model provider. Without one, work is done offline."
@@ -87,9 +101,8 @@ class Settings(BaseModel):
     auth_token: SecretStr | None = Field(
         default=None, description="Bearer token for the model provider, instead of a key."
     )
-    base_url: str | None = Field(
+    base_url: Address | None = Field(
         default=None,
-        pattern=r"^https?://",
         description="Address of an Anthropic-compatible endpoint, if not Anthropic's own.",
     )
     auth_header: Literal["bearer", "x-api-key"] = Field(

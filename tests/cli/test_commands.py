@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 import re
 import signal
@@ -461,3 +462,12 @@ def test_doctor_ends_with_1_and_names_what_is_broken(
     assert result.exit_code == 1
     broken = [name for name, verdict in findings(result).items() if verdict == "broken"]
     assert broken == [about]
+
+
+def test_the_libraries_that_send_requests_log_neither_them_nor_their_addresses(
+    invoke: Invoke, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    assert invoke("workers").exit_code == 0
+    for name in ("anthropic._base_client", "httpx2", "httpcore2.http11"):
+        assert not logging.getLogger(name).isEnabledFor(logging.INFO)

@@ -236,7 +236,7 @@ MALFORMED = {
         "Did you mean 'Write'?",
     ),
     "schema that is no mapping": (with_header("output_schema: text"), 4, "output_schema: "),
-    "schema of no object": (with_header("output_schema: {type: array}"), 4, "type: object"),
+    "schema of no object": (with_header("output_schema: {type: array}"), 4, '"type" to "object"'),
     "schema with a wrong type": (
         with_header(
             "output_schema:",
@@ -247,6 +247,22 @@ MALFORMED = {
         ),
         8,
         "no JSON Schema",
+    ),
+    "schema with a look-around": (
+        with_header(
+            "output_schema:",
+            "  type: object",
+            "  properties:",
+            "    stars:",
+            "      pattern: (?=a)b",
+        ),
+        8,
+        "'(?=a)b'",
+    ),
+    "schema that refers to nothing": (
+        with_header("output_schema: {type: object, $ref: '#/$defs/nowhere'}"),
+        4,
+        "'/$defs/nowhere' does not exist",
     ),
 }
 

@@ -1,9 +1,12 @@
 """Deadlines, in virtual time: an hour takes no time."""
 
+import math
 from collections.abc import Awaitable
+from typing import Any
 
 import anyio
 import pytest
+from pydantic import ValidationError
 from trio.testing import MockClock
 
 from building import RecordedRun, drive, setup, worker
@@ -154,3 +157,9 @@ async def test_cancelling_a_run_ends_its_calls_and_commits_what_had_come_back() 
     assert [(event.step, event.error) for event in abandoned] == [
         ("subtask/s2/call/1", "abandoned")
     ]
+
+
+@pytest.mark.parametrize("seconds", [math.inf, math.nan, "inf"])
+def test_a_limit_of_time_has_an_end(seconds: Any) -> None:
+    with pytest.raises(ValidationError):
+        Limits(run_seconds=seconds)

@@ -34,6 +34,8 @@ def test_a_plan_is_read_from_json_in_a_code_fence() -> None:
         ('{"subtasks": [{"id": "s1", "worker": "analyst"}]}', "subtasks.0.objective"),
         ('{"subtasks": [{"id": "1 2", "worker": "a", "objective": "x"}]}', "subtasks.0.id"),
         ('{"steps": []}', "steps"),
+        ('{"subtasks": [{"timeout_seconds": 1e999}]}', "timeout_seconds: Input should be a finite"),
+        ('{"subtasks": [{"timeout_seconds": "nan"}]}', "timeout_seconds: Input should be"),
     ],
 )
 def test_text_that_is_no_plan_is_refused_with_the_place(text: str, hint: str) -> None:

@@ -131,7 +131,7 @@ async def test_a_worker_with_an_output_schema_gives_a_value() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "reason"), [("three", "no JSON"), ('{"n": "three"}', "$.n"), ("{}", "'n'")]
+    ("text", "reason"), [("three", "no JSON"), ('{"n": "three"}', "$.n"), ("{}", '"n"')]
 )
 async def test_a_reply_not_of_its_schema_is_retried_and_then_partial(
     text: str, reason: str
@@ -142,6 +142,65 @@ async def test_a_reply_not_of_its_schema_is_retried_and_then_partial(
     assert len(llm.requests) == 2
     assert (run.results["s1"].status, run.results["s1"].text) == ("partial", text)
     assert reason in run.results["s1"].errors[0]
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("NaN", "no JSON"),
+        ("-Infinity", "no JSON"),
+        ("1e999", "no JSON"),
+        ('{"n": ' * 101 + "1" + "}" * 101, "more than 100 levels"),
+        ("[" * 100_000, "more than 100 levels"),
+    ],
+)
+async def test_what_could_not_be_written_to_the_journal_is_not_taken_for_json(
+    value: str, reason: str
+) -> None:
+    answer = f'{{"n": {value}}}'
+    run, _ = await drive(
+        ONE,
+        {"worker:analyst": answer},
+        workers=[worker("analyst", output_schema={"type": "object"})],
+    )
+    assert (run.results["s1"].status, run.results["s1"].value) == ("partial", None)
+    assert reason in run.results["s1"].errors[0]
+
+
+async def test_a_value_has_whole_characters() -> None:
+    run, _ = await drive(
+        ONE,
+        {"worker:analyst": r'{"half \udc00": "\ud83d\ude00 \ud83d"}'},
+        workers=[worker("analyst", output_schema={"type": "object"})],
+    )
+    assert run.results["s1"].value == {"half \ufffd": "\N{GRINNING FACE} \ufffd"}
+
+
+async def test_a_pattern_takes_no_longer_over_a_reply_that_nearly_matches() -> None:
+    schema = {"type": "object", "properties": {"a": {"pattern": "^(a+)+$"}}}
+    run, _ = await drive(
+        ONE,
+        {"worker:analyst": f'{{"a": "{"a" * 5000}!"}}'},
+        workers=[worker("analyst", output_schema=schema)],
+    )
+    assert run.results["s1"].status == "partial"
+
+
+async def test_a_reply_that_cannot_be_checked_is_kept_with_the_reason() -> None:
+    schema = {"type": "object", "$ref": "#/$defs/nowhere"}
+    run, _ = await drive(
+        ONE, {"worker:analyst": "{}"}, workers=[worker("analyst", output_schema=schema)]
+    )
+    assert (run.results["s1"].status, run.results["s1"].text) == ("partial", "{}")
+    assert "'/$defs/nowhere' does not exist" in run.results["s1"].errors[0]
+
+
+async def test_a_schema_that_refers_to_itself_asks_for_what_it_says_besides() -> None:
+    schema = {"type": "object", "$ref": "#", "required": ["n"]}
+    run, _ = await drive(
+        ONE, {"worker:analyst": '{"n": 3}'}, workers=[worker("analyst", output_schema=schema)]
+    )
+    assert run.results["s1"].value == {"n": 3}
 
 
 async def test_only_the_first_few_faults_of_a_value_are_told() -> None:
@@ -312,5 +371,5 @@ async def test_a_fault_in_a_tool_fails_its_subtask_and_no_sibling(
 
 async def test_half_a_character_in_a_reply_does_no_harm() -> None:
     run, _ = await drive(ONE, {"worker:analyst": "half \ud800 a character"})
-    assert run.results["s1"].text == "half ? a character"
+    assert run.results["s1"].text == "half \ufffd a character"
     assert run.end.model_dump_json()

@@ -31,6 +31,7 @@ from scripted_anthropic import (
     started,
     stream,
     text_block,
+    tool_block,
     whole,
 )
 
@@ -161,6 +162,29 @@ async def test_a_request_that_cannot_be_sent_is_not_quoted() -> None:
     assert type(exc) is ModelRequestError
     assert "Illegal" not in str(exc)
     assert "ANTHROPIC_CUSTOM_HEADERS" in str(exc)
+
+
+async def test_a_request_that_cannot_be_written_is_none_that_was_attempted() -> None:
+    provider = Provider()
+    draft = Draft()
+    async with connected(provider) as llm:
+        with pytest.raises(ModelRequestError, match="surrogates not allowed") as caught:
+            await llm.complete(ask(system="half \ud800 a character"), draft)
+    assert provider.requests == []
+    assert caught.value.usage is not None
+    assert (caught.value.usage.attempts, draft.usage.attempts) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "arguments", ['{"line": NaN}', '{"line": 1e999}', '{"a": ' * 101 + "1" + "}" * 101]
+)
+async def test_arguments_that_could_not_be_written_to_the_journal_are_no_reply(
+    arguments: str,
+) -> None:
+    exc = await failure_of(
+        stream(started(), tool_block("t1", "lint", arguments), ended("tool_use"))
+    )
+    assert type(exc) is ModelReplyError
 
 
 @pytest.mark.parametrize(

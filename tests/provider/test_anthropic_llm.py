@@ -90,6 +90,44 @@ async def test_a_model_without_a_price_costs_an_unknown_sum() -> None:
     assert reply.usage.usd is None
 
 
+async def test_a_count_below_zero_is_not_believed() -> None:
+    reply, _ = await reply_to(
+        ask(), started(cache_read_input_tokens=-5), text_block("x"), ended(output_tokens=-3)
+    )
+    usage = reply.usage
+    assert (usage.tokens_in, usage.tokens_out, usage.cache_read) == (1000, 1, 0)
+
+
+@pytest.mark.parametrize("name", ["", None])
+async def test_a_reply_that_names_no_model_is_of_the_one_that_was_asked(name: Any) -> None:
+    reply, _ = await reply_to(ask(), started(model=name), text_block("x"), ended())
+    assert reply.usage.model == "claude-sonnet-5-5"
+    assert reply.usage.usd == pytest.approx((1000 * 2 + 200 * 10) / 1e6)
+
+
+async def test_a_character_that_comes_in_two_halves_is_whole() -> None:
+    reply, _ = await reply_to(
+        ask(), started(), text_block("so \ud83d", "\ude00 far \ud83d"), ended()
+    )
+    assert reply.text == "so \N{GRINNING FACE} far \ufffd"
+
+
+async def test_half_a_character_in_a_tool_call_or_a_thought_can_be_given_back() -> None:
+    reply, _ = await reply_to(
+        ask(tools=[TOOL]),
+        started(),
+        block(0, {"type": "thinking", "thinking": "Hm \ud800", "signature": ""}),
+        tool_block("t1", "lint", r'{"\ud800": "a\udc00.py"}', index=1),
+        ended("tool_use"),
+    )
+    assert reply.tool_calls[0].arguments == {"\ufffd": "a\ufffd.py"}
+    said = AssistantMessage(tool_calls=reply.tool_calls, native=reply.native)
+    outcome = ToolMessage(outcomes=(ToolOutcome(id="t1", text="clean"),))
+    _, body = await reply_to(ask(UserMessage(text="Why?"), said, outcome))
+    assert body["messages"][1]["content"] == list(reply.native)
+    assert Reply.model_validate_json(reply.model_dump_json()) == reply
+
+
 async def test_what_is_shared_comes_first_and_is_marked_for_caching() -> None:
     _, body = await reply_to(ask(shared="<document>…</document>", model="opus"))
     cached = {"cache_control": {"type": "ephemeral"}}
@@ -418,7 +456,8 @@ def test_a_connection_does_not_show_its_secrets() -> None:
 
 
 async def test_the_key_is_in_no_log(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(0)
+    for library in (None, "anthropic", "httpx2", "httpcore2"):
+        caplog.set_level(0, library)
     for auth_header in ("bearer", "x-api-key"):
         provider = Provider(stream(started(), httpx2.ReadError("gone")))
         async with connected(provider, auth_header=auth_header) as llm:

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from building import worker
@@ -5,7 +7,7 @@ from concertmaster.catalog.catalog import Catalog
 from concertmaster.engine.events import Limits, RunRequest
 from concertmaster.engine.plan import Plan
 from concertmaster.errors import InvalidPlanError, RequestError, UnknownWorkerError
-from concertmaster.llm.protocol import Document
+from concertmaster.llm.protocol import Document, JsonSchema
 from concertmaster.runs.intake import TASK_CHARS, RunPolicy, check_order, digest
 from concertmaster.runs.orders import Order, PlanOrder, RunOrder, WorkerOrder
 from fakes import subtask
@@ -84,10 +86,8 @@ def test_a_plan_that_is_given_may_be_as_large_as_any() -> None:
         (WorkerOrder(worker="critic", task="t", deadline_seconds=-1), "over 0"),
         (RunOrder(task="t", output_schema={"type": "no"}), "is no JSON Schema"),
         (RunOrder(task="t", output_schema={"type": "array"}), 'set its "type" to "object"'),
-        (
-            RunOrder(task="t", output_schema={"type": "object", "$ref": "http://x/y"}),
-            "refers to another document",
-        ),
+        (RunOrder(task="t", deadline_seconds=math.nan), "over 0"),
+        (WorkerOrder(worker="critic", task="t", deadline_seconds=math.inf), "at most 1000"),
     ],
 )
 def test_what_cannot_be_done_is_refused_with_what_to_change(order: Order, hint: str) -> None:
@@ -96,12 +96,54 @@ def test_what_cannot_be_done_is_refused_with_what_to_change(order: Order, hint: 
     assert hint in str(caught.value)
 
 
-def test_references_within_a_schema_are_fine() -> None:
-    schema = {
-        "type": "object",
-        "properties": {"a": {"anyOf": [{"$ref": "#/$defs/a"}]}},
-        "$defs": {"a": {"type": "string"}},
-    }
+def nested(levels: int) -> JsonSchema:
+    schema: JsonSchema = {"type": "object"}
+    for _ in range(levels):
+        schema = {"type": "object", "not": schema}
+    return schema
+
+
+@pytest.mark.parametrize(
+    ("keywords", "hint"),
+    [
+        ({"$ref": "http://x/y"}, "Resource 'http://x/y' is not present in a registry. Other doc"),
+        ({"$ref": "#/$defs/nowhere"}, "'/$defs/nowhere' does not exist"),
+        ({"properties": {"a": {"$dynamicRef": "#nowhere"}}}, "'nowhere' does not exist"),
+        ({"properties": {"a": {"pattern": "(?=a)b"}}}, "a pattern that cannot be used, '(?=a)b'"),
+        ({"patternProperties": {r"(a)\1": {}}}, "a pattern that cannot be used"),
+        ({"properties": {"a": {"pattern": "(a{1000}){1000}"}}}, "too large"),
+        ({"required": {1, 2}}, "is no JSON Schema"),
+        (nested(100), "more than 100 levels"),
+        (nested(100_000), "more than 100 levels"),
+    ],
+)
+def test_a_schema_that_no_reply_could_be_checked_against_is_refused(
+    keywords: JsonSchema, hint: str
+) -> None:
+    with pytest.raises(RequestError) as caught:
+        checked(RunOrder(task="t", output_schema={"type": "object"} | keywords))
+    assert hint in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        {
+            "properties": {"a": {"anyOf": [{"$ref": "#/$defs/a"}]}},
+            "$defs": {"a": {"type": "string"}},
+        },
+        {"properties": {"child": {"$ref": "#"}}},
+        {"properties": {"$ref": {"type": "string"}}},
+        {"properties": {"a": {"enum": [{"$ref": "http://x/y"}]}}},
+        {"default": {"$ref": "http://x/y"}, "examples": [{"$ref": "#/nowhere"}]},
+        {"properties": {"a": {"pattern": r"^\p{L}{1,64}-\d+$"}}},
+        nested(99),
+    ],
+)
+def test_a_schema_that_refers_to_itself_or_only_seems_to_refer_is_fine(
+    keywords: JsonSchema,
+) -> None:
+    schema: JsonSchema = {"type": "object"} | keywords
     assert checked(RunOrder(task="t", output_schema=schema)).output_schema == schema
 
 

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, cast
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from concertmaster.catalog import claude_code
 from concertmaster.catalog.markdown import MarkdownFile, read_markdown
 from concertmaster.errors import did_you_mean
 from concertmaster.llm.protocol import JsonSchema, WorkerCard
+from concertmaster.llm.structured import schema_problem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +75,7 @@ Texts = Annotated[tuple[Text, ...], BeforeValidator(_texts)]
 class WorkerHeader(BaseModel):
     """The keys of a worker file's header that mean something here."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")
     description: Text
@@ -90,7 +89,7 @@ class WorkerHeader(BaseModel):
     examples: Texts = ()
     max_turns: int = Field(default=8, alias="maxTurns", ge=1, le=1000)
     max_tokens: int | None = Field(default=None, ge=1)
-    timeout_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    timeout_seconds: float | None = Field(default=None, gt=0)
 
 
 def read_worker(file: Path, *, tools: Collection[str]) -> WorkerDefinition:
@@ -131,14 +130,8 @@ def read_worker(file: Path, *, tools: Collection[str]) -> WorkerDefinition:
 
 
 def _check_schema(source: MarkdownFile, schema: JsonSchema) -> None:
-    try:
-        Draft202012Validator.check_schema(schema)
-    except SchemaError as exc:
-        raise source.error(
-            f"output_schema is no JSON Schema: {exc.message}", "output_schema", *exc.path
-        ) from None
-    if schema.get("type") != "object":
-        raise source.error("output_schema must have `type: object`", "output_schema")
+    if problem := schema_problem(schema):
+        raise source.error(f"output_schema {problem.text}", "output_schema", *problem.path)
 
 
 def _worker_tools(

@@ -97,8 +97,9 @@ def load(flags: dict[str, Any]) -> LoadedSettings:
         level=loaded.settings.log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-    # At debug it writes whole requests, and so people's documents.
-    logging.getLogger("anthropic").setLevel(logging.INFO)
+    # Below warnings they write whole requests, and so people's documents, and addresses.
+    for library in ("anthropic", "httpx2", "httpcore2"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     return loaded
 
 

@@ -1,14 +1,11 @@
 """Whether a reply is what was asked for, and what is wrong with it if not."""
 
-import json
 from dataclasses import dataclass, replace
 
-from jsonschema import Draft202012Validator
-from jsonschema.protocols import Validator
 from pydantic import JsonValue
-from referencing import Registry
 
 from concertmaster.engine.events import SubtaskStatus
+from concertmaster.llm import structured
 from concertmaster.llm.protocol import JsonSchema, Reply
 
 SHOWN_ERRORS = 5
@@ -75,20 +72,26 @@ def _usable_at_best(text: str, problem: str) -> Verdict:
 
 def _judge_json(text: str, schema: JsonSchema) -> Verdict:
     try:
-        value: JsonValue = json.loads(text)
+        value = structured.read_json(text)
     except ValueError as exc:
         return Verdict(status="partial", text=text, problem=f"The reply is no JSON: {exc}.")
-    if errors := schema_errors(value, schema):
+    try:
+        errors = schema_errors(value, schema)
+    except ValueError as exc:
+        problem = f"The reply cannot be checked against the output schema: {exc}."
+        return Verdict(status="partial", text=text, problem=problem)
+    if errors:
         problem = "The reply does not match the output schema: " + "; ".join(errors) + "."
         return Verdict(status="partial", text=text, problem=problem)
     return Verdict(status="succeeded", text=text, value=value)
 
 
 def schema_errors(value: JsonValue, schema: JsonSchema) -> list[str]:
-    """Return what makes `value` no instance of `schema`, a clause each; the first few."""
-    # An empty registry: a reference to another document is never fetched.
-    validator: Validator = Draft202012Validator(schema, registry=Registry())
-    errors = validator.iter_errors(value)  # pyright: ignore[reportUnknownMemberType] (its stubs)
-    found = [f"{error.json_path}: {error.message}" for error in errors]
+    """Return what makes `value` no instance of `schema`, a clause each; the first few.
+
+    Raises:
+        ValueError: `schema` cannot be used.
+    """
+    found = structured.schema_errors(value, schema)
     more = [f"and {len(found) - SHOWN_ERRORS} more"] if len(found) > SHOWN_ERRORS else []
     return found[:SHOWN_ERRORS] + more

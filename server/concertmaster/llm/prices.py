@@ -22,10 +22,10 @@ _SNAPSHOT = re.compile(r"-\d{8}$")
 class Rates(Frozen):
     """USD per million tokens of each kind; None where nobody has said."""
 
-    input: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    output: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    cache_read: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    cache_write: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    input: float | None = Field(default=None, ge=0)
+    output: float | None = Field(default=None, ge=0)
+    cache_read: float | None = Field(default=None, ge=0)
+    cache_write: float | None = Field(default=None, ge=0)
 
     def cost(self, usage: Usage) -> float | None:
         """Return the price of `usage` in USD, or None when a rate that it needs is unknown."""

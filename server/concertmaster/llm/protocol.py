@@ -30,8 +30,11 @@ StopReason = Literal["end", "max_tokens", "tool_use", "refusal", "pause", "conte
 
 
 def whole_characters(text: str) -> str:
-    """Return `text` with a `?` for each half of a character, which UTF-8 cannot express."""
-    return text.encode(errors="replace").decode()
+    """Return `text` with its characters whole: a half whose other half is missing is a `\ufffd`.
+
+    JSON may spell a character as two halves, neither of which UTF-8 can express.
+    """
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 Text = Annotated[str, AfterValidator(whole_characters)]
@@ -41,7 +44,8 @@ Text = Annotated[str, AfterValidator(whole_characters)]
 class Frozen(BaseModel):
     """Base of the models that are written to the journal or to the wire."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # JSON has no word for infinity; what is written as null cannot be read again.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Usage(Frozen):
@@ -50,7 +54,7 @@ class Usage(Frozen):
     `usd` is None when the price of the model is unknown; it is never 0 for that reason.
     """
 
-    model: str = ""
+    model: Text = ""
     """The model that answered; several are joined with a comma."""
     calls: int = 0
     """Calls that the engine made."""
@@ -253,7 +257,7 @@ class Reply(Frozen):
     stop_reason: StopReason
     usage: Usage
     tool_calls: tuple[ToolCall, ...] = ()
-    detail: str = ""
+    detail: Text = ""
     """The provider's explanation, when it gave one for stopping."""
     native: tuple[dict[str, JsonValue], ...] = ()
     """The reply in the provider's own form, where it has to be given back unchanged for the

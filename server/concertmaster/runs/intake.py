@@ -1,12 +1,9 @@
 """Orders checked and made into requests, before anything is started or spent."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-
-from jsonschema import Draft202012Validator, SchemaError
-from pydantic import JsonValue
 
 from concertmaster.catalog.catalog import Catalog
 from concertmaster.engine.events import InputRef, Limits, RunRequest
@@ -14,6 +11,7 @@ from concertmaster.engine.plan import Plan, Subtask
 from concertmaster.engine.plan_rules import PlanRules, plan_problems
 from concertmaster.errors import InvalidPlanError, RequestError
 from concertmaster.llm.protocol import Document, JsonSchema
+from concertmaster.llm.structured import schema_problem
 from concertmaster.runs.orders import Order, PlanOrder, RunOrder, WorkerOrder
 
 TASK_CHARS = 100_000
@@ -166,30 +164,9 @@ def _limits(policy: RunPolicy, max_subtasks: int | None, deadline: float | None)
 def _schema(schema: JsonSchema | None) -> JsonSchema | None:
     if schema is None:
         return None
-    try:
-        Draft202012Validator.check_schema(schema)
-    except SchemaError as exc:
-        raise RequestError(f"output_schema is no JSON Schema: {exc.message}.") from None
-    if schema.get("type") != "object":
-        raise RequestError('output_schema must describe an object: set its "type" to "object".')
-    for reference in _references(schema):
-        if not reference.startswith("#"):
-            raise RequestError(
-                f"output_schema refers to another document ({reference}), which is not fetched. "
-                "Put that schema under $defs and refer to it with #/$defs/…."
-            )
+    if problem := schema_problem(schema):
+        raise RequestError(f"output_schema {problem.text}.")
     return schema
-
-
-def _references(schema: JsonValue) -> Iterator[str]:
-    if isinstance(schema, dict):
-        for key, inner in schema.items():
-            if key in ("$ref", "$dynamicRef") and isinstance(inner, str):
-                yield inner
-            yield from _references(inner)
-    elif isinstance(schema, list):
-        for inner in schema:
-            yield from _references(inner)
 
 
 def _check_plan(request: RunRequest, catalog: Catalog) -> None:

@@ -7,7 +7,7 @@ import httpx2
 from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient, Omit
 
 from concertmaster.errors import ModelRequestError
-from concertmaster.llm.anthropic.failures import FAILURES, Failures, NoStreamError
+from concertmaster.llm.anthropic.failures import FAILURES, Failures, NoStreamError, NotSentError
 from concertmaster.llm.anthropic.incoming import Incoming
 from concertmaster.llm.anthropic.model import Connection
 from concertmaster.llm.anthropic.outgoing import message_params
@@ -15,8 +15,8 @@ from concertmaster.llm.prices import Prices
 from concertmaster.llm.protocol import Draft, Reply, Request, Usage
 
 if TYPE_CHECKING:
+    from anthropic import AsyncStream
     from anthropic.types import RawMessageStreamEvent
-    from anthropic.types.message_create_params import MessageCreateParamsStreaming
 
 
 class Calls:
@@ -37,10 +37,9 @@ class Calls:
     async def complete(self, request: Request, draft: Draft) -> Reply:
         """Return the reply to `request`, or raise a ModelError with what there was of it."""
         model = self._prices.resolve(request.model)
-        params = message_params(request, model=model)
         call = _Call(model, self._prices, draft)
         try:
-            await self._receive(params, call)
+            await self._receive(await self._send(request, call), call)
             return call.incoming.reply(call.account())
         except FAILURES as exc:
             raise self._failures.translate(
@@ -50,8 +49,15 @@ class Calls:
             call.account()
             raise
 
-    async def _receive(self, params: "MessageCreateParamsStreaming", call: "_Call") -> None:
-        stream = await self._client.messages.create(**params, extra_headers=self._headers)
+    async def _send(self, request: Request, call: "_Call") -> "AsyncStream[RawMessageStreamEvent]":
+        try:
+            params = message_params(request, model=call.incoming.usage.model)
+            return await self._client.messages.create(**params, extra_headers=self._headers)
+        except ValueError as exc:
+            call.incoming.withdraw()
+            raise NotSentError(str(exc)) from exc
+
+    async def _receive(self, stream: "AsyncStream[RawMessageStreamEvent]", call: "_Call") -> None:
         async with stream:
             async for event in stream:
                 call.take(event)

@@ -29,11 +29,16 @@ class NoStreamError(Exception):
     """The answer was no stream of events; the message is its content type."""
 
 
+class NotSentError(Exception):
+    """The request was never sent, for there is something in it that cannot be."""
+
+
 FAILURES = (
     AnthropicError,
     httpx2.HTTPError,
     httpx2.StreamError,
     NoStreamError,
+    NotSentError,
     # What a malformed event leads to, for the SDK lets those through: text that is no JSON or
     # no UTF-8, and attributes that are missing or of another type.
     ValueError,
@@ -101,6 +106,8 @@ class Failures:
                     f"{self._host} answers with {exc}, not with a stream of events. "
                     "Check CONCERTMASTER_BASE_URL."
                 )
+            case NotSentError():
+                return ModelRequestError, f"The request cannot be sent: {_quote(str(exc))}."
             case RetryableError():
                 return ModelUnavailableError, f"The call did not get through: {exc}."
             case AnthropicError() if not isinstance(exc, APIResponseValidationError):

@@ -1,11 +1,12 @@
 """A reply as it arrives, event by event."""
 
-import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import JsonValue
 
-from concertmaster.llm.protocol import Reply, StopReason, ToolCall, Usage
+from concertmaster.llm.protocol import Reply, StopReason, ToolCall, Usage, whole_characters
+from concertmaster.llm.structured import read_json, whole_value
 
 if TYPE_CHECKING:
     from anthropic.types import (
@@ -34,16 +35,26 @@ class Incoming:
 
     def __init__(self, model: str) -> None:
         """Expect a reply of `model`."""
-        self.text = ""
         self.usage = Usage(model=model, calls=1, attempts=1)
         """What the provider has reported; neither money nor time."""
         self.started = False
         """Whether the provider has begun to reply, and so to charge."""
+        self._text = ""
         self._blocks: dict[int, dict[str, Any]] = {}
         self._arguments: dict[int, str] = {}
         self._stop_reason: StopReason = "pause"
         self._detail = ""
         self._whole = False
+
+    @property
+    def text(self) -> str:
+        """Return the text that has arrived."""
+        # Once it is joined: a character may come as two halves, one in each of two pieces.
+        return whole_characters(self._text)
+
+    def withdraw(self) -> None:
+        """Expect no reply: nothing was sent that there could be one to."""
+        self.usage = self.usage.model_copy(update={"attempts": 0})
 
     def take(self, event: "RawMessageStreamEvent") -> None:
         """Add what `event` brings. Events of unknown kinds bring nothing.
@@ -54,7 +65,7 @@ class Incoming:
         match event.type:
             case "message_start":
                 self.started = True
-                self._count(event.message.usage, model=event.message.model)
+                self._count(event.message.usage, model=event.message.model or self.usage.model)
             case "content_block_start":
                 self._blocks[event.index] = event.content_block.to_dict()
             case "content_block_delta":
@@ -72,7 +83,7 @@ class Incoming:
         match delta.type:
             case "text_delta":
                 block["text"] += delta.text
-                self.text += delta.text
+                self._text += delta.text
             case "input_json_delta":
                 self._arguments[index] = self._arguments.get(index, "") + delta.partial_json
             case "thinking_delta":
@@ -90,7 +101,8 @@ class Incoming:
             "cache_read": reported.cache_read_input_tokens,
             "cache_write": reported.cache_creation_input_tokens,
         }
-        said = {name: count for name, count in counts.items() if count is not None}
+        # A count below zero says nothing either: a reply that was paid for is not lost over it.
+        said = {name: count for name, count in counts.items() if count is not None and count >= 0}
         self.usage = Usage.model_validate(self.usage.model_dump() | said | {"model": model})
 
     def _stop(self, event: "RawMessageDeltaEvent") -> None:
@@ -112,31 +124,36 @@ class Incoming:
         if not self._whole:
             raise ValueError("it ends before it is complete")
         # A reply that was cut while asking for tools is cut, whichever of them it got to.
-        calls = self._tool_calls() if self._stop_reason == "tool_use" else ()
+        blocks = self._whole_blocks() if self._stop_reason == "tool_use" else []
+        calls = _tool_calls(blocks)
         return Reply(
             text=self.text,
             stop_reason=self._stop_reason,
             usage=usage,
             tool_calls=calls,
             detail=self._detail,
-            native=self._native() if calls else (),
+            native=_native(blocks) if calls else (),
         )
 
-    def _tool_calls(self) -> tuple[ToolCall, ...]:
+    def _whole_blocks(self) -> list[dict[str, Any]]:
         for index, arguments in self._arguments.items():
-            self._blocks[index]["input"] = json.loads(arguments) if arguments else {}
-        return tuple(
-            ToolCall(id=block["id"], name=block["name"], arguments=block["input"])
-            for block in self._blocks.values()
-            if block["type"] == "tool_use"
-        )
+            self._blocks[index]["input"] = read_json(arguments) if arguments else {}
+        return [cast("dict[str, Any]", whole_value(block)) for block in self._blocks.values()]
 
-    def _native(self) -> tuple[dict[str, JsonValue], ...]:
-        """Return the blocks if there is more to them, such as thinking, than we have words for.
 
-        The provider wants a message that asked for tools given back as it was.
-        """
-        blocks = self._blocks.values()
-        if all(block["type"] in _SAID_IN_OUR_WORDS for block in blocks):
-            return ()
-        return tuple(block for block in blocks if block.get("text") != "")
+def _tool_calls(blocks: Sequence[dict[str, Any]]) -> tuple[ToolCall, ...]:
+    return tuple(
+        ToolCall(id=block["id"], name=block["name"], arguments=block["input"])
+        for block in blocks
+        if block["type"] == "tool_use"
+    )
+
+
+def _native(blocks: Sequence[dict[str, Any]]) -> tuple[dict[str, JsonValue], ...]:
+    """Return the blocks if there is more to them, such as thinking, than we have words for.
+
+    The provider wants a message that asked for tools given back as it was.
+    """
+    if all(block["type"] in _SAID_IN_OUR_WORDS for block in blocks):
+        return ()
+    return tuple(block for block in blocks if block.get("text") != "")
