@@ -184,15 +184,21 @@ def _whole_task(task: str, rules: PlanRules) -> Subtask:
     return Subtask(id="s1", worker=worker, objective=task, inputs=tuple(rules.inputs))
 
 
+ID_CHARS = 40
+"""The longest id of a subtask."""
+
+
 def _distinct(subtasks: Sequence[Subtask], warnings: list[str]) -> list[Subtask]:
     kept: dict[str, Subtask] = {}
     for subtask in subtasks:
         if not subtask.objective.strip():
             warnings.append(f"Subtask {subtask.id!r} had no objective and was left out.")
             continue
-        name = subtask.id
+        name, number = subtask.id, 2
         while name in kept:
-            name = f"{name[:38]}_2"
+            suffix = f"_{number}"
+            name = subtask.id[: ID_CHARS - len(suffix)] + suffix
+            number += 1
         if name != subtask.id:
             warnings.append(f"A second subtask {subtask.id!r} was renamed {name!r}.")
         kept[name] = subtask.model_copy(update={"id": name})
