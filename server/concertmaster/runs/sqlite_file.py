@@ -18,7 +18,13 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from concertmaster.engine.events import EVENT, SCHEMA_VERSION, Event
-from concertmaster.errors import ConcertmasterError, LostRunError, StoreError, UnknownRunError
+from concertmaster.errors import (
+    ConcertmasterError,
+    LostRunError,
+    StoreError,
+    UnknownRunError,
+    UnreadableRunError,
+)
 from concertmaster.runs import private
 from concertmaster.runs.journal import RunRow
 from concertmaster.runs.owners import POLL_SECONDS, Owners
@@ -189,7 +195,8 @@ class SqliteFile:
             parameters = {"run_id": run_id, "light": light}
             found = reader.execute(_SELECT_EVENTS, parameters).fetchall()
         if not found:
-            raise UnknownRunError(run_id)
+            # Whoever asks for the events of no run is told so; a run without events is damaged.
+            self.row(run_id)
         return list(_parsed(run_id, found))
 
     def text(self, digest: str) -> str:
@@ -247,6 +254,8 @@ class SqliteFile:
         new = writer.execute("SELECT 1 FROM sqlite_master").fetchone() is None
         if not new:
             (layout,) = writer.execute("SELECT max(schema_version) FROM meta").fetchone()
+            if not isinstance(layout, int):
+                raise StoreError(_DAMAGED.format(file=self._path, reason="its table meta is empty"))
             if layout != LAYOUT:
                 raise StoreError(
                     f"{self._path} was written by a newer Concertmaster (layout {layout}; this one "
@@ -279,13 +288,15 @@ class SqliteFile:
 def _parsed(run_id: str, rows: Iterable[tuple[int, str]]) -> Generator[Event]:
     for version, data in rows:
         if version > SCHEMA_VERSION:
-            raise StoreError(
-                f"Run {run_id} was written by a newer Concertmaster. Install that to read it."
-            )
+            problem = "it was written by a newer Concertmaster. Install that to read it."
+            raise UnreadableRunError(run_id, problem)
         try:
             yield EVENT.validate_json(data)
         except ValidationError as exc:
-            raise StoreError(f"An event of run {run_id} cannot be read: {exc}") from exc
+            first = exc.errors(include_url=False, include_input=False, include_context=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            problem = f"an event in its journal is damaged ({where}: {first['msg']})."
+            raise UnreadableRunError(run_id, problem) from None
 
 
 _DENIED = (
