@@ -11,6 +11,7 @@ import pytest
 
 from building import setup
 from concertmaster.catalog.definitions import WorkerDefinition
+from concertmaster.engine import steps
 from concertmaster.engine.events import Event, Limits
 from concertmaster.engine.plan import Plan
 from concertmaster.errors import (
@@ -405,9 +406,11 @@ async def failing_service(
     store.reads_refused = reads_refused
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(store.write_until_closed)
-        async with open_service(journal=store, setup=setup(llm), policy=RunPolicy()) as service:
-            yield service
-        store.close()
+        try:
+            async with open_service(journal=store, setup=setup(llm), policy=RunPolicy()) as service:
+                yield service
+        finally:
+            store.close()
 
 
 @pytest.mark.parametrize("refused", [("call-finished",), ("subtask-finished",), ("run-ended",)])
@@ -487,6 +490,24 @@ async def test_a_run_can_be_cancelled_before_it_has_begun_to_work(tmp_path: Path
         with anyio.fail_after(5):
             state = await service.cancel(run_id, reason="enough")
         assert (state.status, state.usage) == ("cancelled", NO_USAGE)
+
+
+async def test_a_run_goes_on_from_an_event_whose_commit_takes_too_long_to_wait_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class SlowJournal(FailingJournal):
+        async def append(self, run_id: str, event: Event, *, epoch: int, wait: bool = True) -> None:
+            slow = event.kind == "plan-accepted"
+            await super().append(run_id, event, epoch=epoch, wait=wait and not slow)
+            if slow:
+                await anyio.sleep_forever()
+
+    monkeypatch.setattr(steps, "COMMIT_SECONDS", 0.01)
+    async with failing_service(tmp_path, FakeLLM({"planner": TWO}), journal=SlowJournal) as service:
+        run_id = (await service.start(RunOrder(task="why?"))).run_id
+        with anyio.fail_after(5):
+            state = await service.wait(run_id, seconds=60)
+        assert (state.status, list(state.subtasks)) == ("succeeded", ["s1", "s2"])
 
 
 async def test_a_run_that_vanishes_from_the_journal_is_given_up_and_harms_no_other(
