@@ -606,7 +606,7 @@ async def test_the_database_of_another_program_is_an_error_and_stays_as_it_is(
 ) -> None:
     change(made, "CREATE TABLE theirs (a)")
     before = content(made / "runs.db")
-    assert "no such table: meta" in await refusal(made)
+    assert "is no journal of Concertmaster" in await refusal(made)
     assert content(made / "runs.db") == before
 
 
@@ -626,7 +626,7 @@ async def test_a_file_without_its_layout_is_damaged_and_stays_as_it_is(folder: P
     change(folder, "DELETE FROM meta")
     before = content(folder / "runs.db")
     said = await refusal(folder)
-    assert f"{folder / 'runs.db'} is damaged" in said
+    assert f"{folder / 'runs.db'} is no journal of Concertmaster, or a damaged one" in said
     assert "Move it" in said
     assert content(folder / "runs.db") == before
 

@@ -10,7 +10,7 @@ no process knows the version of the others, all of them take the lock.
 import errno
 import sqlite3
 import threading
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Container, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -251,25 +251,29 @@ class SqliteFile:
 
     def _lay_out(self, writer: sqlite3.Connection) -> None:
         """Create the tables in a new file; leave one alone that this program does not know."""
-        new = writer.execute("SELECT 1 FROM sqlite_master").fetchone() is None
-        if not new:
-            (layout,) = writer.execute("SELECT max(schema_version) FROM meta").fetchone()
-            if not isinstance(layout, int):
-                raise StoreError(_DAMAGED.format(file=self._path, reason="its table meta is empty"))
-            if layout != LAYOUT:
-                raise StoreError(
-                    f"{self._path} was written by a newer Concertmaster (layout {layout}; this one "
-                    f"knows {LAYOUT}). Install the newer one, or set CONCERTMASTER_DATA_FOLDER to "
-                    "another folder."
-                )
+        tables = {name for (name,) in writer.execute("SELECT name FROM sqlite_master")}
+        if tables:
+            self._check_layout(writer, tables)
         writer.execute("PRAGMA journal_mode = WAL")
         writer.execute("PRAGMA synchronous = FULL")
-        if new:
+        if not tables:
             with writer:
                 writer.execute("BEGIN IMMEDIATE")
                 for table in _TABLES:
                     writer.execute(table)
                 writer.execute("INSERT INTO meta VALUES (?)", (LAYOUT,))
+
+    def _check_layout(self, writer: sqlite3.Connection, tables: Container[str]) -> None:
+        versions = "SELECT schema_version FROM meta"
+        found = writer.execute(versions).fetchone() if "meta" in tables else None
+        if found is None:
+            raise StoreError(_NO_JOURNAL.format(file=self._path))
+        if found[0] != LAYOUT:
+            raise StoreError(
+                f"{self._path} was written by a newer Concertmaster (layout {found[0]}; this one "
+                f"knows {LAYOUT}). Install the newer one, or set CONCERTMASTER_DATA_FOLDER to "
+                "another folder."
+            )
 
     @contextmanager
     def _alone(self) -> Generator[None]:
@@ -294,8 +298,8 @@ def _parsed(run_id: str, rows: Iterable[tuple[int, str]]) -> Generator[Event]:
             yield EVENT.validate_json(data)
         except ValidationError as exc:
             first = exc.errors(include_url=False, include_input=False, include_context=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
-            problem = f"an event in its journal is damaged ({where}: {first['msg']})."
+            where = "".join(f"{part}: " for part in first["loc"])
+            problem = f"an event in its journal is damaged ({where}{first['msg']})."
             raise UnreadableRunError(run_id, problem) from None
 
 
@@ -314,6 +318,11 @@ _FULL = (
 _DAMAGED = (
     "{file} is damaged ({reason}). Move it and the files beside it that begin with its name "
     "away, to begin with an empty one, or set CONCERTMASTER_DATA_FOLDER to another folder."
+)
+_NO_JOURNAL = (
+    "{file} is no journal of Concertmaster, or a damaged one. Move it and the files beside it "
+    "that begin with its name away, to begin with an empty one, or set "
+    "CONCERTMASTER_DATA_FOLDER to another folder."
 )
 _LOCKED = (
     "Another process keeps {file} locked. Wait for it or end it, or set "
