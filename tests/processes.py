@@ -121,4 +121,4 @@ async def runs_in(folder: Path) -> list[RunState]:
         open_sqlite(folder) as journal,
         open_service(journal=journal, setup=setup(FakeLLM()), policy=RunPolicy()) as service,
     ):
-        return await service.recent()
+        return list((await service.recent()).states)

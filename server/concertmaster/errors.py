@@ -10,7 +10,8 @@
     │   ├── UnknownSubtaskError
     │   └── InvalidPlanError     carries every problem of the plan
     ├── StoreError               the journal cannot be read or written
-    │   └── LostRunError         another process owns this run now
+    │   ├── LostRunError         another process owns this run now
+    │   └── UnreadableRunError   one run's events make no sense; those of others may
     ├── ToolCallError            a worker tool cannot do what its caller asked; goes to the model
     └── ModelError               a model call failed; carries what it cost
         ├── ModelRequestError    will fail again however often it is made: key, model name, request
@@ -110,6 +111,15 @@ class LostRunError(StoreError):
     def __init__(self, run_id: str) -> None:
         super().__init__(f"Run {run_id} is owned by another process now.")
         self.run_id = run_id
+
+
+class UnreadableRunError(StoreError):
+    """The events of one run cannot be read; those of other runs may well be."""
+
+    def __init__(self, run_id: str, problem: str) -> None:
+        super().__init__(f"Run {run_id} cannot be read: {problem}")
+        self.run_id = run_id
+        self.problem = problem
 
 
 class ToolCallError(ConcertmasterError):

@@ -6,9 +6,10 @@ import logging
 import os
 import re
 import signal
+import sqlite3
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from contextlib import closing, redirect_stdout
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -312,6 +313,22 @@ def test_runs_are_listed_newest_first(invoke: Invoke) -> None:
     assert [name for name in ids if name in listed.stdout] == ids[1:]
     data = json.loads(invoke("runs", "--json").stdout)
     assert [line["run_id"] for line in data] == ids[::-1]
+
+
+def test_a_run_that_cannot_be_read_is_named_beside_the_list_of_the_others(
+    invoke: Invoke, tmp_path: Path
+) -> None:
+    bad = run_id_of(invoke("plan", "Plan it", "app.py"))
+    with closing(sqlite3.connect(tmp_path / "data" / "runs.db")) as database, database:
+        database.execute("UPDATE events SET data = '{}'")
+    alone = invoke("runs")
+    assert (alone.exit_code, alone.stdout) == (0, "")
+    assert "There are no runs" not in alone.stderr
+    good = run_id_of(invoke("plan", "Plan it", "app.py"))
+    listed = invoke("runs", "--json")
+    assert [line["run_id"] for line in json.loads(listed.stdout)] == [good]
+    assert f"Run {bad} cannot be read" in listed.stderr
+    assert listed.exit_code == 0
 
 
 def test_a_run_can_be_shown_again(invoke: Invoke) -> None:

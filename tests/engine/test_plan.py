@@ -132,6 +132,13 @@ def test_repair_renames_a_second_subtask_of_the_same_id() -> None:
     assert [item.id for item in repaired.plan.subtasks] == ["s1", "s1_2", "s1_3"]
 
 
+def test_repair_tells_any_number_of_subtasks_with_one_long_id_apart() -> None:
+    for name in ("a" * 40, "a" * 37 + "_2", "a" * 38 + "_2"):
+        repaired = repair_plan(plan(*[subtask(name)] * 12), RULES, task="t")
+        ids = [item.id for item in repaired.plan.subtasks]
+        assert len(set(ids)) == len(ids) == RULES.max_subtasks
+
+
 def test_repair_leaves_out_subtasks_without_an_objective() -> None:
     repaired = repair_plan(plan(subtask("s1", objective=" "), subtask("s2")), RULES, task="t")
     assert [item.id for item in repaired.plan.subtasks] == ["s2"]

@@ -95,6 +95,31 @@ def test_a_server_ends_when_its_client_leaves() -> None:
     assert (result.returncode, result.stdout) == (0, "")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no such shell")
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_a_server_that_begins_without_some_of_its_streams_ends_as_usual(closed: str) -> None:
+    line = f'exec "$0" -m concertmaster serve {closed}'
+    result = subprocess.run(
+        ["/bin/sh", "-c", line, sys.executable],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no such shell")
+def test_what_is_printed_to_a_closed_stream_lands_in_no_file(tmp_path: Path) -> None:
+    line = 'exec "$0" -m concertmaster plan "Review it" --data-folder "$1" <&- >&- 2>&-'
+    command = ["/bin/sh", "-c", line, sys.executable, str(tmp_path)]
+    done = subprocess.run(command, timeout=50, check=False)
+    assert done.returncode == 0
+    listed = run("runs", "--json", "--data-folder", str(tmp_path))
+    assert '"status": "succeeded"' in listed.stdout
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no signals can be sent there")
 def test_over_http_the_server_tells_its_address_and_answers_there_until_a_signal_comes() -> None:
     command = [*COMMAND, "serve", "--http", "--port", "0"]

@@ -166,6 +166,24 @@ def test_a_cancellation_of_an_answered_call_is_ignored(tmp_path: Path) -> None:
         assert not server.answer(3).get("isError", False)
 
 
+@pytest.mark.parametrize("line", ["garbage", '{"jsonrpc": "2.0"', "[" * 100_000, "\ufffd\0"])
+def test_a_line_that_cannot_be_parsed_is_answered_and_those_after_it_too(
+    line: str, tmp_path: Path
+) -> None:
+    with StdioServer(tmp_path) as server:
+        server.stdin.write(f"{line}\n\n")
+        server.send("ping", 2)
+        error = server.until(bool)
+        assert (error["id"], error["error"]["code"]) == (None, -32700)
+        assert server.until(bool)["id"] == 2
+
+
+def test_half_a_character_in_a_call_is_no_reason_to_leave_it_unanswered(tmp_path: Path) -> None:
+    with StdioServer(tmp_path) as server:
+        server.call(2, "get_run", {"run_id": "r-\ud800"})
+        assert "No run 'r-\ufffd'" in server.answer(2)["content"][0]["text"]
+
+
 def test_two_servers_share_their_runs(silent: dict[str, str], tmp_path: Path) -> None:
     with StdioServer(tmp_path, silent) as one, StdioServer(tmp_path, silent) as other:
         one.start_work(2)

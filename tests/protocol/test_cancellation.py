@@ -46,7 +46,7 @@ async def abandoned(
 
 async def over(connection: Connection) -> RunState:
     """Return the only run once nothing more happens to it."""
-    (state,) = await connection.service.recent()
+    (state,) = (await connection.service.recent()).states
     with anyio.fail_after(5):
         return await connection.service.wait(state.run_id, seconds=60)
 
@@ -100,6 +100,17 @@ async def test_a_server_that_ends_tells_waiting_clients_at_once(mode: str, tmp_p
     assert replies[0]["status"] == "interrupted"
 
 
+async def test_a_call_that_comes_in_as_the_server_ends_does_not_wait(
+    mode: str, tmp_path: Path
+) -> None:
+    async with connected(tmp_path, default=hang, mode=mode) as connection:
+        connection.server.state.end()
+        with anyio.fail_after(5):
+            arguments = {"worker": "analyst", "task": "x", "wait_seconds": 600}
+            reply = await connection.ask("run_worker", **arguments)
+    assert reply["status"] == "interrupted"
+
+
 async def test_a_call_cut_off_by_the_end_of_the_server_leaves_its_run_to_be_resumed(
     mode: str, tmp_path: Path
 ) -> None:
@@ -108,7 +119,7 @@ async def test_a_call_cut_off_by_the_end_of_the_server_leaves_its_run_to_be_resu
     async with connected(tmp_path, default=worker, mode=mode) as connection:
         async with abandoned(connection, "run_worker", arguments, worker.reached):
             connection.server.state.ending = True
-        (state,) = await connection.service.recent()
+        (state,) = (await connection.service.recent()).states
         assert not state.over
     async with connected(tmp_path, default=hang, mode=mode) as connection:
         assert (await over(connection)).status == "interrupted"

@@ -61,6 +61,12 @@ REFUSALS: dict[str, tuple[str, dict[str, Any], str]] = {
         "plan_task was called wrongly. inputs: each input is a path, folder, glob or URI as text, "
         'or {"name": …, "text": …}.',
     ),
+    "a text without a name": (
+        "plan_task",
+        {"task": "x", "inputs": ["a.py", {"name": "", "text": "y"}]},
+        "plan_task was called wrongly. inputs.1.document.name: String should have at least 1 "
+        "character.",
+    ),
     "malformed plan": (
         "run_orchestration",
         {"task": "x", "plan": {"subtasks": [{"id": "s1", "worker": "analyst"}]}},
@@ -77,6 +83,26 @@ async def test_a_wrong_call_is_answered_with_a_sentence(
     async with connected(tmp_path, mode=mode) as connection:
         assert await connection.refusal(tool, **arguments) == sentence
         assert connection.llm.requests == []
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "end"),
+    [
+        ("run_worker", {"worker": "n" * 1_000_000, "task": "x"}, "analyst, critic, writer."),
+        ("cancel_run", {"run_id": "r" * 1_000_000}, "to list the runs there are."),
+        ("cancel_run", {"n" * 1_000_000: 1}, "Known: run_id."),
+        ("plan_task", {"task": "x", "inputs": ["n" * 1_000_000]}, ""),
+        ("n" * 1_000_000, {}, ""),
+    ],
+)
+async def test_a_refusal_that_quotes_too_much_is_cut_and_keeps_what_to_do(
+    tool: str, arguments: dict[str, Any], end: str, mode: str, tmp_path: Path
+) -> None:
+    async with connected(tmp_path, mode=mode) as connection:
+        sentence = await connection.refusal(tool, **arguments)
+    assert len(sentence) < 4_100
+    assert "characters…]" in sentence
+    assert sentence.endswith(end)
 
 
 async def test_a_cyclic_plan_is_refused_before_any_work(mode: str, tmp_path: Path) -> None:

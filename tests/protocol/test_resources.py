@@ -1,4 +1,6 @@
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from mcp.types import (
 )
 
 from building import worker
-from clients import ERAS, Connection, connected, hang
+from clients import ERAS, Connection, connected, hang, structured, text_of
 from concertmaster.errors import StoreError
 from fakes import plan_json, subtask
 
@@ -128,6 +130,34 @@ async def test_a_store_that_fails_is_told_as_such(
             await connection.client.read_resource("runs://recent")
     assert caught.value.code == INTERNAL_ERROR
     assert str(caught.value) == "The disk is full."
+
+
+@pytest.mark.parametrize("length", [50_000, 100_000])
+async def test_an_error_that_quotes_too_much_is_cut(length: int, mode: str, tmp_path: Path) -> None:
+    async with connected(tmp_path, mode=mode) as connection:
+        with pytest.raises(MCPError) as caught:
+            await connection.client.read_resource(f"runs://{'n' * length}")
+    assert caught.value.code == INVALID_PARAMS
+    assert len(str(caught.value)) < 4_100
+    assert "characters…]" in str(caught.value)
+
+
+async def test_a_run_that_cannot_be_read_is_named_wherever_runs_are_listed(
+    mode: str, tmp_path: Path
+) -> None:
+    async with connected(tmp_path, SCRIPTS, mode=mode) as connection:
+        bad = (await connection.ask("run_orchestration", task="x"))["run_id"]
+        with closing(sqlite3.connect(tmp_path / "data" / "runs.db")) as database, database:
+            database.execute("UPDATE events SET data = '{}'")
+        good = (await connection.ask("run_orchestration", task="x"))["run_id"]
+        result = await connection.client.call_tool("get_run", {})
+        recent = await read_json(connection, "runs://recent")
+        completed = await complete(connection, "runs://{run_id}", "run_id", "r-")
+    assert [line["run_id"] for line in recent["runs"]] == completed == [good]
+    (sentence,) = recent["unreadable"]
+    assert sentence.startswith(f"Run {bad} cannot be read")
+    assert sentence in text_of(result)
+    assert structured(result)["unreadable"] == [sentence]
 
 
 async def complete(

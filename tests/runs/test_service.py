@@ -1,7 +1,8 @@
 """The run service over a real store in a temporary folder, with a model that follows a script."""
 
+import sqlite3
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import anyio
@@ -10,22 +11,26 @@ import pytest
 
 from building import setup
 from concertmaster.catalog.definitions import WorkerDefinition
+from concertmaster.engine import steps
 from concertmaster.engine.events import Event, Limits
 from concertmaster.engine.plan import Plan
 from concertmaster.errors import (
     InputError,
+    ModelReplyError,
     RequestError,
     StoreError,
     UnknownRunError,
     UnknownSubtaskError,
+    UnreadableRunError,
 )
-from concertmaster.llm.protocol import Request
+from concertmaster.llm.protocol import NO_USAGE, Request
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.orders import PlanOrder, RunOrder, WorkerOrder
 from concertmaster.runs.service import RunService, open_service
 from concertmaster.runs.sqlite_store import SqliteJournal, open_sqlite
+from concertmaster.runs.state import RecentRuns
 from concertmaster.tools.inputs import InlineInput
-from fakes import FakeLLM, Script, plan_json, reply_with, subtask
+from fakes import USAGE, FakeLLM, Script, plan_json, reply_with, subtask
 
 pytestmark = pytest.mark.anyio
 
@@ -131,7 +136,7 @@ async def test_a_finished_run_can_be_read_after_its_process_has_ended(tmp_path: 
             before.usage,
         )
         assert (await service.result(run_id, "s2")).text == "done"
-        (recent,) = await service.recent()
+        (recent,) = (await service.recent()).states
         assert (recent.run_id, recent.usage) == (run_id, before.usage)
         assert (await service.trace(run_id)).name.startswith("invoke_workflow")
 
@@ -151,7 +156,7 @@ async def test_a_run_whose_process_ended_is_interrupted_and_keeps_what_was_finis
         assert state.subtasks["s1"].status == "succeeded"
         assert (await service.wait(run_id, seconds=60)).status == "interrupted"
         assert (await service.cancel(run_id, reason="x")).status == "interrupted"
-        assert (await service.recent())[0].status == "interrupted"
+        assert (await service.recent()).states[0].status == "interrupted"
 
 
 async def test_cancelling_stops_a_run_and_keeps_what_is_finished(tmp_path: Path) -> None:
@@ -189,7 +194,7 @@ async def test_another_process_can_watch_and_cancel_a_run(tmp_path: Path) -> Non
         await gate.reached.wait()
         with anyio.fail_after(10):
             assert (await other.get(run_id)).status == "running"
-            assert (await other.recent())[0].status == "running"
+            assert (await other.recent()).states[0].status == "running"
             state = await other.cancel(run_id, reason="from elsewhere")
         assert state.status == "cancelled"
         assert "from elsewhere" in state.reasons[0]
@@ -288,7 +293,7 @@ async def test_an_order_that_cannot_be_done_leaves_nothing_behind(tmp_path: Path
     async with service_in(tmp_path) as service:
         with pytest.raises(RequestError):
             await service.start(RunOrder(task=""))
-        assert await service.recent() == []
+        assert await service.recent() == RecentRuns()
 
 
 async def test_unknown_runs_and_subtasks_are_named(tmp_path: Path) -> None:
@@ -316,7 +321,7 @@ async def test_runs_under_way_are_among_the_latest(tmp_path: Path) -> None:
     gate = Gate()
     async with service_in(tmp_path, {"planner": gate}) as service:
         await service.start(RunOrder(task="why?"))
-        assert [state.status for state in await service.recent()] == ["planning"]
+        assert [state.status for state in (await service.recent()).states] == ["planning"]
 
 
 async def test_the_notice_of_the_model_is_part_of_every_run(tmp_path: Path) -> None:
@@ -347,7 +352,7 @@ async def test_many_runs_at_once_all_end(tmp_path: Path) -> None:
         with anyio.fail_after(20):
             for run_id in runs:
                 assert (await service.wait(run_id, seconds=60)).status == "succeeded"
-        assert len(await service.recent(limit=50)) == 30
+        assert len((await service.recent(limit=50)).states) == 30
 
 
 async def test_an_internal_error_ends_the_run_as_failed_and_harms_no_other(
@@ -381,41 +386,233 @@ class FailingJournal(SqliteJournal):
         await super().append(run_id, event, epoch=epoch, wait=wait)
 
 
+def change(folder: Path, statement: str, *parameters: object) -> None:
+    """Commit a change to the file as another process would."""
+    with closing(sqlite3.connect(folder / "runs.db")) as connection, connection:
+        connection.execute(statement, parameters)
+
+
 @asynccontextmanager
 async def failing_service(
-    folder: Path, llm: FakeLLM, refused: tuple[str, ...] = (), *, reads_refused: int = 0
+    folder: Path,
+    llm: FakeLLM,
+    refused: tuple[str, ...] = (),
+    *,
+    reads_refused: int = 0,
+    journal: type[FailingJournal] = FailingJournal,
 ) -> AsyncGenerator[RunService]:
-    journal = FailingJournal(folder, patience=5)
-    journal.refused = refused
-    journal.reads_refused = reads_refused
+    store = journal(folder, patience=5)
+    store.refused = refused
+    store.reads_refused = reads_refused
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(journal.write_until_closed)
-        async with open_service(journal=journal, setup=setup(llm), policy=RunPolicy()) as service:
-            yield service
-        journal.close()
+        tasks.start_soon(store.write_until_closed)
+        try:
+            async with open_service(journal=store, setup=setup(llm), policy=RunPolicy()) as service:
+                yield service
+        finally:
+            store.close()
 
 
 @pytest.mark.parametrize("refused", [("call-finished",), ("subtask-finished",), ("run-ended",)])
-async def test_a_run_that_cannot_be_recorded_is_given_up_and_the_service_goes_on(
+async def test_a_run_that_cannot_be_recorded_is_given_up_with_the_reason(
     tmp_path: Path, refused: tuple[str, ...], caplog: pytest.LogCaptureFixture
 ) -> None:
     async with failing_service(tmp_path, FakeLLM({"planner": TWO}), refused) as service:
         run_id = (await service.start(RunOrder(task="why?"))).run_id
         with anyio.fail_after(5):
-            assert (await service.wait(run_id, seconds=60)).status == "interrupted"
-        assert "run given up" in caplog.text
-        assert await service.recent()
+            state = await service.wait(run_id, seconds=60)
+        assert state.status == "interrupted"
+        assert state.reasons == ("The run was given up. The disk is full.",)
+        assert await service.get(run_id) == state
+        assert (await service.recent()).states == (state,)
+        assert "Traceback" not in caplog.text
 
 
-async def test_a_run_that_breaks_and_cannot_be_recorded_is_given_up(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_call_whose_commit_failed_is_charged_all_the_same(tmp_path: Path) -> None:
+    async with failing_service(tmp_path, FakeLLM({"planner": TWO}), ("call-finished",)) as service:
+        run_id = (await service.start(RunOrder(task="why?"))).run_id
+        with anyio.fail_after(5):
+            state = await service.wait(run_id, seconds=60)
+        assert state.usage == USAGE
+
+
+async def test_a_failed_call_whose_commit_failed_is_charged_all_the_same(tmp_path: Path) -> None:
+    llm = FakeLLM({"planner": ModelReplyError("odd", usage=USAGE)})
+    async with failing_service(tmp_path, llm, ("call-failed",)) as service:
+        run_id = (await service.start(RunOrder(task="why?"))).run_id
+        with anyio.fail_after(5):
+            state = await service.wait(run_id, seconds=60)
+        assert (state.status, state.usage) == ("interrupted", USAGE)
+
+
+async def test_a_run_that_breaks_and_cannot_be_recorded_is_given_up(tmp_path: Path) -> None:
     llm = FakeLLM({"planner": ZeroDivisionError()})
     async with failing_service(tmp_path, llm, ("run-ended",)) as service:
         run_id = (await service.start(RunOrder(task="why?"))).run_id
         with anyio.fail_after(5):
-            assert (await service.wait(run_id, seconds=60)).status == "interrupted"
-        assert "run given up" in caplog.text
+            state = await service.wait(run_id, seconds=60)
+        assert (state.status, state.reasons) == (
+            "interrupted",
+            ("The run was given up. The disk is full.",),
+        )
+
+
+@pytest.mark.parametrize("refused", [("cancel-requested",), ("cancel-requested", "run-ended")])
+async def test_a_run_stops_though_nobody_can_write_down_that_it_was_cancelled(
+    tmp_path: Path, refused: tuple[str, ...]
+) -> None:
+    gate = Gate()
+    async with failing_service(tmp_path, FakeLLM({"planner": gate}), refused) as service:
+        run_id = (await service.start(RunOrder(task="why?"))).run_id
+        await gate.reached.wait()
+        with anyio.fail_after(5):
+            state = await service.cancel(run_id, reason="enough")
+        assert state.still
+        assert state.reasons
+
+
+async def test_a_run_stops_though_whoever_cancelled_it_walks_away(tmp_path: Path) -> None:
+    gate = Gate()
+    async with service_in(tmp_path, {"planner": gate}) as service:
+        run_id = (await service.start(RunOrder(task="why?"))).run_id
+        await gate.reached.wait()
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await service.cancel(run_id, reason="enough")
+        with anyio.fail_after(5):
+            state = await service.wait(run_id, seconds=60)
+        assert (state.status, state.cancel_requested) == ("cancelled", "enough")
+
+
+async def test_a_run_can_be_cancelled_before_it_has_begun_to_work(tmp_path: Path) -> None:
+    async with service_in(tmp_path) as service:
+        run_id = (await service.start(RunOrder(task="why?"))).run_id
+        with anyio.fail_after(5):
+            state = await service.cancel(run_id, reason="enough")
+        assert (state.status, state.usage) == ("cancelled", NO_USAGE)
+
+
+async def test_a_run_goes_on_from_an_event_whose_commit_takes_too_long_to_wait_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class SlowJournal(FailingJournal):
+        async def append(self, run_id: str, event: Event, *, epoch: int, wait: bool = True) -> None:
+            slow = event.kind == "plan-accepted"
+            await super().append(run_id, event, epoch=epoch, wait=wait and not slow)
+            if slow:
+                await anyio.sleep_forever()
+
+    monkeypatch.setattr(steps, "COMMIT_SECONDS", 0.01)
+    async with failing_service(tmp_path, FakeLLM({"planner": TWO}), journal=SlowJournal) as service:
+        run_id = (await service.start(RunOrder(task="why?"))).run_id
+        with anyio.fail_after(5):
+            state = await service.wait(run_id, seconds=60)
+        assert (state.status, list(state.subtasks)) == ("succeeded", ["s1", "s2"])
+
+
+async def test_a_run_that_vanishes_from_the_journal_is_given_up_and_harms_no_other(
+    tmp_path: Path,
+) -> None:
+    gate = Gate(TWO)
+    async with service_in(tmp_path, {"planner": gate}) as service:
+        run_id = (await service.start(RunOrder(task="why?"))).run_id
+        await gate.reached.wait()
+        change(tmp_path, "DELETE FROM runs")
+        gate.opened.set()
+        with anyio.fail_after(5):
+            state = await service.wait(run_id, seconds=60)
+        assert state.status == "interrupted"
+        assert "given up" in state.reasons[0]
+        again = await service.start(WorkerOrder(worker="analyst", task="t"))
+        assert (await service.wait(again.run_id, seconds=60)).status == "succeeded"
+
+
+async def test_of_a_run_that_another_process_took_over_the_journal_tells_all(
+    tmp_path: Path,
+) -> None:
+    gate = Gate(TWO)
+    async with service_in(tmp_path, {"planner": gate}) as service:
+        run_id = (await service.start(RunOrder(task="why?"))).run_id
+        await gate.reached.wait()
+        change(tmp_path, "UPDATE runs SET epoch = 2")
+        gate.opened.set()
+        with anyio.fail_after(5):
+            state = await service.wait(run_id, seconds=60)
+        assert (state.status, state.usage) == ("interrupted", NO_USAGE)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("UPDATE events SET data = '{}'", "is damaged"),
+        ("UPDATE events SET version = 99", "newer Concertmaster"),
+        ("DELETE FROM events", "does not begin with its start"),
+        ("DELETE FROM events WHERE seq = 1", "does not begin with its start"),
+        ("DELETE FROM events WHERE kind = 'plan-accepted'", "of a subtask that no plan has"),
+    ],
+)
+async def test_one_run_that_cannot_be_read_is_named_and_the_others_are_listed(
+    tmp_path: Path, damage: str, said: str
+) -> None:
+    async with service_in(tmp_path, {"planner": TWO}) as service:
+        bad = (await service.start(RunOrder(task="why?"))).run_id
+        await service.wait(bad, seconds=60)
+        change(tmp_path, damage)
+        good = (await service.start(RunOrder(task="why?"))).run_id
+        await service.wait(good, seconds=60)
+        recent = await service.recent()
+        assert [state.run_id for state in recent.states] == [good]
+        (sentence,) = recent.unreadable
+        assert sentence.startswith(f"Run {bad} cannot be read")
+        assert said in sentence
+        for ask in (service.get, service.trace):
+            with pytest.raises(UnreadableRunError):
+                await ask(bad)
+
+
+async def test_a_run_is_listed_as_under_way_from_the_moment_it_is_in_the_journal(
+    tmp_path: Path,
+) -> None:
+    class SlowJournal(FailingJournal):
+        async def create(self, run_id: str, event: Event, texts: Mapping[str, str]) -> None:
+            await super().create(run_id, event, texts)
+            (state,) = (await service.recent()).states
+            seen.append(state.status)
+
+    seen: list[str] = []
+    async with failing_service(tmp_path, FakeLLM(), journal=SlowJournal) as service:
+        await service.start(RunOrder(task="why?"))
+    assert seen == ["planning"]
+
+
+async def test_a_run_that_could_not_be_created_is_not_there(tmp_path: Path) -> None:
+    class FullJournal(FailingJournal):
+        async def create(self, run_id: str, event: Event, texts: Mapping[str, str]) -> None:
+            ids.append(run_id)
+            raise StoreError(f"The disk has no room for {event.name} and {len(texts)} texts.")
+
+    ids: list[str] = []
+    async with failing_service(tmp_path, FakeLLM(), journal=FullJournal) as service:
+        with pytest.raises(StoreError):
+            await service.start(RunOrder(task="why?"))
+        with pytest.raises(UnknownRunError):
+            await service.get(ids[0])
+
+
+async def test_a_run_that_cannot_be_read_keeps_no_other_from_being_cancelled_from_elsewhere(
+    tmp_path: Path,
+) -> None:
+    gates = Gate(), Gate()
+    waiting = iter(gates)
+    llm = FakeLLM({"planner": lambda request: next(waiting)(request)})
+    async with service_in(tmp_path, llm=llm) as owner, service_in(tmp_path) as other:
+        bad = (await owner.start(RunOrder(task="why?"))).run_id
+        await gates[0].reached.wait()
+        good = (await owner.start(RunOrder(task="why?"))).run_id
+        await gates[1].reached.wait()
+        change(tmp_path, "UPDATE events SET version = 99 WHERE run_id = ?", bad)
+        with anyio.fail_after(5):
+            assert (await other.cancel(good, reason="enough")).status == "cancelled"
 
 
 async def test_a_cancel_from_elsewhere_is_seen_though_the_store_could_not_be_read_once(

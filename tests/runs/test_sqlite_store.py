@@ -1,3 +1,4 @@
+import logging
 import os
 import resource
 import sqlite3
@@ -40,6 +41,7 @@ from concertmaster.errors import (
     RequestError,
     StoreError,
     UnknownRunError,
+    UnreadableRunError,
 )
 from concertmaster.llm.protocol import ToolCall, ToolOutcome
 from concertmaster.runs import sqlite_store
@@ -355,6 +357,31 @@ async def test_the_failure_of_a_write_nobody_waited_for_comes_out_at_the_next_th
         assert await names(journal) == ["run/start", "subtask/s4/start"]
 
 
+async def test_the_failure_of_a_write_whose_caller_was_cancelled_comes_out_at_the_next(
+    folder: Path,
+) -> None:
+    async with open_sqlite(folder) as journal:
+        await journal.create("r-1", started(), {})
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await journal.append("r-1", numbered(1), epoch=9)
+        with pytest.raises(LostRunError):
+            await journal.append("r-1", numbered(2), epoch=1)
+
+
+async def test_a_failed_commit_is_logged_without_a_traceback_unless_one_debugs(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(folder, b"in the way")
+    caplog.set_level(logging.DEBUG, "concertmaster")
+    await refusal(folder)
+    brief, whole = (item for item in caplog.records if item.message.startswith("commit failed"))
+    assert (brief.levelno, brief.exc_info) == (logging.WARNING, None)
+    assert "CONCERTMASTER_DATA_FOLDER" in brief.message
+    assert whole.levelno == logging.DEBUG
+    assert whole.exc_info
+
+
 async def test_a_failure_comes_out_even_where_the_next_write_shares_its_commit(
     folder: Path,
 ) -> None:
@@ -579,7 +606,7 @@ async def test_the_database_of_another_program_is_an_error_and_stays_as_it_is(
 ) -> None:
     change(made, "CREATE TABLE theirs (a)")
     before = content(made / "runs.db")
-    assert "no such table: meta" in await refusal(made)
+    assert "is no journal of Concertmaster" in await refusal(made)
     assert content(made / "runs.db") == before
 
 
@@ -593,6 +620,17 @@ async def test_a_file_of_a_newer_program_is_refused_and_stays_as_it_is(folder: P
     assert content(folder / "runs.db") == before
 
 
+async def test_a_file_without_its_layout_is_damaged_and_stays_as_it_is(folder: Path) -> None:
+    async with open_sqlite(folder) as journal:
+        await journal.create("r-1", started(), {})
+    change(folder, "DELETE FROM meta")
+    before = content(folder / "runs.db")
+    said = await refusal(folder)
+    assert f"{folder / 'runs.db'} is no journal of Concertmaster, or a damaged one" in said
+    assert "Move it" in said
+    assert content(folder / "runs.db") == before
+
+
 async def test_an_event_of_a_newer_program_is_refused(folder: Path) -> None:
     async with open_sqlite(folder) as journal:
         await journal.create("r-1", started(), {})
@@ -603,12 +641,24 @@ async def test_an_event_of_a_newer_program_is_refused(folder: Path) -> None:
         assert await names(journal, "r-2") == ["run/start"]
 
 
-async def test_an_event_that_cannot_be_read_is_an_error(folder: Path) -> None:
+@pytest.mark.parametrize("data", ["{}", "garbage", '{"kind": "run-started", "name": 5}'])
+async def test_an_event_that_cannot_be_read_is_an_error_in_one_line(
+    folder: Path, data: str
+) -> None:
     async with open_sqlite(folder) as journal:
         await journal.create("r-1", started(), {})
-        change(folder, "UPDATE events SET data = '{}'")
-        with pytest.raises(StoreError, match="r-1"):
+        change(folder, "UPDATE events SET data = ?", data)
+        with pytest.raises(UnreadableRunError, match="Run r-1 cannot be read") as caught:
             await journal.events("r-1")
+        assert "\n" not in str(caught.value)
+        assert "http" not in str(caught.value)
+
+
+async def test_a_run_that_lost_its_events_has_none(folder: Path) -> None:
+    async with open_sqlite(folder) as journal:
+        await journal.create("r-1", started(), {})
+        change(folder, "DELETE FROM events")
+        assert await journal.events("r-1") == []
 
 
 async def test_a_process_that_keeps_the_lock_is_named_as_the_reason(made: Path) -> None:

@@ -19,6 +19,7 @@ from concertmaster.engine.events import (
     ToolCalled,
 )
 from concertmaster.engine.plan import Plan
+from concertmaster.errors import UnreadableRunError
 from concertmaster.llm.protocol import NO_USAGE, ToolCall, ToolOutcome
 from concertmaster.runs.state import RunState, fold
 from fakes import USAGE, reply_with, subtask
@@ -211,5 +212,11 @@ def test_a_run_that_ended_stays_ended_when_its_process_dies() -> None:
 
 
 def test_a_journal_that_does_not_begin_with_the_start_of_its_run_is_refused() -> None:
-    with pytest.raises(ValueError, match="r-1"):
-        fold("r-1", [ACCEPTED], alive=True)
+    for events in ([ACCEPTED], []):
+        with pytest.raises(UnreadableRunError, match=r"Run r-1 .* begin with its start"):
+            fold("r-1", events, alive=True)
+
+
+def test_a_journal_with_a_subtask_of_no_plan_is_refused() -> None:
+    with pytest.raises(UnreadableRunError, match="subtask/s1/start"):
+        after(started("s1"))

@@ -1,5 +1,6 @@
 from collections.abc import Sequence
 
+import pytest
 from pydantic import JsonValue
 
 from concertmaster.engine.events import (
@@ -21,6 +22,7 @@ from concertmaster.engine.events import (
     ToolCalled,
 )
 from concertmaster.engine.plan import Plan
+from concertmaster.errors import UnreadableRunError
 from concertmaster.llm.protocol import ToolCall, ToolOutcome
 from concertmaster.runs.trace import Span, trace
 from fakes import USAGE, reply_with, subtask
@@ -305,3 +307,16 @@ def test_what_is_made_again_after_the_death_of_a_process_is_there_twice() -> Non
             },
         ]
     }
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [],
+        [STARTED, SubtaskStarted(name="subtask/s1/start", at=1, subtask_id="s1")],
+        [STARTED, call_finished("call/1", 1, "planner")],
+    ],
+)
+def test_a_journal_with_holes_is_refused(events: list[Event]) -> None:
+    with pytest.raises(UnreadableRunError, match="Run r-1 cannot be read"):
+        trace("r-1", events)

@@ -1,4 +1,5 @@
 import os
+import sys
 from pathlib import Path
 
 import anyio
@@ -18,6 +19,10 @@ def write(root: Path, **files: str | bytes) -> None:
         path = root / name.replace("__", "/").replace("_dot_", ".")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def write_bytes_name(folder: Path, name: bytes) -> None:
+    Path(os.fsdecode(bytes(folder) + b"/" + name)).write_text("bad")
 
 
 @pytest.fixture
@@ -247,3 +252,32 @@ async def test_files_of_one_name_in_two_roots_are_refused(root: Path, tmp_path: 
 def test_an_inline_name_is_one_short_line(name: str) -> None:
     with pytest.raises(ValidationError):
         InlineInput(name=name, text="")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux alone")
+@pytest.mark.parametrize("spec", [".", "odd", "odd/*.txt", "**/*.txt"])
+async def test_a_name_that_is_no_utf_8_is_shown_as_text(tmp_path: Path, spec: str) -> None:
+    write(tmp_path, odd__good_dot_txt="good")
+    write_bytes_name(tmp_path / "odd", b"bad\xff.txt")
+    assert await names(tmp_path, spec) == ["odd/bad\ufffd.txt", "odd/good.txt"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux alone")
+async def test_names_that_look_alike_are_refused_in_a_sentence_that_can_be_sent(
+    tmp_path: Path,
+) -> None:
+    write_bytes_name(tmp_path, b"bad\xff.txt")
+    write_bytes_name(tmp_path, b"bad\xfe.txt")
+    with pytest.raises(InputError, match="have this name") as caught:
+        await names(tmp_path, ".")
+    assert str(caught.value).encode()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux alone")
+async def test_a_root_whose_name_is_no_utf_8_is_named_in_a_sentence_that_can_be_sent(
+    tmp_path: Path,
+) -> None:
+    root = Path(os.fsdecode(bytes(tmp_path) + b"/bad\xff"))
+    with pytest.raises(InputError, match="no such file") as caught:
+        await names(root, "a.txt")
+    assert "bad\ufffd" in str(caught.value)

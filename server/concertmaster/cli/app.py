@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import os
 import sys
 from typing import Any
 
@@ -68,8 +69,22 @@ for _name, (_, _line) in _COMMANDS.items():
     cli.add_command(click.Command(_name, short_help=_line))
 
 
+def _open_closed_streams() -> None:
+    """Put the null device in the place of each standard stream that this process began without.
+
+    Else the first files to be opened get their numbers, and what is meant for a stream.
+    """
+    # In the order of their numbers, since a file gets the lowest that is free.
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            number = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(number, True)
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8"))
+
+
 def main() -> None:
     """Run the command line."""
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         # An answer that was paid for is not lost over a character the terminal lacks.
         if isinstance(stream, io.TextIOWrapper):

@@ -36,7 +36,7 @@ async def follow(service: RunService, order: Order, console: Console) -> Followe
 
 
 async def _watch(service: RunService, state: RunState, view: View) -> RunState:
-    while not state.over and state.status != "interrupted":
+    while not state.still:
         view.show(state, time.time())
         state = await service.wait_for_change(
             state.run_id, seen=state.events, seconds=view.frame_seconds

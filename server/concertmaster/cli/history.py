@@ -23,12 +23,14 @@ T = TypeVar("T")
 @json_option
 def runs(limit: int, as_json: bool, **flags: Any) -> None:
     """List the latest runs, newest first."""
-    states = _ask(flags, lambda service: service.recent(limit))
+    recent = _ask(flags, lambda service: service.recent(limit))
+    for sentence in recent.unreadable:
+        print_aside(sentence, "yellow")
     if as_json:
-        print_json([run_line(state) for state in states])
-    elif states:
-        print_data(runs_table(states))
-    else:
+        print_json([run_line(state) for state in recent.states])
+    elif recent.states:
+        print_data(runs_table(recent.states))
+    elif not recent.unreadable:
         print_aside('There are no runs yet. Start one: concertmaster run "…" FILES')
 
 
@@ -89,8 +91,7 @@ def cancel(run_id: str, as_json: bool, **flags: Any) -> None:
         print_json(run_data(state))
     else:
         print_aside(f"{run_id}: {state.status}")
-    ended = state.over or state.status == "interrupted"
-    click.get_current_context().exit(0 if ended else FAILED)
+    click.get_current_context().exit(0 if state.still else FAILED)
 
 
 def _ask(flags: dict[str, Any], question: Callable[[RunService], Awaitable[T]]) -> T:

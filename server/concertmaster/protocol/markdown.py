@@ -27,7 +27,8 @@ def markdown(reply: AnyReply) -> str:
         case SubtaskReply():
             parts = _subtask(reply)
         case _:
-            parts = ["\n".join(map(_run_line, reply.runs))]
+            runs = "\n".join(map(_run_line, reply.runs))
+            parts = [runs, _bullets("Not readable", reply.unreadable)]
     return "\n\n".join(part for part in (*parts, reply.notice, reply.next) if part)
 
 

@@ -117,6 +117,9 @@ class RunsReply(Reply):
     """The latest runs, newest first."""
 
     runs: tuple[RunLine, ...]
+    unreadable: tuple[str, ...] = Field(
+        default=(), description="Runs that are there and cannot be read, and why."
+    )
 
 
 AnyReply = RunReply | PlanReply | SubtaskReply | RunsReply

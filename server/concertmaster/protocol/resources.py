@@ -172,7 +172,7 @@ async def _known(
         case "name":
             return list(service.catalog.names)
         case "run_id":
-            return [state.run_id for state in await service.recent(COMPLETIONS)]
+            return [state.run_id for state in (await service.recent(COMPLETIONS)).states]
         case "subtask_id":
             given = (context.arguments if context is not None else None) or {}
             with suppress(RequestError):

@@ -1,9 +1,12 @@
 """Replies as results of MCP tool calls, never longer than clients can take."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 
+from mcp.server.mcpserver.exceptions import ResourceError, ToolError
 from mcp.types import CallToolResult, TextContent
 
+from concertmaster.llm.protocol import whole_characters
 from concertmaster.protocol.markdown import markdown
 from concertmaster.protocol.pages import EMPTY_PAGE, REPLY_CHARS, Page, longest_page
 from concertmaster.protocol.replies import AnyReply
@@ -12,8 +15,29 @@ from concertmaster.protocol.views import DETAILS, Detail
 ENVELOPE_CHARS = 300
 """What the protocol may wrap around a result."""
 
+ERROR_CHARS = 4_000
+"""About how long the message of an error may be, which can quote what the caller gave."""
+
 BASE_CHARS = REPLY_CHARS // 2
 """How much of a reply the rest may take, so that a page of text is worth reading."""
+
+
+@contextmanager
+def short_errors() -> Generator[None]:
+    """Let an error of a tool or resource out with a message that clients can take."""
+    try:
+        yield
+    except (ToolError, ResourceError) as exc:
+        raise type(exc)(_short(whole_characters(str(exc)))) from exc.__cause__
+
+
+def _short(message: str) -> str:
+    """Return a message whose middle is cut out if it is too long: its end says what to do."""
+    if len(message) <= ERROR_CHARS:
+        return message
+    half = ERROR_CHARS // 2
+    left_out = len(message) - 2 * half
+    return f"{message[:half]} […cut: {left_out:,} characters…] {message[-half:]}"
 
 
 def tool_result(reply: AnyReply) -> CallToolResult:

@@ -1,13 +1,21 @@
 """The MCP server, put together."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import anyio
 from mcp.server.caching import CacheHint
+from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import MCPServer
 from mcp.server.stdio import stdio_server
+from mcp.types import CallToolResult, InputRequiredResult
+from pydantic import AnyUrl
 
 from concertmaster import __version__
+from concertmaster.protocol.incoming import AnsweredStream
 from concertmaster.protocol.resources import add_resources
-from concertmaster.protocol.state import OpenService, ServerState
+from concertmaster.protocol.results import short_errors
+from concertmaster.protocol.state import Ctx, OpenService, ServerState
 from concertmaster.protocol.tools import TOOLS
 
 INSTRUCTIONS = """\
@@ -61,11 +69,26 @@ class ConcertmasterServer(MCPServer[ServerState]):
         )
         add_resources(self, self.state)
 
+    async def call_tool(
+        self, name: str, arguments: dict[str, Any], context: Ctx | None = None
+    ) -> CallToolResult | InputRequiredResult:
+        """Call a tool; an error is a text that clients can take."""
+        with short_errors():
+            return await super().call_tool(name, arguments, context)
+
+    async def read_resource(
+        self, uri: AnyUrl | str, context: Ctx | None = None
+    ) -> Iterable[ReadResourceContents] | InputRequiredResult:
+        """Read a resource; an error is a text that clients can take."""
+        with short_errors():
+            return await super().read_resource(uri, context)
+
     async def serve_stdio(self, stdin: anyio.AsyncFile[str]) -> None:
         """Serve the client that writes to `stdin` and reads our stdout, until it stops writing."""
         server = self._lowlevel_server
         async with stdio_server(stdin=stdin) as (incoming, outgoing):
-            await server.run(incoming, outgoing, server.create_initialization_options())
+            answered = AnsweredStream(incoming, outgoing)
+            await server.run(answered, outgoing, server.create_initialization_options())
 
 
 def create_server(open_service: OpenService) -> ConcertmasterServer:

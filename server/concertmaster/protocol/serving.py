@@ -22,6 +22,7 @@ from anyio.abc import TaskStatus
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from concertmaster.errors import SettingsError
+from concertmaster.protocol.incoming import mended
 from concertmaster.protocol.server import ConcertmasterServer
 
 log = logging.getLogger(__name__)
@@ -152,7 +153,7 @@ class _Stdin(anyio.AsyncFile[str]):
     async def readline(self) -> str:
         """Return the next line, or nothing at the end of the input."""
         try:
-            return await self._lines.receive()
+            return mended(await self._lines.receive())
         except anyio.EndOfStream:
             self._at_end()
             return ""
@@ -160,7 +161,7 @@ class _Stdin(anyio.AsyncFile[str]):
     def _read(self) -> None:
         # The server may have ended while a line was on its way.
         with suppress(anyio.RunFinishedError, anyio.BrokenResourceError, CancelledError):
-            for line in self.wrapped:
+            for line in filter(str.strip, self.wrapped):
                 anyio.from_thread.run(self._sender.send, line, token=self._loop)
             anyio.from_thread.run_sync(self._sender.close, token=self._loop)
 

@@ -66,6 +66,9 @@ class ServerState:
         """Skip the rest of the block when the server ends."""
         with anyio.CancelScope() as scope:
             self._waits.add(scope)
+            if self.ending:
+                # The call came in right before the end, and begins to wait after it.
+                scope.cancel()
             try:
                 yield
             finally:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, cast
 
 from mcp.server.mcpserver.tools import Tool
 from mcp.types import CallToolResult, ToolAnnotations
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
 
 from concertmaster.engine.plan import Plan
 from concertmaster.errors import RequestError
@@ -25,7 +25,7 @@ from concertmaster.protocol.views import (
 from concertmaster.protocol.waiting import follow, start_and_follow
 from concertmaster.runs.orders import PlanOrder, RunOrder, WorkerOrder
 from concertmaster.runs.state import RunState
-from concertmaster.tools.inputs import InputSpec
+from concertmaster.tools.inputs import InlineInput
 
 
 def _input_items(value: object) -> object:
@@ -46,8 +46,18 @@ def _is_named_text(item: object) -> bool:
     return set(fields) == {"name", "text"} and all(isinstance(x, str) for x in fields.values())
 
 
+def _kind_of_input(value: object) -> str:
+    return "path" if isinstance(value, str) else "document"
+
+
+_Input = Annotated[
+    Annotated[str, Tag("path")] | Annotated[InlineInput, Tag("document")],
+    Discriminator(_kind_of_input),
+]
+"""An `InputSpec`, of which only the form that was meant is checked."""
+
 Inputs = Annotated[
-    tuple[InputSpec, ...],
+    tuple[_Input, ...],
     BeforeValidator(_input_items),
     WithJsonSchema(
         {

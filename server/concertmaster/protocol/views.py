@@ -19,7 +19,7 @@ from concertmaster.protocol.replies import (
     SubtaskLine,
     SubtaskReply,
 )
-from concertmaster.runs.state import RunState, SubtaskState
+from concertmaster.runs.state import RecentRuns, RunState, SubtaskState
 
 FOLLOW_SECONDS = 45
 """How long a call waits unless it says otherwise, and how long it is told to wait next."""
@@ -52,11 +52,6 @@ def one_line(text: str, limit: int) -> str:
     line = "".join(char if char.isprintable() else " " for char in text[: limit * 4])
     line = " ".join(line.split())
     return line if len(line) <= limit and len(text) <= limit * 4 else f"{line[: limit - 1]}…"
-
-
-def still(state: RunState) -> bool:
-    """Tell whether nothing more will happen to a run by itself."""
-    return state.over or state.status == "interrupted"
 
 
 def progress_line(state: RunState) -> str:
@@ -96,7 +91,7 @@ def run_reply(state: RunState, page: Page, detail: Detail) -> RunReply:
         run_id=state.run_id,
         status=state.status,
         task=one_line(state.request.task, 160),
-        progress="" if still(state) else progress_line(state),
+        progress="" if state.still else progress_line(state),
         answer="" if as_value else page.text,
         next_offset=page.next_offset,
         answer_chars=None if page.whole else page.total,
@@ -130,7 +125,7 @@ def _lines(state: RunState, detail: Detail) -> Iterable[SubtaskLine]:
 
 def _next_after_run(state: RunState, page: Page) -> str:
     run_id = state.run_id
-    if not still(state):
+    if not state.still:
         return (
             f'The run goes on. Call get_run with run_id "{run_id}" and wait_seconds '
             f"{FOLLOW_SECONDS} for its answer; cancel_run stops it."
@@ -142,7 +137,7 @@ def _next_after_run(state: RunState, page: Page) -> str:
         )
     if state.status == "interrupted":
         return (
-            "The process that drove the run has ended; what was finished is kept. Ask again with "
+            "Nothing drives the run any more; what was finished is kept. Ask again with "
             "run_orchestration if the answer is still wanted."
         )
     if state.request.kind == "plan" and state.plan is not None:
@@ -235,7 +230,7 @@ def _next_after_subtask(state: RunState, result: SubtaskResult, page: Page) -> s
             f'Call get_run with run_id "{state.run_id}", subtask_id "{result.subtask_id}" and '
             f"offset {page.next_offset} for the rest."
         )
-    return "" if still(state) else _next_after_run(state, page)
+    return "" if state.still else _next_after_run(state, page)
 
 
 def result_text(result: SubtaskResult) -> str:
@@ -245,14 +240,15 @@ def result_text(result: SubtaskResult) -> str:
     return result.text
 
 
-def runs_reply(states: Sequence[RunState], *, notice: str) -> RunsReply:
+def runs_reply(recent: RecentRuns, *, notice: str) -> RunsReply:
     """Return the latest runs, a line each."""
     return RunsReply(
-        runs=tuple(_run_line(state) for state in states),
+        runs=tuple(_run_line(state) for state in recent.states),
+        unreadable=tuple(one_line(sentence, 300) for sentence in recent.unreadable),
         notice=one_line(notice, 400),
         next=(
             "Call get_run with a run_id to see that run."
-            if states
+            if recent.states
             else "There are no runs yet. Call run_orchestration with a task to start one."
         ),
     )

@@ -5,7 +5,7 @@ from dataclasses import replace
 import anyio
 
 from concertmaster.protocol.state import Ctx, state_of
-from concertmaster.protocol.views import progress_line, still
+from concertmaster.protocol.views import progress_line
 from concertmaster.runs.orders import Order
 from concertmaster.runs.state import RunState
 
@@ -43,7 +43,7 @@ async def follow(ctx: Ctx, run_id: str, *, seconds: float) -> RunState:
     progress = _Progress(ctx)
     state = await service.get(run_id)
     with state_of(ctx).waiting():
-        while not still(state) and (left := until - anyio.current_time()) > 0:
+        while not state.still and (left := until - anyio.current_time()) > 0:
             # Noted first, because the run goes on while its progress is being reported.
             seen = state.events
             await progress.report(state)

@@ -4,7 +4,7 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
 import anyio
@@ -14,20 +14,27 @@ from concertmaster.catalog.catalog import Catalog
 from concertmaster.engine.events import (
     CancelRequested,
     Event,
-    RunEnded,
     RunStarted,
-    SubtaskFinished,
     SubtaskResult,
 )
 from concertmaster.engine.orchestrator import Orchestrator
 from concertmaster.engine.run import Run, Setup
 from concertmaster.engine.steps import Steps
-from concertmaster.errors import InputError, RequestError, StoreError, UnknownSubtaskError
+from concertmaster.errors import (
+    InputError,
+    LostRunError,
+    RequestError,
+    StoreError,
+    UnknownRunError,
+    UnknownSubtaskError,
+    UnreadableRunError,
+)
 from concertmaster.llm.protocol import Document
+from concertmaster.runs import ends
 from concertmaster.runs.intake import CheckedOrder, RunPolicy, check_order
-from concertmaster.runs.journal import Journal
+from concertmaster.runs.journal import Journal, RunRow
 from concertmaster.runs.orders import Order, RunOrder
-from concertmaster.runs.state import RunState, fold
+from concertmaster.runs.state import RecentRuns, RunState, fold
 from concertmaster.runs.trace import Span, trace
 from concertmaster.tools.inputs import InlineInput, InputSpec, read_inputs
 
@@ -41,6 +48,9 @@ LIVENESS_SECONDS = 1
 
 CANCEL_SECONDS = 10
 """How long a cancelled run may take to end before the caller is answered anyway."""
+
+_UNWRITABLE = (StoreError, UnknownRunError)
+"""What the journal raises when it does not take an event of a run."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -68,6 +78,8 @@ class RunService:
         self._tasks = tasks
         self._orchestrator = Orchestrator(setup)
         self._live: dict[str, _LiveRun] = {}
+        self._given_up: dict[str, RunState] = {}
+        """Runs whose journal could not be written any more, of which it does not tell all."""
         self._listeners: list[Callable[[str], None]] = []
         self._watching_others = False
 
@@ -98,14 +110,19 @@ class RunService:
         event = RunStarted(
             name="run/start", at=time.time(), request=checked.request, notice=self.notice
         )
-        await self._journal.create(run_id, event, checked.texts)
         live = _LiveRun(
             state=fold(run_id, [event], alive=True),
             epoch=1,
             scope=anyio.CancelScope(),
             changed=anyio.Event(),
         )
+        # From here on, because it is in the list of runs the moment it has been committed.
         self._live[run_id] = live
+        try:
+            await self._journal.create(run_id, event, checked.texts)
+        except BaseException:
+            del self._live[run_id]
+            raise
         self._tasks.start_soon(self._drive, live, checked)
         if not self._watching_others:
             self._watching_others = True
@@ -118,16 +135,21 @@ class RunService:
         Raises:
             UnknownRunError: there is none of that id.
         """
-        if (live := self._live.get(run_id)) is not None:
-            return live.state
+        if (state := self._known(run_id)) is not None:
+            return state
         row = await self._journal.row(run_id)
         return fold(run_id, await self._journal.events(run_id), alive=row.alive and not row.mine)
+
+    def _known(self, run_id: str) -> RunState | None:
+        """Return the state of a run that this process knows better than the journal."""
+        live = self._live.get(run_id)
+        return live.state if live is not None else self._given_up.get(run_id)
 
     async def wait(self, run_id: str, *, seconds: float) -> RunState:
         """Return where a run stands once nobody drives it any more, or `seconds` have passed."""
         state = await self.get(run_id)
         with anyio.move_on_after(seconds):
-            while not _still(state):
+            while not state.still:
                 state = await self._next(run_id, state.events)
         return await self.get(run_id)
 
@@ -142,7 +164,7 @@ class RunService:
             live = self._live.get(run_id)
             changed = live.changed if live is not None else None
             state = await self.get(run_id)
-            if state.events != seen or _still(state):
+            if state.events != seen or state.still:
                 return state
             if changed is not None:
                 await changed.wait()
@@ -157,29 +179,39 @@ class RunService:
         A run that is over is left as it is. One of another process is asked to stop.
         """
         state = await self.get(run_id)
-        if _still(state):
+        if state.still:
             return state
         event = CancelRequested(
             name=f"run/cancel/{secrets.token_hex(4)}", at=time.time(), reason=reason
         )
         if (live := self._live.get(run_id)) is not None:
-            await self._append(live, event)
-            live.scope.cancel()
+            await self._stop(live, event)
         else:
             await self._journal.request_cancel(run_id, event)
         return await self.wait(run_id, seconds=CANCEL_SECONDS)
 
-    async def recent(self, limit: int = 20) -> list[RunState]:
-        """Return the latest runs, newest first, without the texts of what was said in them."""
+    async def _stop(self, live: _LiveRun, event: CancelRequested) -> None:
+        # At once, since each moment may cost money, and the caller may not wait for the commit.
+        self._take_in(live, event)
+        live.scope.cancel()
+        # That nothing can be written down any more comes out when the run ends.
+        with suppress(*_UNWRITABLE):
+            await self._journal.append(live.state.run_id, event, epoch=live.epoch)
+
+    async def recent(self, limit: int = 20) -> RecentRuns:
+        """Return the latest runs, without the texts of what was said in them."""
         states: list[RunState] = []
+        unreadable: list[str] = []
         for row in await self._journal.recent(limit):
-            live = self._live.get(row.run_id)
-            if live is not None:
-                states.append(live.state)
-                continue
-            events = await self._journal.events(row.run_id, light=True)
-            states.append(fold(row.run_id, events, alive=row.alive and not row.mine))
-        return states
+            try:
+                states.append(self._known(row.run_id) or await self._outline(row))
+            except UnreadableRunError as exc:
+                unreadable.append(str(exc))
+        return RecentRuns(states=tuple(states), unreadable=tuple(unreadable))
+
+    async def _outline(self, row: RunRow) -> RunState:
+        events = await self._journal.events(row.run_id, light=True)
+        return fold(row.run_id, events, alive=row.alive and not row.mine)
 
     async def result(self, run_id: str, subtask_id: str) -> SubtaskResult:
         """Return how a subtask ended, or where it stands if it has not.
@@ -262,52 +294,49 @@ class RunService:
             with live.scope:
                 await self._orchestrator.drive(run)
             if live.state.cancel_requested is not None and not live.state.over:
-                await self._end_cancelled(live)
-        except StoreError:
-            log.exception("run given up", extra={"run": live.state.run_id})
+                for event in list(ends.cancelled(live.state)):
+                    await self._append(live, event)
+        except _UNWRITABLE as exc:
+            self._give_up(live, exc)
         except Exception:
             log.exception("run broke", extra={"run": live.state.run_id})
             await self._end_broken(live)
         finally:
-            if not live.state.over:
+            if not live.state.still:
                 live.state.interrupt()
             # Once it is over its journal tells all; only runs under way are kept in memory.
             del self._live[live.state.run_id]
             self._notify(live)
 
-    async def _end_cancelled(self, live: _LiveRun) -> None:
-        reason = live.state.cancel_requested or "no reason given"
-        for subtask_id, subtask in live.state.subtasks.items():
-            if subtask.result is None:
-                result = SubtaskResult(
-                    subtask_id=subtask_id,
-                    worker=subtask.subtask.worker,
-                    status="cancelled",
-                    errors=("The run was cancelled.",),
-                    usage=subtask.usage,
-                )
-                event = SubtaskFinished(
-                    name=f"subtask/{subtask_id}/result", at=time.time(), result=result
-                )
-                await self._append(live, event)
-        end = RunEnded(
-            name="run/end",
-            at=time.time(),
-            status="cancelled",
-            reasons=(f"The run was cancelled: {reason}",),
-        )
-        await self._append(live, end)
-
     async def _end_broken(self, live: _LiveRun) -> None:
-        reason = "An internal error ended the run; the server's log has the details."
-        end = RunEnded(name="run/end", at=time.time(), status="failed", reasons=(reason,))
         try:
-            await self._append(live, end)
-        except StoreError:
-            log.exception("run given up", extra={"run": live.state.run_id})
+            await self._append(live, ends.broken())
+        except _UNWRITABLE as exc:
+            self._give_up(live, exc)
+
+    def _give_up(self, live: _LiveRun, error: StoreError | UnknownRunError) -> None:
+        run_id = live.state.run_id
+        log.error("run given up: %s", error, extra={"run": run_id})
+        log.debug("run given up", exc_info=error, extra={"run": run_id})
+        live.state.interrupt(f"The run was given up. {error}")
+        # Of a run that another process has taken over, the journal tells all.
+        if not isinstance(error, LostRunError):
+            self._given_up[run_id] = live.state
 
     async def _append(self, live: _LiveRun, event: Event, *, wait: bool = True) -> None:
-        await self._journal.append(live.state.run_id, event, epoch=live.epoch, wait=wait)
+        try:
+            await self._journal.append(live.state.run_id, event, epoch=live.epoch, wait=wait)
+        except _UNWRITABLE:
+            # The money is spent, whether or not that can be written down.
+            live.state.charge(event)
+            raise
+        except anyio.get_cancelled_exc_class():
+            # The journal commits what it has been given, though nobody waits for it.
+            self._take_in(live, event)
+            raise
+        self._take_in(live, event)
+
+    def _take_in(self, live: _LiveRun, event: Event) -> None:
         live.state.apply(event)
         self._notify(live)
 
@@ -326,21 +355,22 @@ class RunService:
                     await self._journal.changed_elsewhere()
                     for live in list(self._live.values()):
                         await self._heed(live)
-                except StoreError:
-                    log.exception("store not looked at")
+                except StoreError as exc:
+                    log.warning("store not looked at: %s", exc)
+                    log.debug("store not looked at", exc_info=True)
                     await anyio.sleep_forever()
         self._watching_others = False
 
     async def _heed(self, live: _LiveRun) -> None:
-        for event in await self._journal.events(live.state.run_id, light=True):
+        try:
+            events = await self._journal.events(live.state.run_id, light=True)
+        except (UnknownRunError, UnreadableRunError):
+            # It is about to be committed, or damaged; others may have been asked to stop.
+            return
+        for event in events:
             if isinstance(event, CancelRequested) and live.state.cancel_requested is None:
                 live.state.apply(event)
                 live.scope.cancel()
-
-
-def _still(state: RunState) -> bool:
-    """Tell whether nothing more will happen to a run unless somebody resumes it."""
-    return state.over or state.status == "interrupted"
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ no process knows the version of the others, all of them take the lock.
 import errno
 import sqlite3
 import threading
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Container, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,13 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from concertmaster.engine.events import EVENT, SCHEMA_VERSION, Event
-from concertmaster.errors import ConcertmasterError, LostRunError, StoreError, UnknownRunError
+from concertmaster.errors import (
+    ConcertmasterError,
+    LostRunError,
+    StoreError,
+    UnknownRunError,
+    UnreadableRunError,
+)
 from concertmaster.runs import private
 from concertmaster.runs.journal import RunRow
 from concertmaster.runs.owners import POLL_SECONDS, Owners
@@ -189,7 +195,8 @@ class SqliteFile:
             parameters = {"run_id": run_id, "light": light}
             found = reader.execute(_SELECT_EVENTS, parameters).fetchall()
         if not found:
-            raise UnknownRunError(run_id)
+            # Whoever asks for the events of no run is told so; a run without events is damaged.
+            self.row(run_id)
         return list(_parsed(run_id, found))
 
     def text(self, digest: str) -> str:
@@ -244,23 +251,29 @@ class SqliteFile:
 
     def _lay_out(self, writer: sqlite3.Connection) -> None:
         """Create the tables in a new file; leave one alone that this program does not know."""
-        new = writer.execute("SELECT 1 FROM sqlite_master").fetchone() is None
-        if not new:
-            (layout,) = writer.execute("SELECT max(schema_version) FROM meta").fetchone()
-            if layout != LAYOUT:
-                raise StoreError(
-                    f"{self._path} was written by a newer Concertmaster (layout {layout}; this one "
-                    f"knows {LAYOUT}). Install the newer one, or set CONCERTMASTER_DATA_FOLDER to "
-                    "another folder."
-                )
+        tables = {name for (name,) in writer.execute("SELECT name FROM sqlite_master")}
+        if tables:
+            self._check_layout(writer, tables)
         writer.execute("PRAGMA journal_mode = WAL")
         writer.execute("PRAGMA synchronous = FULL")
-        if new:
+        if not tables:
             with writer:
                 writer.execute("BEGIN IMMEDIATE")
                 for table in _TABLES:
                     writer.execute(table)
                 writer.execute("INSERT INTO meta VALUES (?)", (LAYOUT,))
+
+    def _check_layout(self, writer: sqlite3.Connection, tables: Container[str]) -> None:
+        versions = "SELECT schema_version FROM meta"
+        found = writer.execute(versions).fetchone() if "meta" in tables else None
+        if found is None:
+            raise StoreError(_NO_JOURNAL.format(file=self._path))
+        if found[0] != LAYOUT:
+            raise StoreError(
+                f"{self._path} was written by a newer Concertmaster (layout {found[0]}; this one "
+                f"knows {LAYOUT}). Install the newer one, or set CONCERTMASTER_DATA_FOLDER to "
+                "another folder."
+            )
 
     @contextmanager
     def _alone(self) -> Generator[None]:
@@ -279,13 +292,15 @@ class SqliteFile:
 def _parsed(run_id: str, rows: Iterable[tuple[int, str]]) -> Generator[Event]:
     for version, data in rows:
         if version > SCHEMA_VERSION:
-            raise StoreError(
-                f"Run {run_id} was written by a newer Concertmaster. Install that to read it."
-            )
+            problem = "it was written by a newer Concertmaster. Install that to read it."
+            raise UnreadableRunError(run_id, problem)
         try:
             yield EVENT.validate_json(data)
         except ValidationError as exc:
-            raise StoreError(f"An event of run {run_id} cannot be read: {exc}") from exc
+            first = exc.errors(include_url=False, include_input=False, include_context=False)[0]
+            where = "".join(f"{part}: " for part in first["loc"])
+            problem = f"an event in its journal is damaged ({where}{first['msg']})."
+            raise UnreadableRunError(run_id, problem) from None
 
 
 _DENIED = (
@@ -303,6 +318,11 @@ _FULL = (
 _DAMAGED = (
     "{file} is damaged ({reason}). Move it and the files beside it that begin with its name "
     "away, to begin with an empty one, or set CONCERTMASTER_DATA_FOLDER to another folder."
+)
+_NO_JOURNAL = (
+    "{file} is no journal of Concertmaster, or a damaged one. Move it and the files beside it "
+    "that begin with its name away, to begin with an empty one, or set "
+    "CONCERTMASTER_DATA_FOLDER to another folder."
 )
 _LOCKED = (
     "Another process keeps {file} locked. Wait for it or end it, or set "

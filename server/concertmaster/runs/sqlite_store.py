@@ -106,7 +106,12 @@ class SqliteJournal:
         pending = _Pending(write, wait=wait)
         self._send.send_nowait(pending)
         if pending.settled is not None:
-            await pending.settled.wait()
+            try:
+                await pending.settled.wait()
+            except anyio.get_cancelled_exc_class():
+                # Nobody is there to be told of a failure now.
+                pending.settled = None
+                raise
             if pending.error is not None:
                 raise pending.error
 
@@ -134,7 +139,8 @@ class SqliteJournal:
         try:
             return await to_thread.run_sync(commit, limiter=self._writing)
         except StoreError as exc:
-            log.warning("commit failed", exc_info=True, extra={"events": len(writes)})
+            log.warning("commit failed: %s", exc, extra={"events": len(writes)})
+            log.debug("commit failed", exc_info=True)
             return [StoreError(str(exc)) for _ in writes]
 
     def _settle(self, pending: _Pending) -> None:

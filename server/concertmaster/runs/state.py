@@ -29,6 +29,7 @@ from concertmaster.engine.events import (
     SynthesisStarted,
 )
 from concertmaster.engine.plan import Plan, Subtask
+from concertmaster.errors import UnreadableRunError
 from concertmaster.llm.protocol import NO_USAGE, Usage
 
 
@@ -86,6 +87,11 @@ class RunState:
     def withheld(self) -> bool:
         """Tell whether nothing that came of the task may be shown: no guard let it pass yet."""
         return self.guard in ("pending", "objected")
+
+    @property
+    def still(self) -> bool:
+        """Tell whether nothing more will happen to the run by itself."""
+        return self.over or self.status == "interrupted"
 
     @property
     def ended_subtasks(self) -> int:
@@ -166,9 +172,15 @@ class RunState:
                 state.ended_at = event.at
                 state.doing = ""
 
-    def interrupt(self) -> None:
-        """Take in that nobody drives the run any more."""
+    def charge(self, event: Event) -> None:
+        """Take in what a call cost, if `event` ends one, though the journal may not have it."""
+        if isinstance(event, CallFinished | CallFailed):
+            self._apply_call(event)
+
+    def interrupt(self, *reasons: str) -> None:
+        """Take in that nobody drives the run any more, and why not where that is known."""
         self.status = "interrupted"
+        self.reasons = reasons
         for subtask in self.subtasks.values():
             if subtask.status == "running":
                 subtask.status, subtask.started_at, subtask.doing = "pending", None, ""
@@ -185,16 +197,28 @@ class RunState:
                     subtask.status, subtask.doing = "cancelled", ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecentRuns:
+    """The latest runs, newest first."""
+
+    states: tuple[RunState, ...] = ()
+    unreadable: tuple[str, ...] = ()
+    """A sentence for each run that is there and cannot be read."""
+
+
 def fold(run_id: str, events: Iterable[Event], *, alive: bool) -> RunState:
     """Return the state after `events`, the first of which started the run.
 
     A run that has not ended and whose process is not `alive` is `interrupted`, and those of
     its subtasks that had not ended are `pending` again.
+
+    Raises:
+        UnreadableRunError: the events are not those of a run.
     """
     remaining = iter(events)
-    first = next(remaining)
+    first = next(remaining, None)
     if not isinstance(first, RunStarted):
-        raise ValueError(f"The journal of {run_id} does not begin with its start.")
+        raise UnreadableRunError(run_id, "its journal does not begin with its start.")
     state = RunState(
         run_id=run_id,
         request=first.request,
@@ -204,7 +228,11 @@ def fold(run_id: str, events: Iterable[Event], *, alive: bool) -> RunState:
         events=1,
     )
     for event in remaining:
-        state.apply(event)
+        try:
+            state.apply(event)
+        except LookupError:
+            problem = f"its event {event.name!r} is of a subtask that no plan has."
+            raise UnreadableRunError(run_id, problem) from None
     if not state.over and not alive:
         state.interrupt()
     return state

@@ -29,6 +29,7 @@ from concertmaster.engine.events import (
     ToolCalled,
 )
 from concertmaster.engine.plan import Subtask
+from concertmaster.errors import UnreadableRunError
 from concertmaster.llm.protocol import NO_USAGE, Frozen, Usage
 
 SpanKind = Literal["run", "plan", "subtask", "call", "tool", "synthesis"]
@@ -53,10 +54,19 @@ def trace(run_id: str, events: Sequence[Event], *, alive: bool = True) -> Span:
     """Return the tree of a run's spans, as far as its `events` go.
 
     What has not ended is `running`, or `interrupted` where the run's process is not `alive`.
+
+    Raises:
+        UnreadableRunError: the events are not those of a run.
     """
+    if not events or not isinstance(events[0], RunStarted):
+        raise UnreadableRunError(run_id, "its journal does not begin with its start.")
     tree = _Tree(run_id, started_at=events[0].at)
     for event in events:
-        tree.apply(event)
+        try:
+            tree.apply(event)
+        except LookupError:
+            problem = f"nothing goes before its event {event.name!r} that it belongs to."
+            raise UnreadableRunError(run_id, problem) from None
     return tree.root.span(unended="running" if alive else "interrupted")
 
 

@@ -10,7 +10,14 @@ from pydantic import Field
 
 from concertmaster.errors import InputError
 from concertmaster.llm.protocol import Document, Frozen, Text
-from concertmaster.tools.roots import NotTextError, Roots, is_pattern, read_text, too_long
+from concertmaster.tools.roots import (
+    NotTextError,
+    Roots,
+    is_pattern,
+    printable,
+    read_text,
+    too_long,
+)
 
 
 class InlineInput(Frozen):
@@ -121,8 +128,8 @@ class _Collection:
         if name in self.documents:
             raise InputError(
                 name,
-                f"{self._sources[name]} and {source} have this name. Leave one out, or give "
-                "its text under another name.",
+                f"{printable(self._sources[name])} and {printable(source)} have this name. Leave "
+                "one out, or give its text under another name.",
             )
         if len(self.documents) == limits.files:
             raise self._too_many(name)

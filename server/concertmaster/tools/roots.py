@@ -49,7 +49,7 @@ class Roots:
         """Return a resolved path relative to the root it is in, with forward slashes."""
         root = next(root for root in self._folders if path.is_relative_to(root))
         relative = path.relative_to(root)
-        return relative.as_posix() if relative.parts else path.name
+        return printable(relative.as_posix() if relative.parts else path.name)
 
     def find(self, spec: str) -> Path:
         """Return the resolved path that a path or `file://` URI stands for.
@@ -145,7 +145,15 @@ class Roots:
         return any(path.is_relative_to(root) for root in self._folders)
 
     def _listed(self) -> str:
-        return ", ".join(str(root) for root in self._folders)
+        return ", ".join(printable(str(root)) for root in self._folders)
+
+
+def printable(name: str) -> str:
+    """Return a name of a file with a `�` for each byte that is no UTF-8.
+
+    Python has half a character there, which neither a journal nor a client can take.
+    """
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def is_pattern(spec: str) -> bool:

@@ -1,0 +1,116 @@
+"""What a client writes to a stdio server: each line is a message, or is answered with an error."""
+
+import re
+from contextvars import Context
+from types import TracebackType
+from typing import Protocol, Self, cast
+
+import anyio
+from mcp.shared.message import SessionMessage
+from mcp.types import INVALID_REQUEST, PARSE_ERROR, ErrorData, JSONRPCError
+from pydantic import ValidationError
+
+Item = SessionMessage | Exception
+"""A message, or why a line is none."""
+
+_ESCAPE = re.compile(
+    r"""
+      \\u[dD][89abAB][0-9a-fA-F]{2} \\u[dD][c-fC-F][0-9a-fA-F]{2}
+    | (?P<half> \\u[dD][89a-fA-F][0-9a-fA-F]{2} )
+    | \\.
+    """,
+    re.VERBOSE,
+)
+
+
+def mended(line: str) -> str:
+    r"""Return a line of JSON with `\ufffd` for each escape that stands for half a character.
+
+    JSON can spell those and some clients do, when they cut a text; no parser of ours takes them.
+    """
+    return _ESCAPE.sub(lambda found: r"\ufffd" if found["half"] else found[0], line)
+
+
+class Incoming(Protocol):
+    """Where messages come from."""
+
+    async def receive(self) -> Item:
+        """Return the next message."""
+        ...
+
+    async def aclose(self) -> None:
+        """Take no more of them."""
+        ...
+
+
+class Outgoing(Protocol):
+    """Where messages go to."""
+
+    async def send(self, item: SessionMessage, /) -> None:
+        """Send a message."""
+        ...
+
+
+class AnsweredStream:
+    """The messages of a stream; what is no message is answered, so that no client waits for ever.
+
+    The SDK drops it without a word.
+    """
+
+    def __init__(self, incoming: Incoming, outgoing: Outgoing) -> None:
+        self._incoming = incoming
+        self._outgoing = outgoing
+
+    @property
+    def last_context(self) -> Context | None:
+        """Return the context variables that the last message came with."""
+        return getattr(self._incoming, "last_context", None)
+
+    async def receive(self) -> Item:
+        """Return the next message."""
+        while isinstance(item := await self._incoming.receive(), Exception):
+            await self._outgoing.send(SessionMessage(_refusal(item)))
+        return item
+
+    async def aclose(self) -> None:
+        """Take no more messages."""
+        await self._incoming.aclose()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Item:
+        try:
+            return await self.receive()
+        except anyio.EndOfStream:
+            raise StopAsyncIteration from None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+
+def _refusal(error: Exception) -> JSONRPCError:
+    problems = error.errors(include_url=False) if isinstance(error, ValidationError) else []
+    if not problems or problems[0]["type"] == "json_invalid":
+        data = ErrorData(code=PARSE_ERROR, message="This line is no JSON that can be read.")
+        return JSONRPCError(jsonrpc="2.0", id=None, error=data)
+    data = ErrorData(code=INVALID_REQUEST, message="This line is no JSON-RPC message.")
+    whole = (_request_id(problem["input"]) for problem in problems)
+    request_id = next((number for number in whole if number is not None), None)
+    return JSONRPCError(jsonrpc="2.0", id=request_id, error=data)
+
+
+def _request_id(message: object) -> int | str | None:
+    """Return the id of what was meant as a request; an answer to one of ours has none to us."""
+    if not isinstance(message, dict) or "method" not in message:
+        return None
+    given = cast("dict[str, object]", message).get("id")
+    return given if isinstance(given, int | str) and not isinstance(given, bool) else None
