@@ -28,7 +28,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from concertmaster.engine.events import Limits
+from concertmaster.engine.events import Decomposition, Limits
 from concertmaster.errors import SettingsError, did_you_mean
 from concertmaster.llm.prices import ModelFacts
 
@@ -122,6 +122,14 @@ class Settings(BaseModel):
         default="opus", description="Model that merges the results into the answer."
     )
     max_subtasks: int = Field(default=8, ge=1, description="Subtasks of a run, at most.")
+    decomposition: Decomposition = Field(
+        default="hybrid",
+        description="Workers that a planner may write for a run: constrained (none), hybrid (one) "
+        "or dynamic (any number).",
+    )
+    rounds: int = Field(
+        default=6, ge=1, description="How often an adaptive run asks what to do next, at most."
+    )
     slots: int = Field(default=8, ge=1, description="Subtasks at work at the same time, at most.")
     subtask_seconds: float = Field(default=120, gt=0, description="Time for one subtask.")
     run_seconds: float = Field(default=900, gt=0, description="Time for one run.")

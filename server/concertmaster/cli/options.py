@@ -79,6 +79,34 @@ order_options = _together(
     json_option,
 )
 
+planning_options = _together(
+    click.option(
+        "--mode",
+        type=click.Choice(["auto", "static", "adaptive"]),
+        default="auto",
+        help="Plan once, or plan anew as results come in; auto leaves it to the planner.",
+    ),
+    click.option(
+        "--decomposition",
+        type=click.Choice(["constrained", "hybrid", "dynamic"]),
+        help="Let the planner write no workers of its own, one, or any number.",
+    ),
+)
+
+running_options = _together(
+    click.option(
+        "--verify",
+        type=click.Choice(["none", "report", "mend"]),
+        help="Check results against one another, and have workers mend what is found.",
+    ),
+    click.option(
+        "--guard",
+        default="",
+        metavar="WORKER",
+        help="Have this worker screen the task and its inputs before anything gets out.",
+    ),
+)
+
 schema_option = click.option(
     "--output-schema",
     type=click.File(encoding="utf-8"),

@@ -137,7 +137,9 @@ async def open_runs(
     settings = loaded.settings
     catalog = build_catalog(settings)
     prompts = build_prompts(settings)
-    policy = RunPolicy(limits=settings.limits, roots=(*roots, *named))
+    policy = RunPolicy(
+        limits=settings.limits, decomposition=settings.decomposition, roots=(*roots, *named)
+    )
     async with open_llm(loaded) as llm, open_sqlite(settings.data_folder) as journal:
         setup = Setup(
             llm=llm,

@@ -14,14 +14,18 @@ from concertmaster.cli.frame import style_of
 from concertmaster.cli.options import (
     load,
     order_options,
+    planning_options,
     read_schema,
     run_async,
+    running_options,
     schema_option,
     task_text,
 )
 from concertmaster.cli.show import answer_text, summary
 from concertmaster.cli.terminal import print_aside, print_json, print_markdown, stderr
 from concertmaster.cli.wiring import open_runs
+from concertmaster.engine.events import Mode
+from concertmaster.engine.plan import Verify
 from concertmaster.runs.orders import Order, PlanOrder, RunOrder, WorkerOrder
 
 STATUSES = {"succeeded": 0, "partial": 3}
@@ -34,10 +38,19 @@ _files = click.argument("files", nargs=-1)
 @click.command()
 @_task
 @_files
+@planning_options
+@running_options
 @order_options
 @schema_option
 def run(
-    task: str, files: tuple[str, ...], as_json: bool, output_schema: TextIO | None, **flags: Any
+    task: str,
+    files: tuple[str, ...],
+    mode: Mode,
+    verify: Verify | None,
+    guard: str,
+    as_json: bool,
+    output_schema: TextIO | None,
+    **flags: Any,
 ) -> None:
     """Plan TASK, delegate it to workers, and print their answer.
 
@@ -45,16 +58,25 @@ def run(
     from stdin. The answer goes to stdout, all else to stderr.
     """
     schema = read_schema(output_schema)
-    _work(RunOrder(task=task_text(task), inputs=files, output_schema=schema), flags, as_json)
+    order = RunOrder(
+        task=task_text(task),
+        inputs=files,
+        mode=mode,
+        verify=verify,
+        guard=guard,
+        output_schema=schema,
+    )
+    _work(order, flags, as_json)
 
 
 @click.command()
 @_task
 @_files
+@planning_options
 @order_options
-def plan(task: str, files: tuple[str, ...], as_json: bool, **flags: Any) -> None:
+def plan(task: str, files: tuple[str, ...], mode: Mode, as_json: bool, **flags: Any) -> None:
     """Print the plan for TASK, without running it."""
-    _work(PlanOrder(task=task_text(task), inputs=files), flags, as_json)
+    _work(PlanOrder(task=task_text(task), inputs=files, mode=mode), flags, as_json)
 
 
 @click.command()

@@ -13,13 +13,13 @@ Weight = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
 class Single(Frozen):
     """One worker does it, once."""
 
-    kind: Literal["single"] = "single"
+    kind: Literal["single"]
 
 
 class Revise(Frozen):
     """A critic judges the result, and the worker revises it until nothing is left to mend."""
 
-    kind: Literal["revise"] = "revise"
+    kind: Literal["revise"]
     critic: str = ""
     """The worker that judges; one without a role of its own where this is empty."""
     rounds: int = Field(default=2, ge=1, le=5)
@@ -51,7 +51,7 @@ class Vote(Frozen):
     `share` of the voters give; `weighted` counts their weights instead of their heads.
     """
 
-    kind: Literal["vote"] = "vote"
+    kind: Literal["vote"]
     answers: int = Field(default=3, ge=2, le=9)
     """How many answers are given; with voters, one by each."""
     decide: Literal["judge", "rubric", "consensus", "weighted"] = "judge"
@@ -92,7 +92,7 @@ class Map(Frozen):
     natural boundaries. `contexts`: each context is a part, with all of the inputs.
     """
 
-    kind: Literal["map"] = "map"
+    kind: Literal["map"]
     over: Literal["inputs", "sections", "contexts"] = "inputs"
     section_tokens: int = Field(default=4000, ge=100, le=100_000)
     """The longest section, by an estimate of four characters to a token."""
@@ -110,7 +110,7 @@ Strategy = Annotated[
 
 Kind = Literal["single", "revise", "vote", "map"]
 
-SINGLE = Single()
+SINGLE = Single(kind="single")
 
 
 def strategy_schema() -> JsonSchema:

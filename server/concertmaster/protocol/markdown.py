@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic import JsonValue
 
-from concertmaster.engine.plan import Subtask
+from concertmaster.engine.plan import CustomWorker, Subtask
+from concertmaster.engine.strategy import SINGLE, Strategy
 from concertmaster.protocol.replies import (
     AnyReply,
     ModelUsage,
@@ -39,6 +40,8 @@ def _run(reply: RunReply) -> Iterable[str]:
     yield _cut(reply.answer, reply.next_offset, reply.answer_chars)
     yield _json(reply.value)
     yield _bullets("Not whole because", reply.reasons)
+    yield _bullets("Decisions on the plan", reply.decisions)
+    yield _bullets("Results do not agree", reply.findings)
     yield _bullets("Warnings", reply.warnings)
     yield _bullets("Subtasks", [*map(_subtask_line, reply.subtasks), *_more(reply.more_subtasks)])
     yield _bullets("Usage", map(_usage, reply.usage))
@@ -48,11 +51,14 @@ def _run(reply: RunReply) -> Iterable[str]:
 def _plan(reply: PlanReply) -> Iterable[str]:
     yield f"Plan {reply.plan_id}: **{reply.status}**{_figures(None, reply.usd)}"
     yield reply.analysis
+    yield f"Mode: {reply.mode}. {reply.why}".strip()
+    yield f"Results are checked against one another: {reply.verify}" * (reply.verify != "none")
     if reply.direct_answer is not None:
         yield f"Direct answer:\n\n{_cut(reply.direct_answer, reply.next_offset, None)}"
     yield _bullets("Not whole because", reply.reasons)
     yield _bullets("Warnings", reply.warnings)
     yield _bullets("Subtasks", [*map(_planned, reply.subtasks), *_more(reply.more_subtasks)])
+    yield _bullets("Workers written for this run", map(_custom_worker, reply.custom_workers))
     yield "Texts are shortened here; run the plan by its plan_id." if reply.shortened else ""
     yield _bullets("Usage", map(_usage, reply.usage))
     yield _links(reply.links)
@@ -64,6 +70,7 @@ def _subtask(reply: SubtaskReply) -> Iterable[str]:
     yield f"{reply.worker}: {reply.objective}"
     yield _cut(reply.result, reply.next_offset, reply.result_chars)
     yield _json(reply.value)
+    yield _bullets("How it came about", reply.notes)
     yield _bullets("Errors", reply.errors)
     yield _bullets("Usage", map(_usage, reply.usage))
     yield _links(reply.links)
@@ -100,8 +107,9 @@ def _figures(seconds: float | None, usd: float | None) -> str:
 
 def _subtask_line(line: SubtaskLine) -> str:
     error = f" Error: {line.error}" if line.error else ""
+    by = f" ({line.strategy})" if line.strategy != "single" else ""
     return (
-        f"{line.subtask_id} {line.worker}: {line.status}{_figures(line.seconds, line.usd)}. "
+        f"{line.subtask_id} {line.worker}{by}: {line.status}{_figures(line.seconds, line.usd)}. "
         f"{line.objective}{error}"
     )
 
@@ -113,11 +121,24 @@ def _planned(subtask: Subtask) -> str:
         "inputs": ", ".join(subtask.inputs),
         "depends_on": ", ".join(subtask.depends_on),
         "needs_all": "true" if subtask.needs_all else "",
+        "decisive": "true" if subtask.decisive else "",
+        "strategy": _strategy(subtask.strategy),
         "timeout_seconds": f"{subtask.timeout_seconds:g}" if subtask.timeout_seconds else "",
         "max_tokens": str(subtask.max_tokens or ""),
     }
     rest = "".join(f"\n  {name}: {text}" for name, text in said.items() if text)
     return f"{subtask.id} {subtask.worker} ({subtask.priority}): {subtask.objective}{rest}"
+
+
+def _strategy(strategy: Strategy) -> str:
+    return "" if strategy == SINGLE else strategy.model_dump_json(exclude_defaults=True)
+
+
+def _custom_worker(worker: CustomWorker) -> str:
+    return (
+        f"{worker.name}: {worker.description}\n  why: {worker.why}\n"
+        f"  instructions: {worker.instructions}"
+    )
 
 
 def _run_line(line: RunLine) -> str:

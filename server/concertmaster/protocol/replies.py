@@ -3,7 +3,8 @@
 from pydantic import ConfigDict, Field, JsonValue, RootModel
 
 from concertmaster.engine.events import RunKind, RunStatus, SubtaskStatus
-from concertmaster.engine.plan import Subtask
+from concertmaster.engine.plan import CustomWorker, PlanMode, Subtask, Verify
+from concertmaster.engine.strategy import Kind
 from concertmaster.llm.protocol import Frozen
 
 
@@ -27,6 +28,7 @@ class SubtaskLine(Frozen):
     worker: str
     status: SubtaskStatus
     objective: str
+    strategy: Kind = "single"
     seconds: float | None = None
     usd: float | None = None
     error: str = ""
@@ -69,6 +71,10 @@ class RunReply(Reply):
     usd: float | None = Field(default=None, description="Absent if a price is unknown.")
     usage: tuple[ModelUsage, ...] = ()
     reasons: tuple[str, ...] = Field(default=(), description="Why it has not succeeded.")
+    decisions: tuple[str, ...] = Field(
+        default=(), description="Why the plan was changed, or the work called done."
+    )
+    findings: tuple[str, ...] = Field(default=(), description="What the results do not agree on.")
     warnings: tuple[str, ...] = ()
     links: dict[str, str] = Field(
         default_factory=dict[str, str], description="Resources with all of it."
@@ -83,7 +89,11 @@ class PlanReply(Reply):
     analysis: str = ""
     direct_answer: str | None = None
     next_offset: int | None = None
+    mode: PlanMode = "static"
+    why: str = Field(default="", description="Why it is done in this mode, or answered directly.")
+    verify: Verify = "none"
     subtasks: tuple[Subtask, ...] = ()
+    custom_workers: tuple[CustomWorker, ...] = ()
     shortened: bool = Field(
         default=False, description="Texts are cut here; run the plan by its plan_id."
     )
@@ -109,6 +119,7 @@ class SubtaskReply(Reply):
     value: JsonValue = None
     seconds: float | None = None
     usage: tuple[ModelUsage, ...] = ()
+    notes: tuple[str, ...] = Field(default=(), description="How the result came about.")
     errors: tuple[str, ...] = ()
     links: dict[str, str] = Field(default_factory=dict[str, str])
 

@@ -7,7 +7,8 @@ from mcp.server.mcpserver.tools import Tool
 from mcp.types import CallToolResult, ToolAnnotations
 from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
 
-from concertmaster.engine.plan import Plan
+from concertmaster.engine import events
+from concertmaster.engine.plan import Plan, Verify
 from concertmaster.errors import RequestError
 from concertmaster.protocol.replies import FoundReply, PlanReply, RunReply
 from concertmaster.protocol.results import fitted_result, tool_result
@@ -95,6 +96,13 @@ MaxSubtasks = Annotated[
     int | None,
     Field(ge=1, description="Most subtasks a plan may have. Default: the server's setting (8)."),
 ]
+Mode = Annotated[
+    events.Mode,
+    Field(
+        description="static: plan once. adaptive: plan anew as results come in. auto: as the "
+        "planner thinks best."
+    ),
+]
 OutputSchema = Annotated[
     dict[str, Any] | None,
     WithJsonSchema({"type": "object"}),
@@ -120,9 +128,12 @@ async def plan_task(
     inputs: Inputs = (),
     workers: Workers = (),
     max_subtasks: MaxSubtasks = None,
+    mode: Mode = "auto",
 ) -> Annotated[CallToolResult, PlanReply]:
     """Plan a task."""
-    order = PlanOrder(task=task, inputs=inputs, workers=workers, max_subtasks=max_subtasks)
+    order = PlanOrder(
+        task=task, inputs=inputs, workers=workers, max_subtasks=max_subtasks, mode=mode
+    )
     state = await start_and_follow(ctx, order, seconds=FOLLOW_SECONDS)
     return fitted_result(partial(plan_reply, state), state.answer)
 
@@ -162,14 +173,26 @@ async def run_orchestration(
         Plan | None,
         WithJsonSchema({"type": "object"}),
         Field(
-            description="Run this plan: what plan_task returned, edited: {analysis, subtasks: "
-            "[{id, worker, objective, why, depends_on, priority, inputs, expects, needs_all}]}. "
-            "Needs the task, and the inputs that the subtasks name."
+            description="Run this plan: what plan_task returned, edited: {analysis, mode, "
+            "verify, custom_workers, subtasks: [{id, worker, objective, why, depends_on, "
+            "priority, inputs, expects, needs_all, decisive, strategy: {kind: single, revise, "
+            "vote or map}}]}. Needs the task, and the inputs that the subtasks name."
         ),
     ] = None,
     inputs: Inputs = (),
     workers: Workers = (),
     max_subtasks: MaxSubtasks = None,
+    mode: Mode = "auto",
+    verify: Annotated[
+        Verify | None,
+        Field(
+            description="Check results against one another: report what disagrees, or have "
+            "workers mend it. Default: as planned."
+        ),
+    ] = None,
+    guard: Annotated[
+        str, Field(description="Worker that screens task and inputs before anything gets out.")
+    ] = "",
     deadline_seconds: Annotated[
         float | None,
         Field(
@@ -187,6 +210,9 @@ async def run_orchestration(
         inputs=inputs,
         workers=workers,
         max_subtasks=max_subtasks,
+        mode=mode,
+        verify=verify,
+        guard=guard,
         deadline_seconds=deadline_seconds,
         output_schema=output_schema,
     )

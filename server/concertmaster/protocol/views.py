@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from concertmaster.engine.events import SubtaskResult
-from concertmaster.engine.plan import Subtask
+from concertmaster.engine.plan import CustomWorker, Subtask
 from concertmaster.llm.protocol import Usage
 from concertmaster.protocol.pages import Page
 from concertmaster.protocol.replies import (
@@ -102,6 +102,8 @@ def run_reply(state: RunState, page: Page, detail: Detail) -> RunReply:
         usd=_usd(state.usage),
         usage=_usage_lines(state.by_model),
         reasons=_sentences(state.reasons, detail),
+        decisions=_sentences(state.decisions, detail),
+        findings=_sentences([finding.what for finding in state.findings], detail),
         warnings=_sentences(state.warnings, detail),
         notice=one_line(state.notice, 400),
         next=_next_after_run(state, page),
@@ -117,6 +119,7 @@ def _lines(state: RunState, detail: Detail) -> Iterable[SubtaskLine]:
             worker=item.subtask.worker,
             status=item.status,
             objective=one_line(item.subtask.objective, min(detail.objective, 160)),
+            strategy=item.subtask.strategy.kind,
             seconds=_subtask_seconds(item),
             usd=_usd(item.usage),
             error=one_line(errors, min(detail.sentence, 300)),
@@ -153,6 +156,7 @@ def plan_reply(state: RunState, page: Page, detail: Detail) -> PlanReply:
     run = f"runs://{state.run_id}"
     subtasks = plan.subtasks if plan is not None else ()
     shown = tuple(_shortened(subtask, detail) for subtask in subtasks[: detail.subtasks])
+    custom = plan.custom_workers[: detail.subtasks] if plan is not None else ()
     analysis = plan.analysis if plan is not None else ""
     short_analysis = analysis if len(analysis) <= detail.objective else one_line(analysis, 300)
     return PlanReply(
@@ -161,7 +165,11 @@ def plan_reply(state: RunState, page: Page, detail: Detail) -> PlanReply:
         analysis=short_analysis,
         direct_answer=page.text or None,
         next_offset=page.next_offset,
+        mode=plan.mode if plan is not None else "static",
+        why=one_line(plan.why, detail.sentence) if plan is not None else "",
+        verify=plan.verify if plan is not None else "none",
         subtasks=shown,
+        custom_workers=tuple(_shortened_worker(worker, detail) for worker in custom),
         shortened=shown != subtasks[: detail.subtasks] or short_analysis != analysis,
         more_subtasks=max(len(subtasks) - detail.subtasks, 0),
         usd=_usd(state.usage),
@@ -186,6 +194,16 @@ def _shortened(subtask: Subtask, detail: Detail) -> Subtask:
     if len(subtask.depends_on) > detail.sentences:
         changes["depends_on"] = subtask.depends_on[: detail.sentences]
     return subtask.model_copy(update=changes) if changes else subtask
+
+
+def _shortened_worker(worker: CustomWorker, detail: Detail) -> CustomWorker:
+    """Return a custom worker whose texts are no longer than `detail` allows."""
+    texts = {
+        name: one_line(getattr(worker, name), detail.objective)
+        for name in ("description", "instructions", "why")
+        if len(getattr(worker, name)) > detail.objective
+    }
+    return worker.model_copy(update=texts) if texts else worker
 
 
 def _next_after_plan(state: RunState, page: Page) -> str:
@@ -217,6 +235,7 @@ def subtask_reply(
         value=result.value if as_value else None,
         seconds=_subtask_seconds(item),
         usage=_usage_lines({result.usage.model: result.usage}),
+        notes=_sentences(result.notes, detail),
         errors=_sentences(result.errors, detail),
         notice=one_line(state.notice, 400),
         next=_next_after_subtask(state, result, page),

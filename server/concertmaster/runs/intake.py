@@ -6,7 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from concertmaster.catalog.catalog import Catalog
-from concertmaster.engine.events import InputRef, Limits, RunRequest
+from concertmaster.engine.events import Decomposition, InputRef, Limits, RunRequest
 from concertmaster.engine.plan import Plan, Subtask
 from concertmaster.engine.plan_rules import PlanRules, plan_problems
 from concertmaster.errors import InvalidPlanError, RequestError
@@ -28,6 +28,8 @@ class RunPolicy:
     """How many subtasks a run may ask for."""
     most_seconds: float = 4 * 3600
     """How much time a run may ask for."""
+    decomposition: Decomposition = "hybrid"
+    """Whether planners may write workers of their own, in a run that does not say so."""
     roots: tuple[Path, ...] = ()
     """Folders that inputs may come from."""
 
@@ -82,6 +84,8 @@ def _plan_request(order: PlanOrder, catalog: Catalog, policy: RunPolicy) -> RunR
         kind="plan",
         task=_text(order.task, "task"),
         workers=_workers(order.workers, catalog),
+        mode=order.mode,
+        decomposition=order.decomposition or policy.decomposition,
         limits=_limits(policy, order.max_subtasks, order.deadline_seconds),
     )
 
@@ -95,6 +99,10 @@ def _run_request(order: RunOrder, catalog: Catalog, policy: RunPolicy) -> RunReq
         task=_text(order.task, "task"),
         workers=_workers(order.workers, catalog),
         plan=order.plan,
+        mode=order.mode,
+        decomposition=order.decomposition or policy.decomposition,
+        guard=catalog.get(order.guard).name if order.guard else "",
+        verify=order.verify,
         output_schema=_schema(order.output_schema),
         limits=_limits(policy, most, order.deadline_seconds),
     )
@@ -176,6 +184,8 @@ def _check_plan(request: RunRequest, catalog: Catalog) -> None:
         workers=catalog.names,
         inputs=tuple(item.name for item in request.inputs),
         max_subtasks=request.limits.max_subtasks,
+        # Whoever writes a plan may bring along whom they like.
+        custom_workers=len(request.plan.custom_workers),
     )
     if problems := plan_problems(request.plan, rules):
         raise InvalidPlanError(problems)

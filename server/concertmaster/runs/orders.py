@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from concertmaster.engine.plan import Plan
+from concertmaster.engine.events import Decomposition, Mode
+from concertmaster.engine.plan import Plan, Verify
 from concertmaster.llm.protocol import JsonSchema
 from concertmaster.tools.inputs import InputSpec
 
@@ -13,17 +14,24 @@ class _Order:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlanOrder(_Order):
-    """Plan a task, without running it."""
-
-    task: str
+class _PlannedOrder(_Order):
     workers: tuple[str, ...] = ()
     max_subtasks: int | None = None
     deadline_seconds: float | None = None
+    mode: Mode = "auto"
+    decomposition: Decomposition | None = None
+    """The operator's setting where this is None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunOrder(_Order):
+class PlanOrder(_PlannedOrder):
+    """Plan a task, without running it."""
+
+    task: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOrder(_PlannedOrder):
     """Plan, delegate and synthesize; or run a plan that exists.
 
     One of `task`, `plan_id` and `plan` is needed. With `plan_id`, the task and the inputs
@@ -33,9 +41,10 @@ class RunOrder(_Order):
     task: str = ""
     plan_id: str | None = None
     plan: Plan | None = None
-    workers: tuple[str, ...] = ()
-    max_subtasks: int | None = None
-    deadline_seconds: float | None = None
+    guard: str = ""
+    """The worker that screens the task and its inputs; none where this is empty."""
+    verify: Verify | None = None
+    """Whether results are checked against one another; None leaves it to the plan."""
     output_schema: JsonSchema | None = None
 
 

@@ -14,6 +14,8 @@ from concertmaster.catalog.catalog import Catalog
 from concertmaster.engine.events import (
     CancelRequested,
     Event,
+    GuardDecided,
+    RunEnded,
     RunStarted,
     SubtaskResult,
 )
@@ -51,6 +53,10 @@ CANCEL_SECONDS = 10
 
 _UNWRITABLE = (StoreError, UnknownRunError)
 """What the journal raises when it does not take an event of a run."""
+
+
+_OUTWARD = (RunStarted, GuardDecided, CancelRequested, RunEnded)
+"""What the trace of a run shows before its guard has let anything pass."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -136,9 +142,10 @@ class RunService:
             UnknownRunError: there is none of that id.
         """
         if (state := self._known(run_id)) is not None:
-            return state
+            return state.shown()
         row = await self._journal.row(run_id)
-        return fold(run_id, await self._journal.events(run_id), alive=row.alive and not row.mine)
+        events = await self._journal.events(run_id)
+        return fold(run_id, events, alive=row.alive and not row.mine).shown()
 
     def _known(self, run_id: str) -> RunState | None:
         """Return the state of a run that this process knows better than the journal."""
@@ -204,7 +211,8 @@ class RunService:
         unreadable: list[str] = []
         for row in await self._journal.recent(limit):
             try:
-                states.append(self._known(row.run_id) or await self._outline(row))
+                state = self._known(row.run_id) or await self._outline(row)
+                states.append(state.shown())
             except UnreadableRunError as exc:
                 unreadable.append(str(exc))
         return RecentRuns(states=tuple(states), unreadable=tuple(unreadable))
@@ -234,7 +242,10 @@ class RunService:
         driven = run_id in self._live
         row = await self._journal.row(run_id)
         events = await self._journal.events(run_id)
-        return trace(run_id, events, alive=driven or (row.alive and not row.mine))
+        alive = driven or (row.alive and not row.mine)
+        if fold(run_id, events, alive=alive).withheld:
+            events = [event for event in events if isinstance(event, _OUTWARD)]
+        return trace(run_id, events, alive=alive)
 
     async def _checked(self, order: Order) -> CheckedOrder:
         documents: tuple[Document, ...] = ()

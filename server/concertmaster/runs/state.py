@@ -1,7 +1,7 @@
 """The state of a run, as a fold over its events. Every view of a run is one of this state."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from pydantic import JsonValue
@@ -87,6 +87,21 @@ class RunState:
     def withheld(self) -> bool:
         """Tell whether nothing that came of the task may be shown: no guard let it pass yet."""
         return self.guard in ("pending", "objected")
+
+    def shown(self) -> "RunState":
+        """Return what may be told of the run: nothing that came of a task still withheld."""
+        if not self.withheld:
+            return self
+        return replace(
+            self,
+            plan=None,
+            subtasks={},
+            warnings=(),
+            decisions=(),
+            findings=(),
+            answer="",
+            value=None,
+        )
 
     @property
     def still(self) -> bool:
