@@ -2,15 +2,23 @@
 
 import json
 import re
+from collections.abc import Collection
 from pathlib import Path
 from string import Template
+from typing import Any
 
 import pytest
 
 from concertmaster.catalog.catalog import Catalog, builtin_folder, load_catalog, read_folder
 from concertmaster.catalog.prompts import PLACEHOLDERS, PromptName, load_prompts
-from concertmaster.engine.plan import read_plan
-from concertmaster.engine.plan_rules import PlanRules, plan_problems, plan_schema
+from concertmaster.engine.plan import Plan, Subtask, read_plan
+from concertmaster.engine.plan_rules import (
+    PlanRules,
+    overlaps,
+    plan_problems,
+    plan_schema,
+    subtask_schema,
+)
 from concertmaster.engine.replies import schema_errors
 from concertmaster.tools.defaults import default_tools
 from concertmaster.tools.lint import LintArguments
@@ -39,6 +47,24 @@ PLAN_PROMPT = (builtin_folder("prompts") / "plan.md").read_text(encoding="utf-8"
 
 EXAMPLES = re.findall(r"(?:No inputs|Inputs: (.*))\.\n\n```json\n((?s:.*?))\n```", PLAN_PROMPT)
 """The worked examples: the names of the inputs, and the plan."""
+
+DECISIONS_OF_A_RUN: list[dict[str, Any]] = [
+    json.loads(text)
+    for text in re.findall(
+        r"```json\n((?s:.*?))\n```",
+        (builtin_folder("prompts") / "next_step.md").read_text(encoding="utf-8"),
+    )
+]
+"""The worked examples of what to do next: to add, to wait, to finish."""
+
+JUDGEMENTS = {
+    "critique": {"points", "satisfactory"},
+    "judge": {"reasons", "best"},
+    "rubric": {"scores"},
+    "verify": {"findings"},
+    "guard": {"reason", "allowed"},
+}
+"""What is in the reply that each prompt asks for."""
 
 
 @pytest.fixture(scope="module")
@@ -132,22 +158,71 @@ def test_every_prompt_is_in_a_file_of_its_name() -> None:
     assert sorted(file.stem for file in files) == sorted(PLACEHOLDERS)
 
 
-def test_the_plan_prompt_shows_a_direct_answer_and_a_dependency() -> None:
+def test_the_plan_prompt_shows_each_kind_of_plan() -> None:
     plans = [read_plan(text) for _, text in EXAMPLES]
-    assert len(plans) == PLAN_PROMPT.count("```json") == 3
+    subtasks = [subtask for plan in plans for subtask in plan.subtasks]
+    assert len(plans) == PLAN_PROMPT.count("```json") == 4
     assert any(plan.direct_answer for plan in plans)
-    assert any(subtask.depends_on for plan in plans for subtask in plan.subtasks)
+    assert any(subtask.depends_on for subtask in subtasks)
+    assert {subtask.strategy.kind for subtask in subtasks} == {"single", "revise", "map"}
+    assert {plan.mode for plan in plans} == {"static", "adaptive"}
+
+
+def test_an_example_of_a_plan_has_a_decisive_subtask_only_if_it_is_adaptive() -> None:
+    for plan in (read_plan(text) for _, text in EXAMPLES):
+        decisive = any(subtask.decisive for subtask in plan.subtasks)
+        assert decisive == (plan.mode == "adaptive"), plan.analysis
 
 
 @pytest.mark.parametrize(("inputs", "text"), EXAMPLES)
 def test_every_example_of_the_plan_prompt_can_be_run(
     catalog: Catalog, inputs: str, text: str
 ) -> None:
-    rules = PlanRules(
-        workers=catalog.names, inputs=inputs.split(", ") if inputs else (), max_subtasks=8
-    )
+    rules = example_rules(catalog, inputs=inputs.split(", ") if inputs else ())
+    plan = read_plan(text)
     assert schema_errors(json.loads(text), plan_schema(rules)) == []
-    assert plan_problems(read_plan(text), rules) == []
+    assert plan_problems(plan, rules) == []
+    assert overlaps(plan.subtasks) == []
+
+
+def test_every_example_of_a_plan_has_its_fields_in_the_order_of_the_schema(
+    catalog: Catalog,
+) -> None:
+    rules = example_rules(catalog)
+    for _, text in EXAMPLES:
+        plan = json.loads(text)
+        assert list(plan) == list(plan_schema(rules)["properties"])
+        for subtask in plan["subtasks"]:
+            assert list(subtask) == list(subtask_schema(rules)["properties"])
+
+
+def test_the_next_step_prompt_shows_how_to_add_to_wait_and_to_finish() -> None:
+    shown = [(bool(reply["add"]), reply["done"]) for reply in DECISIONS_OF_A_RUN]
+    assert shown == [(True, False), (False, False), (False, True)]
+    assert all(set(reply) == {"reason", "done", "add", "drop"} for reply in DECISIONS_OF_A_RUN)
+
+
+def test_every_subtask_that_the_next_step_prompt_adds_can_be_run(catalog: Catalog) -> None:
+    inputs = ("app.log", "session.py", "cache.py", "proxy.conf")
+    rules = example_rules(catalog, inputs=inputs)
+    first = Subtask(id="s1", worker="analyst", objective="Determine where to look.")
+    for reply in DECISIONS_OF_A_RUN:
+        for added in reply["add"]:
+            assert schema_errors(added, subtask_schema(rules)) == []
+            plan = Plan(subtasks=(first, Subtask.model_validate(added)))
+            assert plan_problems(plan, rules) == []
+
+
+@pytest.mark.parametrize(("name", "keys"), JUDGEMENTS.items(), ids=JUDGEMENTS)
+def test_every_prompt_that_asks_for_a_judgement_shows_one(name: str, keys: set[str]) -> None:
+    text = (builtin_folder("prompts") / f"{name}.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"```json\n((?s:.*?))\n```", text)
+    assert set(json.loads(shown)) == keys
+    assert all(f"`{key}`" in text for key in keys)
+
+
+def example_rules(catalog: Catalog, *, inputs: Collection[str] = ()) -> PlanRules:
+    return PlanRules(workers=catalog.names, inputs=inputs, max_subtasks=8, custom_workers=1)
 
 
 @pytest.mark.parametrize(
