@@ -54,7 +54,7 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_file(
 
 
 def test_limits_of_runs_are_those_of_the_settings() -> None:
-    flags = {"max_subtasks": 3, "slots": 2, "subtask_seconds": 5, "run_seconds": 9}
+    flags = {"max_subtasks": 3, "slots": 2, "subtask_seconds": 5, "run_seconds": 9, "rounds": 4}
     limits = Settings.load({**flags, "max_tokens": 100}).settings.limits
     assert limits.model_dump() == {**flags, "max_tokens": 100}
 

@@ -81,11 +81,17 @@ PLACEHOLDERS: Mapping[PromptName, Placeholders] = {
     ),
     "retry": Placeholders(user=frozenset({"reason"})),
     "critique": Placeholders(
-        user=frozenset({"role", "task", "objective", "expects", "constraints", "result"})
+        user=frozenset(
+            {"role", "task", "objective", "expects", "constraints", "dependencies", "result"}
+        )
     ),
     "revise": Placeholders(user=frozenset({"points"})),
-    "judge": Placeholders(user=frozenset({"task", "objective", "expects", "answers"})),
-    "rubric": Placeholders(user=frozenset({"task", "objective", "expects", "criteria", "answer"})),
+    "judge": Placeholders(
+        user=frozenset({"task", "objective", "expects", "dependencies", "answers"})
+    ),
+    "rubric": Placeholders(
+        user=frozenset({"task", "objective", "expects", "dependencies", "criteria", "answer"})
+    ),
     "verify": Placeholders(user=frozenset({"task", "results"})),
     "guard": Placeholders(user=frozenset({"role", "task", "input_names"})),
     "condense": Placeholders(user=frozenset({"task", "results"})),

@@ -103,10 +103,10 @@ async def _find(
 def _schema(subtask_ids: Sequence[str]) -> JsonSchema:
     finding = closed_object(
         {
-            "subtasks": {"type": "array", "items": {"enum": list(subtask_ids)}},
-            "severity": {"enum": ["high", "medium", "low"]},
             "what": {"type": "string"},
             "mend": {"type": "string"},
+            "severity": {"enum": ["high", "medium", "low"]},
+            "subtasks": {"type": "array", "items": {"enum": list(subtask_ids)}},
         }
     )
     return closed_object({"findings": {"type": "array", "items": finding}})

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from concertmaster.engine.concurrency import at_once
 from concertmaster.engine.judgement import NoJudgementError, judge
-from concertmaster.engine.run import bullets, fenced_answer
+from concertmaster.engine.run import bullets, fenced_answer, fenced_results
 from concertmaster.engine.strategy import Criterion, Vote
 from concertmaster.engine.work import Work
 from concertmaster.llm.protocol import Frozen, JsonSchema, closed_object
@@ -55,6 +55,7 @@ async def best_of(work: Work, answers: Sequence[str]) -> tuple[int, str]:
         task=work.run.request.task,
         objective=work.subtask.objective,
         expects=_expected(work),
+        dependencies=fenced_results(work.dependencies),
         answers="\n\n".join(
             fenced_answer(label, answers[index]) for label, index in zip(labels, order, strict=True)
         ),
@@ -108,6 +109,7 @@ async def _scores(
         task=work.run.request.task,
         objective=work.subtask.objective,
         expects=_expected(work),
+        dependencies=fenced_results(work.dependencies),
         criteria=bullets(names),
         answer=fenced_answer(work.subtask.id, answer),
     )

@@ -6,7 +6,7 @@ from dataclasses import replace
 from concertmaster.engine.conversation import Conversation
 from concertmaster.engine.judgement import NoJudgementError, judge
 from concertmaster.engine.replies import Verdict
-from concertmaster.engine.run import bullets, fenced_answer
+from concertmaster.engine.run import bullets, fenced_answer, fenced_results
 from concertmaster.engine.strategy import Revise
 from concertmaster.engine.work import Work
 from concertmaster.engine.worker import conversation
@@ -16,8 +16,8 @@ NEUTRAL_CRITIC = "You have no role of your own here: judge as a careful expert o
 
 CRITIQUE = closed_object(
     {
-        "satisfactory": {"type": "boolean"},
         "points": {"type": "array", "items": {"type": "string"}},
+        "satisfactory": {"type": "boolean"},
     }
 )
 
@@ -60,6 +60,7 @@ async def _critique(work: Work, strategy: Revise, result: str, number: int) -> C
         objective=subtask.objective,
         expects=subtask.expects or "What the objective asks for.",
         constraints=bullets(work.run.request.constraints),
+        dependencies=fenced_results(work.dependencies),
         result=fenced_answer(subtask.id, result),
     )
     return await judge(
