@@ -7,9 +7,9 @@ import httpx2
 from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient, Omit
 
 from concertmaster.errors import ModelRequestError
+from concertmaster.llm.anthropic.connection import Connection
 from concertmaster.llm.anthropic.failures import FAILURES, Failures, NoStreamError, NotSentError
 from concertmaster.llm.anthropic.incoming import Incoming
-from concertmaster.llm.anthropic.model import Connection
 from concertmaster.llm.anthropic.outgoing import message_params
 from concertmaster.llm.prices import Prices
 from concertmaster.llm.protocol import Draft, Reply, Request, Usage

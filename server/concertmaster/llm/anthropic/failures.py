@@ -21,7 +21,7 @@ from concertmaster.errors import (
     ModelRequestError,
     ModelUnavailableError,
 )
-from concertmaster.llm.anthropic.model import Connection
+from concertmaster.llm.anthropic.connection import Connection
 from concertmaster.llm.protocol import Request, Usage
 
 
