@@ -135,7 +135,8 @@ class ModelRequestError(ModelError):
 class ModelUnavailableError(ModelError):
     """The call may succeed later: overload, rate limit, lost connection, time-out.
 
-    `retry_after` is the number of seconds the provider asked to wait, where it said so.
+    `busy` says that the provider has too many calls to take this one. `retry_after` is the
+    number of seconds it asked to wait, where it said so.
     """
 
     def __init__(
@@ -144,9 +145,11 @@ class ModelUnavailableError(ModelError):
         *,
         usage: "Usage | None" = None,
         text: str = "",
+        busy: bool = False,
         retry_after: float | None = None,
     ) -> None:
         super().__init__(message, usage=usage, text=text)
+        self.busy = busy
         self.retry_after = retry_after
 
 

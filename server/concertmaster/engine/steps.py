@@ -6,6 +6,7 @@ its recorded outcome, and only the others are made.
 
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from typing import Protocol
 
 import anyio
@@ -51,10 +52,12 @@ class Steps:
         self,
         append: Append,
         *,
+        run_id: str = "",
         recorded: Iterable[Event] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._append = append
+        self._run_id = run_id
         self._clock = clock
         self._replies: dict[str, Reply] = {}
         self._outcomes: dict[str, ToolOutcome] = {}
@@ -130,7 +133,7 @@ class Steps:
             wait=False,
         )
         try:
-            reply = await llm.complete(request, draft)
+            reply = await llm.complete(replace(request, run_id=self._run_id), draft)
         except ModelError as exc:
             usage = exc.usage or draft.usage
             await self._record_failure(name, request.caller, subtask_id, str(exc), usage)

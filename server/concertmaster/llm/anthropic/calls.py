@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING
 
 import anyio
 import httpx2
-from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient, Omit
+from anthropic import APIStatusError, AsyncAnthropic, DefaultAsyncHttpxClient, Omit
 
 from concertmaster.errors import ModelRequestError
+from concertmaster.llm.anthropic.allowances import read_allowance
 from concertmaster.llm.anthropic.failures import FAILURES, Failures, NoStreamError
 from concertmaster.llm.anthropic.incoming import Incoming
 from concertmaster.llm.anthropic.model import Connection
@@ -43,6 +44,8 @@ class Calls:
             await self._receive(params, call)
             return call.incoming.reply(call.account())
         except FAILURES as exc:
+            if isinstance(exc, APIStatusError) and not exc.response.is_success:
+                draft.update(allowance=read_allowance(exc.response.headers))
             raise self._failures.translate(
                 exc, request, model=model, usage=call.account(), text=call.incoming.text
             ) from exc
@@ -53,6 +56,7 @@ class Calls:
     async def _receive(self, params: "MessageCreateParamsStreaming", call: "_Call") -> None:
         stream = await self._client.messages.create(**params, extra_headers=self._headers)
         async with stream:
+            call.draft.update(allowance=read_allowance(stream.response.headers))
             async for event in stream:
                 call.take(event)
         content_type = stream.response.headers.get("content-type", "text/event-stream")
@@ -66,7 +70,7 @@ class _Call:
     def __init__(self, model: str, prices: Prices, draft: Draft) -> None:
         self.incoming = Incoming(model)
         self._prices = prices
-        self._draft = draft
+        self.draft = draft
         self._started_at = anyio.current_time()
         self.account()
 
@@ -75,7 +79,7 @@ class _Call:
         self.incoming.take(event)
         match event.type:
             case "content_block_delta":
-                self._draft.update(text=self.incoming.text)
+                self.draft.update(text=self.incoming.text)
             case "message_start" | "message_delta":
                 self.account()
             case _:
@@ -88,7 +92,7 @@ class _Call:
         usd = self._prices.cost(usage.model, usage) if self.incoming.started else 0.0
         seconds = anyio.current_time() - self._started_at
         usage = usage.model_copy(update={"usd": usd, "seconds": seconds})
-        self._draft.update(usage=usage)
+        self.draft.update(usage=usage)
         return usage
 
 

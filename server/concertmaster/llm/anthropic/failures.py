@@ -85,7 +85,9 @@ class Failures:
         message = self._without_secrets(message)
         if kind is ModelUnavailableError:
             wait = _retry_after(exc.response.headers) if isinstance(exc, APIStatusError) else None
-            return ModelUnavailableError(message, usage=usage, text=text, retry_after=wait)
+            return ModelUnavailableError(
+                message, usage=usage, text=text, busy=_busy(exc), retry_after=wait
+            )
         return kind(message, usage=usage, text=text)
 
     def _told(self, exc: Exception, request: Request, model: str) -> tuple[type[ModelError], str]:
@@ -128,9 +130,7 @@ class Failures:
     def _status(
         self, exc: APIStatusError, request: Request, model: str
     ) -> tuple[type[ModelError], str]:
-        status = exc.status_code
-        if exc.response.is_success:
-            status = _STATUS_OF_TYPE.get(str(exc.type), 500)
+        status = _status_of(exc)
         said = f"{status}: {_quote(str(exc.api_message))}" if exc.api_message else str(status)
         if _may_pass(exc, status):
             return ModelUnavailableError, f"{_occasion(status)} ({said})."
@@ -170,6 +170,16 @@ class Failures:
             if secret:
                 message = message.replace(secret, "[secret]")
         return message
+
+
+def _status_of(exc: APIStatusError) -> int:
+    if exc.response.is_success:
+        return _STATUS_OF_TYPE.get(str(exc.type), 500)
+    return exc.status_code
+
+
+def _busy(exc: Exception) -> bool:
+    return isinstance(exc, APIStatusError) and _status_of(exc) in (429, 529)
 
 
 def _may_pass(exc: APIStatusError, status: int) -> bool:
