@@ -9,10 +9,12 @@ from anyio.abc import TaskGroup
 from trio.testing import MockClock
 
 from concertmaster.llm.concurrency import FIRST
-from concertmaster.llm.places import JITTER, Place, Places
+from concertmaster.llm.places import Place, Places
 from concertmaster.llm.protocol import Allowance
 
 pytestmark = pytest.mark.anyio
+
+JITTER = 1.0
 
 
 @pytest.fixture
@@ -24,7 +26,7 @@ class Calls:
     """Calls that take a second each, and note when they began and for which run."""
 
     def __init__(self, tasks: TaskGroup) -> None:
-        self.places = Places()
+        self.places = Places(jitter=JITTER)
         self.began: list[tuple[float, str]] = []
         self._tasks = tasks
         self._start = anyio.current_time()
@@ -84,7 +86,7 @@ async def test_a_run_with_many_calls_does_not_hold_up_one_with_few() -> None:
 
 
 async def test_the_calls_of_one_run_begin_in_their_order() -> None:
-    places = Places()
+    places = Places(jitter=JITTER)
     order: list[int] = []
 
     async def call(number: int) -> None:
@@ -147,7 +149,7 @@ async def test_an_allowance_that_is_better_than_feared_wakes_those_who_wait() ->
 
 
 async def test_an_allowance_is_heeded_once() -> None:
-    places = Places()
+    places = Places(jitter=JITTER)
     allowance = Allowance(1, 10)
     async with places.place("a") as place:
         place.heed(allowance)
@@ -171,7 +173,7 @@ async def test_a_call_cancelled_in_the_queue_gives_up_its_turn() -> None:
 
 
 async def test_a_call_cancelled_as_it_is_admitted_gives_up_its_place() -> None:
-    places = Places()
+    places = Places(jitter=JITTER)
     waiting = anyio.CancelScope()
     began: list[str] = []
 

@@ -6,6 +6,7 @@ way at once is learnt from the provider: see `concurrency`, `pace` and `places`.
 
 from collections import defaultdict
 from collections.abc import Callable
+from copy import copy
 
 import anyio
 from tenacity import (
@@ -52,7 +53,7 @@ class Gate:
         self._enough = stop_after_attempt(max_attempts)
         self._longest_wait = longest_wait
         self._backoff = wait_random_exponential(multiplier=first_wait, max=LONGEST_BACKOFF)
-        self._places: defaultdict[str, Places] = defaultdict(Places)
+        self._places = defaultdict[str, Places](lambda: Places(jitter=first_wait))
 
     @property
     def notice(self) -> str:
@@ -104,20 +105,16 @@ class Gate:
             message += f" Tried {attempts.made} times."
         if attempts.cut_short:
             message += " There was no time to wait and try again."
-        if not isinstance(exc, ModelUnavailableError):
-            return type(exc)(message, usage=attempts.usage, text=attempts.longest_text)
-        if not self._may_help(exc):
+        if isinstance(exc, ModelUnavailableError) and not self._may_help(exc):
             message += (
                 f" The provider asks to wait {exc.retry_after:.0f} s, longer than the "
                 f"{self._longest_wait:.0f} s that a call may wait. Try again later."
             )
-        return ModelUnavailableError(
-            message,
-            usage=attempts.usage,
-            text=attempts.longest_text,
-            busy=exc.busy,
-            retry_after=exc.retry_after,
-        )
+        told = copy(exc)
+        told.args = (message,)
+        told.usage = attempts.usage
+        told.text = attempts.longest_text
+        return told
 
 
 class _Attempts:

@@ -12,9 +12,6 @@ from concertmaster.llm.concurrency import ConcurrencyLimit, Outcome
 from concertmaster.llm.pace import Pace
 from concertmaster.llm.protocol import Allowance
 
-JITTER = 1.0
-"""Seconds within which processes that were told to wait equally long begin again."""
-
 _RANDOM = SystemRandom()
 
 
@@ -24,7 +21,9 @@ class Places:
     Runs take turns, however many calls each has waiting.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, jitter: float) -> None:
+        """Spread the end of pauses over `jitter` seconds: other processes pause as well."""
+        self._jitter = jitter
         self._limit = ConcurrencyLimit()
         self._pace = Pace()
         self._turns = _Turns()
@@ -99,7 +98,7 @@ class Places:
 
     def hold(self, seconds: float) -> None:
         """Let nothing begin for so long, and a random moment more."""
-        pause = seconds + _RANDOM.uniform(0, JITTER)
+        pause = seconds + _RANDOM.uniform(0, self._jitter)
         self._pace.hold(until=anyio.current_time() + pause)
 
 
