@@ -13,7 +13,8 @@
     │   └── LostRunError         another process owns this run now
     ├── ToolCallError            a worker tool cannot do what its caller asked; goes to the model
     └── ModelError               a model call failed; carries what it cost
-        ├── ModelRequestError    will fail again however often it is made: key, model name, request
+        ├── ModelRequestError    will fail again however often it is made
+        │   └── ModelAccessError     and so will every other: key, model name, address, account
         ├── ModelUnavailableError  may pass: overload, rate limit, connection, time
         └── ModelReplyError      the provider answered with something that is no reply
 
@@ -130,6 +131,24 @@ class ModelError(ConcertmasterError):
 
 class ModelRequestError(ModelError):
     """The call will fail again however often it is made: key, model name or request is wrong."""
+
+
+class ModelAccessError(ModelRequestError):
+    """Every call like this one will fail, whatever it asks: key, model name, address or account.
+
+    `model` is the id of the model that all of this concerns; None is every model.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        usage: "Usage | None" = None,
+        text: str = "",
+        model: str | None = None,
+    ) -> None:
+        super().__init__(message, usage=usage, text=text)
+        self.model = model
 
 
 class ModelUnavailableError(ModelError):

@@ -81,6 +81,8 @@ class _Delegation:
         seconds = self._seconds(subtask)
         if seconds <= 0:
             result = _not_done(subtask, "The run's time was up before it could start.")
+        elif (refusal := self._run.steps.refusal(self._model(subtask))) is not None:
+            result = _not_done(subtask, str(refusal))
         else:
             started = SubtaskStarted(
                 name=f"subtask/{subtask.id}/start",
@@ -100,6 +102,11 @@ class _Delegation:
         default = worker.timeout_seconds or self._run.request.limits.subtask_seconds
         own = subtask.timeout_seconds or default
         return min(own, self._until - anyio.current_time())
+
+    def _model(self, subtask: Subtask) -> str:
+        """Return the id of the model that a subtask's worker uses."""
+        worker = self._setup.catalog.get(subtask.worker)
+        return self._setup.llm.model_name(worker.model or self._setup.models.worker)
 
     def _dependencies(self, subtask: Subtask) -> list[WorkResult]:
         return [

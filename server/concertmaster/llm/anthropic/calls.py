@@ -6,7 +6,7 @@ import anyio
 import httpx2
 from anthropic import APIStatusError, AsyncAnthropic, DefaultAsyncHttpxClient, Omit
 
-from concertmaster.errors import ModelRequestError
+from concertmaster.errors import ModelAccessError
 from concertmaster.llm.anthropic.allowances import read_allowance
 from concertmaster.llm.anthropic.failures import FAILURES, Failures, NoStreamError
 from concertmaster.llm.anthropic.incoming import Incoming
@@ -116,4 +116,4 @@ def _open_client(connection: Connection) -> AsyncAnthropic:
             ),
         )
     except httpx2.InvalidURL as exc:
-        raise ModelRequestError(f"CONCERTMASTER_BASE_URL is no address: {exc}.") from None
+        raise ModelAccessError(f"CONCERTMASTER_BASE_URL is no address: {exc}.") from None
