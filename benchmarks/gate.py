@@ -20,7 +20,8 @@ CONCURRENT = 20
 PER_MINUTE = 300
 CALLERS = 60
 RUNS = 4
-ANSWER = ("--first-token-seconds", "0.3", "--tokens-per-second", "200", "--reply-tokens", "40")
+ANSWER = ("--first-token-seconds", "0.6", "--tokens-per-second", "200", "--reply-tokens", "80")
+"""A reply that takes a second."""
 
 
 async def load(base_url: str, *, seconds: float) -> Ledger:
@@ -102,7 +103,7 @@ def gate_figures() -> list[Figure]:
             least=True,
             detail=f"{at_once(at_a_time):.1f} of {CONCURRENT}, second minute",
         ),
-        Figure("calls refused / calls, such an endpoint", refused(at_a_time), 0.02),
+        Figure(f"calls refused / calls, {CONCURRENT} at once", refused(at_a_time), 0.02),
         Figure(
             f"calls in a minute / the {PER_MINUTE} that are allowed",
             served / PER_MINUTE,
@@ -110,5 +111,5 @@ def gate_figures() -> list[Figure]:
             least=True,
             detail=f"{served} of {PER_MINUTE}, second minute",
         ),
-        Figure("calls refused / calls, such an endpoint", refused(by_the_minute), 0.02),
+        Figure(f"calls refused / calls, {PER_MINUTE} a minute", refused(by_the_minute), 0.02),
     ]

@@ -61,7 +61,7 @@ def test_whatever_happens_the_limit_keeps_its_bounds_and_moves_only_as_it_should
                     assert before <= limit.width <= before + (1 if full else 0)
                 case "refused":
                     assert limit.width in (before, max(1, before // 2))
-                case "neither":
+                case _:
                     assert limit.width == before
         assert 1 <= limit.width <= 40
         assert limit.under_way == len(under_way)

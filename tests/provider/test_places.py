@@ -160,16 +160,19 @@ async def test_an_allowance_is_heeded_once() -> None:
         assert anyio.current_time() - started == pytest.approx(5 - 0.0)
 
 
-async def test_a_call_cancelled_in_the_queue_gives_up_its_turn() -> None:
+@pytest.mark.parametrize("others", [0, FIRST])
+async def test_a_call_cancelled_in_the_queue_gives_up_its_turn(others: int) -> None:
     async with calls() as made:
         made.start(count=FIRST)
         await settled()
+        made.start("b", count=others)
         with anyio.move_on_after(0.25) as scope:
             async with made.places.place("b"):
                 raise AssertionError("unreachable")
         assert scope.cancelled_caught
         made.start("c", count=FIRST)
-    assert made.times == [0.0] * FIRST + [1.0] * FIRST
+    assert made.times[FIRST : 2 * FIRST] == [1.0] * FIRST
+    assert len(made.times) == 2 * FIRST + others
 
 
 async def test_a_call_cancelled_as_it_is_admitted_gives_up_its_place() -> None:

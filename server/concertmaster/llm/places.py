@@ -33,38 +33,26 @@ class Places:
     @asynccontextmanager
     async def place(self, run_id: str) -> AsyncGenerator["Place"]:
         """Hold a place for one call of a run, once it is the run's turn."""
-        place = Place(self, await self._admission(run_id))
+        place = Place(self)
+        self._turns.add(run_id, place)
         try:
+            await self._admission(place)
             yield place
         finally:
-            self._heard(place)
-            self._leave(place.episode, place.outcome)
-
-    async def _admission(self, run_id: str) -> int:
-        """Return the episode in which a call of the run may begin, once it may."""
-        waiter = _Waiter()
-        self._turns.add(run_id, waiter)
-        self._admit()
-        try:
-            while waiter.episode is None:
-                await self._sleep(waiter)
-                self._admit()
-        except anyio.get_cancelled_exc_class():
-            if waiter.episode is None:
-                self._turns.remove(run_id, waiter)
+            if place.episode is None:
+                self._turns.remove(run_id, place)
             else:
-                self._unheard -= 1
-                self._leave(waiter.episode, "neither")
-            raise
-        return waiter.episode
+                self._leave(place, place.episode)
 
-    async def _sleep(self, waiter: "_Waiter") -> None:
-        """Sleep until the provider may take a call again, or until something changes."""
-        self._alarm = self._opening()
-        with anyio.CancelScope(deadline=self._alarm):
-            await waiter.woken.wait()
-        if waiter.episode is None:
-            waiter.woken = anyio.Event()
+    async def _admission(self, place: "Place") -> None:
+        """Return once the call of `place` may begin."""
+        self._admit()
+        while place.episode is None:
+            self._alarm = self._opening()
+            with anyio.CancelScope(deadline=self._alarm):
+                await place.woken.wait()
+                place.woken = anyio.Event()
+            self._admit()
 
     def _admit(self) -> None:
         """Let calls begin, as many as may."""
@@ -81,8 +69,9 @@ class Places:
         now = anyio.current_time()
         return now + self._pace.wait(now=now) if self._limit.has_room else math.inf
 
-    def _leave(self, episode: int, outcome: Outcome) -> None:
-        self._limit.end(episode, outcome)
+    def _leave(self, place: "Place", episode: int) -> None:
+        self._heard(place)
+        self._limit.end(episode, place.outcome)
         self._admit()
 
     def _heard(self, place: "Place") -> None:
@@ -103,15 +92,22 @@ class Places:
 
 
 class Place:
-    """The place of one call while it is under way."""
+    """The place of one call, from when it waits for it to its end."""
 
-    def __init__(self, places: Places, episode: int) -> None:
+    def __init__(self, places: Places) -> None:
         self._places = places
-        self.episode = episode
+        self.woken = anyio.Event()
+        self.episode: int | None = None
+        """When it began, as the limit counts; None until then."""
         self.heard = False
         """Whether the provider has begun to answer."""
         self.outcome: Outcome = "neither"
         self._allowance: Allowance | None = None
+
+    def admit(self, episode: int) -> None:
+        """Let the call begin."""
+        self.episode = episode
+        self.woken.set()
 
     def heed(self, allowance: Allowance | None) -> None:
         """Take in what the provider says it will still take, if it says so anew."""
@@ -130,46 +126,34 @@ class Place:
             self._places.hold(wait)
 
 
-class _Waiter:
-    """A call that waits for its place."""
-
-    def __init__(self) -> None:
-        self.woken = anyio.Event()
-        self.episode: int | None = None
-
-    def admit(self, episode: int) -> None:
-        self.episode = episode
-        self.woken.set()
-
-
 class _Turns:
     """Calls that wait: those of a run in their order, the runs in rotation."""
 
     def __init__(self) -> None:
-        self._runs: OrderedDict[str, deque[_Waiter]] = OrderedDict()
+        self._runs: OrderedDict[str, deque[Place]] = OrderedDict()
 
     @property
     def any(self) -> bool:
         return bool(self._runs)
 
-    def add(self, run_id: str, waiter: _Waiter) -> None:
-        self._runs.setdefault(run_id, deque()).append(waiter)
+    def add(self, run_id: str, place: Place) -> None:
+        self._runs.setdefault(run_id, deque()).append(place)
 
-    def remove(self, run_id: str, waiter: _Waiter) -> None:
-        self._runs[run_id].remove(waiter)
+    def remove(self, run_id: str, place: Place) -> None:
+        self._runs[run_id].remove(place)
         if not self._runs[run_id]:
             del self._runs[run_id]
 
-    def next(self) -> _Waiter:
+    def next(self) -> Place:
         """Remove and return the first call of the run whose turn it is."""
-        run_id, waiters = self._runs.popitem(last=False)
-        waiter = waiters.popleft()
-        if waiters:
-            self._runs[run_id] = waiters
-        return waiter
+        run_id, places = self._runs.popitem(last=False)
+        place = places.popleft()
+        if places:
+            self._runs[run_id] = places
+        return place
 
     def wake(self) -> None:
         """Have every call look again at how long there is to wait."""
-        for waiters in self._runs.values():
-            for waiter in waiters:
-                waiter.woken.set()
+        for places in self._runs.values():
+            for place in places:
+                place.woken.set()
