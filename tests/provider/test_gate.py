@@ -8,11 +8,13 @@ import pytest
 from trio.testing import MockClock
 
 from concertmaster.errors import (
+    ModelAccessError,
     ModelError,
     ModelReplyError,
     ModelRequestError,
     ModelUnavailableError,
 )
+from concertmaster.llm.concurrency import FIRST
 from concertmaster.llm.gate import FIRST_WAIT, LONGEST_BACKOFF, Gate
 from concertmaster.llm.protocol import NO_USAGE, Draft, Reply, Request, Usage
 from scripted_anthropic import ask
@@ -321,6 +323,30 @@ async def test_a_wait_too_long_for_one_call_does_not_hold_up_the_others() -> Non
         await gate.complete(ask(), Draft())
     await gate.complete(ask(), Draft())
     assert anyio.current_time() == started
+
+
+async def test_calls_that_wait_while_access_is_refused_are_not_made_and_later_ones_are() -> None:
+    async def refuse(request: Request) -> Reply:
+        del request
+        await anyio.sleep(1)
+        raise ModelAccessError("The key is not accepted.", usage=spent(0))
+
+    llm = ByRequest(refuse)
+    gate = Gate(llm)
+    attempts: list[int] = []
+
+    async def call() -> None:
+        with pytest.raises(ModelAccessError, match=r"^The key is not accepted\.$") as caught:
+            await gate.complete(ask(), Draft())
+        assert caught.value.usage is not None
+        attempts.append(caught.value.usage.attempts)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(30):
+            tasks.start_soon(call)
+    assert sorted(attempts) == [0] * (30 - FIRST) + [1] * FIRST
+    await call()
+    assert len(llm.times) == FIRST + 1
 
 
 async def test_waiting_for_a_place_is_no_attempt() -> None:

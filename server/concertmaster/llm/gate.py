@@ -17,7 +17,12 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from concertmaster.errors import ModelError, ModelReplyError, ModelUnavailableError
+from concertmaster.errors import (
+    ModelAccessError,
+    ModelError,
+    ModelReplyError,
+    ModelUnavailableError,
+)
 from concertmaster.llm.places import Place, Places
 from concertmaster.llm.protocol import LLM, NO_USAGE, Draft, Reply, Request, Usage
 
@@ -162,6 +167,8 @@ class _Attempts:
         self._draft.update(usage=self.usage)
 
     def _tell(self, place: Place, exc: ModelError) -> None:
+        if isinstance(exc, ModelAccessError):
+            place.denied(exc)
         if isinstance(exc, ModelUnavailableError) and exc.busy:
             wait = exc.retry_after
             # Those who wait are not held up for longer than they would be willing to wait.

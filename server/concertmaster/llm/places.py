@@ -4,10 +4,12 @@ import math
 from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from copy import copy
 from random import SystemRandom
 
 import anyio
 
+from concertmaster.errors import ModelAccessError
 from concertmaster.llm.concurrency import ConcurrencyLimit, Outcome
 from concertmaster.llm.pace import Pace
 from concertmaster.llm.protocol import Allowance
@@ -29,14 +31,22 @@ class Places:
         self._turns = _Turns()
         self._unheard = 0
         self._alarm = math.inf
+        self._denial: ModelAccessError | None = None
 
     @asynccontextmanager
     async def place(self, run_id: str) -> AsyncGenerator["Place"]:
-        """Hold a place for one call of a run, once it is the run's turn."""
+        """Hold a place for one call of a run, once it is the run's turn.
+
+        Raises:
+            ModelAccessError: another call found out meanwhile that this one cannot succeed.
+        """
         place = Place(self)
+        known = self._denial
         self._turns.add(run_id, place)
         try:
             await self._admission(place)
+            if self._denial is not None and self._denial is not known:
+                raise copy(self._denial)
             yield place
         finally:
             if place.episode is None:
@@ -85,6 +95,10 @@ class Places:
         self._pace.allow(allowance, unheard=self._unheard, now=anyio.current_time())
         self._admit()
 
+    def deny(self, denial: ModelAccessError) -> None:
+        """Let none of the calls that wait now begin; later ones find out for themselves."""
+        self._denial = copy(denial)
+
     def hold(self, seconds: float) -> None:
         """Let nothing begin for so long, and a random moment more."""
         pause = seconds + _RANDOM.uniform(0, self._jitter)
@@ -124,6 +138,10 @@ class Place:
         self.outcome = "refused"
         if wait is not None:
             self._places.hold(wait)
+
+    def denied(self, denial: ModelAccessError) -> None:
+        """Take in that no call of the model can succeed."""
+        self._places.deny(denial)
 
 
 class _Turns:
