@@ -650,3 +650,13 @@ async def test_slots_bound_how_many_work_at_once(tmp_path: Path) -> None:
         run_id = (await service.start(RunOrder(task="t", plan=plan))).run_id
         assert (await service.wait(run_id, seconds=60)).status == "succeeded"
     assert most <= 3
+
+
+async def test_every_model_call_says_which_run_makes_it(tmp_path: Path) -> None:
+    llm = FakeLLM({"planner": TWO})
+    async with service_in(tmp_path, llm=llm) as service:
+        started = [await service.start(RunOrder(task=task)) for task in ("why?", "when?")]
+        for state in started:
+            await service.wait(state.run_id, seconds=60)
+    by_run = [[call.run_id for call in llm.requests].count(state.run_id) for state in started]
+    assert by_run == [4, 4]

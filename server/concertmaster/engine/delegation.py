@@ -147,6 +147,8 @@ class _Delegation:
     async def _result(self, subtask: Subtask) -> SubtaskResult:
         if anyio.current_time() >= self._until:
             return _not_done(subtask, "The run's time was up before it could start.")
+        if (refusal := self._run.steps.refusal(self._model(subtask))) is not None:
+            return _not_done(subtask, str(refusal))
         started = SubtaskStarted(
             name=f"subtask/{subtask.id}/start", at=self._run.steps.now(), subtask_id=subtask.id
         )
@@ -175,6 +177,11 @@ class _Delegation:
                 self._follow(self._scheduler.give_back(subtask_id))
             else:
                 self._scheduler.withdraw(subtask_id, piece)
+
+    def _model(self, subtask: Subtask) -> str:
+        """Return the id of the model that a subtask's worker uses."""
+        worker = self._workers.get(subtask.worker)
+        return self._setup.llm.model_name(worker.model or self._setup.models.worker)
 
     def _dependencies(self, subtask: Subtask) -> list[WorkResult]:
         subtasks = {item.id: item for item in self._plan.subtasks}

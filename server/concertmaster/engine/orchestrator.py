@@ -135,16 +135,30 @@ class Orchestrator:
 
 
 def _gaps(results: Iterable[SubtaskResult]) -> list[str]:
-    """Return a sentence for each subtask that is not all it should be."""
-    return [
-        f"Subtask {result.subtask_id} ({result.worker}) {_OUTCOMES[result.status]}: "
-        f"{' '.join(result.errors)}"
-        for result in results
-        if result.status != "succeeded"
-    ]
+    """Return a sentence for all subtasks that lack something for the same reason."""
+    by_reason: dict[str, list[SubtaskResult]] = {}
+    for result in results:
+        if result.status != "succeeded":
+            by_reason.setdefault(" ".join(result.errors), []).append(result)
+    return [f"{_fates(group)}: {reason}" for reason, group in by_reason.items()]
 
 
-_OUTCOMES = {"partial": "is incomplete", "failed": "failed", "skipped": "was skipped"}
+def _fates(results: Sequence[SubtaskResult]) -> str:
+    """Return what became of subtasks: `Subtask s1 (analyst) failed`."""
+    clauses: list[str] = []
+    for status, (of_one, of_many) in _OUTCOMES.items():
+        names = [f"{item.subtask_id} ({item.worker})" for item in results if item.status == status]
+        if names:
+            outcome = of_one if len(names) == 1 else of_many
+            clauses.append(f"{', '.join(names)} {outcome}")
+    return f"Subtask{'s' if len(results) > 1 else ''} {' and '.join(clauses)}"
+
+
+_OUTCOMES = {
+    "partial": ("is incomplete", "are incomplete"),
+    "failed": ("failed", "failed"),
+    "skipped": ("was skipped", "were skipped"),
+}
 
 
 def _unneeded(delegated: Delegated) -> list[str]:

@@ -6,6 +6,7 @@ its recorded outcome, and only the others are made.
 
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from typing import Protocol
 
 import anyio
@@ -22,7 +23,7 @@ from concertmaster.engine.events import (
     SubtaskResult,
     ToolCalled,
 )
-from concertmaster.errors import ModelError, ToolCallError
+from concertmaster.errors import ModelAccessError, ModelError, ToolCallError
 from concertmaster.llm.protocol import (
     LLM,
     NO_USAGE,
@@ -53,10 +54,12 @@ class Steps:
         self,
         append: Append,
         *,
+        run_id: str = "",
         recorded: Iterable[Event] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._append = append
+        self._run_id = run_id
         self._clock = clock
         self._replies: dict[str, Reply] = {}
         self._outcomes: dict[str, ToolOutcome] = {}
@@ -70,6 +73,7 @@ class Steps:
         self.guard: GuardDecided | None = None
         """What the guard had decided before the run was resumed."""
         self._usage: dict[str | None, Usage] = {}
+        self._refusals: dict[str | None, ModelAccessError] = {}
         for event in recorded:
             self._recall(event)
 
@@ -115,6 +119,10 @@ class Steps:
         result = self._results.get(subtask_id)
         return result if result is not None and result.status == "succeeded" else None
 
+    def refusal(self, model: str) -> ModelAccessError | None:
+        """Return why no call of `model` can succeed in this run, if one has found that out."""
+        return self._refusals.get(None) or self._refusals.get(model)
+
     async def call(
         self,
         name: str,
@@ -127,9 +135,13 @@ class Steps:
         """Return the reply of the step `name`, making the call if it has not been made.
 
         However the call ends, what it cost is in the journal before this returns or raises.
+        A call that cannot succeed, as another has found out, is not made.
         """
         if (reply := self._replies.get(name)) is not None:
             return reply
+        model = llm.model_name(request.model)
+        if (refusal := self.refusal(model)) is not None:
+            raise ModelAccessError(str(refusal), model=refusal.model)
         draft = draft or Draft()
         await self.record(
             CallStarted(
@@ -137,14 +149,16 @@ class Steps:
                 at=self.now(),
                 step=name,
                 caller=request.caller,
-                model=llm.model_name(request.model),
+                model=model,
                 subtask_id=subtask_id,
             ),
             wait=False,
         )
         try:
-            reply = await llm.complete(request, draft)
+            reply = await llm.complete(replace(request, run_id=self._run_id), draft)
         except ModelError as exc:
+            if isinstance(exc, ModelAccessError):
+                self._refusals[exc.model] = exc
             usage = exc.usage or draft.usage
             await self._record_failure(name, request.caller, subtask_id, str(exc), usage)
             raise
