@@ -366,7 +366,7 @@ async def test_a_fault_in_a_tool_fails_its_subtask_and_no_sibling(
     )
     assert run.results["s1"].status == "failed"
     assert run.results["s2"].status == "succeeded"
-    assert "subtask broke" in caplog.text
+    assert "conversation broke" in caplog.text
 
 
 async def test_half_a_character_in_a_reply_does_no_harm() -> None:
