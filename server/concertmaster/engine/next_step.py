@@ -39,25 +39,30 @@ class Occasions:
     """Tells when what is known has changed in a way that matters."""
 
     def __init__(self) -> None:
-        self._decisive: set[str] = set()
-        self._important_done = False
+        self._told: frozenset[str] = frozenset()
+        """The subtasks whose ends the orchestrator knew when it was last asked."""
         self._all_started: tuple[str, ...] = ()
 
     def of(self, plan: Plan, results: Mapping[str, SubtaskResult], scheduler: Scheduler) -> str:
         """Return why the orchestrator is to be asked now; nothing if it is not."""
-        if scheduler.over:
-            return AT_END
+        occasion = AT_END if scheduler.over else self._of(plan, results, scheduler)
+        if occasion:
+            self._told = frozenset(results)
+        return occasion
+
+    def _of(self, plan: Plan, results: Mapping[str, SubtaskResult], scheduler: Scheduler) -> str:
+        new = results.keys() - self._told
+        if not new:
+            return ""
         decisive = [
             f"{subtask.id} ({results[subtask.id].status})"
             for subtask in plan.subtasks
-            if subtask.decisive and subtask.id in results and subtask.id not in self._decisive
+            if subtask.decisive and subtask.id in new
         ]
         if decisive:
-            self._decisive |= {subtask.id for subtask in plan.subtasks if subtask.id in results}
             return f"Decisive subtasks have ended: {', '.join(decisive)}."
-        important = [subtask.id for subtask in plan.subtasks if subtask.priority == "high"]
-        if important and not self._important_done and all(name in results for name in important):
-            self._important_done = True
+        important = {subtask.id for subtask in plan.subtasks if subtask.priority == "high"}
+        if important & new and important <= results.keys():
             return "All subtasks of high priority have ended; others have not."
         ids = tuple(subtask.id for subtask in plan.subtasks)
         if scheduler.all_started and self._all_started != ids:

@@ -107,7 +107,10 @@ def shape_problems(error: ValidationError) -> list[str]:
     problems: list[str] = []
     for item in error.errors(include_url=False, include_input=False):
         where = ".".join(str(part) for part in item["loc"])
-        problems.append(f"{where}: {item['msg']}." if where else f"{item['msg']}.")
+        what = item["msg"].removeprefix("Value error, ").rstrip(".")
+        if item["type"] == "extra_forbidden":
+            what = "there is no such key; leave it out"
+        problems.append(f"{where}: {what}." if where else f"{what}.")
     return problems
 
 

@@ -261,6 +261,9 @@ class _Tree:
 
     def _begin_call(self, event: CallStarted) -> None:
         if event.subtask_id is not None:
+            # What mends a result begins when its subtask has ended.
+            if event.subtask_id not in self._running:
+                self._begin_subtask(event.subtask_id, event.at)
             parent = self._running[event.subtask_id]
         elif event.caller in ("planner", "orchestrator"):
             parent = self._planning(event.at)
