@@ -12,6 +12,7 @@ from faults import fault_figures
 from gate import gate_figures
 from measure import Figure
 from outside import run_cpu_figures, startup_figures
+from planning import planning_figures
 from prefix import prefix_figures
 from scheduling import makespan_figures, scheduler_figures
 
@@ -38,6 +39,7 @@ def main() -> int:
         *makespan_figures(),
         *startup_figures(),
         *run_cpu_figures(),
+        *planning_figures(),
         *prefix_figures(),
         *gate_figures(),
         *fault_figures(),

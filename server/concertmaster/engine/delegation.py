@@ -1,15 +1,23 @@
 """The plan's subtasks on their workers, as many at once as slots and dependencies allow."""
 
 import math
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import cast
 
 import anyio
+from anyio.abc import TaskGroup
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from concertmaster.engine.concurrency import together
-from concertmaster.engine.events import PlanRevised, SubtaskFinished, SubtaskResult, SubtaskStarted
+from concertmaster.engine.events import (
+    PlanRevised,
+    SubtaskDrafted,
+    SubtaskFinished,
+    SubtaskResult,
+    SubtaskStarted,
+)
 from concertmaster.engine.judgement import NoJudgementError
 from concertmaster.engine.next_step import (
     NextStep,
@@ -40,8 +48,9 @@ class Delegated:
     """Subtasks that were not done, or not to the end, because the orchestrator had enough."""
 
 
-async def delegate(run: Run, setup: Setup, plan: Plan, *, until: float) -> Delegated:
-    """Return how each subtask ended.
+@asynccontextmanager
+async def open_delegation(run: Run, setup: Setup, *, until: float) -> AsyncGenerator["Delegation"]:
+    """Open a delegation; what it still runs when it closes is cancelled.
 
     At the time `until` of anyio's clock nothing new starts, and what runs ends with what
     it has.
@@ -49,11 +58,13 @@ async def delegate(run: Run, setup: Setup, plan: Plan, *, until: float) -> Deleg
     Raises:
         StoreError: the journal cannot be written any more.
     """
-    if run.steps.revision is not None:
-        plan = run.steps.revision.plan
-    delegation = _Delegation(run, setup, plan, until)
-    await delegation.finish()
-    return delegation.outcome
+    send, receive = anyio.create_memory_object_stream[_Message](math.inf)
+    with send, receive:
+        async with together() as tasks:
+            delegation = Delegation(run, setup, tasks, send, until=until)
+            tasks.start_soon(delegation.attend, receive)
+            yield delegation
+            tasks.cancel_scope.cancel()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,29 +77,76 @@ class _Advice:
     """Whether all subtasks had ended when it was asked."""
 
 
-class _Delegation:
-    def __init__(self, run: Run, setup: Setup, plan: Plan, until: float) -> None:
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """The plan is finished."""
+
+
+_Message = SubtaskResult | _Advice | _Whole
+
+
+class Delegation:
+    """Carries out a plan: the part of it that is there so far, then the whole."""
+
+    def __init__(
+        self,
+        run: Run,
+        setup: Setup,
+        tasks: TaskGroup,
+        messages: MemoryObjectSendStream["_Message"],
+        *,
+        until: float,
+    ) -> None:
         self._run = run
         self._setup = setup
-        self._plan = plan
+        self._start_soon = tasks.start_soon
         self._until = until
-        self._workers = workers_of(plan, setup.catalog)
-        self._scheduler = Scheduler(plan.subtasks, slots=run.request.limits.slots)
+        self._plan = Plan()
+        self._workers = setup.catalog
+        self._scheduler = Scheduler((), slots=run.request.limits.slots)
         self._results: dict[str, SubtaskResult] = {}
         self._running: dict[str, anyio.CancelScope] = {}
+        self._drafted: dict[str, Subtask] = {}
+        """Subtasks that came before the plan was finished."""
         self._unneeded: set[str] = set()
         self._gaps: list[str] = []
         self._rounds = run.steps.revisions
         self._occasions = Occasions()
         self._asking = False
-        self._decided = plan.mode != "adaptive"
-        """Whether there is nothing more to ask the orchestrator."""
-        self._send, self._receive = anyio.create_memory_object_stream[SubtaskResult | _Advice](
-            math.inf
-        )
+        self._decided = True
+        """Whether there is nothing to ask the orchestrator, or nothing more."""
+        self._messages = messages
+        self._whole = False
+        """Whether the plan is finished."""
+        self._over = anyio.Event()
 
     @property
-    def outcome(self) -> Delegated:
+    def drafted(self) -> Mapping[str, Subtask]:
+        """Return the subtasks that were started, or will be, before the plan was finished."""
+        return self._run.steps.drafted | self._drafted
+
+    def draft(self, plan: Plan) -> None:
+        """Start what can be of a plan that is still being written, and goes on from there."""
+        new = [subtask for subtask in plan.subtasks if subtask.id not in self._drafted]
+        self._drafted |= {subtask.id: subtask for subtask in new}
+        self._plan = plan
+        self._follow(self._scheduler.revise(plan.subtasks))
+
+    async def carry_out(self, plan: Plan) -> Delegated:
+        """Return what becomes of a plan; after a restart, of what it had become by then."""
+        revision = self._run.steps.revision
+        self._plan = revision.plan if revision is not None else plan
+        self._workers = workers_of(self._plan, self._setup.catalog)
+        self._decided = self._plan.mode != "adaptive"
+        leftovers = self._leftovers()
+        for subtask in leftovers:
+            if subtask.id in self._running:
+                self._running[subtask.id].cancel()
+        self._follow(self._scheduler.revise((*self._plan.subtasks, *leftovers)))
+        if revision is not None and revision.done:
+            self._stop(revision.reason)
+        self._messages.send_nowait(_Whole())
+        await self._over.wait()
         return Delegated(
             plan=self._plan,
             results=tuple(self._results[subtask.id] for subtask in self._plan.subtasks),
@@ -96,21 +154,28 @@ class _Delegation:
             unneeded=frozenset(self._unneeded),
         )
 
-    async def finish(self) -> None:
-        async with self._send, self._receive, together() as tasks:
-            self._start_soon = tasks.start_soon
-            self._follow(self._scheduler.begin())
-            if (revision := self._run.steps.revision) is not None and revision.done:
-                await self._stop(revision.reason)
-            while not self._scheduler.over or self._asking:
-                match await self._receive.receive():
-                    case SubtaskResult() as result:
-                        del self._running[result.subtask_id]
-                        self._results[result.subtask_id] = result
-                        self._follow(self._scheduler.ended(result.subtask_id, result.status))
-                    case _Advice() as advice:
-                        await self._heed(advice)
+    def _leftovers(self) -> list[Subtask]:
+        """Return the drafted subtasks that have been started and are not in the plan."""
+        planned = {subtask.id for subtask in self._plan.subtasks}
+        started = self._running.keys() | self._results.keys()
+        return [item for name, item in self._drafted.items() if name in started - planned]
+
+    async def attend(self, messages: MemoryObjectReceiveStream["_Message"]) -> None:
+        """Go on from each thing that happens, until the whole plan is done."""
+        async for message in messages:
+            match message:
+                case SubtaskResult() as result:
+                    del self._running[result.subtask_id]
+                    self._results[result.subtask_id] = result
+                    self._follow(self._scheduler.ended(result.subtask_id, result.status))
+                case _Advice() as advice:
+                    await self._heed(advice)
+                case _:
+                    self._whole = True
+            if self._whole:
                 self._consult()
+                if self._scheduler.over and not self._asking:
+                    self._over.set()
 
     def _follow(self, decisions: Iterable[Decision]) -> None:
         for decision in decisions:
@@ -126,7 +191,19 @@ class _Delegation:
 
     def _leave_out(self, subtask: Subtask, why: str) -> None:
         self._results[subtask.id] = result = _not_done(subtask, why)
-        self._start_soon(self._record, result)
+        self._start_soon(self._record_skip, subtask, result)
+
+    async def _record_skip(self, subtask: Subtask, result: SubtaskResult) -> None:
+        await self._introduce(subtask)
+        await self._record(result)
+
+    async def _introduce(self, subtask: Subtask) -> None:
+        """Tell the journal of a subtask that is in no plan yet."""
+        if not self._whole:
+            steps = self._run.steps
+            name = f"subtask/{subtask.id}/draft"
+            event = SubtaskDrafted(name=name, at=steps.now(), subtask=subtask)
+            await steps.record(event, wait=False)
 
     async def _carry_out(self, subtask: Subtask, scope: anyio.CancelScope) -> None:
         result = self._run.steps.finished(subtask.id)
@@ -138,21 +215,23 @@ class _Delegation:
                     subtask_id=subtask.id,
                     worker=subtask.worker,
                     status="cancelled",
-                    errors=("The orchestrator stopped it, having enough without it.",),
+                    errors=("It was stopped, because the plan does without it.",),
                     usage=self._run.steps.usage(subtask.id),
                 )
             await self._record(result)
-        self._send.send_nowait(result)
+        self._messages.send_nowait(result)
 
     async def _result(self, subtask: Subtask) -> SubtaskResult:
         if anyio.current_time() >= self._until:
             return _not_done(subtask, "The run's time was up before it could start.")
         if (refusal := self._run.steps.refusal(self._model(subtask))) is not None:
             return _not_done(subtask, str(refusal))
+        steps = self._run.steps
+        await self._introduce(subtask)
         started = SubtaskStarted(
-            name=f"subtask/{subtask.id}/start", at=self._run.steps.now(), subtask_id=subtask.id
+            name=f"subtask/{subtask.id}/start", at=steps.now(), subtask_id=subtask.id
         )
-        await self._run.steps.record(started, wait=False)
+        await steps.record(started, wait=False)
         return await carry_out(
             Work(
                 run=self._run,
@@ -228,7 +307,7 @@ class _Delegation:
             advice = _Advice(step, at_end=situation.at_end)
         except NoJudgementError as exc:
             advice = _Advice(None, f"The orchestrator could not be asked what to do next: {exc}")
-        self._send.send_nowait(advice)
+        self._messages.send_nowait(advice)
 
     async def _heed(self, advice: _Advice) -> None:
         self._asking = False
@@ -250,7 +329,7 @@ class _Delegation:
         )
         self._gaps += change.left_out
         if advice.step.done:
-            await self._stop(advice.step.reason)
+            self._stop(advice.step.reason)
             return
         if advice.at_end and change.plan.subtasks == self._plan.subtasks:
             self._decided = True
@@ -261,7 +340,7 @@ class _Delegation:
         self._workers = workers_of(change.plan, self._setup.catalog)
         self._follow(self._scheduler.revise(change.plan.subtasks))
 
-    async def _stop(self, reason: str) -> None:
+    def _stop(self, reason: str) -> None:
         """Start nothing more, and end what runs."""
         self._decided = True
         for subtask in self._scheduler.stop():

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal, cast
 
 from pydantic import Field, ValidationError
@@ -69,6 +69,16 @@ class Plan(Frozen):
     verify: Verify = "none"
     subtasks: tuple[Subtask, ...] = ()
     custom_workers: tuple[CustomWorker, ...] = ()
+
+
+def free_id(subtask_id: str, taken: Collection[str]) -> str:
+    """Return an id that is not taken: this one, or one that is numbered."""
+    name, number = subtask_id, 1
+    while name in taken:
+        number += 1
+        suffix = f"_{number}"
+        name = subtask_id[: ID_CHARS - len(suffix)] + suffix
+    return name
 
 
 def read_plan(text: str, *, lenient: bool = False) -> Plan:

@@ -19,10 +19,12 @@ from concertmaster.engine.events import (
     GuardDecided,
     PlanAccepted,
     PlanRevised,
+    SubtaskDrafted,
     SubtaskFinished,
     SubtaskResult,
     ToolCalled,
 )
+from concertmaster.engine.plan import Subtask
 from concertmaster.errors import ModelAccessError, ModelError, ToolCallError
 from concertmaster.llm.protocol import (
     LLM,
@@ -66,6 +68,8 @@ class Steps:
         self._results: dict[str, SubtaskResult] = {}
         self.plan: PlanAccepted | None = None
         """The plan that was accepted before the run was resumed."""
+        self.drafted: dict[str, Subtask] = {}
+        """Subtasks that were started before there was a plan, before the run was resumed."""
         self.revision: PlanRevised | None = None
         """The last decision on it before the run was resumed."""
         self.revisions = 0
@@ -86,6 +90,15 @@ class Steps:
                 self._charge(event.subtask_id, event.usage)
             case ToolCalled():
                 self._outcomes[event.name] = event.outcome
+            case SubtaskFinished(result=result):
+                self._results[result.subtask_id] = result
+            case _:
+                self._recall_decision(event)
+
+    def _recall_decision(self, event: Event) -> None:
+        match event:
+            case SubtaskDrafted():
+                self.drafted[event.subtask.id] = event.subtask
             case PlanAccepted():
                 self.plan = event
             case PlanRevised():
@@ -93,8 +106,6 @@ class Steps:
                 self.revisions += 1
             case GuardDecided():
                 self.guard = event
-            case SubtaskFinished(result=result):
-                self._results[result.subtask_id] = result
             case _:
                 pass
 

@@ -22,6 +22,7 @@ from concertmaster.engine.events import (
     RunRequest,
     RunStarted,
     RunStatus,
+    SubtaskDrafted,
     SubtaskFinished,
     SubtaskResult,
     SubtaskStarted,
@@ -66,6 +67,8 @@ class RunState:
     """What results of several subtasks do not agree on."""
     subtasks: dict[str, SubtaskState] = field(default_factory=dict[str, SubtaskState])
     """By id, in the order of the plan."""
+    drafted: set[str] = field(default_factory=set[str])
+    """Subtasks that were started before the plan was finished."""
     usage: Usage = NO_USAGE
     """What all calls took so far, failed ones included."""
     by_model: dict[str, Usage] = field(default_factory=dict[str, Usage])
@@ -121,7 +124,7 @@ class RunState:
                 self._apply_call(event)
             case PlanAccepted() | PlanRevised():
                 self._apply_plan(event)
-            case SubtaskStarted() | SubtaskFinished():
+            case SubtaskDrafted() | SubtaskStarted() | SubtaskFinished():
                 self._apply_subtask(event)
             case _:
                 self._apply_run(event)
@@ -173,19 +176,32 @@ class RunState:
             subtask.usage += usage
             subtask.doing = ""
 
-    def _apply_subtask(self, event: SubtaskStarted | SubtaskFinished) -> None:
+    def _apply_subtask(self, event: SubtaskDrafted | SubtaskStarted | SubtaskFinished) -> None:
         match event:
+            case SubtaskDrafted(subtask=subtask):
+                self.drafted.add(subtask.id)
+                if self.plan is None:
+                    self.subtasks[subtask.id] = SubtaskState(subtask=subtask)
             case SubtaskStarted():
-                state = self.subtasks[event.subtask_id]
-                state.status = "running"
-                state.started_at = event.at
+                if (state := self._planned(event.subtask_id)) is not None:
+                    state.status = "running"
+                    state.started_at = event.at
             case _:
-                result = event.result
-                state = self.subtasks[result.subtask_id]
-                state.status = result.status
-                state.result = result
-                state.ended_at = event.at
-                state.doing = ""
+                self._apply_result(event)
+
+    def _planned(self, subtask_id: str) -> SubtaskState | None:
+        """Return the state of a subtask; none, if it was drafted and did not get into the plan."""
+        if subtask_id in self.drafted:
+            return self.subtasks.get(subtask_id)
+        return self.subtasks[subtask_id]
+
+    def _apply_result(self, event: SubtaskFinished) -> None:
+        result = event.result
+        if (state := self._planned(result.subtask_id)) is not None:
+            state.status = result.status
+            state.result = result
+            state.ended_at = event.at
+            state.doing = ""
 
     def charge(self, event: Event) -> None:
         """Take in what a call cost, if `event` ends one, though the journal may not have it."""
