@@ -50,7 +50,7 @@ class Delegated:
 
 @asynccontextmanager
 async def open_delegation(run: Run, setup: Setup, *, until: float) -> AsyncGenerator["Delegation"]:
-    """Open a delegation; what it still runs when it closes is cancelled.
+    """Open a delegation; a plan that is not carried out by then is given up.
 
     At the time `until` of anyio's clock nothing new starts, and what runs ends with what
     it has.
@@ -64,7 +64,9 @@ async def open_delegation(run: Run, setup: Setup, *, until: float) -> AsyncGener
             delegation = Delegation(run, setup, tasks, send, until=until)
             tasks.start_soon(delegation.attend, receive)
             yield delegation
-            tasks.cancel_scope.cancel()
+            # Once it is over, there may still be something to write down.
+            if not delegation.over:
+                tasks.cancel_scope.cancel()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,11 @@ class Delegation:
         self._whole = False
         """Whether the plan is finished."""
         self._over = anyio.Event()
+
+    @property
+    def over(self) -> bool:
+        """Tell whether the plan has been carried out."""
+        return self._over.is_set()
 
     @property
     def drafted(self) -> Mapping[str, Subtask]:
@@ -176,6 +183,7 @@ class Delegation:
                 self._consult()
                 if self._scheduler.over and not self._asking:
                     self._over.set()
+                    return
 
     def _follow(self, decisions: Iterable[Decision]) -> None:
         for decision in decisions:
