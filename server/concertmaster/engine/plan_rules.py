@@ -115,6 +115,10 @@ def strategy_problems(subtask: Subtask, workers: Collection[str]) -> list[str]:
     match subtask.strategy:
         case Vote(decide="rubric", criteria=()):
             problems.append(f"{at} scores answers by a rubric, but names no criteria.")
+        case Vote(decide="rubric", criteria=criteria) if len(
+            {criterion.name for criterion in criteria}
+        ) < len(criteria):
+            problems.append(f"{at} names a criterion twice.")
         case Vote(voters=(_,)):
             problems.append(f"{at} has one voter; it takes two to vote.")
         case Map(over="contexts", contexts=()):
