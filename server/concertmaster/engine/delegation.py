@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import anyio
+import anyio.lowlevel
 
 from concertmaster.engine.concurrency import together
 from concertmaster.engine.events import PlanRevised, SubtaskFinished, SubtaskResult, SubtaskStarted
@@ -49,8 +50,6 @@ async def delegate(run: Run, setup: Setup, plan: Plan, *, until: float) -> Deleg
     Raises:
         StoreError: the journal cannot be written any more.
     """
-    if run.steps.revision is not None:
-        plan = run.steps.revision.plan
     delegation = _Delegation(run, setup, plan, until)
     await delegation.finish()
     return delegation.outcome
@@ -62,8 +61,8 @@ class _Advice:
 
     step: NextStep | None
     problem: str = ""
-    at_end: bool = False
-    """Whether all subtasks had ended when it was asked."""
+    ended: tuple[str, ...] = ()
+    """The subtasks whose results it was shown."""
 
 
 class _Delegation:
@@ -72,17 +71,21 @@ class _Delegation:
         self._setup = setup
         self._plan = plan
         self._until = until
-        self._workers = workers_of(plan, setup.catalog)
-        self._scheduler = Scheduler(plan.subtasks, slots=run.request.limits.slots)
         self._results: dict[str, SubtaskResult] = {}
         self._running: dict[str, anyio.CancelScope] = {}
         self._unneeded: set[str] = set()
         self._gaps: list[str] = []
-        self._rounds = run.steps.revisions
-        self._occasions = Occasions()
         self._asking = False
         self._decided = plan.mode != "adaptive"
         """Whether there is nothing more to ask the orchestrator."""
+        known: Iterable[str] = ()
+        for revision in run.steps.revisions:
+            self._take_in(revision)
+            known = revision.ended
+        self._rounds = len(run.steps.revisions)
+        self._occasions = Occasions(known)
+        self._workers = workers_of(self._plan, setup.catalog)
+        self._scheduler = Scheduler(self._plan.subtasks, slots=run.request.limits.slots)
         self._send, self._receive = anyio.create_memory_object_stream[SubtaskResult | _Advice](
             math.inf
         )
@@ -93,15 +96,20 @@ class _Delegation:
             plan=self._plan,
             results=tuple(self._results[subtask.id] for subtask in self._plan.subtasks),
             gaps=tuple(self._gaps),
-            unneeded=frozenset(self._unneeded),
+            # What ended by itself while it was being stopped is there after all.
+            unneeded=frozenset(
+                name
+                for name in self._unneeded
+                if self._results[name].status in ("skipped", "cancelled")
+            ),
         )
 
     async def finish(self) -> None:
         async with self._send, self._receive, together() as tasks:
             self._start_soon = tasks.start_soon
+            if self._finished_before():
+                return
             self._follow(self._scheduler.begin())
-            if (revision := self._run.steps.revision) is not None and revision.done:
-                await self._stop(revision.reason)
             while not self._scheduler.over or self._asking:
                 match await self._receive.receive():
                     case SubtaskResult() as result:
@@ -111,6 +119,20 @@ class _Delegation:
                     case _Advice() as advice:
                         await self._heed(advice)
                 self._consult()
+
+    def _finished_before(self) -> bool:
+        """Tell whether the work was called done before the run was resumed, and take that in."""
+        revisions = self._run.steps.revisions
+        if not revisions or not revisions[-1].done:
+            return False
+        for subtask in self._plan.subtasks:
+            if subtask.id not in revisions[-1].ended:
+                self._unneeded.add(subtask.id)
+            if (result := self._run.steps.ended(subtask.id)) is not None:
+                self._results[subtask.id] = result
+            else:
+                self._leave_out(subtask, _enough(revisions[-1].reason))
+        return True
 
     def _follow(self, decisions: Iterable[Decision]) -> None:
         for decision in decisions:
@@ -145,6 +167,8 @@ class _Delegation:
         self._send.send_nowait(result)
 
     async def _result(self, subtask: Subtask) -> SubtaskResult:
+        # It may have been stopped between its slot and here.
+        await anyio.lowlevel.checkpoint_if_cancelled()
         if anyio.current_time() >= self._until:
             return _not_done(subtask, "The run's time was up before it could start.")
         started = SubtaskStarted(
@@ -205,20 +229,20 @@ class _Delegation:
             return
         self._rounds += 1
         self._asking = True
-        self._start_soon(self._ask, occasion, self._rounds)
-
-    async def _ask(self, occasion: str, number: int) -> None:
         situation = Situation(
             plan=self._plan,
             results=dict(self._results),
             running=frozenset(self._running),
             occasion=occasion,
-            number=number,
+            number=self._rounds,
             seconds=max(0.0, self._until - anyio.current_time()),
         )
+        self._start_soon(self._ask, situation)
+
+    async def _ask(self, situation: Situation) -> None:
         try:
             step = await ask_what_next(self._run, self._setup, situation)
-            advice = _Advice(step, at_end=situation.at_end)
+            advice = _Advice(step, ended=tuple(situation.results))
         except NoJudgementError as exc:
             advice = _Advice(None, f"The orchestrator could not be asked what to do next: {exc}")
         self._send.send_nowait(advice)
@@ -229,40 +253,55 @@ class _Delegation:
             self._decided = True
             self._gaps.append(advice.problem)
             return
-        started = self._running.keys() | self._results.keys()
-        change = revise_plan(self._plan, advice.step, started, self._run, self._setup)
-        await self._run.steps.record(
-            PlanRevised(
-                name=f"plan/{self._rounds + 1}",
-                at=self._run.steps.now(),
-                plan=change.plan,
-                done=advice.step.done,
-                reason=advice.step.reason,
-                warnings=change.warnings,
-            )
+        known = self._running.keys() | self._results.keys()
+        started = [subtask for subtask in self._plan.subtasks if subtask.id in known]
+        change = revise_plan(self._plan, advice.step, known, self._run, self._setup)
+        revision = PlanRevised(
+            name=f"plan/{self._rounds + 1}",
+            at=self._run.steps.now(),
+            plan=change.plan,
+            done=advice.step.done,
+            reason=advice.step.reason,
+            ended=advice.ended,
+            warnings=change.warnings,
+            left_out=change.left_out,
         )
-        self._gaps += change.left_out
-        if advice.step.done:
-            await self._stop(advice.step.reason)
-            return
-        if advice.at_end and change.plan.subtasks == self._plan.subtasks:
+        if not revision.done:
+            # A slot that comes free meanwhile is not to start what the decision drops.
+            self._follow(self._scheduler.revise(started))
+        await self._run.steps.record(revision)
+        self._take_in(revision)
+        if revision.done:
+            self._stop(revision.reason)
+        else:
+            self._workers = workers_of(revision.plan, self._setup.catalog)
+            self._follow(self._scheduler.revise(revision.plan.subtasks))
+
+    def _take_in(self, revision: PlanRevised) -> None:
+        """Take in a decision: the plan, what it leaves open, and whether there is more to ask."""
+        at_end = {subtask.id for subtask in self._plan.subtasks} <= set(revision.ended)
+        if revision.done:
+            self._decided = True
+        elif at_end and revision.plan.subtasks == self._plan.subtasks:
             self._decided = True
             self._gaps.append(
-                f"The orchestrator wanted more, but planned nothing: {advice.step.reason}"
+                f"The orchestrator wanted more, but planned nothing: {revision.reason}"
             )
-        self._plan = change.plan
-        self._workers = workers_of(change.plan, self._setup.catalog)
-        self._follow(self._scheduler.revise(change.plan.subtasks))
+        self._gaps += revision.left_out
+        self._plan = revision.plan
 
-    async def _stop(self, reason: str) -> None:
+    def _stop(self, reason: str) -> None:
         """Start nothing more, and end what runs."""
-        self._decided = True
         for subtask in self._scheduler.stop():
             self._unneeded.add(subtask.id)
-            self._leave_out(subtask, f"The orchestrator had enough without it: {reason}")
+            self._leave_out(subtask, _enough(reason))
         for name, scope in self._running.items():
             self._unneeded.add(name)
             scope.cancel()
+
+
+def _enough(reason: str) -> str:
+    return f"The orchestrator had enough without it: {reason}"
 
 
 def _not_done(subtask: Subtask, why: str) -> SubtaskResult:

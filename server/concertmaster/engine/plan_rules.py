@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
-from concertmaster.engine.plan import Plan, PlanMode, Subtask
+from concertmaster.engine.plan import ID_PATTERN, Plan, PlanMode, Subtask
 from concertmaster.engine.strategy import Map, Revise, Strategy, Vote, strategy_schema
 from concertmaster.llm.protocol import JsonSchema, closed_object
 
@@ -201,9 +201,9 @@ def subtask_schema(rules: PlanRules) -> JsonSchema:
     worker = text if rules.custom_workers else {"enum": sorted(rules.workers)}
     return closed_object(
         {
-            "id": {"type": "string", "description": "s1, s2, …"},
+            "id": {"type": "string", "description": "s1, s2, …", "pattern": ID_PATTERN},
             "worker": worker,
-            "objective": text,
+            "objective": {"type": "string", "minLength": 1},
             "why": text,
             "depends_on": names,
             "priority": {"enum": ["high", "medium", "low"]},
