@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
@@ -75,8 +76,8 @@ class _Advice:
 
     step: NextStep | None
     problem: str = ""
-    at_end: bool = False
-    """Whether all subtasks had ended when it was asked."""
+    ended: tuple[str, ...] = ()
+    """The subtasks whose results it was shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +113,14 @@ class Delegation:
         """Subtasks that came before the plan was finished."""
         self._unneeded: set[str] = set()
         self._gaps: list[str] = []
-        self._rounds = run.steps.revisions
-        self._occasions = Occasions()
         self._asking = False
         self._decided = True
         """Whether there is nothing to ask the orchestrator, or nothing more."""
         self._messages = messages
         self._whole = False
         """Whether the plan is finished."""
+        self._rounds = len(run.steps.revisions)
+        self._occasions = Occasions(run.steps.revisions[-1].ended if run.steps.revisions else ())
         self._over = anyio.Event()
 
     @property
@@ -141,25 +142,35 @@ class Delegation:
 
     async def carry_out(self, plan: Plan) -> Delegated:
         """Return what becomes of a plan; after a restart, of what it had become by then."""
-        revision = self._run.steps.revision
-        self._plan = revision.plan if revision is not None else plan
+        self._plan = plan
+        self._decided = plan.mode != "adaptive"
+        for revision in self._run.steps.revisions:
+            self._take_in(revision)
         self._workers = workers_of(self._plan, self._setup.catalog)
-        self._decided = self._plan.mode != "adaptive"
-        leftovers = self._leftovers()
-        for subtask in leftovers:
-            if subtask.id in self._running:
-                self._running[subtask.id].cancel()
-        self._follow(self._scheduler.revise((*self._plan.subtasks, *leftovers)))
-        if revision is not None and revision.done:
-            self._stop(revision.reason)
+        self._whole = True
+        if not self._finished_before():
+            self._begin()
         self._messages.send_nowait(_Whole())
         await self._over.wait()
         return Delegated(
             plan=self._plan,
             results=tuple(self._results[subtask.id] for subtask in self._plan.subtasks),
             gaps=tuple(self._gaps),
-            unneeded=frozenset(self._unneeded),
+            # What ended by itself while it was being stopped is there after all.
+            unneeded=frozenset(
+                name
+                for name in self._unneeded
+                if self._results[name].status in ("skipped", "cancelled")
+            ),
         )
+
+    def _begin(self) -> None:
+        """Start what can be of the whole plan, and stop what was drafted and is not in it."""
+        leftovers = self._leftovers()
+        for subtask in leftovers:
+            if subtask.id in self._running:
+                self._running[subtask.id].cancel()
+        self._follow(self._scheduler.revise((*self._plan.subtasks, *leftovers)))
 
     def _leftovers(self) -> list[Subtask]:
         """Return the drafted subtasks that have been started and are not in the plan."""
@@ -178,12 +189,26 @@ class Delegation:
                 case _Advice() as advice:
                     await self._heed(advice)
                 case _:
-                    self._whole = True
+                    pass
             if self._whole:
                 self._consult()
                 if self._scheduler.over and not self._asking:
                     self._over.set()
                     return
+
+    def _finished_before(self) -> bool:
+        """Tell whether the work was called done before the run was resumed, and take that in."""
+        revisions = self._run.steps.revisions
+        if not revisions or not revisions[-1].done:
+            return False
+        for subtask in self._plan.subtasks:
+            if subtask.id not in revisions[-1].ended:
+                self._unneeded.add(subtask.id)
+            if (result := self._run.steps.ended(subtask.id)) is not None:
+                self._results[subtask.id] = result
+            else:
+                self._leave_out(subtask, _enough(revisions[-1].reason))
+        return True
 
     def _follow(self, decisions: Iterable[Decision]) -> None:
         for decision in decisions:
@@ -219,21 +244,23 @@ class Delegation:
             with scope:
                 result = await self._result(subtask)
             if result is None:
+                enough = "The orchestrator stopped it, having enough without it."
+                dropped = "It was stopped, because the finished plan does without it."
                 result = SubtaskResult(
                     subtask_id=subtask.id,
                     worker=subtask.worker,
                     status="cancelled",
-                    errors=("It was stopped, because the plan does without it.",),
+                    errors=(enough if subtask.id in self._unneeded else dropped,),
                     usage=self._run.steps.usage(subtask.id),
                 )
             await self._record(result)
         self._messages.send_nowait(result)
 
     async def _result(self, subtask: Subtask) -> SubtaskResult:
+        # It may have been stopped between its slot and here.
+        await anyio.lowlevel.checkpoint_if_cancelled()
         if anyio.current_time() >= self._until:
             return _not_done(subtask, "The run's time was up before it could start.")
-        if (refusal := self._run.steps.refusal(self._model(subtask))) is not None:
-            return _not_done(subtask, str(refusal))
         steps = self._run.steps
         await self._introduce(subtask)
         started = SubtaskStarted(
@@ -265,11 +292,6 @@ class Delegation:
             else:
                 self._scheduler.withdraw(subtask_id, piece)
 
-    def _model(self, subtask: Subtask) -> str:
-        """Return the id of the model that a subtask's worker uses."""
-        worker = self._workers.get(subtask.worker)
-        return self._setup.llm.model_name(worker.model or self._setup.models.worker)
-
     def _dependencies(self, subtask: Subtask) -> list[WorkResult]:
         subtasks = {item.id: item for item in self._plan.subtasks}
         return [work_result(subtasks[name], self._results[name]) for name in subtask.depends_on]
@@ -299,20 +321,20 @@ class Delegation:
             return
         self._rounds += 1
         self._asking = True
-        self._start_soon(self._ask, occasion, self._rounds)
-
-    async def _ask(self, occasion: str, number: int) -> None:
         situation = Situation(
             plan=self._plan,
             results=dict(self._results),
             running=frozenset(self._running),
             occasion=occasion,
-            number=number,
+            number=self._rounds,
             seconds=max(0.0, self._until - anyio.current_time()),
         )
+        self._start_soon(self._ask, situation)
+
+    async def _ask(self, situation: Situation) -> None:
         try:
             step = await ask_what_next(self._run, self._setup, situation)
-            advice = _Advice(step, at_end=situation.at_end)
+            advice = _Advice(step, ended=tuple(situation.results))
         except NoJudgementError as exc:
             advice = _Advice(None, f"The orchestrator could not be asked what to do next: {exc}")
         self._messages.send_nowait(advice)
@@ -323,40 +345,55 @@ class Delegation:
             self._decided = True
             self._gaps.append(advice.problem)
             return
-        started = self._running.keys() | self._results.keys()
-        change = revise_plan(self._plan, advice.step, started, self._run, self._setup)
-        await self._run.steps.record(
-            PlanRevised(
-                name=f"plan/{self._rounds + 1}",
-                at=self._run.steps.now(),
-                plan=change.plan,
-                done=advice.step.done,
-                reason=advice.step.reason,
-                warnings=change.warnings,
-            )
+        known = self._running.keys() | self._results.keys()
+        started = [subtask for subtask in self._plan.subtasks if subtask.id in known]
+        change = revise_plan(self._plan, advice.step, known, self._run, self._setup)
+        revision = PlanRevised(
+            name=f"plan/{self._rounds + 1}",
+            at=self._run.steps.now(),
+            plan=change.plan,
+            done=advice.step.done,
+            reason=advice.step.reason,
+            ended=advice.ended,
+            warnings=change.warnings,
+            left_out=change.left_out,
         )
-        self._gaps += change.left_out
-        if advice.step.done:
-            self._stop(advice.step.reason)
-            return
-        if advice.at_end and change.plan.subtasks == self._plan.subtasks:
+        if not revision.done:
+            # A slot that comes free meanwhile is not to start what the decision drops.
+            self._follow(self._scheduler.revise(started))
+        await self._run.steps.record(revision)
+        self._take_in(revision)
+        if revision.done:
+            self._stop(revision.reason)
+        else:
+            self._workers = workers_of(revision.plan, self._setup.catalog)
+            self._follow(self._scheduler.revise(revision.plan.subtasks))
+
+    def _take_in(self, revision: PlanRevised) -> None:
+        """Take in a decision: the plan, what it leaves open, and whether there is more to ask."""
+        at_end = {subtask.id for subtask in self._plan.subtasks} <= set(revision.ended)
+        if revision.done:
+            self._decided = True
+        elif at_end and revision.plan.subtasks == self._plan.subtasks:
             self._decided = True
             self._gaps.append(
-                f"The orchestrator wanted more, but planned nothing: {advice.step.reason}"
+                f"The orchestrator wanted more, but planned nothing: {revision.reason}"
             )
-        self._plan = change.plan
-        self._workers = workers_of(change.plan, self._setup.catalog)
-        self._follow(self._scheduler.revise(change.plan.subtasks))
+        self._gaps += revision.left_out
+        self._plan = revision.plan
 
     def _stop(self, reason: str) -> None:
         """Start nothing more, and end what runs."""
-        self._decided = True
         for subtask in self._scheduler.stop():
             self._unneeded.add(subtask.id)
-            self._leave_out(subtask, f"The orchestrator had enough without it: {reason}")
+            self._leave_out(subtask, _enough(reason))
         for name, scope in self._running.items():
             self._unneeded.add(name)
             scope.cancel()
+
+
+def _enough(reason: str) -> str:
+    return f"The orchestrator had enough without it: {reason}"
 
 
 def _not_done(subtask: Subtask, why: str) -> SubtaskResult:

@@ -204,7 +204,11 @@ class PlanRevised(_Event):
     done: bool
     """Whether what has been done suffices."""
     reason: str = ""
+    ended: tuple[str, ...] = ()
+    """The subtasks whose results it knew when it decided."""
     warnings: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    """Work that it wanted and the run will not do."""
 
 
 class GuardDecided(_Event):

@@ -24,11 +24,13 @@ Verify = Literal["none", "report", "mend"]
 ID_CHARS = 40
 """The longest id of a subtask."""
 
+ID_PATTERN = rf"^[A-Za-z][A-Za-z0-9_-]{{0,{ID_CHARS - 1}}}$"
+
 
 class Subtask(Frozen):
     """One unit of a plan: a worker, its objective, and what it depends on."""
 
-    id: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", max_length=ID_CHARS)
+    id: str = Field(pattern=ID_PATTERN)
     worker: str = Field(min_length=1)
     objective: str = Field(min_length=1)
     why: str = ""

@@ -70,10 +70,8 @@ class Steps:
         """The plan that was accepted before the run was resumed."""
         self.drafted: dict[str, Subtask] = {}
         """Subtasks that were started before there was a plan, before the run was resumed."""
-        self.revision: PlanRevised | None = None
-        """The last decision on it before the run was resumed."""
-        self.revisions = 0
-        """How many decisions on it there have been."""
+        self.revisions: list[PlanRevised] = []
+        """The decisions on it before the run was resumed."""
         self.guard: GuardDecided | None = None
         """What the guard had decided before the run was resumed."""
         self._usage: dict[str | None, Usage] = {}
@@ -90,8 +88,8 @@ class Steps:
                 self._charge(event.subtask_id, event.usage)
             case ToolCalled():
                 self._outcomes[event.name] = event.outcome
-            case SubtaskFinished(result=result):
-                self._results[result.subtask_id] = result
+            case SubtaskFinished():
+                self._results[event.name] = event.result
             case _:
                 self._recall_decision(event)
 
@@ -102,8 +100,7 @@ class Steps:
             case PlanAccepted():
                 self.plan = event
             case PlanRevised():
-                self.revision = event
-                self.revisions += 1
+                self.revisions.append(event)
             case GuardDecided():
                 self.guard = event
             case _:
@@ -125,9 +122,13 @@ class Steps:
         with anyio.move_on_after(COMMIT_SECONDS, shield=True):
             await self._append(event, wait=wait)
 
+    def ended(self, subtask_id: str) -> SubtaskResult | None:
+        """Return the result of a subtask that had ended before the run was resumed."""
+        return self._results.get(f"subtask/{subtask_id}/result")
+
     def finished(self, subtask_id: str) -> SubtaskResult | None:
         """Return the result of a subtask that had succeeded before the run was resumed."""
-        result = self._results.get(subtask_id)
+        result = self.ended(subtask_id)
         return result if result is not None and result.status == "succeeded" else None
 
     def refusal(self, model: str) -> ModelAccessError | None:
