@@ -11,6 +11,7 @@ from rich.table import Table
 from faults import fault_figures
 from gate import gate_figures
 from measure import Figure
+from modes import pattern_figures
 from outside import run_cpu_figures, startup_figures
 from planning import planning_figures
 from prefix import prefix_figures
@@ -37,6 +38,7 @@ def main() -> int:
     figures = [
         *scheduler_figures(),
         *makespan_figures(),
+        *pattern_figures(),
         *startup_figures(),
         *run_cpu_figures(),
         *planning_figures(),

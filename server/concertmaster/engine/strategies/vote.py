@@ -1,7 +1,7 @@
 """Voting: several independent answers, of which a judge, a rubric or a majority takes one."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -88,7 +88,7 @@ async def _by_rubric(work: Work, strategy: Vote) -> Verdict:
     if len(valid) < 2:
         return _without_vote(ballots)
     scores: dict[int, float] = {}
-    problems: list[str] = []
+    unscored: dict[int, str] = {}
 
     async def score_one(ballot: _Ballot) -> None:
         try:
@@ -96,9 +96,10 @@ async def _by_rubric(work: Work, strategy: Vote) -> Verdict:
                 work, strategy, ballot.verdict.text, step=f"score/{ballot.number}"
             )
         except NoJudgementError as exc:
-            problems.append(f"Answer {ballot.number} was not scored: {exc}")
+            unscored[ballot.number] = str(exc)
 
     await at_once(score_one, valid)
+    problems = _unscored(unscored)
     if not scores:
         return valid[0].verdict.with_problem(" ".join(problems))
     # The first of those that have the same score, in the voters' order.
@@ -109,6 +110,19 @@ async def _by_rubric(work: Work, strategy: Vote) -> Verdict:
     marks = ", ".join(f"{number}: {scores[number]:.1f}" for number in sorted(scores))
     note = f"Answer {best.number} scored highest, of 10 by the rubric ({marks})."
     return best.verdict.with_notes(note, *problems)
+
+
+def _unscored(reasons: Mapping[int, str]) -> list[str]:
+    """Return a sentence for each reason why answers, by their numbers, have no score."""
+    numbers: dict[str, list[str]] = defaultdict(list)
+    for number in sorted(reasons):
+        numbers[reasons[number]].append(str(number))
+    return [
+        f"Answer {same[0]} was not scored: {reason}"
+        if len(same) == 1
+        else f"Answers {', '.join(same)} were not scored: {reason}"
+        for reason, same in numbers.items()
+    ]
 
 
 async def _by_majority(work: Work, strategy: Vote) -> Verdict:
