@@ -27,13 +27,13 @@ async def complete(
     context: CompletionContext | None,
 ) -> Completion:
     """Return what a parameter of a resource template or an argument of a prompt may be."""
-    with protocol_errors():
-        if isinstance(reference, PromptReference):
-            fitting = await prompts.complete(reference.name, argument.name, argument.value)
-        else:
-            # No two templates mean different things by the same parameter.
+    if isinstance(reference, PromptReference):
+        fitting = await prompts.complete(reference.name, argument.name, argument.value)
+    else:
+        # No two templates mean different things by the same parameter.
+        with protocol_errors():
             known = await _known(server, argument.name, context)
-            fitting = [value for value in known if value.startswith(argument.value)]
+        fitting = [value for value in known if value.startswith(argument.value)]
     return Completion(values=fitting[:COMPLETIONS], total=len(fitting), has_more=False)
 
 

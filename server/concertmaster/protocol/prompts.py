@@ -1,7 +1,8 @@
 """The MCP prompts: a ready-made job each, which becomes a call of `run_orchestration`."""
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from mcp import MCPError
@@ -51,6 +52,17 @@ Nothing has been written. Show the diff to the user, and change files by it only
 so."""
 
 
+@contextmanager
+def _protocol_errors() -> Generator[None]:
+    """Tell whoever asks for a prompt what is wrong, in the protocol's terms."""
+    try:
+        yield
+    except (RequestError, InputError) as exc:
+        raise MCPError(INVALID_PARAMS, str(exc)) from exc
+    except ConcertmasterError as exc:
+        raise MCPError(INTERNAL_ERROR, str(exc)) from exc
+
+
 class JobPrompts:
     """The prompts of a server."""
 
@@ -69,13 +81,9 @@ class JobPrompts:
         Raises:
             MCPError: there is no such prompt, or its arguments will not do.
         """
-        try:
+        with _protocol_errors():
             job = await self._job(name)
             order = await self._order(job, given)
-        except (RequestError, InputError) as exc:
-            raise MCPError(INVALID_PARAMS, str(exc)) from exc
-        except ConcertmasterError as exc:
-            raise MCPError(INTERNAL_ERROR, str(exc)) from exc
         text = CALL.format(call=json.dumps(_call(order), ensure_ascii=False, indent=2))
         content = TextContent(type="text", text=text + DIFF * job.changes_files)
         return GetPromptResult(
@@ -83,14 +91,20 @@ class JobPrompts:
         )
 
     async def complete(self, name: str, argument: str, begun: str) -> "list[str]":
-        """Return what an argument may be that has been `begun`."""
-        found = [item for item in (await self._job(name)).arguments if item.name == argument]
-        if not found:
+        """Return what an argument may be that has been `begun`.
+
+        Raises:
+            MCPError: there is no such prompt.
+        """
+        with _protocol_errors():
+            job = await self._job(name)
+            found = [item for item in job.arguments if item.name == argument]
+            values = await self._values(found[0]) if found else ()
+        if not values:
             return []
         # Of several with commas between them, the last is being written.
         before, comma, last = begun.rpartition(",") if found[0].several else ("", "", begun)
         space = " " * (len(last) - len(last.lstrip()))
-        values = await self._values(found[0])
         return [
             f"{before}{comma}{space}{value}" for value in values if value.startswith(last.lstrip())
         ]

@@ -7,11 +7,12 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from concertmaster.catalog.markdown import MarkdownFile, markdown_files, read_markdown
-from concertmaster.engine.plan import PlanMode, Verify, shape_problems
+from concertmaster.engine.plan import Plan, PlanMode, Verify
 from concertmaster.engine.plan_rules import PlanRules, plan_problems
+from concertmaster.engine.strategy import Revise, Vote
 from concertmaster.errors import DefinitionError, did_you_mean
 from concertmaster.runs.jobs import (
     TEMPLATES,
@@ -161,6 +162,8 @@ class _SubtaskCheck:
 
     def check(self) -> None:
         item = self.item
+        if item.id in [other.id for other in self.job.subtasks[: self.number]]:
+            raise self._error(f"the id {item.id!r} is taken", "id")
         arguments = {argument.name: argument for argument in self.job.arguments}
         several = [name for name, argument in arguments.items() if argument.several]
         if item.for_each:
@@ -204,18 +207,27 @@ def _try_out(source: MarkdownFile, job: Job) -> None:
     """Raise unless the plan can be run, whatever is chosen."""
     for arguments in _samples(job):
         documents = arguments[job.files.name] if job.files is not None else ()
-        try:
-            plan = job.plan(arguments, documents)
-        except ValidationError as exc:
-            raise source.error(" ".join(shape_problems(exc)), "subtasks") from None
+        plan = job.plan(arguments, documents)
         rules = PlanRules(
             # Which workers there are is known where the job is done.
-            workers=[item.worker for item in plan.subtasks],
+            workers=list(_workers(plan)),
             inputs=documents,
             max_subtasks=len(plan.subtasks),
         )
         if problems := plan_problems(plan, rules):
             raise source.error(" ".join(problems), "subtasks")
+
+
+def _workers(plan: Plan) -> Iterator[str]:
+    for item in plan.subtasks:
+        yield item.worker
+        match item.strategy:
+            case Revise():
+                yield item.strategy.critic
+            case Vote():
+                yield from (voter.worker for voter in item.strategy.voters)
+            case _:
+                pass
 
 
 def _samples(job: Job) -> Iterator[Arguments]:

@@ -7,11 +7,11 @@ from pathlib import Path
 from string import Template
 from typing import Annotated, Literal, cast
 
-from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
-from concertmaster.engine.plan import Plan, PlanMode, Priority, Subtask, Verify
+from concertmaster.engine.plan import Plan, PlanMode, Priority, Subtask, Verify, shape_problems
 from concertmaster.engine.strategy import SINGLE, Map, Strategy
-from concertmaster.errors import RequestError, did_you_mean
+from concertmaster.errors import InvalidPlanError, RequestError, did_you_mean
 from concertmaster.llm.protocol import Frozen
 from concertmaster.runs.orders import RunOrder
 
@@ -149,7 +149,7 @@ class Job:
         """Return the order for checked arguments, whose inputs have the names `documents`.
 
         Raises:
-            RequestError: several files are given where one is asked for.
+            RequestError: several files are given where one is asked for, or too little is said.
         """
         if self.files is not None and not self.files.several and len(documents) > 1:
             raise RequestError(
@@ -157,10 +157,15 @@ class Job:
                 f"{_listed(documents)}."
             )
         filling = _Filling(self, arguments, documents)
+        try:
+            plan = filling.plan()
+        except ValidationError as exc:
+            # What is not said leaves a text empty that must not be.
+            raise InvalidPlanError(shape_problems(exc)) from None
         return RunOrder(
             task=Template(self.task).substitute(filling.texts),
             inputs=self.inputs(arguments),
-            plan=filling.plan(),
+            plan=plan,
             max_subtasks=self.max_subtasks,
         )
 
