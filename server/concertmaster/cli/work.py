@@ -27,6 +27,7 @@ from concertmaster.cli.wiring import open_runs
 from concertmaster.engine.events import Mode
 from concertmaster.engine.plan import Verify
 from concertmaster.runs.orders import Order, PlanOrder, RunOrder, WorkerOrder
+from concertmaster.tools.inputs import InputSpec
 
 STATUSES = {"succeeded": 0, "partial": 3}
 """Exit statuses of runs that have an answer; all others are FAILED."""
@@ -110,20 +111,25 @@ def _work(order: Order, flags: dict[str, Any], as_json: bool) -> None:
     roots = loaded.settings.roots or (Path.cwd(),)
 
     async def work() -> Followed:
-        async with open_runs(loaded, roots=roots, named=_named(order, roots)) as service:
+        async with open_runs(
+            loaded, roots=roots, named=named_outside(order.inputs, roots)
+        ) as service:
             return await follow(service, order, stderr())
 
     followed = run_async(work)
-    _print(followed, as_json)
-    click.get_current_context().exit(
-        INTERRUPTED if followed.stopped else STATUSES.get(followed.state.status, FAILED)
-    )
+    print_followed(followed, as_json)
+    click.get_current_context().exit(exit_status(followed))
 
 
-def _named(order: Order, roots: Iterable[Path]) -> tuple[Path, ...]:
+def exit_status(followed: Followed) -> int:
+    """Return the exit status that tells how a run came to its end."""
+    return INTERRUPTED if followed.stopped else STATUSES.get(followed.state.status, FAILED)
+
+
+def named_outside(inputs: Iterable[InputSpec], roots: Iterable[Path]) -> tuple[Path, ...]:
     """Return what a person has named outside the roots, and so has opened for reading."""
     named: list[Path] = []
-    for spec in order.inputs:
+    for spec in inputs:
         # What is no usable path is told by whoever reads the inputs.
         with suppress(OSError, RuntimeError):
             named.append(Path(str(spec)).expanduser().resolve())
@@ -133,7 +139,8 @@ def _named(order: Order, roots: Iterable[Path]) -> tuple[Path, ...]:
     )
 
 
-def _print(followed: Followed, as_json: bool) -> None:
+def print_followed(followed: Followed, as_json: bool) -> None:
+    """Print the answer of a run, and what is to be said about it."""
     state = followed.state
     if as_json:
         print_json(run_data(state))

@@ -39,7 +39,8 @@ async def make_plan(
     """
     rules = run.rules(setup.catalog)
     if run.request.plan is not None:
-        return _accepted(run.request.plan, rules)
+        # Whoever gives a plan means it: what looks like waste in one that was made is none here.
+        return RepairedPlan(plan=_in_mode(run.request.plan, rules))
     messages: list[Message] = []
     problems: Sequence[str] = ()
     plan: Plan | None = None
@@ -71,9 +72,13 @@ def _accepted(plan: Plan, rules: PlanRules, repaired: RepairedPlan | None = None
     repaired = repaired or RepairedPlan(plan=plan)
     return replace(
         repaired,
-        plan=repaired.plan.model_copy(update={"mode": rules.mode or repaired.plan.mode}),
+        plan=_in_mode(repaired.plan, rules),
         warnings=(*repaired.warnings, *overlaps(repaired.plan.subtasks)),
     )
+
+
+def _in_mode(plan: Plan, rules: PlanRules) -> Plan:
+    return plan.model_copy(update={"mode": rules.mode or plan.mode})
 
 
 def _judge(

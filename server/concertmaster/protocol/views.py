@@ -20,6 +20,7 @@ from concertmaster.protocol.replies import (
     SubtaskLine,
     SubtaskReply,
 )
+from concertmaster.runs.rewrites import rewritten_files
 from concertmaster.runs.state import RecentRuns, RunState, SubtaskState
 
 FOLLOW_SECONDS = 45
@@ -110,6 +111,8 @@ def run_reply(state: RunState, page: Page, detail: Detail) -> RunReply:
         links["plan"] = f"{run}/plan"
     if state.answer:
         links["answer"] = f"{run}/answer"
+    if rewritten_files(state):
+        links["diff"] = f"{run}/diff"
     return RunReply(
         run_id=state.run_id,
         status=state.status,

@@ -30,7 +30,7 @@ from concertmaster.engine.events import (
     SynthesisStarted,
 )
 from concertmaster.engine.plan import Plan, Subtask
-from concertmaster.errors import UnreadableRunError
+from concertmaster.errors import UnknownSubtaskError, UnreadableRunError
 from concertmaster.llm.protocol import NO_USAGE, Usage
 
 
@@ -253,6 +253,22 @@ class RecentRuns:
     states: tuple[RunState, ...] = ()
     unreadable: tuple[str, ...] = ()
     """A sentence for each run that is there and cannot be read."""
+
+
+def subtask_result(state: RunState, subtask_id: str) -> SubtaskResult:
+    """Return how a subtask ended, or where it stands if it has not.
+
+    Raises:
+        UnknownSubtaskError: the run has no such subtask.
+    """
+    if (subtask := state.subtasks.get(subtask_id)) is None:
+        raise UnknownSubtaskError(state.run_id, subtask_id, tuple(state.subtasks))
+    return subtask.result or SubtaskResult(
+        subtask_id=subtask_id,
+        worker=subtask.subtask.worker,
+        status=subtask.status,
+        usage=subtask.usage,
+    )
 
 
 def fold(run_id: str, events: Iterable[Event], *, alive: bool) -> RunState:
