@@ -197,8 +197,10 @@ def subtask_schema(rules: PlanRules) -> JsonSchema:
     text = {"type": "string"}
     names: Mapping[str, Any] = {"type": "array", "items": text}
     inputs = {"type": "array", "items": {"enum": sorted(rules.inputs)}} if rules.inputs else names
-    # The name of a custom worker is not known before the plan is written.
-    worker = text if rules.custom_workers else {"enum": sorted(rules.workers)}
+    worker: Mapping[str, Any] = {"enum": sorted(rules.workers)}
+    if rules.custom_workers:
+        # The name of a custom worker is not known before the plan is written.
+        worker = {"anyOf": [worker, text]}
     return closed_object(
         {
             "id": {"type": "string", "description": "s1, s2, …", "pattern": ID_PATTERN},
