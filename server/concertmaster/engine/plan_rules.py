@@ -24,6 +24,8 @@ class PlanRules:
     max_subtasks: int
     custom_workers: int = 0
     """How many workers it may bring along."""
+    taken: Collection[str] = ()
+    """Names that these may not have, besides those of the workers."""
     mode: PlanMode | None = None
     """The mode that it must have; None leaves the choice to the planner."""
 
@@ -69,7 +71,7 @@ def _custom_worker_problems(plan: Plan, rules: PlanRules) -> list[str]:
     problems += [
         f"The custom worker {name!r} needs another name: this one is taken."
         for name in sorted(set(names))
-        if name in rules.workers or names.count(name) > 1
+        if name in rules.workers or name in rules.taken or names.count(name) > 1
     ]
     return problems
 
