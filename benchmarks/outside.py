@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -22,25 +21,15 @@ BARE = {"messages.stream": "bare_calls.py", "raw events": "bare_events.py"}
 
 
 @contextlib.contextmanager
-def scripted_endpoint() -> Generator[str]:
-    """Run the scripted endpoint and yield its base URL."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    process = subprocess.Popen([sys.executable, str(HERE / "endpoint.py"), str(port)])
-    try:
-        _until_open(port)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def _until_open(port: int) -> None:
-    for _ in range(200):
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return
-        time.sleep(0.05)
-    raise RuntimeError("the scripted endpoint did not start")
+def scripted_endpoint(*options: str) -> Generator[str]:
+    """Run the scripted endpoint with these options and yield its base URL."""
+    command = [sys.executable, "-m", "concertmaster", "dev", "fake-api", "--port", "0", *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            yield process.stderr.readline().split()[2]
+        finally:
+            process.terminate()
 
 
 def _cpu_seconds(script: str, base_url: str) -> float:

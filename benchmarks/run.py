@@ -8,8 +8,13 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
+from faults import fault_figures
+from gate import gate_figures
 from measure import Figure
+from modes import pattern_figures
 from outside import run_cpu_figures, startup_figures
+from planning import planning_figures
+from prefix import prefix_figures
 from scheduling import makespan_figures, scheduler_figures
 
 
@@ -17,11 +22,11 @@ def table(figures: list[Figure]) -> Table:
     """Return the figures as a table."""
     rows = Table("measured", "value", "goal", "", "detail", title="Concertmaster benchmarks")
     for figure in figures:
-        digits = 0 if figure.unit == "characters" else 3
+        digits = 3 if figure.unit in ("x", "ms") else 0
         rows.add_row(
             figure.name,
             f"{figure.value:,.{digits}f} {figure.unit}",
-            f"≤ {figure.goal:,g}",
+            f"{'≥' if figure.least else '≤'} {figure.goal:,g}",
             "[green]met[/]" if figure.met else "[red]missed[/]",
             figure.detail,
         )
@@ -30,7 +35,17 @@ def table(figures: list[Figure]) -> Table:
 
 def main() -> int:
     """Measure everything, print the table, and return 1 if a goal is missed."""
-    figures = [*scheduler_figures(), *makespan_figures(), *startup_figures(), *run_cpu_figures()]
+    figures = [
+        *scheduler_figures(),
+        *makespan_figures(),
+        *pattern_figures(),
+        *startup_figures(),
+        *run_cpu_figures(),
+        *planning_figures(),
+        *prefix_figures(),
+        *gate_figures(),
+        *fault_figures(),
+    ]
     Console(width=140 if not sys.stdout.isatty() else None).print(table(figures))
     return 0 if all(figure.met for figure in figures) else 1
 

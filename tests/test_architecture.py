@@ -13,7 +13,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = [
     {"errors"},
-    {"llm"},
+    {"llm", "fake_api"},
     {"catalog", "tools"},
     {"engine"},
     {"runs"},
@@ -26,8 +26,8 @@ LAYERS = [
 OWNERS = {
     "mcp": {"protocol"},
     "mcp_types": {"protocol"},
-    "starlette": {"protocol"},
-    "uvicorn": {"protocol"},
+    "starlette": {"protocol", "fake_api"},
+    "uvicorn": {"protocol", "fake_api"},
     "anthropic": {"llm"},
     "httpx2": {"llm"},
     "tenacity": {"llm"},

@@ -14,7 +14,8 @@
     │   └── UnreadableRunError   one run's events make no sense; those of others may
     ├── ToolCallError            a worker tool cannot do what its caller asked; goes to the model
     └── ModelError               a model call failed; carries what it cost
-        ├── ModelRequestError    will fail again however often it is made: key, model name, request
+        ├── ModelRequestError    will fail again however often it is made
+        │   └── ModelAccessError     and so will every other: key, model name, address, account
         ├── ModelUnavailableError  may pass: overload, rate limit, connection, time
         └── ModelReplyError      the provider answered with something that is no reply
 
@@ -142,10 +143,10 @@ class ModelRequestError(ModelError):
     """The call will fail again however often it is made: key, model name or request is wrong."""
 
 
-class ModelUnavailableError(ModelError):
-    """The call may succeed later: overload, rate limit, lost connection, time-out.
+class ModelAccessError(ModelRequestError):
+    """Every call like this one will fail, whatever it asks: key, model name, address or account.
 
-    `retry_after` is the number of seconds the provider asked to wait, where it said so.
+    `model` is the id of the model that all of this concerns; None is every model.
     """
 
     def __init__(
@@ -154,9 +155,30 @@ class ModelUnavailableError(ModelError):
         *,
         usage: "Usage | None" = None,
         text: str = "",
+        model: str | None = None,
+    ) -> None:
+        super().__init__(message, usage=usage, text=text)
+        self.model = model
+
+
+class ModelUnavailableError(ModelError):
+    """The call may succeed later: overload, rate limit, lost connection, time-out.
+
+    `busy` says that the provider has too many calls to take this one. `retry_after` is the
+    number of seconds it asked to wait, where it said so.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        usage: "Usage | None" = None,
+        text: str = "",
+        busy: bool = False,
         retry_after: float | None = None,
     ) -> None:
         super().__init__(message, usage=usage, text=text)
+        self.busy = busy
         self.retry_after = retry_after
 
 

@@ -7,6 +7,7 @@ from concertmaster.engine.events import (
     CallFailed,
     CallFinished,
     Event,
+    Limits,
     PlanAccepted,
     PlanRejected,
     RunRequest,
@@ -17,7 +18,12 @@ from concertmaster.engine.orchestrator import Orchestrator
 from concertmaster.engine.plan import Plan
 from concertmaster.engine.run import Run
 from concertmaster.engine.steps import Steps
-from concertmaster.errors import ModelRequestError, ModelUnavailableError, StoreError
+from concertmaster.errors import (
+    ModelAccessError,
+    ModelRequestError,
+    ModelUnavailableError,
+    StoreError,
+)
 from concertmaster.llm.protocol import Reply, Request, WorkBrief
 from fakes import FakeLLM, plan_json, reply_with, subtask
 
@@ -164,7 +170,7 @@ async def test_a_run_in_which_every_worker_failed_is_failed_and_not_synthesized(
         REQUEST, {"planner": TWO, "worker:critic": error, "worker:analyst": error}
     )
     assert run.end.status == "failed"
-    assert len(run.end.reasons) == 2
+    assert run.end.reasons == ("Subtasks s1 (analyst), s2 (critic) failed: overloaded",)
     assert "synthesizer" not in llm.callers()
 
 
@@ -394,3 +400,64 @@ async def test_a_journal_that_cannot_be_written_stops_the_run(refused: str) -> N
     run = Run(request=REQUEST, documents={}, steps=Steps(append))
     with pytest.raises(StoreError):
         await Orchestrator(setup(FakeLLM({"planner": TWO}))).drive(run)
+
+
+MANY = Plan(subtasks=tuple(subtask(f"s{number}") for number in range(1, 7)))
+REFUSED = "The key is not accepted."
+
+
+def limited(slots: int, plan: Plan = MANY) -> RunRequest:
+    return RunRequest(task="find out why", plan=plan, limits=Limits(slots=slots))
+
+
+async def test_where_no_call_can_succeed_nothing_more_starts_and_the_reason_is_told_once() -> None:
+    run, llm = await drive(limited(1), {"worker:analyst": ModelAccessError(REFUSED)})
+    assert len(llm.requests) == 1
+    assert [run.results[f"s{n}"].status for n in range(1, 7)] == ["failed", *["skipped"] * 5]
+    assert run.results["s6"].errors == (REFUSED,)
+    assert run.end.status == "failed"
+    (reason,) = run.end.reasons
+    assert reason.count(REFUSED) == 1
+    assert reason.startswith("Subtasks s1 (analyst) failed and s2 (analyst), s3 (analyst)")
+
+
+async def test_what_is_running_when_access_is_refused_may_finish() -> None:
+    refused = anyio.Event()
+    calls: list[str] = []
+
+    async def answer(request: Request) -> str:
+        assert isinstance(request.brief, WorkBrief)
+        calls.append(request.brief.objective)
+        if request.brief.objective == "do s2":
+            refused.set()
+            raise ModelAccessError(REFUSED, model="fake-small")
+        await refused.wait()
+        return "found"
+
+    run, _ = await drive(limited(2), {"worker:analyst": answer, "synthesizer": "told"})
+    assert sorted(calls) == ["do s1", "do s2"]
+    assert run.results["s1"].status == "succeeded"
+    assert (run.end.status, run.end.answer) == ("partial", "told")
+    assert " ".join(run.end.reasons).count(REFUSED) == 1
+
+
+async def test_a_model_that_is_refused_does_not_stop_workers_that_use_another() -> None:
+    plan = Plan(subtasks=(subtask("s1", "odd"), subtask("s2", "odd"), subtask("s3")))
+    run, _ = await drive(
+        limited(1, plan),
+        {"worker:odd": ModelAccessError(REFUSED, model="fake-unknown")},
+        workers=[worker("odd", model="unknown")],
+    )
+    statuses = [run.results[name].status for name in ("s1", "s2", "s3")]
+    assert statuses == ["failed", "skipped", "succeeded"]
+
+
+async def test_a_call_that_cannot_succeed_is_not_made_and_not_in_the_journal() -> None:
+    scripts = {"worker:analyst": "found", "synthesizer": "told"}
+    plan = Plan(subtasks=(subtask("s1"), subtask("s2", "critic")))
+    critic = ModelAccessError(REFUSED)
+    run, llm = await drive(limited(1, plan), scripts | {"worker:critic": critic})
+    assert "synthesizer" not in llm.callers()
+    assert not any(event.name.startswith("synthesis/call") for event in run.events)
+    assert run.end.status == "partial"
+    assert "found" in run.end.answer

@@ -1,5 +1,6 @@
 """The command as people start it: a process of its own."""
 
+import json
 import os
 import re
 import signal
@@ -130,6 +131,25 @@ def test_over_http_the_server_tells_its_address_and_answers_there_until_a_signal
         assert httpx2.get(found.group(1)).status_code < 500
         process.terminate()
     assert process.returncode == 128 + signal.SIGTERM
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals can be sent there")
+def test_a_run_goes_to_the_scripted_endpoint_that_another_command_serves() -> None:
+    command = [*COMMAND, "dev", "fake-api", "--port", "0", "--subtasks", "3", "--key", "right"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        found = re.match(r"Serving at (http://127\.0\.0\.1:\d+) until", process.stderr.readline())
+        assert found is not None
+        address = found.group(1)
+        env = {"CONCERTMASTER_BASE_URL": address, "CONCERTMASTER_API_KEY": "right"}
+        result = run("run", "Do it", "--json", env=env)
+        totals = httpx2.get(f"{address}/ledger").json()["totals"]
+        process.send_signal(signal.SIGINT)
+    assert process.returncode == 130
+    assert result.returncode == 0, result.stderr
+    usage = json.loads(result.stdout)["usage"]
+    assert totals["requests"] == sum(item["attempts"] for item in usage) == 5
+    assert totals["tokens_out"] == sum(item["tokens_out"] for item in usage)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals there")

@@ -10,6 +10,7 @@ import httpx2
 import pytest
 
 from concertmaster.errors import (
+    ModelAccessError,
     ModelError,
     ModelReplyError,
     ModelRequestError,
@@ -58,10 +59,10 @@ async def failure_of(
     ("status", "kind", "error"),
     [
         (400, "invalid_request_error", ModelRequestError),
-        (401, "authentication_error", ModelRequestError),
-        (402, "billing_error", ModelRequestError),
-        (403, "permission_error", ModelRequestError),
-        (404, "not_found_error", ModelRequestError),
+        (401, "authentication_error", ModelAccessError),
+        (402, "billing_error", ModelAccessError),
+        (403, "permission_error", ModelAccessError),
+        (404, "not_found_error", ModelAccessError),
         (408, "timeout_error", ModelUnavailableError),
         (409, "conflict_error", ModelUnavailableError),
         (413, "request_too_large", ModelRequestError),
@@ -93,7 +94,7 @@ async def test_a_status_tells_whether_trying_again_may_help(
         ("timeout_error", ModelUnavailableError),
         ("new_kind_of_error", ModelUnavailableError),
         ("invalid_request_error", ModelRequestError),
-        ("authentication_error", ModelRequestError),
+        ("authentication_error", ModelAccessError),
     ],
 )
 async def test_an_error_within_the_stream_keeps_what_had_arrived_and_what_it_had_cost(
@@ -159,7 +160,7 @@ async def test_a_provider_that_cannot_be_reached_may_be_later(raised: Exception,
 
 async def test_a_request_that_cannot_be_sent_is_not_quoted() -> None:
     exc = await failure_of(httpx2.LocalProtocolError(f"Illegal header value b'Bearer {KEY}'"))
-    assert type(exc) is ModelRequestError
+    assert type(exc) is ModelAccessError
     assert "Illegal" not in str(exc)
     assert "ANTHROPIC_CUSTOM_HEADERS" in str(exc)
 
@@ -230,7 +231,7 @@ async def test_a_reply_that_begins_without_its_beginning_is_no_reply() -> None:
 async def test_an_address_that_answers_with_a_page_is_named() -> None:
     page = httpx2.Response(200, html="<html>Welcome</html>")
     exc = await failure_of(page, base_url="http://gateway.test")
-    assert type(exc) is ModelRequestError
+    assert type(exc) is ModelAccessError
     assert "gateway.test answers with text/html" in str(exc)
     assert "CONCERTMASTER_BASE_URL" in str(exc)
 
@@ -302,7 +303,7 @@ async def test_behind_another_address_an_unknown_model_may_be_an_unknown_path() 
 @pytest.mark.parametrize("code", ["contract_spend_limit_reached", "enforced_spend_limit_reached"])
 async def test_a_spending_limit_does_not_pass_by_waiting(code: str) -> None:
     exc = await failure_of(failure(429, "rate_limit_error", code=code))
-    assert type(exc) is ModelRequestError
+    assert type(exc) is ModelAccessError
     assert "spending limit" in str(exc)
 
 
@@ -372,10 +373,10 @@ EXPECTED = {
 
 EXPECTED_BY_STATUS = {
     400: ModelRequestError,
-    401: ModelRequestError,
-    402: ModelRequestError,
-    403: ModelRequestError,
-    404: ModelRequestError,
+    401: ModelAccessError,
+    402: ModelAccessError,
+    403: ModelAccessError,
+    404: ModelAccessError,
     408: ModelUnavailableError,
     409: ModelUnavailableError,
     412: ModelRequestError,
@@ -391,8 +392,8 @@ EXPECTED_BY_STATUS = {
     529: ModelUnavailableError,
 }
 NOT_LIKE_THEIR_STATUS = {
-    "ContractSpendLimitReachedError": ModelRequestError,
-    "EnforcedSpendLimitReachedError": ModelRequestError,
+    "ContractSpendLimitReachedError": ModelAccessError,
+    "EnforcedSpendLimitReachedError": ModelAccessError,
 }
 
 SDK_ERRORS = sorted(
@@ -437,6 +438,30 @@ def test_every_error_of_the_sdk_is_mapped_to_one_of_ours(
     assert type(ours) is expected
     assert ours.text == "so far"
     assert str(ours).endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "model"),
+    [
+        (401, "authentication_error", None),
+        (402, "billing_error", None),
+        (403, "permission_error", "claude-sonnet-5-5"),
+        (404, "not_found_error", "claude-sonnet-5-5"),
+    ],
+)
+async def test_an_error_that_other_calls_would_get_says_which(
+    status: int, kind: str, model: str | None
+) -> None:
+    exc = await failure_of(failure(status, kind))
+    assert isinstance(exc, ModelAccessError)
+    assert exc.model == model
+
+
+async def test_an_account_without_money_is_no_fault_of_the_one_request() -> None:
+    said = "Your credit balance is too low to access the Anthropic API."
+    exc = await failure_of(failure(400, "invalid_request_error", said))
+    assert isinstance(exc, ModelAccessError)
+    assert exc.model is None
 
 
 async def test_through_the_gate_a_broken_reply_is_asked_for_again_and_both_are_paid_for() -> None:

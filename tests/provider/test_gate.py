@@ -8,11 +8,13 @@ import pytest
 from trio.testing import MockClock
 
 from concertmaster.errors import (
+    ModelAccessError,
     ModelError,
     ModelReplyError,
     ModelRequestError,
     ModelUnavailableError,
 )
+from concertmaster.llm.concurrency import FIRST
 from concertmaster.llm.gate import FIRST_WAIT, LONGEST_BACKOFF, Gate
 from concertmaster.llm.protocol import NO_USAGE, Draft, Reply, Request, Usage
 from scripted_anthropic import ask
@@ -226,11 +228,22 @@ async def test_a_cancelled_call_leaves_its_cost_in_the_draft() -> None:
 async def test_a_call_cancelled_while_it_waits_makes_no_further_attempt() -> None:
     llm = ScriptedLLM(overloaded(retry_after=50))
     draft = Draft()
-    with anyio.move_on_after(20) as scope:
-        await Gate(llm).complete(ask(), draft)
-    assert scope.cancelled_caught
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(Gate(llm).complete, ask(), draft)
+        await anyio.sleep(20)
+        tasks.cancel_scope.cancel()
     assert len(llm.times) == 1
     assert draft.usage == spent(1)
+
+
+async def test_a_wait_that_would_pass_the_deadline_fails_at_once() -> None:
+    llm = ScriptedLLM(overloaded("so far", retry_after=50))
+    started = anyio.current_time()
+    with anyio.fail_after(20):
+        with pytest.raises(ModelUnavailableError, match="no time to wait and try again") as caught:
+            await Gate(llm).complete(ask(), Draft())
+    assert anyio.current_time() == started
+    assert (caught.value.usage, caught.value.text) == (spent(1), "so far")
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
@@ -253,3 +266,102 @@ async def test_calls_at_the_same_time_do_not_count_each_other_s_attempts() -> No
             for draft in drafts:
                 tasks.start_soon(gate.complete, ask(), draft)
     assert [draft.usage.attempts for draft in drafts] == [1, 1]
+
+
+def refusing(wait: float) -> Callable[[Request], Awaitable[Reply]]:
+    async def refuse(request: Request) -> Reply:
+        if request.model == "sonnet":
+            raise overloaded(busy=True, retry_after=wait)
+        await anyio.lowlevel.checkpoint()
+        return done()
+
+    return refuse
+
+
+class ByRequest(ScriptedLLM):
+    """Answers each request by a function of it."""
+
+    def __init__(self, answer: Callable[[Request], Awaitable[Reply]]) -> None:
+        super().__init__(done())
+        self._answer = answer
+
+    async def complete(self, request: Request, draft: Draft, /) -> Reply:
+        del draft
+        self.times.append(anyio.current_time())
+        return await self._answer(request)
+
+
+async def test_what_one_model_is_refused_does_not_hold_up_another() -> None:
+    gate = Gate(ByRequest(refusing(30)), max_attempts=1)
+    started = anyio.current_time()
+    with pytest.raises(ModelUnavailableError):
+        await gate.complete(ask(model="sonnet"), Draft())
+    await gate.complete(ask(model="opus"), Draft())
+    assert anyio.current_time() == started
+
+
+async def test_a_refused_call_holds_up_the_others_of_its_model() -> None:
+    gate = Gate(ScriptedLLM(overloaded(busy=True, retry_after=30), done()))
+    started = anyio.current_time()
+    waited: list[float] = []
+
+    async def call() -> None:
+        await gate.complete(ask(), Draft())
+        waited.append(anyio.current_time() - started)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(call)
+        await anyio.sleep(1)
+        tasks.start_soon(call)
+    assert all(30 <= seconds <= 30 + FIRST_WAIT for seconds in waited)
+
+
+async def test_a_wait_too_long_for_one_call_does_not_hold_up_the_others() -> None:
+    gate = Gate(ScriptedLLM(overloaded(busy=True, retry_after=4_294_967), done()))
+    started = anyio.current_time()
+    with pytest.raises(ModelUnavailableError):
+        await gate.complete(ask(), Draft())
+    await gate.complete(ask(), Draft())
+    assert anyio.current_time() == started
+
+
+async def test_calls_that_wait_while_access_is_refused_are_not_made_and_later_ones_are() -> None:
+    async def refuse(request: Request) -> Reply:
+        del request
+        await anyio.sleep(1)
+        raise ModelAccessError("The key is not accepted.", usage=spent(0))
+
+    llm = ByRequest(refuse)
+    gate = Gate(llm)
+    attempts: list[int] = []
+
+    async def call() -> None:
+        with pytest.raises(ModelAccessError, match=r"^The key is not accepted\.$") as caught:
+            await gate.complete(ask(), Draft())
+        assert caught.value.usage is not None
+        attempts.append(caught.value.usage.attempts)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(30):
+            tasks.start_soon(call)
+    assert sorted(attempts) == [0] * (30 - FIRST) + [1] * FIRST
+    await call()
+    assert len(llm.times) == FIRST + 1
+
+
+async def test_waiting_for_a_place_is_no_attempt() -> None:
+    async def answer(request: Request) -> Reply:
+        del request
+        await anyio.sleep(10)
+        return done()
+
+    gate = Gate(ByRequest(answer))
+    attempts: list[int] = []
+
+    async def call() -> None:
+        attempts.append((await gate.complete(ask(), Draft())).usage.attempts)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(30):
+            tasks.start_soon(call)
+    assert attempts == [1] * 30

@@ -25,6 +25,7 @@ _COMMANDS = {
     "cancel": ("history", "Stop a run; what is finished stays."),
     "workers": ("definitions", "List the workers and check their files."),
     "serve": ("serve", "Serve MCP clients over stdio, or over HTTP."),
+    "dev": ("dev", "Serve a scripted model endpoint, for demos and tests."),
     "doctor": ("doctor", "Tell what is configured, what works and what is missing."),
 }
 """For each subcommand the module that has it, and its help in one line."""

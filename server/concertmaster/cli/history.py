@@ -94,6 +94,8 @@ def _show_subtask(run_id: str, subtask_id: str, as_json: bool, flags: dict[str, 
         print_json(subtask_data(run_id, objective, result))
         return
     print_markdown(result.text or f"{subtask_id} has no text ({result.status}).")
+    for note in result.notes:
+        print_aside(note)
     for error in result.errors:
         print_aside(error, "yellow")
 

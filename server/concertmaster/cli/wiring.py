@@ -12,6 +12,7 @@ from concertmaster.llm.anthropic import Connection, open_anthropic
 from concertmaster.llm.gate import Gate
 from concertmaster.llm.missing import MissingKeyLLM
 from concertmaster.llm.offline import OfflineLLM
+from concertmaster.llm.prefixes import SharedPrefixes
 from concertmaster.llm.prices import Prices, load_prices
 from concertmaster.llm.protocol import LLM, Models
 from concertmaster.runs.intake import RunPolicy
@@ -118,7 +119,8 @@ async def open_llm(loaded: LoadedSettings) -> AsyncGenerator[LLM]:
     else:
         connection, prices = connection_of(settings), prices_of(settings)
         async with open_anthropic(connection, prices=prices) as llm:
-            yield Gate(llm, max_attempts=settings.max_attempts)
+            gate = Gate(llm, max_attempts=settings.max_attempts)
+            yield SharedPrefixes(gate, prices)
 
 
 @asynccontextmanager

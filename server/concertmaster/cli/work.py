@@ -146,6 +146,8 @@ def print_followed(followed: Followed, as_json: bool) -> None:
         print_json(run_data(state))
     elif text := answer_text(state):
         print_markdown(text)
+    for finding in state.findings:
+        print_aside(f"Results do not agree: {finding.what}", "yellow")
     for reason in state.reasons:
         print_aside(reason, "yellow")
     print_aside(summary(state), style_of(state.status))

@@ -16,13 +16,17 @@ async def together() -> AsyncGenerator[TaskGroup]:
     """Open a task group that raises one error of its tasks, rather than a group of them.
 
     What fails a whole run, such as a journal that cannot be written, fails each of its tasks
-    in the same way: one of these errors says all.
+    in the same way: one of these errors says all. It also says more than that other tasks
+    were cancelled at the same time.
     """
     try:
         async with anyio.create_task_group() as tasks:
             yield tasks
-    except ExceptionGroup as group:
-        raise _first(group) from None
+    except BaseExceptionGroup as group:
+        _, errors = group.split(anyio.get_cancelled_exc_class())
+        if errors is None:
+            raise
+        raise _first(errors) from None
 
 
 async def at_once(
@@ -34,7 +38,7 @@ async def at_once(
     return [handle.return_value for handle in handles]
 
 
-def _first(error: Exception) -> Exception:
-    while isinstance(error, ExceptionGroup):
-        error = cast("ExceptionGroup[Exception]", error).exceptions[0]
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
     return error

@@ -1,5 +1,6 @@
 """Asking a model until there is an answer: tool calls, one retry, a deadline."""
 
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ import anyio
 from concertmaster.engine.concurrency import at_once
 from concertmaster.engine.replies import Verdict, judge_reply
 from concertmaster.engine.run import Run, Setup
-from concertmaster.errors import ModelError
+from concertmaster.errors import ModelError, StoreError
 from concertmaster.llm.protocol import (
     AssistantMessage,
     Draft,
@@ -20,6 +21,8 @@ from concertmaster.llm.protocol import (
     ToolOutcome,
     UserMessage,
 )
+
+log = logging.getLogger(__name__)
 
 NO_TURNS_LEFT = "Not called: you have no turns left. Answer now with what you have."
 
@@ -63,12 +66,24 @@ class Conversation:
         self._turn = 0
 
     async def verdict(self, *, seconds: float) -> Verdict:
-        """Return what the answer is worth; what there is of one after `seconds`, or a failure."""
+        """Return what the answer is worth; what there is of one after `seconds`, or a failure.
+
+        Raises:
+            StoreError: the journal cannot be written any more.
+        """
+        if seconds <= 0:
+            return self.broken_off("No time was left for it.")
         try:
             with anyio.move_on_after(seconds):
                 return await self._converse()
         except ModelError as exc:
             return self.broken_off(str(exc), exc.text)
+        except StoreError:
+            raise
+        except Exception as exc:
+            # A fault in a tool or in this program ends one conversation, and not what others did.
+            log.exception("conversation broke", extra={"step": self._step})
+            return self.broken_off(f"An internal error ended it: {type(exc).__name__}.")
         return self.broken_off(f"It passed its deadline of {seconds:.0f} s.", self._draft.text)
 
     async def revise(self, answer: str, wish: str, *, seconds: float) -> Verdict:

@@ -139,9 +139,13 @@ class Scheduler:
         """
         for subtask in self._unstarted():
             del self._subtasks[subtask.id]
-        self._queue = [entry for entry in self._queue if entry.subtask_id in self._held]
+        pieces = [entry for entry in self._queue if entry.subtask_id in self._held]
+        self._queue.clear()
+        skips = self._take_in(subtasks)
+        # What a piece is worth may have changed with what now hangs on its subtask.
+        self._queue += [entry._replace(order=self._order[entry.subtask_id]) for entry in pieces]
         heapq.heapify(self._queue)
-        return [*self._take_in(subtasks), *self._fill()]
+        return [*skips, *self._fill()]
 
     def stop(self) -> list[Subtask]:
         """Return the subtasks that have not been started, and start none of them any more."""

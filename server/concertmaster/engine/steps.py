@@ -6,6 +6,7 @@ its recorded outcome, and only the others are made.
 
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from typing import Protocol
 
 import anyio
@@ -18,11 +19,13 @@ from concertmaster.engine.events import (
     GuardDecided,
     PlanAccepted,
     PlanRevised,
+    SubtaskDrafted,
     SubtaskFinished,
     SubtaskResult,
     ToolCalled,
 )
-from concertmaster.errors import ModelError, ToolCallError
+from concertmaster.engine.plan import Subtask
+from concertmaster.errors import ModelAccessError, ModelError, ToolCallError
 from concertmaster.llm.protocol import (
     LLM,
     NO_USAGE,
@@ -53,23 +56,26 @@ class Steps:
         self,
         append: Append,
         *,
+        run_id: str = "",
         recorded: Iterable[Event] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._append = append
+        self._run_id = run_id
         self._clock = clock
         self._replies: dict[str, Reply] = {}
         self._outcomes: dict[str, ToolOutcome] = {}
         self._results: dict[str, SubtaskResult] = {}
         self.plan: PlanAccepted | None = None
         """The plan that was accepted before the run was resumed."""
-        self.revision: PlanRevised | None = None
-        """The last decision on it before the run was resumed."""
-        self.revisions = 0
-        """How many decisions on it there have been."""
+        self.drafted: dict[str, Subtask] = {}
+        """Subtasks that were started before there was a plan, before the run was resumed."""
+        self.revisions: list[PlanRevised] = []
+        """The decisions on it before the run was resumed."""
         self.guard: GuardDecided | None = None
         """What the guard had decided before the run was resumed."""
         self._usage: dict[str | None, Usage] = {}
+        self._refusals: dict[str | None, ModelAccessError] = {}
         for event in recorded:
             self._recall(event)
 
@@ -82,15 +88,21 @@ class Steps:
                 self._charge(event.subtask_id, event.usage)
             case ToolCalled():
                 self._outcomes[event.name] = event.outcome
+            case SubtaskFinished():
+                self._results[event.name] = event.result
+            case _:
+                self._recall_decision(event)
+
+    def _recall_decision(self, event: Event) -> None:
+        match event:
+            case SubtaskDrafted():
+                self.drafted[event.subtask.id] = event.subtask
             case PlanAccepted():
                 self.plan = event
             case PlanRevised():
-                self.revision = event
-                self.revisions += 1
+                self.revisions.append(event)
             case GuardDecided():
                 self.guard = event
-            case SubtaskFinished(result=result):
-                self._results[result.subtask_id] = result
             case _:
                 pass
 
@@ -110,10 +122,18 @@ class Steps:
         with anyio.move_on_after(COMMIT_SECONDS, shield=True):
             await self._append(event, wait=wait)
 
+    def ended(self, subtask_id: str) -> SubtaskResult | None:
+        """Return the result of a subtask that had ended before the run was resumed."""
+        return self._results.get(f"subtask/{subtask_id}/result")
+
     def finished(self, subtask_id: str) -> SubtaskResult | None:
         """Return the result of a subtask that had succeeded before the run was resumed."""
-        result = self._results.get(subtask_id)
+        result = self.ended(subtask_id)
         return result if result is not None and result.status == "succeeded" else None
+
+    def refusal(self, model: str) -> ModelAccessError | None:
+        """Return why no call of `model` can succeed in this run, if one has found that out."""
+        return self._refusals.get(None) or self._refusals.get(model)
 
     async def call(
         self,
@@ -127,9 +147,13 @@ class Steps:
         """Return the reply of the step `name`, making the call if it has not been made.
 
         However the call ends, what it cost is in the journal before this returns or raises.
+        A call that cannot succeed, as another has found out, is not made.
         """
         if (reply := self._replies.get(name)) is not None:
             return reply
+        model = llm.model_name(request.model)
+        if (refusal := self.refusal(model)) is not None:
+            raise ModelAccessError(str(refusal), model=refusal.model)
         draft = draft or Draft()
         await self.record(
             CallStarted(
@@ -137,14 +161,16 @@ class Steps:
                 at=self.now(),
                 step=name,
                 caller=request.caller,
-                model=llm.model_name(request.model),
+                model=model,
                 subtask_id=subtask_id,
             ),
             wait=False,
         )
         try:
-            reply = await llm.complete(request, draft)
+            reply = await llm.complete(replace(request, run_id=self._run_id), draft)
         except ModelError as exc:
+            if isinstance(exc, ModelAccessError):
+                self._refusals[exc.model] = exc
             usage = exc.usage or draft.usage
             await self._record_failure(name, request.caller, subtask_id, str(exc), usage)
             raise

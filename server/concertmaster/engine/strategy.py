@@ -1,7 +1,7 @@
 """How one subtask can be done: by one worker once, or by one of the patterns of the field."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, TypeGuard, cast
+from typing import Annotated, Literal, TypeGuard, cast, get_args
 
 from pydantic import BeforeValidator, Field
 
@@ -69,9 +69,9 @@ class Vote(Frozen):
 
 def _pairs(value: object) -> object:
     """Return the mapping that a list of {key, value} stands for."""
-    if not isinstance(value, list):
-        return value
-    pairs = cast("list[object]", value)
+    if isinstance(value, Mapping):
+        return cast("Mapping[object, object]", value)
+    pairs = cast("list[object]", value) if isinstance(value, list) else [value]
     return {pair["key"]: pair["value"] for pair in pairs if _is_pair(pair)}
 
 
@@ -100,15 +100,28 @@ class Map(Frozen):
 
 
 def _named(value: object) -> object:
-    """Return the strategy that its name alone stands for."""
-    return {"kind": value} if isinstance(value, str) else value
+    """Return the strategy that its name alone stands for.
 
+    Raises:
+        ValueError: there is none of that kind.
+    """
+    if isinstance(value, str):
+        value = {"kind": value}
+    if not isinstance(value, Mapping):
+        return value
+    fields = cast("Mapping[object, object]", value)
+    kind = fields.get("kind")
+    if kind not in get_args(Kind):
+        found = "it has no kind" if kind is None else f"its kind is {kind!r}"
+        raise ValueError(f"{found}; kinds are {', '.join(get_args(Kind))}")
+    return fields
+
+
+Kind = Literal["single", "revise", "vote", "map"]
 
 Strategy = Annotated[
     Single | Revise | Vote | Map, Field(discriminator="kind"), BeforeValidator(_named)
 ]
-
-Kind = Literal["single", "revise", "vote", "map"]
 
 SINGLE = Single(kind="single")
 
@@ -121,12 +134,16 @@ def strategy_schema() -> JsonSchema:
         "anyOf": [
             closed_object({"kind": {"const": "single"}}),
             closed_object(
-                {"kind": {"const": "revise"}, "critic": text, "rounds": {"type": "integer"}}
+                {
+                    "kind": {"const": "revise"},
+                    "critic": text,
+                    "rounds": {"type": "integer", "minimum": 1, "maximum": 5},
+                }
             ),
             closed_object(
                 {
                     "kind": {"const": "vote"},
-                    "answers": {"type": "integer"},
+                    "answers": {"type": "integer", "minimum": 2, "maximum": 9},
                     "decide": {"enum": ["judge", "rubric", "consensus"]},
                     "criteria": {"type": "array", "items": closed_object({"name": text})},
                 }

@@ -1,6 +1,12 @@
-"""Where every model call passes through: what may help when repeated, is."""
+"""Where every model call passes through: it waits for its place, and is repeated if that may help.
 
+One gate serves one endpoint and all runs of the process. How many calls of a model are under
+way at once is learnt from the provider: see `concurrency`, `pace` and `places`.
+"""
+
+from collections import defaultdict
 from collections.abc import Callable
+from copy import copy
 
 import anyio
 from tenacity import (
@@ -11,7 +17,13 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from concertmaster.errors import ModelError, ModelReplyError, ModelUnavailableError
+from concertmaster.errors import (
+    ModelAccessError,
+    ModelError,
+    ModelReplyError,
+    ModelUnavailableError,
+)
+from concertmaster.llm.places import Place, Places
 from concertmaster.llm.protocol import LLM, NO_USAGE, Draft, Reply, Request, Usage
 
 FIRST_WAIT = 1.0
@@ -21,21 +33,32 @@ LONGEST_BACKOFF = 30.0
 
 
 class Gate:
-    """Answers through another model, and asks it again where that may help.
+    """Answers through another model, as fast as its provider lets calls through.
 
-    The wait between attempts is random, so that calls which failed together do not come
-    back together, and never shorter than what the provider asked for.
+    A call that the provider has no room for also slows down the others of its model. The
+    wait between attempts is random, so that calls which failed together do not come back
+    together, and never shorter than what the provider asked for. Waiting for a place is no
+    attempt and costs nothing.
     """
 
-    def __init__(self, llm: LLM, *, max_attempts: int = 5, longest_wait: float = 60.0) -> None:
+    def __init__(
+        self,
+        llm: LLM,
+        *,
+        max_attempts: int = 5,
+        first_wait: float = FIRST_WAIT,
+        longest_wait: float = 60.0,
+    ) -> None:
         """Ask `llm` up to `max_attempts` times, waiting at most `longest_wait` seconds.
 
         A provider that asks for a longer wait is taken at its word: the call fails at once.
+        So does one whose next attempt would come after the deadline it is made under.
         """
         self._llm = llm
-        self._max_attempts = max_attempts
+        self._enough = stop_after_attempt(max_attempts)
         self._longest_wait = longest_wait
-        self._backoff = wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_BACKOFF)
+        self._backoff = wait_random_exponential(multiplier=first_wait, max=LONGEST_BACKOFF)
+        self._places = defaultdict[str, Places](lambda: Places(jitter=first_wait))
 
     @property
     def notice(self) -> str:
@@ -53,13 +76,14 @@ class Gate:
 
         Raises:
             ModelRequestError: repeating the call would be useless.
-            ModelUnavailableError: all attempts failed, or the provider asks for too long a wait.
+            ModelUnavailableError: all attempts failed, or there is no time for another.
             ModelReplyError: what came back is not a reply, time and again.
         """
-        attempts = _Attempts(draft)
+        places = self._places[self.model_name(request.model)]
+        attempts = _Attempts(places, draft, longest_wait=self._longest_wait)
         retrying = AsyncRetrying(
             sleep=anyio.sleep,
-            stop=stop_after_attempt(self._max_attempts),
+            stop=lambda state: self._enough(state) or attempts.out_of_time(state),
             wait=self._wait,
             retry=retry_if_exception(self._may_help),
             reraise=True,
@@ -84,51 +108,75 @@ class Gate:
         message = str(exc)
         if attempts.made > 1:
             message += f" Tried {attempts.made} times."
-        if not isinstance(exc, ModelUnavailableError):
-            return type(exc)(message, usage=attempts.usage, text=attempts.longest_text)
-        if not self._may_help(exc):
+        if attempts.cut_short:
+            message += " There was no time to wait and try again."
+        if isinstance(exc, ModelUnavailableError) and not self._may_help(exc):
             message += (
                 f" The provider asks to wait {exc.retry_after:.0f} s, longer than the "
                 f"{self._longest_wait:.0f} s that a call may wait. Try again later."
             )
-        return ModelUnavailableError(
-            message,
-            usage=attempts.usage,
-            text=attempts.longest_text,
-            retry_after=exc.retry_after,
-        )
+        told = copy(exc)
+        told.args = (message,)
+        told.usage = attempts.usage
+        told.text = attempts.longest_text
+        return told
 
 
 class _Attempts:
     """The attempts at one call: what they have cost, and the draft that shows the latest."""
 
-    def __init__(self, draft: Draft) -> None:
+    def __init__(self, places: Places, draft: Draft, *, longest_wait: float) -> None:
         self.made = 0
         self.usage = NO_USAGE
         self.longest_text = ""
         """The longest part of a reply that an attempt brought: it has been paid for."""
+        self.cut_short = False
+        """Whether the caller's deadline leaves no time for another."""
+        self._places = places
         self._draft = draft
+        self._longest_wait = longest_wait
 
     async def make(self, llm: LLM, request: Request) -> Reply:
         """Return the reply of one more attempt."""
-        self.made += 1
-        spent = self.usage
-        draft = Draft(self._mirror(spent))
-        if self.made > 1:
-            self._draft.update(text="")
-        try:
-            reply = await llm.complete(request, draft)
-        except ModelError as exc:
-            self.usage = _one_call(spent, exc.usage or draft.usage)
-            self.longest_text = max(self.longest_text, exc.text or draft.text, key=len)
-            self._draft.update(usage=self.usage)
-            raise
+        async with self._places.place(request.run_id) as place:
+            self.made += 1
+            spent = self.usage
+            draft = Draft(self._mirror(spent, place))
+            if self.made > 1:
+                self._draft.update(text="")
+            try:
+                reply = await llm.complete(request, draft)
+            except ModelError as exc:
+                self._account_for(exc, spent, draft)
+                self._tell(place, exc)
+                raise
+            place.served()
         self.usage = _one_call(spent, reply.usage)
         self._draft.update(text=reply.text, usage=self.usage)
         return reply.model_copy(update={"usage": self.usage})
 
-    def _mirror(self, spent: Usage) -> Callable[[Draft], None]:
+    def out_of_time(self, state: RetryCallState) -> bool:
+        """Tell whether the next attempt would come too late for whoever waits for it."""
+        next_attempt = anyio.current_time() + state.upcoming_sleep
+        self.cut_short = next_attempt >= anyio.current_effective_deadline()
+        return self.cut_short
+
+    def _account_for(self, exc: ModelError, spent: Usage, draft: Draft) -> None:
+        self.usage = _one_call(spent, exc.usage or draft.usage)
+        self.longest_text = max(self.longest_text, exc.text or draft.text, key=len)
+        self._draft.update(usage=self.usage)
+
+    def _tell(self, place: Place, exc: ModelError) -> None:
+        if isinstance(exc, ModelAccessError):
+            place.denied(exc)
+        if isinstance(exc, ModelUnavailableError) and exc.busy:
+            wait = exc.retry_after
+            # Those who wait are not held up for longer than they would be willing to wait.
+            place.refused(wait=wait if wait is None or wait <= self._longest_wait else None)
+
+    def _mirror(self, spent: Usage, place: Place) -> Callable[[Draft], None]:
         def show(draft: Draft) -> None:
+            place.heed(draft.allowance)
             self._draft.update(text=draft.text, usage=_one_call(spent, draft.usage))
 
         return show

@@ -2,7 +2,7 @@
 
 from typing import NoReturn
 
-from concertmaster.errors import ModelRequestError
+from concertmaster.errors import ModelAccessError
 from concertmaster.llm.protocol import Draft, Request
 
 
@@ -12,9 +12,9 @@ class MissingKeyLLM:
     notice = ""
 
     async def complete(self, request: Request, draft: Draft, /) -> NoReturn:
-        """Raise ModelRequestError."""
+        """Raise ModelAccessError."""
         del draft
-        raise ModelRequestError(
+        raise ModelAccessError(
             f"The settings ask for the model {request.model!r}, but there is no key for it. "
             "Set ANTHROPIC_API_KEY, for instance in the env block of the client's "
             "configuration, or api_key in the settings file; or set offline to work without "

@@ -231,6 +231,8 @@ class Request:
 
     caller: str
     """Who asks: `planner`, `worker:NAME`, `critic`, `judge`, `condenser`, `synthesizer`…"""
+    run_id: str = ""
+    """The run that asks. Runs take turns where calls have to wait."""
     model: str
     """A model id, or one of the aliases `opus`, `sonnet`, `haiku`."""
     system: str
@@ -264,6 +266,15 @@ class Reply(Frozen):
     conversation to go on; nobody but the model that wrote it reads it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a provider says it will still take of calls of one model, as of now."""
+
+    calls: int
+    interval: float
+    """Seconds until it takes one more; 0 where it already takes all it ever will."""
+
+
 class Draft:
     """A reply in the making, for whoever wants it before it is whole or is never made whole.
 
@@ -276,14 +287,24 @@ class Draft:
         """The text so far of the attempt under way."""
         self.usage = NO_USAGE
         """What the provider has charged so far, earlier attempts included."""
+        self.allowance: Allowance | None = None
+        """What the provider has said, in answer to this attempt, that it will still take."""
         self._watch = watch
 
-    def update(self, *, text: str | None = None, usage: Usage | None = None) -> None:
-        """Replace the text, the usage or both."""
+    def update(
+        self,
+        *,
+        text: str | None = None,
+        usage: Usage | None = None,
+        allowance: Allowance | None = None,
+    ) -> None:
+        """Replace what is given."""
         if text is not None:
             self.text = text
         if usage is not None:
             self.usage = usage
+        if allowance is not None:
+            self.allowance = allowance
         if self._watch is not None:
             self._watch(self)
 

@@ -52,6 +52,8 @@ class SentenceTool(Tool):
             what = item["msg"].removeprefix("Value error, ").rstrip(".")
             if item["type"] == "missing":
                 what = "this argument is required"
+            elif item["type"] == "extra_forbidden":
+                what = "there is no such key; leave it out"
             sentences.append(f"{where}: {what}.")
         return f"{self.name} was called wrongly. {' '.join(sentences[:10])}"
 

@@ -22,6 +22,7 @@ from concertmaster.engine.events import (
     RunRequest,
     RunStarted,
     RunStatus,
+    SubtaskDrafted,
     SubtaskFinished,
     SubtaskResult,
     SubtaskStarted,
@@ -43,9 +44,18 @@ class SubtaskState:
     ended_at: float | None = None
     usage: Usage = NO_USAGE
     """What its calls took so far."""
-    doing: str = ""
-    """The model it waits for, while it does."""
+    calls: dict[str, str] = field(default_factory=dict[str, str])
+    """The models it waits for, by step."""
     result: SubtaskResult | None = None
+
+    @property
+    def doing(self) -> str:
+        """Return the models it waits for, such as `sonnet (3)`; nothing while it does not."""
+        models = list(self.calls.values())
+        return ", ".join(
+            f"{model} ({models.count(model)})" if models.count(model) > 1 else model
+            for model in dict.fromkeys(models)
+        )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -66,6 +76,10 @@ class RunState:
     """What results of several subtasks do not agree on."""
     subtasks: dict[str, SubtaskState] = field(default_factory=dict[str, SubtaskState])
     """By id, in the order of the plan."""
+    drafted: set[str] = field(default_factory=set[str])
+    """Subtasks that were started before the plan was finished."""
+    calls: dict[str, str] = field(default_factory=dict[str, str])
+    """Who waits for a model besides the subtasks' workers, by step: `orchestrator`…"""
     usage: Usage = NO_USAGE
     """What all calls took so far, failed ones included."""
     by_model: dict[str, Usage] = field(default_factory=dict[str, Usage])
@@ -121,7 +135,7 @@ class RunState:
                 self._apply_call(event)
             case PlanAccepted() | PlanRevised():
                 self._apply_plan(event)
-            case SubtaskStarted() | SubtaskFinished():
+            case SubtaskDrafted() | SubtaskStarted() | SubtaskFinished():
                 self._apply_subtask(event)
             case _:
                 self._apply_run(event)
@@ -159,10 +173,14 @@ class RunState:
         match event:
             case CallStarted():
                 if subtask is not None:
-                    subtask.doing = event.model
+                    subtask.calls[event.step] = event.model
+                else:
+                    self.calls[event.step] = event.caller
             case CallFinished(reply=reply):
+                (subtask or self).calls.pop(event.name, None)
                 self._charge(reply.usage, subtask)
             case _:
+                (subtask or self).calls.pop(event.step, None)
                 self._charge(event.usage, subtask)
 
     def _charge(self, usage: Usage, subtask: SubtaskState | None) -> None:
@@ -171,21 +189,33 @@ class RunState:
             self.by_model[usage.model] = self.by_model.get(usage.model, NO_USAGE) + usage
         if subtask is not None:
             subtask.usage += usage
-            subtask.doing = ""
 
-    def _apply_subtask(self, event: SubtaskStarted | SubtaskFinished) -> None:
+    def _apply_subtask(self, event: SubtaskDrafted | SubtaskStarted | SubtaskFinished) -> None:
         match event:
+            case SubtaskDrafted(subtask=subtask):
+                self.drafted.add(subtask.id)
+                if self.plan is None:
+                    self.subtasks[subtask.id] = SubtaskState(subtask=subtask)
             case SubtaskStarted():
-                state = self.subtasks[event.subtask_id]
-                state.status = "running"
-                state.started_at = event.at
+                if (state := self._planned(event.subtask_id)) is not None:
+                    state.status = "running"
+                    state.started_at = event.at
             case _:
-                result = event.result
-                state = self.subtasks[result.subtask_id]
-                state.status = result.status
-                state.result = result
-                state.ended_at = event.at
-                state.doing = ""
+                self._apply_result(event)
+
+    def _planned(self, subtask_id: str) -> SubtaskState | None:
+        """Return the state of a subtask; none, if it was drafted and did not get into the plan."""
+        if subtask_id in self.drafted:
+            return self.subtasks.get(subtask_id)
+        return self.subtasks[subtask_id]
+
+    def _apply_result(self, event: SubtaskFinished) -> None:
+        result = event.result
+        if (state := self._planned(result.subtask_id)) is not None:
+            state.status = result.status
+            state.result = result
+            state.ended_at = event.at
+            state.calls.clear()
 
     def charge(self, event: Event) -> None:
         """Take in what a call cost, if `event` ends one, though the journal may not have it."""
@@ -196,9 +226,11 @@ class RunState:
         """Take in that nobody drives the run any more, and why not where that is known."""
         self.status = "interrupted"
         self.reasons = reasons
+        self.calls.clear()
         for subtask in self.subtasks.values():
+            subtask.calls.clear()
             if subtask.status == "running":
-                subtask.status, subtask.started_at, subtask.doing = "pending", None, ""
+                subtask.status, subtask.started_at = "pending", None
 
     def _end(self, event: RunEnded) -> None:
         self.status = event.status
@@ -206,10 +238,12 @@ class RunState:
         self.value = event.value
         self.reasons = event.reasons
         self.ended_at = event.at
+        self.calls.clear()
         if self.request.kind != "plan":
             for subtask in self.subtasks.values():
                 if subtask.result is None:
-                    subtask.status, subtask.doing = "cancelled", ""
+                    subtask.status = "cancelled"
+                    subtask.calls.clear()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,7 @@ from concertmaster.engine.events import (
     ResultsVerified,
     RunEnded,
     RunStarted,
+    SubtaskDrafted,
     SubtaskFinished,
     SubtaskStarted,
     SynthesisStarted,
@@ -146,7 +147,7 @@ class _Tree:
                 self._apply_work(event)
             case PlanRejected() | PlanAccepted() | PlanRevised():
                 self._apply_plan(event)
-            case SubtaskStarted() | SubtaskFinished():
+            case SubtaskDrafted() | SubtaskStarted() | SubtaskFinished():
                 self._apply_subtask(event)
             case _:
                 self._apply_run(event)
@@ -184,21 +185,21 @@ class _Tree:
             case PlanRejected():
                 plan.end(event.at, "rejected", problems=list(event.problems))
             case PlanRevised():
-                self._subtasks = {subtask.id: subtask for subtask in event.plan.subtasks}
+                self._subtasks |= {subtask.id: subtask for subtask in event.plan.subtasks}
                 plan.end(
                     event.at,
                     "succeeded",
-                    subtasks=len(self._subtasks),
+                    subtasks=len(event.plan.subtasks),
                     done=event.done,
                     reason=event.reason,
                     warnings=list(event.warnings),
                 )
             case _:
-                self._subtasks = {subtask.id: subtask for subtask in event.plan.subtasks}
+                self._subtasks |= {subtask.id: subtask for subtask in event.plan.subtasks}
                 plan.end(
                     event.at,
                     "succeeded",
-                    subtasks=len(self._subtasks),
+                    subtasks=len(event.plan.subtasks),
                     warnings=list(event.warnings),
                     left_out=list(event.left_out),
                 )
@@ -208,8 +209,10 @@ class _Tree:
         self._plan = self._plan or self.root.begin("plan", "plan", at)
         return self._plan
 
-    def _apply_subtask(self, event: SubtaskStarted | SubtaskFinished) -> None:
+    def _apply_subtask(self, event: SubtaskDrafted | SubtaskStarted | SubtaskFinished) -> None:
         match event:
+            case SubtaskDrafted(subtask=subtask):
+                self._subtasks[subtask.id] = subtask
             case SubtaskStarted():
                 self._begin_subtask(event.subtask_id, event.at)
             case _:
@@ -261,6 +264,9 @@ class _Tree:
 
     def _begin_call(self, event: CallStarted) -> None:
         if event.subtask_id is not None:
+            # What mends a result begins when its subtask has ended.
+            if event.subtask_id not in self._running:
+                self._begin_subtask(event.subtask_id, event.at)
             parent = self._running[event.subtask_id]
         elif event.caller in ("planner", "orchestrator"):
             parent = self._planning(event.at)

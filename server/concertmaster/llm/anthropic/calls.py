@@ -4,12 +4,13 @@ from typing import TYPE_CHECKING
 
 import anyio
 import httpx2
-from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient, Omit
+from anthropic import APIStatusError, AsyncAnthropic, DefaultAsyncHttpxClient, Omit
 
-from concertmaster.errors import ModelRequestError
+from concertmaster.errors import ModelAccessError
+from concertmaster.llm.anthropic.allowances import read_allowance
+from concertmaster.llm.anthropic.connection import Connection
 from concertmaster.llm.anthropic.failures import FAILURES, Failures, NoStreamError, NotSentError
 from concertmaster.llm.anthropic.incoming import Incoming
-from concertmaster.llm.anthropic.model import Connection
 from concertmaster.llm.anthropic.outgoing import message_params
 from concertmaster.llm.prices import Prices
 from concertmaster.llm.protocol import Draft, Reply, Request, Usage
@@ -42,6 +43,8 @@ class Calls:
             await self._receive(await self._send(request, call), call)
             return call.incoming.reply(call.account())
         except FAILURES as exc:
+            if isinstance(exc, APIStatusError) and not exc.response.is_success:
+                draft.update(allowance=read_allowance(exc.response.headers))
             raise self._failures.translate(
                 exc, request, model=model, usage=call.account(), text=call.incoming.text
             ) from exc
@@ -59,6 +62,7 @@ class Calls:
 
     async def _receive(self, stream: "AsyncStream[RawMessageStreamEvent]", call: "_Call") -> None:
         async with stream:
+            call.draft.update(allowance=read_allowance(stream.response.headers))
             async for event in stream:
                 call.take(event)
         content_type = stream.response.headers.get("content-type", "text/event-stream")
@@ -72,7 +76,7 @@ class _Call:
     def __init__(self, model: str, prices: Prices, draft: Draft) -> None:
         self.incoming = Incoming(model)
         self._prices = prices
-        self._draft = draft
+        self.draft = draft
         self._started_at = anyio.current_time()
         self.account()
 
@@ -81,7 +85,7 @@ class _Call:
         self.incoming.take(event)
         match event.type:
             case "content_block_delta":
-                self._draft.update(text=self.incoming.text)
+                self.draft.update(text=self.incoming.text)
             case "message_start" | "message_delta":
                 self.account()
             case _:
@@ -94,7 +98,7 @@ class _Call:
         usd = self._prices.cost(usage.model, usage) if self.incoming.started else 0.0
         seconds = anyio.current_time() - self._started_at
         usage = usage.model_copy(update={"usd": usd, "seconds": seconds})
-        self._draft.update(usage=usage)
+        self.draft.update(usage=usage)
         return usage
 
 
@@ -118,4 +122,4 @@ def _open_client(connection: Connection) -> AsyncAnthropic:
             ),
         )
     except httpx2.InvalidURL as exc:
-        raise ModelRequestError(f"CONCERTMASTER_BASE_URL is no address: {exc}.") from None
+        raise ModelAccessError(f"CONCERTMASTER_BASE_URL is no address: {exc}.") from None

@@ -16,12 +16,13 @@ from anthropic import (
 )
 
 from concertmaster.errors import (
+    ModelAccessError,
     ModelError,
     ModelReplyError,
     ModelRequestError,
     ModelUnavailableError,
 )
-from concertmaster.llm.anthropic.model import Connection
+from concertmaster.llm.anthropic.connection import Connection
 from concertmaster.llm.protocol import Request, Usage
 
 
@@ -63,6 +64,12 @@ _STATUS_OF_TYPE = {
 _MAY_PASS = {408, 409, 425, 429, 499}
 """Statuses under 500 of what may be over the next time."""
 _WILL_NOT_PASS = {501}
+_OF_ANY_MODEL = {401, 402, 429}
+"""Statuses which, where they will not pass, every call over the connection would get."""
+_OF_ONE_MODEL = {403, 404}
+"""Statuses which every call of the same model would get."""
+_NO_CREDIT = "credit balance"
+"""What the provider says of an account without money, as an error of the request: a 400."""
 _SPENDING_LIMITS = (ContractSpendLimitReachedError, EnforcedSpendLimitReachedError)
 _SETTINGS_OF_CALLER = {
     "planner": "CONCERTMASTER_MODEL_PLANNER",
@@ -90,7 +97,12 @@ class Failures:
         message = self._without_secrets(message)
         if kind is ModelUnavailableError:
             wait = _retry_after(exc.response.headers) if isinstance(exc, APIStatusError) else None
-            return ModelUnavailableError(message, usage=usage, text=text, retry_after=wait)
+            return ModelUnavailableError(
+                message, usage=usage, text=text, busy=_busy(exc), retry_after=wait
+            )
+        if kind is ModelAccessError:
+            concerned = model if _concerns_one_model(exc) else None
+            return ModelAccessError(message, usage=usage, text=text, model=concerned)
         return kind(message, usage=usage, text=text)
 
     def _told(self, exc: Exception, request: Request, model: str) -> tuple[type[ModelError], str]:
@@ -102,7 +114,7 @@ class Failures:
             case httpx2.HTTPError() | httpx2.StreamError():
                 return self._connection_failure(exc)
             case NoStreamError():
-                return ModelRequestError, (
+                return ModelAccessError, (
                     f"{self._host} answers with {exc}, not with a stream of events. "
                     "Check CONCERTMASTER_BASE_URL."
                 )
@@ -126,7 +138,7 @@ class Failures:
         known = isinstance(cause, (httpx2.NetworkError, httpx2.RemoteProtocolError))
         reason = _quote(str(cause)) if known else type(cause).__name__
         if isinstance(cause, (httpx2.LocalProtocolError, httpx2.UnsupportedProtocol)):
-            return ModelRequestError, (
+            return ModelAccessError, (
                 f"The request to {self._host} cannot be sent ({reason}). "
                 "Check CONCERTMASTER_BASE_URL and any headers set in ANTHROPIC_CUSTOM_HEADERS."
             )
@@ -135,13 +147,12 @@ class Failures:
     def _status(
         self, exc: APIStatusError, request: Request, model: str
     ) -> tuple[type[ModelError], str]:
-        status = exc.status_code
-        if exc.response.is_success:
-            status = _STATUS_OF_TYPE.get(str(exc.type), 500)
+        status = _status_of(exc)
         said = f"{status}: {_quote(str(exc.api_message))}" if exc.api_message else str(status)
         if _may_pass(exc, status):
             return ModelUnavailableError, f"{_occasion(status)} ({said})."
-        return ModelRequestError, f"{self._remedy(status, request, model)} ({said})."
+        kind = ModelAccessError if _concerns_others(exc, status) else ModelRequestError
+        return kind, f"{self._remedy(status, request, model)} ({said})."
 
     def _remedy(self, status: int, request: Request, model: str) -> str:
         match status:
@@ -177,6 +188,27 @@ class Failures:
             if secret:
                 message = message.replace(secret, "[secret]")
         return message
+
+
+def _status_of(exc: APIStatusError) -> int:
+    if exc.response.is_success:
+        return _STATUS_OF_TYPE.get(str(exc.type), 500)
+    return exc.status_code
+
+
+def _concerns_others(exc: APIStatusError, status: int) -> bool:
+    """Tell whether other calls would get the same answer, whatever they ask."""
+    if 300 <= status < 400 or _NO_CREDIT in str(exc.api_message):
+        return True
+    return status in _OF_ANY_MODEL | _OF_ONE_MODEL
+
+
+def _concerns_one_model(exc: Exception) -> bool:
+    return isinstance(exc, APIStatusError) and _status_of(exc) in _OF_ONE_MODEL
+
+
+def _busy(exc: Exception) -> bool:
+    return isinstance(exc, APIStatusError) and _status_of(exc) in (429, 529)
 
 
 def _may_pass(exc: APIStatusError, status: int) -> bool:

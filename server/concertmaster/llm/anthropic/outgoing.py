@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 from concertmaster.llm.anthropic.schemas import closed_schema
 from concertmaster.llm.protocol import (
     AssistantMessage,
+    JsonSchema,
     Message,
     Request,
     ToolCall,
@@ -39,15 +40,12 @@ def message_params(request: Request, *, model: str) -> "MessageCreateParamsStrea
         "messages": _messages(request),
         "stream": True,
     }
-    system = [_cached(request.system)] if request.system else []
+    if request.system:
+        params["system"] = [_cached(request.system)]
     if request.output_schema is not None:
         closed = closed_schema(request.output_schema)
-        if closed is None:
-            system.append(_text(_SCHEMA_IN_WORDS + json.dumps(request.output_schema)))
-        else:
+        if closed is not None:
             params["output_config"] = {"format": {"type": "json_schema", "schema": closed}}
-    if system:
-        params["system"] = system
     if request.tools:
         params["tools"] = [_tool(spec) for spec in request.tools]
     return params
@@ -72,10 +70,18 @@ def _tool(spec: ToolSpec) -> "ToolParam":
 
 def _messages(request: Request) -> "list[MessageParam]":
     messages = [_message(message) for message in request.messages]
-    if request.shared:
-        own = cast("Sequence[ContentBlockParam]", messages[0]["content"])
-        messages[0] = {"role": "user", "content": [_cached(request.shared), *own]}
+    own = cast("Sequence[ContentBlockParam]", messages[0]["content"])
+    shared = [_cached(request.shared)] if request.shared else []
+    # Below what is shared, so that it does not keep that from being read from the cache.
+    schema = request.output_schema
+    words = [_text(_SCHEMA_IN_WORDS + json.dumps(schema))] if schema and _open(schema) else []
+    messages[0] = {"role": "user", "content": [*shared, *own, *words]}
     return messages
+
+
+def _open(schema: JsonSchema) -> bool:
+    """Tell whether the provider cannot be held to a schema, so that words have to do."""
+    return closed_schema(schema) is None
 
 
 def _message(message: Message) -> "MessageParam":

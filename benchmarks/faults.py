@@ -1,0 +1,107 @@
+"""What runs of fifty subtasks lose when their provider fails in every way at random."""
+
+import tempfile
+from pathlib import Path
+
+import anyio
+
+from concertmaster.cli.wiring import open_runs
+from concertmaster.engine.events import CallFinished
+from concertmaster.engine.replies import judge_reply
+from concertmaster.fake_api import Behaviour, parse_faults, serve_fake_api
+from concertmaster.runs.orders import RunOrder
+from concertmaster.runs.sqlite_store import open_sqlite
+from concertmaster.runs.state import RunState
+from concertmaster.settings import Settings
+from measure import Figure
+
+SUBTASKS = 50
+SEEDS = (1, 2, 3)
+COUNTS = ("tokens_in", "tokens_out", "cache_read", "cache_write")
+
+
+class Outcome:
+    """What became of runs, summed over them."""
+
+    def __init__(self) -> None:
+        self.lost = 0
+        """Results that had come and are not there, and subtasks that have no end."""
+        self.miscounted = 0
+        """Tokens and requests by which usage and ledger differ."""
+        self.dishonest = 0
+        """Runs whose status is not what their results are."""
+        self.requests = 0
+        self.faults = 0
+
+
+async def run(seed: int, outcome: Outcome) -> None:
+    """Have the endpoint plan a run and take it to its end, whatever happens."""
+    behaviour = Behaviour(
+        faults=parse_faults("all=0.3"), seed=seed, subtasks=SUBTASKS, silence_seconds=3600
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        async with serve_fake_api(behaviour) as api:
+            flags = {
+                "api_key": "none",
+                "base_url": api.address,
+                "data_folder": Path(folder),
+                "idle_seconds": 2,
+                "max_subtasks": SUBTASKS,
+            }
+            async with open_runs(Settings.load(flags), roots=()) as service:
+                state = await service.start(RunOrder(task="all of it"))
+                state = await service.wait(state.run_id, seconds=600)
+        ledger = api.ledger
+        outcome.requests += len(ledger.entries)
+        outcome.faults += sum(entry.fault is not None for entry in ledger.entries)
+        outcome.miscounted += abs(state.usage.attempts - ledger.totals.requests)
+        outcome.miscounted += sum(
+            abs(getattr(state.usage, name) - getattr(ledger.totals, name)) for name in COUNTS
+        )
+        outcome.lost += len(await answered(Path(folder), state) ^ succeeded(state))
+        outcome.dishonest += not honest(state)
+
+
+async def answered(folder: Path, state: RunState) -> set[str]:
+    """Return the subtasks that got a reply as it should be."""
+    async with open_sqlite(folder) as journal:
+        events = await journal.events(state.run_id)
+    return {
+        event.subtask_id
+        for event in events
+        if isinstance(event, CallFinished)
+        and event.subtask_id is not None
+        and judge_reply(event.reply, None).status == "succeeded"
+    }
+
+
+def succeeded(state: RunState) -> set[str]:
+    """Return the subtasks that claim to have a whole result."""
+    return {name for name, item in state.subtasks.items() if item.status == "succeeded"}
+
+
+def honest(state: RunState) -> bool:
+    """Tell whether the run is over and says no more and no less than is true."""
+    missing = [name for name in state.subtasks if name not in succeeded(state)]
+    named = all(any(f"{name} " in reason for reason in state.reasons) for name in missing)
+    if not state.subtasks:
+        return state.status == "failed"
+    return named and state.status == ("partial" if state.reasons else "succeeded")
+
+
+async def all_runs(outcome: Outcome) -> None:
+    """Run with one seed after another."""
+    for seed in SEEDS:
+        await run(seed, outcome)
+
+
+def fault_figures() -> list[Figure]:
+    """Measure what is lost or miscounted."""
+    outcome = Outcome()
+    anyio.run(all_runs, outcome)
+    detail = f"{len(SEEDS)} runs, {outcome.requests} requests, {outcome.faults} faults"
+    return [
+        Figure("results lost to faults", outcome.lost, 0, unit="results", detail=detail),
+        Figure("usage beside the ledger", outcome.miscounted, 0, unit="tokens", detail=detail),
+        Figure("runs with a status that is not true", outcome.dishonest, 0, unit="runs"),
+    ]

@@ -1,0 +1,177 @@
+"""The scripted endpoint as a web application: POST /v1/messages, and GET /ledger."""
+
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+
+import anyio
+from pydantic import ValidationError
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from concertmaster.fake_api.answers import answer
+from concertmaster.fake_api.behaviour import Behaviour, Fault, FaultMix
+from concertmaster.fake_api.caching import MOST_MARKS, CacheUse, PromptCache
+from concertmaster.fake_api.ledger import Entry, Ledger
+from concertmaster.fake_api.limits import Limits, Refusal
+from concertmaster.fake_api.replies import ConnectionDropped, Reply, make_reply, stream
+from concertmaster.fake_api.requests import MessagesRequest
+
+MODELS = "claude-"
+"""How the name of a model begins that the endpoint has."""
+
+
+class RefusedError(Exception):
+    """A request is answered with an error."""
+
+    def __init__(
+        self, status: int, kind: str, message: str, *, retry_after: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.kind = kind
+        self.headers = {} if retry_after is None else {"retry-after": str(retry_after)}
+
+
+class FakeApi:
+    """An endpoint with its limits, its cache and its ledger."""
+
+    def __init__(self, behaviour: Behaviour) -> None:
+        self.ledger = Ledger()
+        self.app = Starlette(
+            routes=[
+                Route("/v1/messages", self._messages, methods=["POST"]),
+                Route("/ledger", self._show_ledger),
+            ]
+        )
+        self._behaviour = behaviour
+        self._faults = FaultMix(behaviour)
+        self._cache = PromptCache()
+        self._limits = Limits(concurrent=behaviour.concurrent, per_minute=behaviour.per_minute)
+        self._started = anyio.current_time()
+
+    def _now(self) -> float:
+        return anyio.current_time() - self._started
+
+    async def _show_ledger(self, _request: Request) -> Response:
+        return Response(self.ledger.model_dump_json(), media_type="application/json")
+
+    async def _messages(self, request: Request) -> Response:
+        body = await request.body()
+        number = len(self.ledger.entries) + 1
+        entry = Entry(request_id=f"req_{number:08}", status=200, began=self._now())
+        self.ledger.entries.append(entry)
+        try:
+            return self._answer(entry, body, request.headers)
+        except RefusedError as exc:
+            entry.status = exc.status
+            entry.ended = self._now()
+            error = {"type": exc.kind, "message": str(exc)}
+            told = {"type": "error", "error": error, "request_id": entry.request_id}
+            headers = self._headers(entry) | exc.headers
+            return JSONResponse(told, exc.status, headers=headers)
+
+    def _headers(self, entry: Entry) -> dict[str, str]:
+        limits = self._limits.headers(now=self._now(), clock=time.time())
+        return {"request-id": entry.request_id, **limits}
+
+    def _answer(self, entry: Entry, body: bytes, headers: Mapping[str, str]) -> Response:
+        self._check_key(headers)
+        asked = _read(body)
+        entry.model = asked.model
+        if (refusal := self._limits.admit(now=self._now())) is not None:
+            raise _rate_limited(refusal)
+        try:
+            entry.fault = self._faults.next(body)
+            _fail(entry.fault, self._behaviour)
+        except RefusedError:
+            self._limits.leave()
+            raise
+        text = answer(asked, subtasks=self._behaviour.subtasks, tokens=self._behaviour.reply_tokens)
+        reply = make_reply(text, max_tokens=asked.max_tokens, fault=entry.fault)
+        use = self._cache.look(asked.model, asked.blocks, now=self._now())
+        return _Streamed(
+            self._events(entry, reply, use),
+            headers=self._headers(entry),
+            at_end=lambda: self._end(entry),
+        )
+
+    async def _events(self, entry: Entry, reply: Reply, use: CacheUse) -> AsyncGenerator[bytes]:
+        await anyio.sleep(self._behaviour.first_token_seconds)
+        self._cache.keep(use, now=self._now())
+        async for event in stream(reply, entry, use, self._behaviour):
+            yield event
+
+    def _end(self, entry: Entry) -> None:
+        entry.ended = self._now()
+        self._limits.leave()
+
+    def _check_key(self, headers: Mapping[str, str]) -> None:
+        given = headers.get("x-api-key") or headers.get("authorization", "")
+        if self._behaviour.key is not None and given.removeprefix("Bearer ") != self._behaviour.key:
+            raise RefusedError(401, "authentication_error", "invalid key")
+
+
+class _Streamed(StreamingResponse):
+    """A response that says when it has ended, however it does."""
+
+    def __init__(
+        self,
+        events: AsyncGenerator[bytes],
+        *,
+        headers: Mapping[str, str],
+        at_end: Callable[[], None],
+    ) -> None:
+        super().__init__(events, headers=headers, media_type="text/event-stream")
+        self._events = events
+        self._at_end = at_end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events, or as many as are to be sent."""
+        try:
+            async with aclosing(self._events):
+                await super().__call__(scope, receive, send)
+        except ConnectionDropped:
+            # The server closes the connection of a response that is left unfinished.
+            return
+        finally:
+            self._at_end()
+
+
+def _read(body: bytes) -> MessagesRequest:
+    try:
+        asked = MessagesRequest.model_validate_json(body)
+    except ValidationError as exc:
+        problem = exc.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise RefusedError(400, "invalid_request_error", f"{where}: {problem['msg']}") from None
+    if not asked.stream:
+        raise RefusedError(400, "invalid_request_error", "stream: only streams are scripted")
+    if sum(block.marked for block in asked.blocks) > MOST_MARKS:
+        problem = f"cache_control: at most {MOST_MARKS} blocks may have it"
+        raise RefusedError(400, "invalid_request_error", problem)
+    if not asked.model.startswith(MODELS):
+        raise RefusedError(404, "not_found_error", f"model: {asked.model}")
+    return asked
+
+
+def _fail(fault: Fault | None, behaviour: Behaviour) -> None:
+    """Raise the error that a fault is, if it is one instead of a reply."""
+    match fault:
+        case "rate_limit":
+            raise _rate_limited(Refusal("It was scripted.", retry_after=behaviour.retry_after))
+        case "rate_limit_bare":
+            raise _rate_limited(Refusal("It was scripted."))
+        case "overloaded":
+            raise RefusedError(529, "overloaded_error", "Overloaded")
+        case "server_error":
+            raise RefusedError(500, "api_error", "Internal server error")
+        case _:
+            return
+
+
+def _rate_limited(refusal: Refusal) -> RefusedError:
+    return RefusedError(429, "rate_limit_error", refusal.reason, retry_after=refusal.retry_after)

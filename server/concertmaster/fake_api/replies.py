@@ -1,0 +1,141 @@
+"""A reply as a stream of events, with what goes wrong in it."""
+
+import json
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+
+from concertmaster.fake_api.answers import CHARS_PER_TOKEN
+from concertmaster.fake_api.behaviour import Behaviour, Fault
+from concertmaster.fake_api.caching import CacheUse
+from concertmaster.fake_api.ledger import Entry
+from concertmaster.fake_api.requests import count_tokens
+
+PIECE_TOKENS = 4
+"""Tokens that come in one event."""
+WRONG_SCHEMA = '{"unexpected": true}'
+_BROKEN_OFF: tuple[Fault, ...] = ("reset", "cut", "error_event", "malformed")
+
+
+class ConnectionDropped(Exception):  # noqa: N818 (what happens on purpose is no error)
+    """The connection is to be closed in the middle of the reply."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What a reply has to say, and how it ends."""
+
+    text: str
+    stop_reason: str = "end_turn"
+    stop_details: dict[str, str] | None = None
+    fault: Fault | None = None
+
+
+def make_reply(text: str, *, max_tokens: int, fault: Fault | None) -> Reply:
+    """Return the reply to a request that would be answered with `text`."""
+    match fault:
+        case "refusal":
+            details = {"type": "refusal", "category": "other", "explanation": "It was scripted."}
+            return Reply(text="", stop_reason="refusal", stop_details=details, fault=fault)
+        case "empty":
+            return Reply(text="", fault=fault)
+        case "wrong_schema":
+            text = WRONG_SCHEMA
+        case "max_tokens":
+            max_tokens = min(max_tokens, max(count_tokens(text) // 2, 1))
+        case _:
+            pass
+    if count_tokens(text) > max_tokens:
+        cut = text[: max_tokens * CHARS_PER_TOKEN]
+        return Reply(text=cut, stop_reason="max_tokens", fault=fault)
+    return Reply(text=text, fault=fault)
+
+
+async def stream(
+    reply: Reply, entry: Entry, use: CacheUse, behaviour: Behaviour
+) -> AsyncGenerator[bytes]:
+    """Yield the events of a reply; `entry` is charged with what they tell of.
+
+    Raises:
+        ConnectionDropped: the rest is never sent.
+    """
+    entry.tokens_in, entry.cache_read, entry.cache_write = use.fresh, use.read, use.write
+    entry.tokens_out = 1
+    yield _event("message_start", message=_message(entry))
+    pieces = _pieces(reply.text)
+    if reply.fault in _BROKEN_OFF:
+        pieces = pieces[: len(pieces) // 2]
+    if reply.text:
+        yield _event("content_block_start", index=0, content_block={"type": "text", "text": ""})
+        async for piece in _at_speed(pieces, reply.fault, behaviour):
+            delta = {"type": "text_delta", "text": piece}
+            yield _event("content_block_delta", index=0, delta=delta)
+    if reply.fault in _BROKEN_OFF:
+        yield _last_words(reply.fault)
+        return
+    if reply.text:
+        yield _event("content_block_stop", index=0)
+    entry.tokens_out = max(count_tokens(reply.text), 1)
+    end = {
+        "stop_reason": reply.stop_reason,
+        "stop_sequence": None,
+        "stop_details": reply.stop_details,
+    }
+    yield _event("message_delta", delta=end, usage={"output_tokens": entry.tokens_out})
+    yield _event("message_stop")
+
+
+def _last_words(fault: Fault) -> bytes:
+    match fault:
+        case "reset":
+            raise ConnectionDropped
+        case "error_event":
+            error = {"type": "overloaded_error", "message": "Overloaded"}
+            return _event("error", error=error)
+        case "malformed":
+            return b'event: content_block_delta\ndata: {"type": "content_block_delta", "ind\n\n'
+        case _:
+            return b""
+
+
+async def _at_speed(
+    pieces: Sequence[str], fault: Fault | None, behaviour: Behaviour
+) -> AsyncGenerator[str]:
+    began = anyio.current_time()
+    speed = behaviour.tokens_per_second
+    for number, piece in enumerate(pieces):
+        if fault == "silence" and number == len(pieces) // 2:
+            await anyio.sleep(behaviour.silence_seconds)
+            began += behaviour.silence_seconds
+        if speed:
+            await anyio.sleep_until(began + (number + 1) * PIECE_TOKENS / speed)
+        yield piece
+
+
+def _pieces(text: str) -> list[str]:
+    size = PIECE_TOKENS * CHARS_PER_TOKEN
+    return [text[start : start + size] for start in range(0, len(text), size)]
+
+
+def _message(entry: Entry) -> dict[str, Any]:
+    return {
+        "id": entry.request_id.replace("req_", "msg_"),
+        "type": "message",
+        "role": "assistant",
+        "model": entry.model,
+        "content": [],
+        "stop_reason": None,
+        "stop_sequence": None,
+        "usage": {
+            "input_tokens": entry.tokens_in,
+            "output_tokens": entry.tokens_out,
+            "cache_read_input_tokens": entry.cache_read,
+            "cache_creation_input_tokens": entry.cache_write,
+        },
+    }
+
+
+def _event(kind: str, **data: object) -> bytes:
+    return f"event: {kind}\ndata: {json.dumps({'type': kind, **data})}\n\n".encode()

@@ -1,0 +1,118 @@
+"""Plans that a client got, changed and gave back."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clients import connected
+from fakes import Script, plan_json, subtask
+from patterns import InFlight, critique, decision, run_on
+
+pytestmark = pytest.mark.anyio
+
+INPUTS = [{"name": name, "text": f"about {name}"} for name in ("a", "b")]
+TASTER = {
+    "name": "taster",
+    "description": "Tastes.",
+    "instructions": "You taste soup.",
+    "why": "Nobody here tastes.",
+}
+
+
+async def test_a_plan_runs_as_it_was_edited(tmp_path: Path) -> None:
+    planned = plan_json(
+        subtask("s1", inputs=["a", "b"], strategy={"kind": "revise", "critic": "critic"}),
+        subtask("s2", "writer"),
+        subtask("s3", "taster", depends_on=["s2"]),
+        custom_workers=[TASTER],
+        verify="report",
+        mode="adaptive",
+    )
+    scripts: dict[str, Script] = {
+        "planner": planned,
+        # Two parts and three voters, all at work at once.
+        "worker:analyst": (five := InFlight(5, "done")),
+        "worker:writer": five,
+        "orchestrator": decision(done=True, reason="that is all"),
+    }
+    async with connected(tmp_path, scripts) as connection:
+        plan = await connection.ask("plan_task", task="check it", inputs=INPUTS)
+        assert (plan["mode"], plan["verify"]) == ("adaptive", "report")
+        assert plan["custom_workers"] == [TASTER]
+        keys = ("analysis", "mode", "verify", "custom_workers", "subtasks")
+        edited = {key: plan[key] for key in keys}
+        assert edited["subtasks"][0]["strategy"] == {"kind": "revise", "critic": "critic"}
+        edited["subtasks"][0]["strategy"] = "map"
+        edited["subtasks"][1]["strategy"] = {"kind": "vote", "decide": "consensus", "answers": 3}
+        edited["verify"] = "none"
+        run = await run_on(connection, plan=edited, inputs=INPUTS)
+    assert [line.get("strategy", "single") for line in run.reply["subtasks"]] == [
+        "map 2 parts",
+        "vote 3 by consensus",
+        "single",
+    ]
+    assert run.statuses == ["succeeded"] * 3
+    assert run.reply["decisions"] == ["that is all"]
+    assert run.calls["planner"] == 1
+    assert run.calls["worker:taster"] == 1
+    assert "verifier" not in run.calls
+
+
+async def test_a_plan_runs_by_its_id_with_its_strategies(tmp_path: Path) -> None:
+    planned = plan_json(subtask("s1", strategy={"kind": "revise"}))
+    async with connected(tmp_path, {"planner": planned, "critic": critique()}) as connection:
+        plan = await connection.ask("plan_task", task="check it")
+        run = await run_on(connection, plan_id=plan["plan_id"], task="")
+    assert run.steps == ["subtask/s1/call/1", "subtask/s1/critique/1/call/1"]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "sentence"),
+    [
+        ("revize", "strategy: its kind is 'revize'; kinds are single, revise, vote, map."),
+        ({"rounds": 2}, "strategy: it has no kind; kinds are single, revise, vote, map."),
+        (
+            {"kind": "revise", "rounds": 9},
+            "strategy.revise.rounds: Input should be less than or equal to 5.",
+        ),
+        (
+            {"kind": "revise", "critik": "critic"},
+            "strategy.revise.critik: there is no such key; leave it out.",
+        ),
+        (
+            {"kind": "revise", "critic": "warden"},
+            "The strategy of subtask 's1' names the worker 'warden', which does not exist; "
+            "available: analyst, critic, writer.",
+        ),
+        (
+            {"kind": "vote", "decide": "rubric"},
+            "The strategy of subtask 's1' scores answers by a rubric, but names no criteria.",
+        ),
+        (
+            {"kind": "vote", "voters": [{"worker": "critic"}]},
+            "The strategy of subtask 's1' has one voter; it takes two to vote.",
+        ),
+        (
+            {"kind": "map"},
+            "The strategy of subtask 's1' goes over inputs, but the subtask has none.",
+        ),
+        (
+            {"kind": "map", "over": "contexts", "contexts": ["de"]},
+            'a context is an object, or a list of {"key": …, "value": …}.',
+        ),
+        ({"kind": "map", "over": "chapters"}, "strategy.map.over: Input should be 'inputs', "),
+    ],
+)
+async def test_a_strategy_that_cannot_be_is_told_with_what_to_change(
+    strategy: Any, sentence: str, tmp_path: Path
+) -> None:
+    wrong: Mapping[str, Any] = {
+        "subtasks": [{"id": "s1", "worker": "analyst", "objective": "x", "strategy": strategy}]
+    }
+    async with connected(tmp_path) as connection:
+        told = await connection.refusal("run_orchestration", task="x", plan=wrong)
+        assert connection.llm.requests == []
+    assert sentence in told
+    assert "tagged-union" not in told

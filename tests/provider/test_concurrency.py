@@ -1,0 +1,174 @@
+"""The limit on concurrent calls, as a state machine, over random and scripted sequences."""
+
+import random
+from collections import deque
+
+import pytest
+
+from concertmaster.llm.concurrency import FIRST, ConcurrencyLimit, Outcome
+
+
+def begin_all(limit: ConcurrencyLimit) -> list[int]:
+    """Begin as many calls as there is room for."""
+    episodes: list[int] = []
+    while limit.has_room:
+        episodes.append(limit.begin())
+    return episodes
+
+
+def grown(*, to: int) -> ConcurrencyLimit:
+    """Return a limit, not in use, that grew without a refusal."""
+    limit = ConcurrencyLimit(first=1)
+    while limit.width < to:
+        serve(limit, 1)
+    return limit
+
+
+def serve(limit: ConcurrencyLimit, calls: int) -> None:
+    """Serve so many calls while others wait, so that there is never a place left."""
+    under_way = deque(begin_all(limit))
+    for _ in range(calls):
+        limit.end(under_way.popleft(), "served")
+        under_way.extend(begin_all(limit))
+    for episode in under_way:
+        limit.end(episode, "neither")
+
+
+def refuse(limit: ConcurrencyLimit) -> None:
+    """Refuse all calls of a limit that is used up."""
+    for episode in begin_all(limit):
+        limit.end(episode, "refused")
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_whatever_happens_the_limit_keeps_its_bounds_and_moves_only_as_it_should(seed: int) -> None:
+    numbers = random.Random(seed)
+    outcomes: list[Outcome] = ["served", "refused", "neither"]
+    weights = [numbers.random() for _ in outcomes]
+    limit = ConcurrencyLimit(first=numbers.randint(1, 40), most=40)
+    under_way: list[int] = []
+    for _ in range(400):
+        before, calls = limit.width, len(under_way)
+        if limit.has_room and (not under_way or numbers.random() < 0.6):
+            under_way.append(limit.begin())
+            assert limit.width == before
+        else:
+            outcome = numbers.choices(outcomes, weights)[0]
+            full = not limit.has_room
+            limit.end(under_way.pop(numbers.randrange(calls)), outcome)
+            match outcome:
+                case "served":
+                    assert before <= limit.width <= before + (1 if full else 0)
+                case "refused":
+                    assert limit.width in (before, max(1, before // 2))
+                case _:
+                    assert limit.width == before
+        assert 1 <= limit.width <= 40
+        assert limit.under_way == len(under_way)
+
+
+def test_calls_refused_together_halve_the_limit_once() -> None:
+    limit = ConcurrencyLimit(first=16)
+    episodes = begin_all(limit)
+    for episode in episodes[:12]:
+        limit.end(episode, "refused")
+    assert limit.width == 8
+
+
+def test_a_call_that_began_after_the_halving_halves_it_again() -> None:
+    limit = ConcurrencyLimit(first=16)
+    refuse(limit)
+    refuse(limit)
+    assert limit.width == 4
+
+
+def test_calls_that_began_before_the_halving_do_not_restore_the_limit() -> None:
+    limit = ConcurrencyLimit(first=16)
+    first, *others = begin_all(limit)
+    limit.end(first, "refused")
+    for episode in others:
+        limit.end(episode, "served")
+    assert limit.width == 8
+
+
+def test_the_limit_grows_by_one_while_it_is_used_up_once() -> None:
+    limit = ConcurrencyLimit()
+    for width in range(FIRST, FIRST + 10):
+        assert limit.width == width
+        serve(limit, width + 1)
+
+
+def test_calls_that_leave_room_say_nothing_about_more_room() -> None:
+    limit = ConcurrencyLimit(first=8)
+    for _ in range(1000):
+        limit.end(limit.begin(), "served")
+    assert limit.width == 8
+
+
+def test_the_way_back_is_quick_and_ends_below_the_refusal() -> None:
+    limit = grown(to=17)
+    refuse(limit)
+    assert limit.width == 8
+    serve(limit, 8)
+    assert limit.width == 16
+    serve(limit, 15 * 16)
+    assert limit.width == 16
+
+
+def test_beyond_the_refusal_is_tried_in_the_end() -> None:
+    limit = grown(to=17)
+    refuse(limit)
+    serve(limit, 8 + 17 * 16)
+    assert limit.width == 17
+
+
+def test_without_a_new_refusal_the_old_one_is_forgotten() -> None:
+    limit = grown(to=17)
+    refuse(limit)
+    while limit.width < 18:
+        serve(limit, 1)
+    serve(limit, 20)
+    assert limit.width == 19
+
+
+@pytest.mark.parametrize("served_between", [0, 2])
+def test_refused_before_it_is_back_the_limit_grows_by_one_at_a_time(served_between: int) -> None:
+    limit = grown(to=33)
+    refuse(limit)
+    serve(limit, served_between)
+    refuse(limit)
+    width = limit.width
+    serve(limit, 2 * width + 3)
+    assert limit.width == width + 2
+
+
+def test_a_refusal_that_others_had_room_beside_is_no_fixed_limit() -> None:
+    limit = grown(to=17)
+    limit.end(limit.begin(), "refused")
+    serve(limit, 9)
+    assert limit.width == 9
+
+
+@pytest.mark.parametrize("allowed", [4, 8, 20, 50])
+def test_a_provider_with_a_fixed_limit_is_used_to_nine_tenths_and_refuses_few(allowed: int) -> None:
+    limit = ConcurrencyLimit()
+    numbers = random.Random(allowed)
+    ends: deque[tuple[float, int]] = deque()
+    done: list[str] = []
+    busy = now = 0.0
+    while now < 400:
+        while limit.has_room:
+            episode = limit.begin()
+            if len(ends) >= allowed:
+                limit.end(episode, "refused")
+                done += ["refused"] * (now > 100)
+                continue
+            ends.append((now + numbers.uniform(0.8, 1.2), episode))
+        end, episode = min(ends)
+        busy += (end - now) * len(ends) * (now > 100)
+        now = end
+        ends.remove((end, episode))
+        limit.end(episode, "served")
+        done += ["served"] * (now > 100)
+    assert busy / (allowed * 300) > 0.9
+    assert done.count("refused") / len(done) < 0.02

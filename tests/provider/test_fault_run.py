@@ -1,0 +1,128 @@
+"""A run of fifty subtasks over HTTP and the real SDK, while everything goes wrong at random."""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+import pytest
+
+from building import setup, worker
+from concertmaster.engine.events import CallFinished, Event, Limits
+from concertmaster.engine.plan import Plan
+from concertmaster.engine.replies import judge_reply
+from concertmaster.fake_api import Behaviour, ServedApi, parse_faults, serve_fake_api
+from concertmaster.fake_api.ledger import Totals
+from concertmaster.llm.anthropic import Connection, open_anthropic
+from concertmaster.llm.gate import Gate
+from concertmaster.llm.prices import load_prices
+from concertmaster.llm.protocol import JsonSchema, Models, Usage
+from concertmaster.runs.intake import RunPolicy
+from concertmaster.runs.journal import Journal
+from concertmaster.runs.orders import RunOrder
+from concertmaster.runs.service import RunService, open_service
+from concertmaster.runs.sqlite_store import open_sqlite
+from concertmaster.runs.state import RunState
+from fakes import subtask
+
+pytestmark = pytest.mark.anyio
+
+IDLE_SECONDS = 0.4
+SCHEMA: JsonSchema = {
+    "type": "object",
+    "properties": {"severity": {"enum": ["high", "low"]}},
+    "required": ["severity"],
+    "additionalProperties": False,
+}
+PLAN = Plan(
+    subtasks=tuple(
+        subtask(f"s{number}", ("analyst", "critic")[number % 2], objective=f"do {number}")
+        for number in range(50)
+    )
+)
+
+
+@asynccontextmanager
+async def runs_against(api: ServedApi, folder: Path) -> AsyncGenerator[tuple[RunService, Journal]]:
+    """Open the run service, with the endpoint as its provider and short pauses."""
+    connection = Connection(api_key="none", base_url=api.address, idle_seconds=IDLE_SECONDS)
+    async with (
+        open_anthropic(connection, prices=load_prices()) as llm,
+        open_sqlite(folder) as journal,
+    ):
+        gate = Gate(llm, first_wait=0.01)
+        workers = [worker("critic", output_schema=SCHEMA)]
+        given = replace(setup(gate, workers=workers), models=Models())
+        policy = RunPolicy(limits=Limits(max_subtasks=50))
+        async with open_service(journal=journal, setup=given, policy=policy) as service:
+            yield service, journal
+
+
+def counted(usage: Usage) -> tuple[int, ...]:
+    return (
+        usage.attempts,
+        usage.tokens_in,
+        usage.tokens_out,
+        usage.cache_read,
+        usage.cache_write,
+    )
+
+
+def charged(totals: Totals) -> tuple[int, ...]:
+    return (
+        totals.requests,
+        totals.tokens_in,
+        totals.tokens_out,
+        totals.cache_read,
+        totals.cache_write,
+    )
+
+
+def answered(events: Sequence[Event]) -> set[str]:
+    """Return the subtasks that got a reply as it should be."""
+    schemas = {"worker:analyst": None, "worker:critic": SCHEMA}
+    return {
+        str(event.subtask_id)
+        for event in events
+        if isinstance(event, CallFinished)
+        and event.caller in schemas
+        and judge_reply(event.reply, schemas[event.caller]).status == "succeeded"
+    }
+
+
+@pytest.mark.parametrize(("seed", "share"), [(1, 0.2), (2, 0.4), (3, 0.8)])
+async def test_nothing_that_came_is_lost_and_every_token_is_counted(
+    tmp_path: Path, seed: int, share: float
+) -> None:
+    faults = parse_faults(f"all={share}")
+    behaviour = Behaviour(
+        faults=faults, seed=seed, silence_seconds=3600, retry_after=0, reply_tokens=100
+    )
+    async with serve_fake_api(behaviour) as api, runs_against(api, tmp_path) as (service, journal):
+        with anyio.fail_after(60):
+            started = await service.start(RunOrder(task="all of it", plan=PLAN))
+            state = await service.wait(started.run_id, seconds=60)
+        events = await journal.events(started.run_id)
+    if share > 0.5:
+        assert {entry.fault for entry in api.ledger.entries} >= set(faults)
+    assert counted(state.usage) == charged(api.ledger.totals)
+    assert state.usage.usd == pytest.approx(
+        sum(usage.usd or 0 for usage in state.by_model.values())
+    )
+    results = {name: item.result for name, item in state.subtasks.items()}
+    assert all(result is not None for result in results.values())
+    succeeded = {name for name, item in state.subtasks.items() if item.status == "succeeded"}
+    assert succeeded == answered(events)
+    assert_honest(state, missing=set(results) - succeeded)
+
+
+def assert_honest(state: RunState, *, missing: set[str]) -> None:
+    """Check that the run claims no more than there is."""
+    told = " ".join(state.reasons)
+    assert all(f"{name} " in told for name in missing)
+    if missing or state.reasons:
+        assert state.status == "partial"
+    else:
+        assert state.status == "succeeded"
+    assert state.answer
