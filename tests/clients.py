@@ -72,10 +72,12 @@ async def connected(
     workers: Iterable[WorkerDefinition] = (),
     policy: RunPolicy | None = None,
     built_in: bool = False,
+    **options: Any,
 ) -> AsyncGenerator[Connection]:
     """Connect a client to a server whose model follows `scripts`.
 
-    With what is `built_in`, it has all workers, worker tools and jobs that are.
+    With what is `built_in`, it has all workers, worker tools and jobs that are. `options` are
+    the client's.
     """
     llm = FakeLLM(scripts, default=default)
     llm.notice = notice
@@ -93,7 +95,7 @@ async def connected(
         open_service(journal=journal, setup=chosen, policy=policy or RunPolicy()) as service,
     ):
         server = create_server(lambda: nullcontext(service), load_jobs)
-        async with Client(server, mode=mode) as client:
+        async with Client(server, mode=mode, **options) as client:
             yield Connection(client=client, server=server, service=service, llm=llm)
 
 

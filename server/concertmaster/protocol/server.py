@@ -9,7 +9,14 @@ from mcp.server.caching import CacheHint
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import MCPServer
 from mcp.server.stdio import stdio_server
-from mcp.types import CallToolResult, GetPromptResult, InputRequiredResult, Prompt
+from mcp.types import (
+    CallToolResult,
+    GetPromptResult,
+    InputRequiredResult,
+    Prompt,
+    SubscribeRequestParams,
+    UnsubscribeRequestParams,
+)
 from pydantic import AnyUrl
 
 from concertmaster import __version__
@@ -19,6 +26,7 @@ from concertmaster.protocol.prompts import JobPrompts, LoadJobs, no_jobs
 from concertmaster.protocol.resources import add_resources
 from concertmaster.protocol.results import short_errors
 from concertmaster.protocol.state import Ctx, OpenService, ServerState
+from concertmaster.protocol.subscriptions import LegacySubscriptions
 from concertmaster.protocol.tools import TOOLS
 
 INSTRUCTIONS = """\
@@ -62,6 +70,7 @@ class ConcertmasterServer(MCPServer[ServerState]):
             version=__version__,
             instructions=INSTRUCTIONS,
             tools=list(TOOLS),
+            subscriptions=self.state.bus,
             log_level="WARNING",
             cache_hints={
                 "server/discover": LISTS,
@@ -74,6 +83,12 @@ class ConcertmasterServer(MCPServer[ServerState]):
         )
         add_resources(self, self.state)
         self.completion()(partial(complete, self.state, self._jobs))
+        self._serve_subscriptions(LegacySubscriptions(self.state.bus, self.state.start_soon))
+
+    def _serve_subscriptions(self, legacy: LegacySubscriptions) -> None:
+        add = self._lowlevel_server.add_request_handler
+        add("resources/subscribe", SubscribeRequestParams, legacy.subscribe)
+        add("resources/unsubscribe", UnsubscribeRequestParams, legacy.unsubscribe)
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Ctx | None = None
@@ -95,7 +110,7 @@ class ConcertmasterServer(MCPServer[ServerState]):
 
     async def get_prompt(
         self, name: str, arguments: dict[str, Any] | None = None, context: Ctx | None = None
-    ) -> GetPromptResult:
+    ) -> GetPromptResult | InputRequiredResult:
         """Return the prompt of a job; an error is a text that clients can take."""
         del context  # It asks its client nothing.
         with short_errors():
