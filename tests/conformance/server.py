@@ -23,10 +23,12 @@ from concertmaster.protocol.prompts import no_jobs
 from concertmaster.protocol.server import ConcertmasterServer
 from concertmaster.protocol.serving import serve_http
 from concertmaster.protocol.state import OpenService
+from concertmaster.protocol.tasks import RunTasks, TaskSource
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.service import open_service
 from concertmaster.runs.sqlite_store import open_sqlite
 from conformance.fixtures import JSON_SCHEMA, add_fixtures
+from conformance.tasks import ScriptedTasks, add_task_fixtures, compute
 from fakes import FakeLLM
 
 
@@ -36,6 +38,7 @@ class FixtureServer(ConcertmasterServer):
     def __init__(self, open_service: OpenService) -> None:
         super().__init__(open_service, no_jobs)
         add_fixtures(self)
+        add_task_fixtures(self)
         tool = self._tool_manager.get_tool("json_schema_2020_12_tool")
         assert tool is not None
         tool.parameters = JSON_SCHEMA
@@ -43,6 +46,9 @@ class FixtureServer(ConcertmasterServer):
         self._lowlevel_server.add_request_handler(
             "logging/setLevel", SetLevelRequestParams, _set_level
         )
+
+    def task_source(self) -> TaskSource:
+        return ScriptedTasks(RunTasks(self.state, {"slow_compute"}), self.state.start_soon)
 
     async def list_prompts(self) -> list[Prompt]:
         return await MCPServer[Any].list_prompts(self)
@@ -81,7 +87,9 @@ async def serving(
 
     async with (
         open_sqlite(folder) as journal,
-        open_service(journal=journal, setup=setup(FakeLLM()), policy=RunPolicy()) as service,
+        open_service(
+            journal=journal, setup=setup(FakeLLM(default=compute)), policy=RunPolicy()
+        ) as service,
         anyio.create_task_group() as tasks,
     ):
         server = make(lambda: nullcontext(service))

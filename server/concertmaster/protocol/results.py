@@ -2,16 +2,19 @@
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 
 from mcp import MCPError
 from mcp.server.mcpserver.exceptions import ResourceError, ToolError
-from mcp.types import CallToolResult, TextContent
+from mcp.types import INTERNAL_ERROR, INVALID_PARAMS, CallToolResult, TextContent
 
+from concertmaster.errors import ConcertmasterError, InputError, RequestError
 from concertmaster.llm.protocol import whole_characters
 from concertmaster.protocol.markdown import markdown
 from concertmaster.protocol.pages import EMPTY_PAGE, REPLY_CHARS, Page, longest_page
 from concertmaster.protocol.replies import AnyReply
-from concertmaster.protocol.views import DETAILS, Detail
+from concertmaster.protocol.views import DETAILS, Detail, long_text, run_reply
+from concertmaster.runs.state import RunState
 
 ENVELOPE_CHARS = 300
 """What the protocol may wrap around a result."""
@@ -33,6 +36,17 @@ def short_errors() -> Generator[None]:
     except MCPError as exc:
         message = _short(whole_characters(exc.error.message))
         raise MCPError(exc.error.code, message, exc.error.data) from exc.__cause__
+
+
+@contextmanager
+def request_errors() -> Generator[None]:
+    """Let an error out as one of the protocol, where no model reads what is wrong."""
+    try:
+        yield
+    except (RequestError, InputError) as exc:
+        raise MCPError(INVALID_PARAMS, str(exc)) from exc
+    except ConcertmasterError as exc:
+        raise MCPError(INTERNAL_ERROR, str(exc)) from exc
 
 
 def _short(message: str) -> str:
@@ -72,6 +86,15 @@ def fitted_result(
     return longest_page(
         text, offset=offset, make=lambda page: tool_result(make(page, detail)), size=_size
     )
+
+
+def run_result(state: RunState, *, offset: int = 0) -> CallToolResult:
+    """Return where a run stands, with the longest page of its answer from `offset`.
+
+    Raises:
+        RequestError: the answer ends before `offset`.
+    """
+    return fitted_result(partial(run_reply, state), long_text(state), offset=offset)
 
 
 def _size(result: CallToolResult) -> int:

@@ -27,7 +27,8 @@ from concertmaster.protocol.resources import add_resources
 from concertmaster.protocol.results import short_errors
 from concertmaster.protocol.state import Ctx, OpenService, ServerState
 from concertmaster.protocol.subscriptions import LegacySubscriptions
-from concertmaster.protocol.tools import TOOLS
+from concertmaster.protocol.tasks import RunTasks, TasksExtension, TaskSource
+from concertmaster.protocol.tools import TASK_TOOLS, TOOLS
 
 INSTRUCTIONS = """\
 Concertmaster gets large tasks done by many specialists at once. It plans a task, hands each part \
@@ -70,6 +71,7 @@ class ConcertmasterServer(MCPServer[ServerState]):
             version=__version__,
             instructions=INSTRUCTIONS,
             tools=list(TOOLS),
+            extensions=[TasksExtension(self.task_source())],
             subscriptions=self.state.bus,
             log_level="WARNING",
             cache_hints={
@@ -84,6 +86,10 @@ class ConcertmasterServer(MCPServer[ServerState]):
         add_resources(self, self.state)
         self.completion()(partial(complete, self.state, self._jobs))
         self._serve_subscriptions(LegacySubscriptions(self.state.bus, self.state.start_soon))
+
+    def task_source(self) -> TaskSource:
+        """Return what answers calls with tasks."""
+        return RunTasks(self.state, TASK_TOOLS)
 
     def _serve_subscriptions(self, legacy: LegacySubscriptions) -> None:
         add = self._lowlevel_server.add_request_handler

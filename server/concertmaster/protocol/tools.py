@@ -11,21 +11,18 @@ from concertmaster.engine import events
 from concertmaster.engine.plan import Plan, Verify
 from concertmaster.errors import RequestError
 from concertmaster.protocol.replies import FoundReply, PlanReply, RunReply
-from concertmaster.protocol.results import fitted_result, tool_result
+from concertmaster.protocol.results import fitted_result, run_result, tool_result
 from concertmaster.protocol.state import Ctx, state_of
 from concertmaster.protocol.tooling import SentenceTool
 from concertmaster.protocol.views import (
     FOLLOW_SECONDS,
-    long_text,
     plan_reply,
     result_text,
-    run_reply,
     runs_reply,
     subtask_reply,
 )
 from concertmaster.protocol.waiting import follow, start_and_follow
 from concertmaster.runs.orders import PlanOrder, RunOrder, WorkerOrder
-from concertmaster.runs.state import RunState
 from concertmaster.tools.inputs import InlineInput
 
 
@@ -157,7 +154,7 @@ async def run_worker(
         constraints=constraints,
         output_schema=output_schema,
     )
-    return _run_result(await start_and_follow(ctx, order, seconds=wait_seconds))
+    return run_result(await start_and_follow(ctx, order, seconds=wait_seconds))
 
 
 async def run_orchestration(
@@ -216,7 +213,7 @@ async def run_orchestration(
         deadline_seconds=deadline_seconds,
         output_schema=output_schema,
     )
-    return _run_result(await start_and_follow(ctx, order, seconds=wait_seconds))
+    return run_result(await start_and_follow(ctx, order, seconds=wait_seconds))
 
 
 async def get_run(
@@ -236,7 +233,7 @@ async def get_run(
         return tool_result(runs_reply(await service.recent(), notice=service.notice))
     state = await follow(ctx, run_id, seconds=wait_seconds)
     if not subtask_id:
-        return _run_result(state, offset=offset)
+        return run_result(state, offset=offset)
     result = await service.result(run_id, subtask_id)
     return fitted_result(partial(subtask_reply, state, result), result_text(result), offset=offset)
 
@@ -247,11 +244,7 @@ async def cancel_run(
     """Stop a run."""
     service = await state_of(ctx).service()
     state = await service.cancel(run_id, reason="cancel_run was called")
-    return _run_result(state)
-
-
-def _run_result(state: RunState, *, offset: int = 0) -> CallToolResult:
-    return fitted_result(partial(run_reply, state), long_text(state), offset=offset)
+    return run_result(state)
 
 
 PLAN_TASK = """\
@@ -334,3 +327,6 @@ TOOLS: tuple[Tool, ...] = (
     ),
 )
 """All tools, in the order in which clients list them."""
+
+TASK_TOOLS = frozenset({"run_orchestration", "run_worker"})
+"""The tools whose calls last as long as a run, unless they are told to wait for less."""
