@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import anyio
 from mcp import Client
-from mcp.types import CallToolResult, TextContent
+from mcp.types import CallToolResult, ResourceLink, TextContent
 
 from building import setup
 from concertmaster.catalog.catalog import builtin_folder, load_catalog
@@ -51,8 +51,9 @@ class Connection:
 
 def text_of(result: CallToolResult) -> str:
     """Return the text of a tool's answer."""
-    (block,) = result.content
+    block, *links = result.content
     assert isinstance(block, TextContent)
+    assert all(isinstance(link, ResourceLink) for link in links)
     return block.text
 
 

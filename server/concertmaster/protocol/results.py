@@ -1,23 +1,27 @@
 """Replies as results of MCP tool calls, never longer than clients can take."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
 
 from mcp import MCPError
 from mcp.server.mcpserver.exceptions import ResourceError, ToolError
-from mcp.types import INTERNAL_ERROR, INVALID_PARAMS, CallToolResult, TextContent
+from mcp.types import INTERNAL_ERROR, INVALID_PARAMS, CallToolResult, ResourceLink, TextContent
 
 from concertmaster.errors import ConcertmasterError, InputError, RequestError
 from concertmaster.llm.protocol import whole_characters
 from concertmaster.protocol.markdown import markdown
 from concertmaster.protocol.pages import EMPTY_PAGE, REPLY_CHARS, Page, longest_page
-from concertmaster.protocol.replies import AnyReply
+from concertmaster.protocol.replies import AnyReply, RunsReply
+from concertmaster.protocol.resources import DIFF, JSON, MARKDOWN
 from concertmaster.protocol.views import DETAILS, Detail, long_text, run_reply
 from concertmaster.runs.state import RunState
 
 ENVELOPE_CHARS = 300
 """What the protocol may wrap around a result."""
+
+MIME_TYPES = {"answer": MARKDOWN, "diff": DIFF}
+"""Of resources that replies link to and that are no JSON."""
 
 ERROR_CHARS = 4_000
 """About how long the message of an error may be, which can quote what the caller gave."""
@@ -59,11 +63,16 @@ def _short(message: str) -> str:
 
 
 def tool_result(reply: AnyReply) -> CallToolResult:
-    """Return a reply as text and as structured content, with the same facts in both."""
+    """Return a reply as text and as structured content, with the same facts in both, and links."""
     structured = reply.model_dump(mode="json", exclude_defaults=True)
-    return CallToolResult(
-        content=[TextContent(type="text", text=markdown(reply))], structured_content=structured
-    )
+    text = TextContent(type="text", text=markdown(reply))
+    return CallToolResult(content=[text, *_links(reply)], structured_content=structured)
+
+
+def _links(reply: AnyReply) -> Iterator[ResourceLink]:
+    if not isinstance(reply, RunsReply):
+        for name, uri in reply.links.items():
+            yield ResourceLink(name=name, uri=uri, mime_type=MIME_TYPES.get(name, JSON))
 
 
 def fitted_result(

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 import anyio
-from mcp.server.caching import CacheHint
+from mcp.server.caching import CacheableMethod
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import MCPServer
 from mcp.server.stdio import stdio_server
@@ -23,7 +23,7 @@ from concertmaster import __version__
 from concertmaster.protocol.completion import complete
 from concertmaster.protocol.incoming import AnsweredStream
 from concertmaster.protocol.prompts import JobPrompts, LoadJobs, no_jobs
-from concertmaster.protocol.resources import add_resources
+from concertmaster.protocol.resources import UNCHANGING, add_resources, hint_at_workers
 from concertmaster.protocol.results import short_errors
 from concertmaster.protocol.state import Ctx, OpenService, ServerState
 from concertmaster.protocol.subscriptions import LegacySubscriptions
@@ -55,8 +55,13 @@ cancelled; interrupted (its process ended). Runs cost money when a language mode
 `usage` says how much. If a reply has a `notice`, pass it on to the user.
 """
 
-LISTS = CacheHint(ttl_ms=300_000, scope="public")
-"""What is listed is the same for everybody for as long as the server lives."""
+LISTS: tuple[CacheableMethod, ...] = (
+    "server/discover",
+    "tools/list",
+    "resources/list",
+    "resources/templates/list",
+    "prompts/list",
+)
 
 
 class ConcertmasterServer(MCPServer[ServerState]):
@@ -74,13 +79,8 @@ class ConcertmasterServer(MCPServer[ServerState]):
             extensions=[TasksExtension(self.task_source())],
             subscriptions=self.state.bus,
             log_level="WARNING",
-            cache_hints={
-                "server/discover": LISTS,
-                "tools/list": LISTS,
-                "resources/list": LISTS,
-                "resources/templates/list": LISTS,
-                "prompts/list": LISTS,
-            },
+            cache_hints=dict.fromkeys(LISTS, UNCHANGING),
+            middleware=[hint_at_workers],
             lifespan=lambda _: self.state.lifespan(),
         )
         add_resources(self, self.state)
