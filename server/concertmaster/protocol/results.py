@@ -17,7 +17,7 @@ from concertmaster.protocol.resources import DIFF, JSON, MARKDOWN
 from concertmaster.protocol.views import DETAILS, Detail, long_text, run_reply
 from concertmaster.runs.state import RunState
 
-ENVELOPE_CHARS = 300
+ENVELOPE_CHARS = 500
 """What the protocol may wrap around a result."""
 
 MIME_TYPES = {"answer": MARKDOWN, "diff": DIFF}
