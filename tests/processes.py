@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
+
+from anyio import to_thread
 
 from building import setup
 from concertmaster.runs.intake import RunPolicy
@@ -113,6 +116,39 @@ class StdioServer:
     def end(self) -> int:
         """Return the exit status of a server that was told to end."""
         return self.process.wait(timeout=10)
+
+
+class HttpServer:
+    """A server at an address of this machine."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        address = re.search(r"http://\S+", cast("Any", process.stderr).readline())
+        assert address is not None
+        self.address = address.group()
+
+    async def end(self) -> int:
+        """Return the exit status of a server that was told to end."""
+        return await to_thread.run_sync(self.process.wait, 10)
+
+
+@contextmanager
+def http_server(folder: Path, extra: Mapping[str, str] | None = None) -> Generator[HttpServer]:
+    """Serve on a free port, with a provider that never answers unless `extra` names one."""
+    with silent_provider() as variables:
+        process = subprocess.Popen(
+            [*COMMAND, "--http", "--port", "0"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(folder, variables if extra is None else extra),
+        )
+        with process:
+            try:
+                yield HttpServer(process)
+            finally:
+                process.kill()
 
 
 async def runs_in(folder: Path) -> list[RunState]:
