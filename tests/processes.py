@@ -44,10 +44,20 @@ def environment(folder: Path, extra: Mapping[str, str] | None = None) -> dict[st
     return {**os.environ, "CONCERTMASTER_DATA_FOLDER": str(folder), **(extra or {})}
 
 
-class StdioServer:
-    """A server that is spoken to line by line, in the way of the older protocol versions."""
+MODERN: Json = {
+    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
+"""What each request carries since 2026-07-28; before that, a connection begins with it."""
 
-    def __init__(self, folder: Path, extra: Mapping[str, str] | None = None) -> None:
+
+class StdioServer:
+    """A server that is spoken to line by line, in the way of an era of the protocol."""
+
+    def __init__(
+        self, folder: Path, extra: Mapping[str, str] | None = None, *, era: str = "legacy"
+    ) -> None:
+        self._meta = {} if era == "legacy" else MODERN
         self.process = subprocess.Popen(
             COMMAND,
             stdin=subprocess.PIPE,
@@ -62,6 +72,10 @@ class StdioServer:
         self.stderr = cast("IO[str]", self.process.stderr)
 
     def __enter__(self) -> "StdioServer":
+        if self._meta:
+            self.send("server/discover", 1)
+            self.answer(1)
+            return self
         client = {"name": "test", "version": "1"}
         self.send(
             "initialize",
@@ -88,6 +102,7 @@ class StdioServer:
         message: Json = {"jsonrpc": "2.0", "method": method, "params": params}
         if number is not None:
             message["id"] = number
+            params["_meta"] = {**self._meta, **params.get("_meta", {})}
         self.stdin.write(f"{json.dumps(message)}\n")
         self.stdin.flush()
 
