@@ -1,5 +1,6 @@
 import io
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -102,6 +103,18 @@ def test_a_frame_fits_any_terminal_with_one_line_for_each_subtask(
 def test_a_narrow_terminal_still_shows_worker_time_and_cost(run_at: RunAt) -> None:
     line = row(drawn(run_at("run/end"), width=60), "s1")
     assert line.split() == ["✓", "s1", "security-reviewer", "3.0s", "$0.0495"]
+
+
+@pytest.mark.parametrize("width", [50, 72, 80, 96])
+def test_long_names_take_no_room_from_signs_and_figures(run_at: RunAt, width: int) -> None:
+    state = run_at("run/end")
+    (paid,) = [item for item in state.subtasks.values() if item.usage.calls]
+    named = paid.subtask.model_copy(update={"id": "consequences-of-everything-" * 2})
+    state = replace(state, subtasks={named.id: replace(paid, subtask=named)})
+    (line,) = [line for line in drawn(state, width=width).splitlines() if "consequences" in line]
+    assert line.startswith("✓  consequences")
+    assert line.endswith("$0.0495")
+    assert len(line) <= width
 
 
 def test_what_is_under_way_turns_from_frame_to_frame(run_at: RunAt) -> None:

@@ -51,6 +51,11 @@ def plan_of(made: Job, documents: tuple[str, ...] = (), **given: list[str]) -> P
         ([TONE], {"tune": ["warm"]}, "greet has no argument 'tune'. Did you mean 'tone'?"),
         ([TONE], {"tone": ["rude"]}, "tone is 'rude'; it can be warm, cool."),
         ([TONE], {"tone": ["warm", "cool"]}, "tone takes one value; 2 were given."),
+        (
+            [argument("words", several=True, at_least=3)],
+            {"words": ["a", "b", "a"]},
+            "words takes 3 values or more; there is only 'a', 'b'.",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused_with_a_sentence(
@@ -64,6 +69,11 @@ def test_wrong_arguments_are_refused_with_a_sentence(
 def test_values_are_stripped_and_each_is_there_once_and_defaults_stand_in() -> None:
     made = job(arguments=(WORDS, argument("tone", default="warm")))
     assert made.check({"words": [" a", "b ", "", "a"]}) == {"words": ("a", "b"), "tone": ("warm",)}
+
+
+def test_an_argument_with_a_least_number_of_values_can_be_left_out() -> None:
+    made = job(arguments=(argument("words", several=True, at_least=2),))
+    assert made.check({}) == {"words": ()}
 
 
 def test_several_values_in_one_text_are_cut_at_commas_and_lines_and_one_is_left_whole() -> None:

@@ -128,6 +128,21 @@ def test_nothing_is_changed_through_a_link(tmp_path: Path, name: str) -> None:
     assert "reached by a link" in refused(outside, change(name), roots=(root,))
 
 
+def test_nothing_is_changed_if_one_file_is_read_only(tmp_path: Path) -> None:
+    write(tmp_path, a="old\n", b="old\n")
+    (tmp_path / "b").chmod(0o444)
+    assert "b: it is read-only." in refused(tmp_path, change("a"), change("b"))
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="only root gives away")
+def test_changed_files_stay_with_their_owners(tmp_path: Path) -> None:
+    write(tmp_path, a="old\n")
+    os.chown(tmp_path / "a", 12, 34)
+    apply_changes([change("a")], roots=[tmp_path])
+    status = (tmp_path / "a").stat()
+    assert (status.st_uid, status.st_gid) == (12, 34)
+
+
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root may write all")
 def test_nothing_is_changed_if_one_folder_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()

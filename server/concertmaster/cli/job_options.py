@@ -1,10 +1,12 @@
 """A job's arguments as click knows them: its files as an argument, all else as options."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
+from concertmaster.cli.changes import diff_target
 from concertmaster.cli.options import deadline_option, json_option, setup_options
 from concertmaster.errors import DefinitionError
 from concertmaster.runs.jobs import Job, JobArgument
@@ -17,7 +19,8 @@ Command = Callable[..., Any]
 _diff_option = click.option(
     "--diff",
     "diff_file",
-    type=click.File("wb", lazy=False),
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    callback=diff_target,
     metavar="FILE",
     help="Write the changes to this file, as a unified diff.",
 )
@@ -62,14 +65,15 @@ def _parameter(argument: JobArgument) -> Callable[[Command], Command]:
             required=argument.required,
             metavar=usage(argument),
         )
-    again = " May be given again." if argument.several else ""
+    least = argument.at_least
+    again = f" Given {least} times or more." if least > 1 else " May be given again."
     return click.option(
         flag(argument),
         name,
         type=click.Choice(argument.choices) if argument.choices else str,
         required=argument.required,
         multiple=argument.several,
-        help=argument.description + again,
+        help=argument.description + again * argument.several,
     )
 
 
