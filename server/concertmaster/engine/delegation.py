@@ -30,7 +30,7 @@ from concertmaster.engine.next_step import (
 from concertmaster.engine.plan import Plan, Subtask
 from concertmaster.engine.run import Run, Setup, work_result, workers_of
 from concertmaster.engine.scheduler import Decision, Grant, Scheduler, Skip
-from concertmaster.engine.subtask import carry_out
+from concertmaster.engine.subtask import carry_out, not_done
 from concertmaster.engine.work import Work
 from concertmaster.llm.protocol import WorkResult
 
@@ -223,7 +223,7 @@ class Delegation:
                     self._start_soon(self._carry_out, decision.subtask, scope)
 
     def _leave_out(self, subtask: Subtask, why: str) -> None:
-        self._results[subtask.id] = result = _not_done(subtask, why)
+        self._results[subtask.id] = result = not_done(subtask, why)
         self._start_soon(self._record_skip, subtask, result)
 
     async def _record_skip(self, subtask: Subtask, result: SubtaskResult) -> None:
@@ -260,7 +260,7 @@ class Delegation:
         # It may have been stopped between its slot and here.
         await anyio.lowlevel.checkpoint_if_cancelled()
         if anyio.current_time() >= self._until:
-            return _not_done(subtask, "The run's time was up before it could start.")
+            return not_done(subtask, "The run's time was up before it could start.")
         steps = self._run.steps
         await self._introduce(subtask)
         started = SubtaskStarted(
@@ -394,9 +394,3 @@ class Delegation:
 
 def _enough(reason: str) -> str:
     return f"The orchestrator had enough without it: {reason}"
-
-
-def _not_done(subtask: Subtask, why: str) -> SubtaskResult:
-    return SubtaskResult(
-        subtask_id=subtask.id, worker=subtask.worker, status="skipped", errors=(why,)
-    )

@@ -3,6 +3,7 @@
 import logging
 
 from concertmaster.engine.events import SubtaskResult
+from concertmaster.engine.plan import Subtask
 from concertmaster.engine.replies import Verdict
 from concertmaster.engine.strategies.parts import do_in_parts
 from concertmaster.engine.strategies.revise import do_with_revisions
@@ -48,6 +49,13 @@ def result_of(work: Work, verdict: Verdict, *, seconds: float) -> SubtaskResult:
         notes=verdict.notes,
         usage=work.run.steps.usage(work.subtask.id),
         seconds=seconds,
+    )
+
+
+def not_done(subtask: Subtask, why: str) -> SubtaskResult:
+    """Return the result of a subtask that does not start, and why."""
+    return SubtaskResult(
+        subtask_id=subtask.id, worker=subtask.worker, status="skipped", errors=(why,)
     )
 
 

@@ -132,7 +132,7 @@ class RunService:
         if not self._watching_others:
             self._watching_others = True
             self._tasks.start_soon(self._watch_others)
-        return live.state
+        return live.state.shown()
 
     async def get(self, run_id: str) -> RunState:
         """Return where a run stands.
