@@ -155,16 +155,46 @@ def test_nothing_is_changed_if_one_folder_cannot_be_written(tmp_path: Path) -> N
         (tmp_path / "sub").chmod(0o700)
 
 
+FULL = OSError(28, "No space left on device")
+
+
+def break_replacing(monkeypatch: pytest.MonkeyPatch, *steps: BaseException | None) -> None:
+    """Have each replacement of a file, in their order, go well or end like this."""
+    left = iter(steps)
+    replace = Path.replace
+
+    def replace_or_break(path: Path, target: Path) -> Path:
+        if (problem := next(left)) is not None:
+            raise problem
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace_or_break)
+
+
 def test_what_was_replaced_is_put_back_if_a_later_file_cannot_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    write(tmp_path, a="old\n", b="old\n", c="old\n")
+    break_replacing(monkeypatch, None, FULL, None)
+    told = refused(tmp_path, change("a"), change("b"), change("c"))
+    assert told.startswith("Nothing was changed: No space left on device")
+
+
+def test_what_was_replaced_is_put_back_if_somebody_interrupts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(tmp_path, a="old\n", b="old\n")
-    replace = Path.replace
+    break_replacing(monkeypatch, None, KeyboardInterrupt(), None)
+    with pytest.raises(KeyboardInterrupt):
+        apply_changes([change("a"), change("b")], roots=[tmp_path])
+    assert contents(tmp_path) == {"a": b"old\n", "b": b"old\n"}
 
-    def replace_but_b(path: Path, target: Path) -> Path:
-        if target.name == "b":
-            raise OSError(28, "No space left on device", str(target))
-        return replace(path, target)
 
-    monkeypatch.setattr(Path, "replace", replace_but_b)
-    assert "No space left on device" in refused(tmp_path, change("a"), change("b"))
+def test_files_that_cannot_be_put_back_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, a="old\n", b="old\n", c="old\n")
+    break_replacing(monkeypatch, None, None, FULL, FULL, None)
+    with pytest.raises(RequestError, match=r"these stay so: a\.$"):
+        apply_changes([change(name) for name in "abc"], roots=[tmp_path])
+    assert contents(tmp_path) == {"a": b"new\n", "b": b"old\n", "c": b"old\n"}

@@ -83,10 +83,12 @@ def apply_changes(changes: Sequence[FileChange], *, roots: Sequence[Path]) -> tu
     try:
         targets = [_target(change, folders) for change in changes]
         with ExitStack() as stack:
-            staged = [_staged(target.path, target.new, stack) for target in targets]
+            new = [_staged(target.path, target.new, stack) for target in targets]
+            # Written beforehand, so that nothing but a new name is needed to put them back.
+            old = [_staged(target.path, target.old, stack) for target in targets]
             for target in targets:
                 _target(target.change, folders)
-            _replace(targets, staged, stack)
+            _replace(targets, new, old)
     except OSError as exc:
         raise RequestError(f"Nothing was changed: {exc.strerror} ({exc.filename}).") from None
     return tuple(target.path for target in targets)
@@ -140,14 +142,26 @@ def _copy_owner(path: Path, name: str) -> None:
             os.chown(name, path.stat().st_uid, path.stat().st_gid)
 
 
-def _replace(targets: Sequence[_Target], staged: Sequence[Path], stack: ExitStack) -> None:
-    done: list[_Target] = []
+def _replace(targets: Sequence[_Target], new: Sequence[Path], old: Sequence[Path]) -> None:
+    """Put files in the place of the targets: all of the `new`, else the `old` again."""
     try:
-        for target, path in zip(targets, staged, strict=True):
+        for target, path in zip(targets, new, strict=True):
             path.replace(target.path)
-            done.append(target)
-    except OSError:
-        for target in done:
-            with suppress(OSError):
-                _staged(target.path, target.old, stack).replace(target.path)
+    except BaseException as exc:
+        stuck = [
+            target.change.name
+            for target, path, saved in zip(targets, new, old, strict=True)
+            # What has taken its place is not beside it any more.
+            if not path.exists() and not _put_back(saved, target.path)
+        ]
+        if stuck:
+            names = ", ".join(map(printable, stuck))
+            raise RequestError(f"Not all files were changed, but these stay so: {names}.") from exc
         raise
+
+
+def _put_back(saved: Path, path: Path) -> bool:
+    with suppress(OSError):
+        saved.replace(path)
+        return True
+    return False
