@@ -203,6 +203,31 @@ def test_a_diff_that_cannot_be_written_is_told_and_loses_nothing(
     assert "To see how: concertmaster show r-" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("given", "sections"),
+    [
+        (["Past, Future"], ["Past", "Future"]),
+        (["Past, as it was", "Future"], ["Past, as it was", "Future"]),
+        (["Past, as it was\nFuture"], ["Past, as it was", "Future"]),
+    ],
+)
+def test_several_values_are_one_text_with_commas_or_an_option_each(
+    given: list[str], sections: list[str], invoke: Invoke, scripted: Callable[..., FakeLLM]
+) -> None:
+    llm = scripted()
+    flags = [part for text in given for part in ("--sections", text)]
+    assert invoke("job", "report", "--topic", "Us, and them", *flags).exit_code == 0
+    briefs = [request.brief for request in llm.requests if request.caller == "worker:writer"]
+    objectives = [brief.objective for brief in briefs if isinstance(brief, WorkBrief)]
+    written = [found[1] for text in objectives if (found := re.search('section "(.*?)"', text))]
+    assert sorted(written) == sorted(sections)
+
+
+def test_a_comma_in_the_name_of_a_file_belongs_to_it(invoke: Invoke, folder: Path) -> None:
+    (folder / "a,b.py").write_text("ONE = 1\n")
+    assert invoke("job", "review_code", "a,b.py").exit_code == 0
+
+
 def refactor(invoke: Invoke, *arguments: str) -> Result:
     return invoke("job", "refactor_files", *arguments, "--change", "Rename load", "--apply")
 
@@ -304,8 +329,8 @@ def test_a_failed_job_has_the_status_of_a_failed_run(
             "there is no folder no/such.",
         ),
         (
-            ["compare", "--options", "a,b", "--criteria", "c"],
-            "options takes 2 values or more; there is only 'a,b'.",
+            ["compare", "--options", "a", "--criteria", "c"],
+            "options takes 2 values or more; there is only 'a'.",
         ),
     ],
 )

@@ -76,9 +76,21 @@ def test_an_argument_with_a_least_number_of_values_can_be_left_out() -> None:
     assert made.check({}) == {"words": ()}
 
 
-def test_several_values_in_one_text_are_cut_at_commas_and_lines_and_one_is_left_whole() -> None:
-    split = job().split({"words": "hello, dear\nfriend", "tone": "warm, cool"})
-    assert split == {"words": ("hello", " dear", "friend"), "tone": ("warm, cool",)}
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("hello, dear\n", ("hello", " dear\n")),
+        ("hello, dear\nfriend", ("hello, dear", "friend")),
+    ],
+)
+def test_several_values_in_one_text_are_cut_at_lines_or_else_at_commas(
+    text: str, values: tuple[str, ...]
+) -> None:
+    assert job().split({"words": text}) == {"words": values}
+
+
+def test_one_value_is_left_whole() -> None:
+    assert job().split({"tone": "warm, cool"}) == {"tone": ("warm, cool",)}
 
 
 def test_texts_have_what_was_said_and_the_names_of_inputs() -> None:

@@ -65,12 +65,12 @@ def _parameter(argument: JobArgument) -> Callable[[Command], Command]:
             required=argument.required,
             metavar=usage(argument),
         )
-    least = argument.at_least
-    again = f" Given {least} times or more." if least > 1 else " May be given again."
+    again = f" {argument.amount} with commas between them, or the option again for each."
     return click.option(
         flag(argument),
         name,
-        type=click.Choice(argument.choices) if argument.choices else str,
+        type=click.Choice(argument.choices) if argument.choices and not argument.several else str,
+        metavar="|".join(argument.choices) or "TEXT",
         required=argument.required,
         multiple=argument.several,
         help=argument.description + again * argument.several,
@@ -95,6 +95,11 @@ def given(job: Job, flags: dict[str, Any]) -> dict[str, Sequence[str]]:
     """Return the job's own values, which are taken out of the `flags`."""
     values: dict[str, Sequence[str]] = {}
     for argument in job.arguments:
-        value: str | tuple[str, ...] | None = flags.pop(f"{PREFIX}{argument.name}")
-        values[argument.name] = (value,) if isinstance(value, str) else value or ()
+        match flags.pop(f"{PREFIX}{argument.name}"):
+            case (str(text),) if argument.kind != "files":
+                values |= job.split({argument.name: text})
+            case (*texts,):
+                values[argument.name] = texts
+            case text:
+                values[argument.name] = (text,) if text else ()
     return values

@@ -51,6 +51,13 @@ class JobArgument(Definition):
     """What it may be; anything when empty."""
     default: Texts = ()
 
+    @property
+    def amount(self) -> str:
+        """Return how many values it takes, in words; nothing if it takes one."""
+        if not self.several:
+            return ""
+        return f"{self.at_least} or more" if self.at_least > 1 else "Several"
+
 
 class JobSubtask(Definition):
     """A subtask of the plan, whose texts have placeholders."""
@@ -141,10 +148,15 @@ class Job:
         return values
 
     def split(self, given: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
-        """Return values that are each written as one text, several with commas between them."""
+        """Return values that are each written as one text.
+
+        Several have lines or commas between them; commas belong to values where there are lines.
+        """
         several = {item.name for item in self.arguments if item.several}
         return {
-            name: tuple(text.replace("\n", ",").split(",")) if name in several else (text,)
+            name: tuple(text.split("\n" if "\n" in text.strip() else ","))
+            if name in several
+            else (text,)
             for name, text in given.items()
         }
 
