@@ -155,6 +155,11 @@ def test_the_example_of_a_change_is_a_diff_that_leaves_the_files(
     found = re.search(r"concertmaster show (r-\S+) --diff", result.stderr)
     assert found is not None
     assert invoke("show", found.group(1), "--diff").stdout == diff
+    assert json.loads(invoke("show", found.group(1), "--diff", "--json").stdout) == {
+        "run_id": found.group(1),
+        "files": ["examples/orders/statement.py", "examples/orders/store.py"],
+        "diff": diff,
+    }
     assert (
         "The run changes 2 files, not written yet: examples/orders/statement.py, " in result.stderr
     )
@@ -302,6 +307,10 @@ def test_a_run_that_changes_nothing_says_so(
     assert result.exit_code == 0, result.stderr
     assert "The run changes no file." in result.stderr
     assert "--diff" not in result.stderr
+    found = re.search(r"concertmaster show (r-\S+)", result.stderr)
+    assert found is not None
+    shown = invoke("show", found.group(1), "--diff")
+    assert (shown.exit_code, shown.stdout, shown.stderr) == (0, "", "The run changes no file.\n")
 
 
 def test_a_failed_job_has_the_status_of_a_failed_run(

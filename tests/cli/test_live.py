@@ -153,6 +153,16 @@ def test_without_a_terminal_each_change_is_one_line_in_the_order_of_time(run_at:
     ]
 
 
+def test_a_line_has_the_beginning_of_a_long_objective(run_at: RunAt) -> None:
+    state = run_at("plan")
+    first = state.subtasks["s1"]
+    told = first.subtask.model_copy(update={"objective": "Find faults. " * 20})
+    state = replace(state, subtasks={"s1": replace(first, subtask=told)})
+    (line,) = [line for line in plain_lines(state) if "Find faults." in line]
+    assert line.endswith("Find faults. …")
+    assert len(line) < 200
+
+
 def test_nothing_is_written_twice(run_at: RunAt) -> None:
     state = run_at("run/end")
     assert plain_lines(state, state, state) == plain_lines(state)
