@@ -1,6 +1,6 @@
 """A real MCP client, connected in memory to the real server over a real run service."""
 
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,7 +8,16 @@ from typing import Any, NoReturn
 
 import anyio
 from mcp import Client
-from mcp.types import CallToolResult, ResourceLink, TextContent
+from mcp.types import (
+    CallToolResult,
+    EmptyResult,
+    ResourceLink,
+    SubscribeRequest,
+    SubscribeRequestParams,
+    TextContent,
+    UnsubscribeRequest,
+    UnsubscribeRequestParams,
+)
 
 from building import setup
 from concertmaster.catalog.catalog import builtin_folder, load_catalog
@@ -98,6 +107,23 @@ async def connected(
         server = create_server(lambda: nullcontext(service), load_jobs)
         async with Client(server, mode=mode, **options) as client:
             yield Connection(client=client, server=server, service=service, llm=llm)
+
+
+@asynccontextmanager
+async def watching(client: Client, mode: str, uris: Sequence[str]) -> AsyncGenerator[None]:
+    """Subscribe to resources, in the way of a protocol version."""
+    if mode == "legacy":
+        for uri in uris:
+            request = SubscribeRequest(params=SubscribeRequestParams(uri=uri))
+            await client.session.send_request(request, EmptyResult)
+        yield
+        for uri in uris:
+            goodbye = UnsubscribeRequest(params=UnsubscribeRequestParams(uri=uri))
+            await client.session.send_request(goodbye, EmptyResult)
+        return
+    # What comes on the stream of a listener goes to the handler of messages too.
+    async with client.listen(resource_subscriptions=uris):
+        yield
 
 
 async def hang(_: Request) -> NoReturn:

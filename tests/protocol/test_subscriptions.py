@@ -1,6 +1,6 @@
 """Clients are told when a run has changed, in the way of the protocol version they speak."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -9,15 +9,10 @@ import anyio
 import pytest
 from mcp.server.subscriptions import ResourceUpdated
 from mcp.types import (
-    EmptyResult,
     ResourceUpdatedNotification,
-    SubscribeRequest,
-    SubscribeRequestParams,
-    UnsubscribeRequest,
-    UnsubscribeRequestParams,
 )
 
-from clients import ERAS, Connection, connected
+from clients import ERAS, Connection, connected, watching
 from concertmaster.errors import StoreError
 from concertmaster.llm.protocol import Request
 from concertmaster.runs.orders import WorkerOrder
@@ -64,22 +59,6 @@ class Heard:
 
 
 @asynccontextmanager
-async def watching(connection: Connection, mode: str, uris: Sequence[str]) -> AsyncGenerator[None]:
-    if mode == "legacy":
-        for uri in uris:
-            request = SubscribeRequest(params=SubscribeRequestParams(uri=uri))
-            await connection.client.session.send_request(request, EmptyResult)
-        yield
-        for uri in uris:
-            goodbye = UnsubscribeRequest(params=UnsubscribeRequestParams(uri=uri))
-            await connection.client.session.send_request(goodbye, EmptyResult)
-        return
-    # What comes on the stream of a listener goes to the handler of messages too.
-    async with connection.client.listen(resource_subscriptions=uris):
-        yield
-
-
-@asynccontextmanager
 async def watched(
     folder: Path, mode: str, scripts: dict[str, Script]
 ) -> AsyncGenerator[tuple[Connection, Heard]]:
@@ -102,7 +81,7 @@ async def test_a_client_hears_of_the_parts_of_a_run_that_it_watches(
         uri = f"runs://{run['run_id']}"
         ended = [f"{uri}/subtasks/s1"]
         wanted = [uri, f"{uri}/trace", f"{uri}/subtasks/s2", f"{uri}/answer"]
-        async with watching(connection, mode, [*wanted, *ended]):
+        async with watching(connection.client, mode, [*wanted, *ended]):
             held.may_answer.set()
             for changed in wanted:
                 await heard.until(changed)
@@ -114,7 +93,7 @@ async def test_a_client_hears_of_the_parts_of_a_run_that_it_watches(
 async def test_a_client_hears_when_the_list_of_runs_has_changed(mode: str, tmp_path: Path) -> None:
     async with (
         watched(tmp_path, mode, {}) as (connection, heard),
-        watching(connection, mode, ["runs://recent"]),
+        watching(connection.client, mode, ["runs://recent"]),
     ):
         await connection.ask("run_worker", worker="analyst", task="x")
         await heard.until("runs://recent")
@@ -123,10 +102,10 @@ async def test_a_client_hears_when_the_list_of_runs_has_changed(mode: str, tmp_p
 
 async def test_a_client_that_stopped_watching_hears_no_more(mode: str, tmp_path: Path) -> None:
     async with watched(tmp_path, mode, {}) as (connection, heard):
-        async with watching(connection, mode, ["runs://recent"]):
+        async with watching(connection.client, mode, ["runs://recent"]):
             pass
         await connection.ask("run_worker", worker="analyst", task="x")
-        async with watching(connection, mode, ["workers://catalog"]):
+        async with watching(connection.client, mode, ["workers://catalog"]):
             await connection.server.state.bus.publish(ResourceUpdated(uri="workers://catalog"))
             await heard.until("workers://catalog")
     assert heard.uris == ["workers://catalog"]
@@ -137,7 +116,7 @@ async def test_a_run_that_cannot_be_read_disturbs_nobody(
 ) -> None:
     async with (
         watched(tmp_path, mode, {}) as (connection, heard),
-        watching(connection, mode, ["runs://recent"]),
+        watching(connection.client, mode, ["runs://recent"]),
     ):
         await connection.ask("get_run")
         read = RunService.get
