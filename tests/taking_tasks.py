@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, NoReturn
 
+import anyio
 from mcp import Client
-from mcp.client.extension import ClaimContext, ClientExtension, ResultClaim
-from mcp.types import Request, RequestParams, Result
+from mcp.client.extension import ClaimContext, ClientExtension, NotificationBinding, ResultClaim
+from mcp.types import NotificationParams, Request, RequestParams, Result
 from pydantic import ConfigDict, Field
 
 from concertmaster.protocol.tasks import TASKS
@@ -21,10 +22,43 @@ class TaskHandle(Result):
     status: str
 
 
+class TaskNews(NotificationParams):
+    """What a client is told of a task it listens to."""
+
+    model_config = ConfigDict(extra="allow")
+
+    task_id: str = Field(alias="taskId")
+    status: str
+
+
 class TakesTasks(ClientExtension):
-    """Says that a client takes tasks."""
+    """Says that a client takes tasks, and hears how they come along."""
 
     identifier = TASKS
+
+    def __init__(self) -> None:
+        self.news: list[TaskNews] = []
+        self._more = anyio.Event()
+
+    def notifications(self) -> Sequence[NotificationBinding[Any]]:
+        return (
+            NotificationBinding(
+                method="notifications/tasks", params_type=TaskNews, handler=self._hear
+            ),
+        )
+
+    async def _hear(self, news: TaskNews) -> None:
+        self.news.append(news)
+        self._more.set()
+
+    async def until(self, status: str) -> TaskNews:
+        """Return the first news that a task has this status."""
+        while True:
+            for news in self.news:
+                if news.status == status:
+                    return news
+            self._more = anyio.Event()
+            await self._more.wait()
 
     def claims(self) -> Sequence[ResultClaim[Any]]:
         return (ResultClaim(result_type="task", model=TaskHandle, resolve=_nobody_resolves),)

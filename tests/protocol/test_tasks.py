@@ -13,6 +13,12 @@ from mcp.types import (
     METHOD_NOT_FOUND,
     MISSING_REQUIRED_CLIENT_CAPABILITY,
     CallToolResult,
+    ResourceUpdatedNotification,
+    SubscriptionFilter,
+    SubscriptionsAcknowledgedNotification,
+    SubscriptionsListenRequest,
+    SubscriptionsListenRequestParams,
+    SubscriptionsListenResult,
 )
 
 from building import worker
@@ -275,3 +281,97 @@ async def test_a_store_that_fails_is_an_error_that_says_what_to_do(
         monkeypatch.setattr(RunService, "get", fail)
         with pytest.raises(MCPError, match="The disk is gone"):
             await ask(connection.client, "tasks/get", "r-1")
+
+
+class Heard:
+    """What a listener is told besides how tasks come along."""
+
+    def __init__(self) -> None:
+        self.agreed = anyio.Event()
+        self.agreement: dict[str, Any] = {}
+        self.uris: list[str] = []
+
+    async def handle(self, message: Any) -> None:
+        if isinstance(message, SubscriptionsAcknowledgedNotification):
+            self.agreement = message.params.notifications.model_dump(exclude_none=True)
+            self.agreed.set()
+        elif isinstance(message, ResourceUpdatedNotification):
+            self.uris.append(message.params.uri)
+
+
+@asynccontextmanager
+async def listening(
+    connection: Connection, heard: Heard, **wanted: Any
+) -> AsyncGenerator[dict[str, Any]]:
+    """Listen; yields what the server says that it will tell."""
+    params = SubscriptionsListenRequestParams(notifications=SubscriptionFilter(**wanted))
+    request = SubscriptionsListenRequest(params=params)
+
+    async def listen() -> None:
+        await connection.client.session.send_request(request, SubscriptionsListenResult)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(listen)
+        await heard.agreed.wait()
+        yield heard.agreement
+        group.cancel_scope.cancel()
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_listener_is_told_how_its_tasks_come_along(tmp_path: Path) -> None:
+    heard, takes_tasks = Heard(), TakesTasks()
+    with anyio.fail_after(10):
+        async with connected(
+            tmp_path, default=hang, extensions=[takes_tasks], message_handler=heard.handle
+        ) as connection:
+            handle = await handed_out(connection.client, "run_worker", worker="analyst", task="x")
+            wanted = {"taskIds": [handle.task_id, "r-9"]}
+            async with listening(connection, heard, **wanted) as agreement:
+                await ask(connection.client, "tasks/cancel", handle.task_id)
+                news = await takes_tasks.until("cancelled")
+            task = await ask(connection.client, "tasks/get", handle.task_id)
+    assert agreement == {"taskIds": [handle.task_id]}
+    assert news.model_dump(by_alias=True, exclude={"meta"}) == {
+        name: value for name, value in task.items() if name != "resultType"
+    }
+    assert news.meta is not None
+    assert heard.uris == []
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_listener_may_ask_for_a_task_and_its_resource(tmp_path: Path) -> None:
+    heard, takes_tasks = Heard(), TakesTasks()
+    with anyio.fail_after(10):
+        async with connected(
+            tmp_path, default=hang, extensions=[takes_tasks], message_handler=heard.handle
+        ) as connection:
+            handle = await handed_out(connection.client, "run_worker", worker="analyst", task="x")
+            uri = f"runs://{handle.task_id}"
+            wanted: dict[str, Any] = {"taskIds": [handle.task_id], "resource_subscriptions": [uri]}
+            async with listening(connection, heard, **wanted) as agreement:
+                await ask(connection.client, "tasks/cancel", handle.task_id)
+                await takes_tasks.until("cancelled")
+                await anyio.wait_all_tasks_blocked()
+    assert agreement == wanted
+    assert set(heard.uris) == {uri}
+
+
+async def test_only_a_client_that_takes_tasks_can_listen_to_them(tmp_path: Path) -> None:
+    heard = Heard()
+    async with connected(tmp_path, message_handler=heard.handle) as connection:
+        wanted = SubscriptionFilter.model_validate({"taskIds": ["r-9"]})
+        params = SubscriptionsListenRequestParams(notifications=wanted)
+        request = SubscriptionsListenRequest(params=params)
+        with pytest.raises(MCPError) as caught:
+            await connection.client.session.send_request(request, SubscriptionsListenResult)
+    assert caught.value.error.code == MISSING_REQUIRED_CLIENT_CAPABILITY
+
+
+async def test_what_is_no_list_of_tasks_is_not_agreed_to(tmp_path: Path) -> None:
+    heard = Heard()
+    with anyio.fail_after(10):
+        async with (
+            connected(tmp_path, message_handler=heard.handle) as connection,
+            listening(connection, heard, taskIds=5, resource_subscriptions=["runs://recent"]) as it,
+        ):
+            assert it == {"resource_subscriptions": ["runs://recent"]}

@@ -9,12 +9,14 @@ from mcp.server.caching import CacheableMethod
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import MCPServer
 from mcp.server.stdio import stdio_server
+from mcp.server.subscriptions import ListenHandler
 from mcp.types import (
     CallToolResult,
     GetPromptResult,
     InputRequiredResult,
     Prompt,
     SubscribeRequestParams,
+    SubscriptionsListenRequestParams,
     UnsubscribeRequestParams,
 )
 from pydantic import AnyUrl
@@ -27,6 +29,7 @@ from concertmaster.protocol.resources import UNCHANGING, add_resources, hint_at_
 from concertmaster.protocol.results import short_errors
 from concertmaster.protocol.state import Ctx, OpenService, ServerState
 from concertmaster.protocol.subscriptions import LegacySubscriptions
+from concertmaster.protocol.task_updates import TaskListening
 from concertmaster.protocol.tasks import RunTasks, TasksExtension, TaskSource
 from concertmaster.protocol.tools import TASK_TOOLS, TOOLS
 
@@ -70,13 +73,14 @@ class ConcertmasterServer(MCPServer[ServerState]):
     def __init__(self, open_service: OpenService, load_jobs: LoadJobs) -> None:
         self.state = ServerState(open_service)
         self._jobs = JobPrompts(self.state, load_jobs)
+        tasks = self.task_source()
         super().__init__(
             name="concertmaster",
             title="Concertmaster",
             version=__version__,
             instructions=INSTRUCTIONS,
             tools=list(TOOLS),
-            extensions=[TasksExtension(self.task_source())],
+            extensions=[TasksExtension(tasks)],
             subscriptions=self.state.bus,
             log_level="WARNING",
             cache_hints=dict.fromkeys(LISTS, UNCHANGING),
@@ -85,16 +89,20 @@ class ConcertmasterServer(MCPServer[ServerState]):
         )
         add_resources(self, self.state)
         self.completion()(partial(complete, self.state, self._jobs))
-        self._serve_subscriptions(LegacySubscriptions(self.state.bus, self.state.start_soon))
+        self._serve_subscriptions(tasks)
 
     def task_source(self) -> TaskSource:
         """Return what answers calls with tasks."""
         return RunTasks(self.state, TASK_TOOLS)
 
-    def _serve_subscriptions(self, legacy: LegacySubscriptions) -> None:
+    def _serve_subscriptions(self, tasks: TaskSource) -> None:
+        bus = self.state.bus
+        legacy = LegacySubscriptions(bus, self.state.start_soon)
+        listening = TaskListening(ListenHandler(bus), tasks)
         add = self._lowlevel_server.add_request_handler
         add("resources/subscribe", SubscribeRequestParams, legacy.subscribe)
         add("resources/unsubscribe", UnsubscribeRequestParams, legacy.unsubscribe)
+        add("subscriptions/listen", SubscriptionsListenRequestParams, listening)
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Ctx | None = None
