@@ -71,7 +71,7 @@ class Task:
             "statusMessage": self.message,
             "createdAt": _iso(self.created_at),
             "lastUpdatedAt": _iso(self.updated_at),
-            # Runs are kept until somebody deletes the data folder.
+            # A task is kept as long as its run.
             "ttlMs": None,
             "pollIntervalMs": POLL_MILLISECONDS,
         }
