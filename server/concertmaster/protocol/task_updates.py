@@ -95,11 +95,12 @@ class _TaskStream:
         """Send what the client has asked for, in the terms in which it did."""
         match notification:
             case SubscriptionsAcknowledgedNotification(params=params):
-                params.notifications.resource_subscriptions = self._asked.resource_subscriptions
-                known = params.notifications.model_copy(
-                    update={"taskIds": list(self._tasks.values())}
+                params.notifications = params.notifications.model_copy(
+                    update={
+                        "resource_subscriptions": self._asked.resource_subscriptions,
+                        "taskIds": list(self._tasks.values()),
+                    }
                 )
-                params.notifications = known
             case ResourceUpdatedNotification(params=params) if params.uri in self._tasks:
                 told = await self._task(self._tasks[params.uri], params.meta)
                 await self._session.send_notification(told, related_request_id)
