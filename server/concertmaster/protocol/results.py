@@ -17,8 +17,8 @@ from concertmaster.protocol.resources import DIFF, JSON, MARKDOWN
 from concertmaster.protocol.views import DETAILS, Detail, long_text, run_reply
 from concertmaster.runs.state import RunState
 
-ENVELOPE_CHARS = 500
-"""What the protocol may wrap around a result."""
+ENVELOPE_CHARS = 800
+"""What the protocol may wrap around a result, and put between its parts as space."""
 
 MIME_TYPES = {"answer": MARKDOWN, "diff": DIFF}
 """Of resources that replies link to and that are no JSON."""
