@@ -15,6 +15,7 @@ from mcp.types import (
 from clients import ERAS, Connection, connected, watching
 from concertmaster.errors import StoreError
 from concertmaster.llm.protocol import Request
+from concertmaster.protocol import subscriptions
 from concertmaster.runs.orders import WorkerOrder
 from concertmaster.runs.service import RunService
 from fakes import Script, plan_json, subtask
@@ -133,3 +134,38 @@ async def test_a_run_that_cannot_be_read_disturbs_nobody(
         await connection.service.wait(started.run_id, seconds=5)
         await connection.ask("run_worker", worker="analyst", task="x")
         await heard.until("runs://recent")
+
+
+async def test_a_change_is_told_however_many_other_runs_there_were(
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscriptions, "KEPT_RUNS", 1)
+    held = Held()
+    async with watched(tmp_path, mode, {"worker:critic": held}) as (connection, heard):
+        run = await connection.ask("run_worker", worker="critic", task="x", wait_seconds=0)
+        answer = f"runs://{run['run_id']}/answer"
+        async with watching(connection.client, mode, [answer]):
+            await connection.ask("run_worker", worker="analyst", task="x")
+            await connection.ask("run_worker", worker="analyst", task="x")
+            held.may_answer.set()
+            await heard.until(answer)
+
+
+async def test_a_client_that_does_not_read_misses_some_changes_and_none_later(
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscriptions, "UNREAD", 0)
+    uris = ["runs://1", "runs://2", "runs://3"]
+    async with (
+        watched(tmp_path, mode, {}) as (connection, heard),
+        watching(connection.client, mode, uris),
+    ):
+        publish = connection.server.state.bus.publish
+        async with anyio.create_task_group() as tasks:
+            # Both before the client is given the time to read.
+            for uri in uris[:2]:
+                tasks.start_soon(publish, ResourceUpdated(uri=uri))
+        await heard.until(uris[0])
+        await anyio.wait_all_tasks_blocked()
+        await publish(ResourceUpdated(uri=uris[2]))
+        await heard.until(uris[2])

@@ -339,7 +339,7 @@ async def test_a_listener_is_told_how_its_tasks_come_along(tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_listener_may_ask_for_a_task_and_its_resource(tmp_path: Path) -> None:
+async def test_a_listener_may_ask_for_a_task_and_for_resources(tmp_path: Path) -> None:
     heard, takes_tasks = Heard(), TakesTasks()
     with anyio.fail_after(10):
         async with connected(
@@ -347,13 +347,17 @@ async def test_a_listener_may_ask_for_a_task_and_its_resource(tmp_path: Path) ->
         ) as connection:
             handle = await handed_out(connection.client, "run_worker", worker="analyst", task="x")
             uri = f"runs://{handle.task_id}"
-            wanted: dict[str, Any] = {"taskIds": [handle.task_id], "resource_subscriptions": [uri]}
+            resources = [uri, "runs://recent"]
+            wanted: dict[str, Any] = {
+                "taskIds": [handle.task_id],
+                "resource_subscriptions": resources,
+            }
             async with listening(connection, heard, **wanted) as agreement:
                 await ask(connection.client, "tasks/cancel", handle.task_id)
                 await takes_tasks.until("cancelled")
                 await anyio.wait_all_tasks_blocked()
     assert agreement == wanted
-    assert set(heard.uris) == {uri}
+    assert set(heard.uris) == set(resources)
 
 
 async def test_only_a_client_that_takes_tasks_can_listen_to_them(tmp_path: Path) -> None:
