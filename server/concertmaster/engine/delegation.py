@@ -19,6 +19,7 @@ from concertmaster.engine.next_step import (
     revise_plan,
 )
 from concertmaster.engine.plan import Plan, Subtask
+from concertmaster.engine.recorded import Recorded
 from concertmaster.engine.run import Run, Setup, work_result, workers_of
 from concertmaster.engine.scheduler import Decision, Grant, Scheduler, Skip
 from concertmaster.engine.subtask import carry_out
@@ -49,8 +50,8 @@ async def delegate(run: Run, setup: Setup, plan: Plan, *, until: float) -> Deleg
     Raises:
         StoreError: the journal cannot be written any more.
     """
-    if run.steps.revision is not None:
-        plan = run.steps.revision.plan
+    if run.steps.recorded.revision is not None:
+        plan = run.steps.recorded.revision.plan
     delegation = _Delegation(run, setup, plan, until)
     await delegation.finish()
     return delegation.outcome
@@ -73,15 +74,28 @@ class _Delegation:
         self._plan = plan
         self._until = until
         self._workers = workers_of(plan, setup.catalog)
-        self._scheduler = Scheduler(plan.subtasks, slots=run.request.limits.slots)
-        self._results: dict[str, SubtaskResult] = {}
         self._running: dict[str, anyio.CancelScope] = {}
-        self._unneeded: set[str] = set()
-        self._gaps: list[str] = []
-        self._rounds = run.steps.revisions
-        self._occasions = Occasions()
+        recorded = run.steps.recorded
+        self._gaps = list(recorded.left_out)
+        self._left = _left_out_already(plan, recorded)
+        """What was decided not to do right before the run was cut off."""
+        self._results = self._left | {
+            subtask.id: result
+            for subtask in plan.subtasks
+            if (result := recorded.standing(subtask.id)) is not None
+        }
+        self._unneeded = {
+            name for name, result in self._results.items() if result.status != "succeeded"
+        }
+        self._scheduler = Scheduler(
+            plan.subtasks,
+            slots=run.request.limits.slots,
+            before={name: result.status for name, result in self._results.items()},
+        )
+        self._rounds = recorded.revisions
+        self._occasions = Occasions(recorded.told & self._results.keys())
         self._asking = False
-        self._decided = plan.mode != "adaptive"
+        self._decided = recorded.enough or plan.mode != "adaptive"
         """Whether there is nothing more to ask the orchestrator."""
         self._send, self._receive = anyio.create_memory_object_stream[SubtaskResult | _Advice](
             math.inf
@@ -99,9 +113,11 @@ class _Delegation:
     async def finish(self) -> None:
         async with self._send, self._receive, together() as tasks:
             self._start_soon = tasks.start_soon
+            for result in self._left.values():
+                tasks.start_soon(self._record, result)
             self._follow(self._scheduler.begin())
-            if (revision := self._run.steps.revision) is not None and revision.done:
-                await self._stop(revision.reason)
+            if self._results:
+                self._consult()
             while not self._scheduler.over or self._asking:
                 match await self._receive.receive():
                     case SubtaskResult() as result:
@@ -125,23 +141,24 @@ class _Delegation:
                     self._start_soon(self._carry_out, decision.subtask, scope)
 
     def _leave_out(self, subtask: Subtask, why: str) -> None:
-        self._results[subtask.id] = result = _not_done(subtask, why)
+        result = self._run.steps.recorded.no_worse(_not_done(subtask, why))
+        self._results[subtask.id] = result
         self._start_soon(self._record, result)
 
     async def _carry_out(self, subtask: Subtask, scope: anyio.CancelScope) -> None:
-        result = self._run.steps.finished(subtask.id)
+        result: SubtaskResult | None = None
+        with scope:
+            result = await self._result(subtask)
         if result is None:
-            with scope:
-                result = await self._result(subtask)
-            if result is None:
-                result = SubtaskResult(
-                    subtask_id=subtask.id,
-                    worker=subtask.worker,
-                    status="cancelled",
-                    errors=("The orchestrator stopped it, having enough without it.",),
-                    usage=self._run.steps.usage(subtask.id),
-                )
-            await self._record(result)
+            result = SubtaskResult(
+                subtask_id=subtask.id,
+                worker=subtask.worker,
+                status="cancelled",
+                errors=("The orchestrator stopped it, having enough without it.",),
+                usage=self._run.steps.usage(subtask.id),
+            )
+        result = self._run.steps.recorded.no_worse(result)
+        await self._record(result)
         self._send.send_nowait(result)
 
     async def _result(self, subtask: Subtask) -> SubtaskResult:
@@ -246,6 +263,7 @@ class _Delegation:
                 done=advice.step.done,
                 reason=advice.step.reason,
                 warnings=change.warnings,
+                left_out=change.left_out,
             )
         )
         self._gaps += change.left_out
@@ -266,10 +284,25 @@ class _Delegation:
         self._decided = True
         for subtask in self._scheduler.stop():
             self._unneeded.add(subtask.id)
-            self._leave_out(subtask, f"The orchestrator had enough without it: {reason}")
+            self._leave_out(subtask, _ENOUGH.format(reason=reason))
         for name, scope in self._running.items():
             self._unneeded.add(name)
             scope.cancel()
+
+
+_ENOUGH = "The orchestrator had enough without it: {reason}"
+
+
+def _left_out_already(plan: Plan, recorded: Recorded) -> dict[str, SubtaskResult]:
+    """Return what becomes of subtasks that the last decision on the plan did without."""
+    if recorded.revision is None or not recorded.revision.done:
+        return {}
+    why = _ENOUGH.format(reason=recorded.revision.reason)
+    return {
+        subtask.id: _not_done(subtask, why)
+        for subtask in plan.subtasks
+        if subtask.id not in recorded.results
+    }
 
 
 def _not_done(subtask: Subtask, why: str) -> SubtaskResult:

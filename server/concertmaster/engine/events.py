@@ -21,7 +21,7 @@ from concertmaster.llm.protocol import (
     Usage,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Version of the shapes below, written to the journal with each event."""
 
 RunKind = Literal["orchestration", "plan", "worker"]
@@ -49,7 +49,7 @@ RunStatus = Literal[
 ]
 
 FINAL_STATUSES = frozenset({"succeeded", "partial", "failed", "cancelled"})
-"""Statuses of a run that has ended for good."""
+"""Statuses of a run that has come to an end; all but the first can be resumed from there."""
 
 
 class Limits(Frozen):
@@ -130,6 +130,18 @@ class RunStarted(_Event):
     """What every reader of the answer must know of the models in use."""
 
 
+class RunResumed(_Event):
+    """A run goes on that was interrupted, or that had ended without success.
+
+    What succeeded stands; everything else is tried again, in the run's next epoch.
+    """
+
+    kind: Literal["run-resumed"] = "run-resumed"
+    epoch: int
+    by: str
+    """Who asked for it."""
+
+
 class CallStarted(_Event):
     """A model call is about to be made. Not waited for: it only serves those who watch."""
 
@@ -198,6 +210,8 @@ class PlanRevised(_Event):
     """Whether what has been done suffices."""
     reason: str = ""
     warnings: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    """Work that the orchestrator wanted and the run will not do."""
 
 
 class GuardDecided(_Event):
@@ -265,6 +279,7 @@ class RunEnded(_Event):
 
 Event = Annotated[
     RunStarted
+    | RunResumed
     | CallStarted
     | CallFinished
     | CallFailed

@@ -31,7 +31,7 @@ async def guarded(run: Run, setup: Setup, work: Callable[[], Awaitable[RunEnded]
             ended.append(await work())
 
         tasks.start_soon(do)
-        decision = run.steps.guard or await _screen(run, setup)
+        decision = run.steps.recorded.guard or await _screen(run, setup)
         if not decision.passed:
             tasks.cancel_scope.cancel()
     if decision.passed:

@@ -36,10 +36,13 @@ class NextStep(Frozen):
 
 
 class Occasions:
-    """Tells when what is known has changed in a way that matters."""
+    """Tells when what is known has changed in a way that matters.
 
-    def __init__(self) -> None:
-        self._told: frozenset[str] = frozenset()
+    `told` are subtasks whose ends the orchestrator knew before the run was resumed.
+    """
+
+    def __init__(self, told: Collection[str] = ()) -> None:
+        self._told = frozenset(told)
         """The subtasks whose ends the orchestrator knew when it was last asked."""
         self._all_started: tuple[str, ...] = ()
 

@@ -58,8 +58,8 @@ class Orchestrator:
         return await self._answer(run, accepted, delegated, deadline=deadline)
 
     async def _plan(self, run: Run, *, seconds: float) -> PlanAccepted:
-        if run.steps.plan is not None:
-            return run.steps.plan
+        if run.steps.recorded.plan is not None:
+            return run.steps.recorded.plan
         with anyio.move_on_after(seconds):
             return await self._new_plan(run)
         raise InvalidPlanError([f"Planning took longer than {seconds:.0f} s."])

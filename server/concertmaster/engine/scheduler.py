@@ -9,7 +9,7 @@ was started with, and the others wait in the same order as subtasks do.
 import heapq
 import itertools
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from typing import NamedTuple
@@ -60,10 +60,16 @@ class Scheduler:
     """The subtasks of one run and what has become of them.
 
     Feed it `ended` for every subtask it told to start; it answers with what to do next.
-    The first decisions come from `begin`.
+    The first decisions come from `begin`. `before` has the subtasks that had ended by then.
     """
 
-    def __init__(self, subtasks: Sequence[Subtask], *, slots: int) -> None:
+    def __init__(
+        self,
+        subtasks: Sequence[Subtask],
+        *,
+        slots: int,
+        before: Mapping[str, SubtaskStatus] | None = None,
+    ) -> None:
         self._subtasks: dict[str, Subtask] = {}
         self._free = slots
         self._waits_for: dict[str, int] = {}
@@ -77,8 +83,8 @@ class Scheduler:
         """Running subtasks that keep their last slot while no piece of theirs is at work."""
         self._asked: dict[str, int] = defaultdict(int)
         """The pieces of each running subtask that wait for a slot."""
-        self._ended: dict[str, SubtaskStatus] = {}
-        self._take_in(subtasks)
+        self._ended: dict[str, SubtaskStatus] = dict(before or {})
+        self._first = self._take_in(subtasks)
 
     @property
     def over(self) -> bool:
@@ -92,7 +98,7 @@ class Scheduler:
 
     def begin(self) -> list[Decision]:
         """Return the first decisions."""
-        return self._fill()
+        return [*self._first, *self._fill()]
 
     def ended(self, subtask_id: str, status: SubtaskStatus) -> list[Decision]:
         """Take in that a running subtask has ended, and return what to do next."""
@@ -174,7 +180,9 @@ class Scheduler:
         }
         for subtask in new:
             self._waits_for[subtask.id] = len(set(subtask.depends_on) - self._ended.keys())
-        return self._advance([item.id for item in new if not self._waits_for[item.id]])
+        return self._advance(
+            [item.id for item in new if not self._waits_for[item.id] and item.id not in self._ended]
+        )
 
     def _end(self, subtask_id: str, status: SubtaskStatus) -> list[str]:
         """Record an end, and return the subtasks that wait for nothing any more."""

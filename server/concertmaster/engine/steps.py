@@ -16,13 +16,9 @@ from concertmaster.engine.events import (
     CallFinished,
     CallStarted,
     Event,
-    GuardDecided,
-    PlanAccepted,
-    PlanRevised,
-    SubtaskFinished,
-    SubtaskResult,
     ToolCalled,
 )
+from concertmaster.engine.recorded import Recorded
 from concertmaster.errors import ModelAccessError, ModelError, ToolCallError
 from concertmaster.llm.protocol import (
     LLM,
@@ -35,8 +31,12 @@ from concertmaster.llm.protocol import (
     Usage,
 )
 
-COMMIT_SECONDS = 10
-"""How long a commit may hold up a run that is being cancelled."""
+COMMIT_SECONDS = 25
+"""How long a commit may hold up a run that is being cancelled.
+
+Longer than a store may take to find out that it cannot commit, the commit before this one
+included: else a reply could be given up that is on its way to the disk.
+"""
 
 
 class Append(Protocol):
@@ -61,42 +61,10 @@ class Steps:
         self._append = append
         self._run_id = run_id
         self._clock = clock
-        self._replies: dict[str, Reply] = {}
-        self._outcomes: dict[str, ToolOutcome] = {}
-        self._results: dict[str, SubtaskResult] = {}
-        self.plan: PlanAccepted | None = None
-        """The plan that was accepted before the run was resumed."""
-        self.revision: PlanRevised | None = None
-        """The last decision on it before the run was resumed."""
-        self.revisions = 0
-        """How many decisions on it there have been."""
-        self.guard: GuardDecided | None = None
-        """What the guard had decided before the run was resumed."""
-        self._usage: dict[str | None, Usage] = {}
+        self.recorded = Recorded(recorded)
+        """What the journal tells of the run before it was resumed."""
+        self._usage = dict(self.recorded.usage)
         self._refusals: dict[str | None, ModelAccessError] = {}
-        for event in recorded:
-            self._recall(event)
-
-    def _recall(self, event: Event) -> None:
-        match event:
-            case CallFinished():
-                self._replies[event.name] = event.reply
-                self._charge(event.subtask_id, event.reply.usage)
-            case CallFailed():
-                self._charge(event.subtask_id, event.usage)
-            case ToolCalled():
-                self._outcomes[event.name] = event.outcome
-            case PlanAccepted():
-                self.plan = event
-            case PlanRevised():
-                self.revision = event
-                self.revisions += 1
-            case GuardDecided():
-                self.guard = event
-            case SubtaskFinished(result=result):
-                self._results[result.subtask_id] = result
-            case _:
-                pass
 
     def _charge(self, subtask_id: str | None, usage: Usage) -> None:
         self._usage[subtask_id] = self.usage(subtask_id) + usage
@@ -113,11 +81,6 @@ class Steps:
         """Commit an event, even when the caller is being cancelled meanwhile."""
         with anyio.move_on_after(COMMIT_SECONDS, shield=True):
             await self._append(event, wait=wait)
-
-    def finished(self, subtask_id: str) -> SubtaskResult | None:
-        """Return the result of a subtask that had succeeded before the run was resumed."""
-        result = self._results.get(subtask_id)
-        return result if result is not None and result.status == "succeeded" else None
 
     def refusal(self, model: str) -> ModelAccessError | None:
         """Return why no call of `model` can succeed in this run, if one has found that out."""
@@ -137,7 +100,7 @@ class Steps:
         However the call ends, what it cost is in the journal before this returns or raises.
         A call that cannot succeed, as another has found out, is not made.
         """
-        if (reply := self._replies.get(name)) is not None:
+        if (reply := self.recorded.replies.get(name)) is not None:
             return reply
         model = llm.model_name(request.model)
         if (refusal := self.refusal(model)) is not None:
@@ -174,7 +137,6 @@ class Steps:
                 reply=reply,
             )
         )
-        self._replies[name] = reply
         self._charge(subtask_id, reply.usage)
         return reply
 
@@ -206,7 +168,7 @@ class Steps:
 
         A tool that cannot do what was asked is an outcome too: the model reads why.
         """
-        if (outcome := self._outcomes.get(name)) is not None:
+        if (outcome := self.recorded.outcomes.get(name)) is not None:
             return outcome
         started = self.now()
         try:
@@ -224,5 +186,4 @@ class Steps:
                 seconds=ended - started,
             )
         )
-        self._outcomes[name] = outcome
         return outcome

@@ -20,6 +20,7 @@ from concertmaster.engine.events import (
     ResultsVerified,
     RunEnded,
     RunRequest,
+    RunResumed,
     RunStarted,
     RunStatus,
     SubtaskFinished,
@@ -46,6 +47,19 @@ class SubtaskState:
     doing: str = ""
     """The model it waits for, while it does."""
     result: SubtaskResult | None = None
+    """How it ended; until then, what an earlier attempt had brought."""
+
+    @property
+    def left_out(self) -> bool:
+        """Tell whether it was not done, or not to the end."""
+        return self.status in ("skipped", "cancelled")
+
+    def try_again(self) -> None:
+        """Take in that it is to be done again."""
+        self.status, self.doing = "pending", ""
+        self.started_at = self.ended_at = None
+        if self.result is not None and not self.result.text:
+            self.result = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -61,6 +75,8 @@ class RunState:
     warnings: tuple[str, ...] = ()
     decisions: tuple[str, ...] = ()
     """Why the plan was revised, each time, and why the work was called done."""
+    enough: bool = False
+    """Whether the last decision was that nothing more is needed."""
     guard: Literal["none", "pending", "passed", "objected"] = "none"
     findings: tuple[Finding, ...] = ()
     """What results of several subtasks do not agree on."""
@@ -75,12 +91,14 @@ class RunState:
     value: JsonValue = None
     reasons: tuple[str, ...] = ()
     ended_at: float | None = None
+    resumed: int = 0
+    """How often the run went on after it had been interrupted, or had ended."""
     events: int = 0
     """How many events the run has; grows with every change."""
 
     @property
     def over(self) -> bool:
-        """Tell whether the run has ended for good."""
+        """Tell whether the run has come to an end."""
         return self.status in FINAL_STATUSES
 
     @property
@@ -138,6 +156,8 @@ class RunState:
                 self.cancel_requested = event.reason
             case RunEnded():
                 self._end(event)
+            case RunResumed():
+                self._resume()
             case _:
                 pass
 
@@ -153,6 +173,7 @@ class RunState:
         self.status = "running"
         if isinstance(event, PlanRevised):
             self.decisions += (event.reason,)
+            self.enough = event.done
 
     def _apply_call(self, event: CallStarted | CallFinished | CallFailed) -> None:
         subtask = self.subtasks.get(event.subtask_id or "")
@@ -200,16 +221,28 @@ class RunState:
             if subtask.status == "running":
                 subtask.status, subtask.started_at, subtask.doing = "pending", None, ""
 
+    def _resume(self) -> None:
+        # An answer that there is stays until there is another.
+        self.status = "planning" if self.plan is None else "running"
+        self.resumed += 1
+        self.cancel_requested = self.ended_at = None
+        self.reasons = ()
+        for subtask in self.subtasks.values():
+            if subtask.status != "succeeded" and not (self.enough and subtask.left_out):
+                subtask.try_again()
+
     def _end(self, event: RunEnded) -> None:
         self.status = event.status
-        self.answer = event.answer
-        self.value = event.value
+        if event.status != "cancelled":
+            self.answer, self.value = event.answer, event.value
         self.reasons = event.reasons
         self.ended_at = event.at
         if self.request.kind != "plan":
             for subtask in self.subtasks.values():
-                if subtask.result is None:
-                    subtask.status, subtask.doing = "cancelled", ""
+                if subtask.ended_at is None:
+                    earlier = subtask.result
+                    subtask.status = "cancelled" if earlier is None else earlier.status
+                    subtask.doing = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
