@@ -45,7 +45,7 @@ from concertmaster.errors import (
 )
 from concertmaster.llm.protocol import ToolCall, ToolOutcome
 from concertmaster.runs import sqlite_store
-from concertmaster.runs.sqlite_file import explain
+from concertmaster.runs.sqlite_errors import explain
 from concertmaster.runs.sqlite_store import SqliteJournal, open_sqlite
 from fakes import USAGE, reply_with, subtask
 

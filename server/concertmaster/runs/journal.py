@@ -42,6 +42,17 @@ class Journal(Protocol):
         """
         ...
 
+    async def take_over(self, run_id: str, event: Event, *, epoch: int) -> None:
+        """Commit the event that begins the epoch `epoch` of a run, which this process owns then.
+
+        Only the process that owned it, one that outlives it, or whoever finds it ended can;
+        of several that try at once, one.
+
+        Raises:
+            LostRunError: the process that owns it is at work on it, or another was faster.
+        """
+        ...
+
     async def request_cancel(self, run_id: str, event: Event) -> None:
         """Commit an event on behalf of a process that does not own the run."""
         ...
@@ -56,6 +67,10 @@ class Journal(Protocol):
 
     async def recent(self, limit: int) -> Sequence[RunRow]:
         """Return the latest runs, newest first."""
+        ...
+
+    async def unfinished(self) -> Sequence[RunRow]:
+        """Return the runs that have not ended and whose process is dead, oldest first."""
         ...
 
     async def events(self, run_id: str, *, light: bool = False) -> Sequence[Event]:

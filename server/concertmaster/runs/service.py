@@ -4,8 +4,8 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import anyio
 from anyio.abc import TaskGroup
@@ -13,29 +13,29 @@ from anyio.abc import TaskGroup
 from concertmaster.catalog.catalog import Catalog
 from concertmaster.engine.events import (
     CancelRequested,
-    Event,
     GuardDecided,
     RunEnded,
+    RunRequest,
+    RunResumed,
     RunStarted,
     SubtaskResult,
 )
 from concertmaster.engine.orchestrator import Orchestrator
-from concertmaster.engine.run import Run, Setup
-from concertmaster.engine.steps import Steps
+from concertmaster.engine.run import Setup
 from concertmaster.errors import (
+    ConcertmasterError,
     InputError,
     LostRunError,
     RequestError,
-    StoreError,
-    UnknownRunError,
     UnknownSubtaskError,
     UnreadableRunError,
 )
 from concertmaster.llm.protocol import Document
-from concertmaster.runs import ends
 from concertmaster.runs.intake import CheckedOrder, RunPolicy, check_order
 from concertmaster.runs.journal import Journal, RunRow
+from concertmaster.runs.live import LIVENESS_SECONDS, LiveRun, LiveRuns
 from concertmaster.runs.orders import Order, RunOrder
+from concertmaster.runs.resumable import check_resumable
 from concertmaster.runs.state import RecentRuns, RunState, fold
 from concertmaster.runs.trace import Span, trace
 from concertmaster.tools.inputs import InlineInput, InputSpec, read_inputs
@@ -45,28 +45,14 @@ log = logging.getLogger(__name__)
 RUNS = "runs://"
 """How the address of something in a run begins."""
 
-LIVENESS_SECONDS = 1
-"""How often to look whether the process of a run is still there."""
-
 CANCEL_SECONDS = 10
 """How long a cancelled run may take to end before the caller is answered anyway."""
 
-_UNWRITABLE = (StoreError, UnknownRunError)
-"""What the journal raises when it does not take an event of a run."""
+MOST_RESUMPTIONS = 3
+"""How often a run may have gone on before it does so by itself no more."""
 
-
-_OUTWARD = (RunStarted, GuardDecided, CancelRequested, RunEnded)
+_OUTWARD = (RunStarted, RunResumed, GuardDecided, CancelRequested, RunEnded)
 """What the trace of a run shows before its guard has let anything pass."""
-
-
-@dataclass(slots=True, kw_only=True)
-class _LiveRun:
-    """A run that this process drives."""
-
-    state: RunState
-    epoch: int
-    scope: anyio.CancelScope
-    changed: anyio.Event
 
 
 class RunService:
@@ -81,13 +67,7 @@ class RunService:
         self._journal = journal
         self._setup = setup
         self._policy = policy
-        self._tasks = tasks
-        self._orchestrator = Orchestrator(setup)
-        self._live: dict[str, _LiveRun] = {}
-        self._given_up: dict[str, RunState] = {}
-        """Runs whose journal could not be written any more, of which it does not tell all."""
-        self._listeners: list[Callable[[str], None]] = []
-        self._watching_others = False
+        self._live = LiveRuns(journal=journal, orchestrator=Orchestrator(setup), tasks=tasks)
 
     @property
     def catalog(self) -> Catalog:
@@ -101,7 +81,7 @@ class RunService:
 
     def on_change(self, listener: Callable[[str], None]) -> None:
         """Have `listener` called with the run's id after each event of a run driven here."""
-        self._listeners.append(listener)
+        self._live.on_change(listener)
 
     async def start(self, order: Order) -> RunState:
         """Check an order, write it to the journal, and start it; return at once.
@@ -116,24 +96,59 @@ class RunService:
         event = RunStarted(
             name="run/start", at=time.time(), request=checked.request, notice=self.notice
         )
-        live = _LiveRun(
-            state=fold(run_id, [event], alive=True),
-            epoch=1,
-            scope=anyio.CancelScope(),
-            changed=anyio.Event(),
-        )
-        # From here on, because it is in the list of runs the moment it has been committed.
-        self._live[run_id] = live
-        try:
+        live = LiveRun(fold(run_id, [event], alive=True), epoch=1)
+
+        async def commit() -> None:
             await self._journal.create(run_id, event, checked.texts)
-        except BaseException:
-            del self._live[run_id]
-            raise
-        self._tasks.start_soon(self._drive, live, checked)
-        if not self._watching_others:
-            self._watching_others = True
-            self._tasks.start_soon(self._watch_others)
+
+        await self._live.begin(live, checked.documents, commit)
         return live.state
+
+    async def resume(self, run_id: str, *, by: str) -> RunState:
+        """Have a run go on that was interrupted, or that ended without success; return at once.
+
+        One that is under way, here or elsewhere, is left as it is.
+
+        Raises:
+            RequestError: there is nothing left to do, or it cannot be done any more.
+            UnknownRunError: there is no run of that id.
+            StoreError: the journal cannot be written, so nothing was started.
+        """
+        state = await self.get(run_id)
+        if not state.still:
+            return state
+        check_resumable(state, self.catalog)
+        row = await self._journal.row(run_id)
+        events = await self._journal.events(run_id)
+        documents = await self._documents(state.request)
+        if (live := self._live.get(run_id)) is not None:
+            return live.state
+        event = RunResumed(
+            name=f"run/resume/{row.epoch + 1}", at=time.time(), epoch=row.epoch + 1, by=by
+        )
+        live = LiveRun(fold(run_id, [*events, event], alive=True), epoch=event.epoch)
+
+        async def commit() -> None:
+            await self._journal.take_over(run_id, event, epoch=event.epoch)
+
+        try:
+            await self._live.begin(live, documents, commit)
+        except LostRunError:
+            return await self.get(run_id)
+        return live.state
+
+    async def resume_interrupted(self, *, by: str) -> None:
+        """Have the runs go on whose process has died, but for those that were to stop.
+
+        Those that have been cut off time and again are left alone: they may be the reason.
+        """
+        for row in await self._journal.unfinished():
+            try:
+                state = await self.get(row.run_id)
+                if state.cancel_requested is None and state.resumed < MOST_RESUMPTIONS:
+                    await self.resume(row.run_id, by=by)
+            except ConcertmasterError as exc:
+                log.warning("run not resumed: %s", exc, extra={"run": row.run_id})
 
     async def get(self, run_id: str) -> RunState:
         """Return where a run stands.
@@ -141,16 +156,11 @@ class RunService:
         Raises:
             UnknownRunError: there is none of that id.
         """
-        if (state := self._known(run_id)) is not None:
+        if (state := self._live.known(run_id)) is not None:
             return state.shown()
         row = await self._journal.row(run_id)
         events = await self._journal.events(run_id)
         return fold(run_id, events, alive=row.alive and not row.mine).shown()
-
-    def _known(self, run_id: str) -> RunState | None:
-        """Return the state of a run that this process knows better than the journal."""
-        live = self._live.get(run_id)
-        return live.state if live is not None else self._given_up.get(run_id)
 
     async def wait(self, run_id: str, *, seconds: float) -> RunState:
         """Return where a run stands once nobody drives it any more, or `seconds` have passed."""
@@ -192,18 +202,10 @@ class RunService:
             name=f"run/cancel/{secrets.token_hex(4)}", at=time.time(), reason=reason
         )
         if (live := self._live.get(run_id)) is not None:
-            await self._stop(live, event)
+            await self._live.stop(live, event)
         else:
             await self._journal.request_cancel(run_id, event)
         return await self.wait(run_id, seconds=CANCEL_SECONDS)
-
-    async def _stop(self, live: _LiveRun, event: CancelRequested) -> None:
-        # At once, since each moment may cost money, and the caller may not wait for the commit.
-        self._take_in(live, event)
-        live.scope.cancel()
-        # That nothing can be written down any more comes out when the run ends.
-        with suppress(*_UNWRITABLE):
-            await self._journal.append(live.state.run_id, event, epoch=live.epoch)
 
     async def recent(self, limit: int = 20) -> RecentRuns:
         """Return the latest runs, without the texts of what was said in them."""
@@ -211,7 +213,7 @@ class RunService:
         unreadable: list[str] = []
         for row in await self._journal.recent(limit):
             try:
-                state = self._known(row.run_id) or await self._outline(row)
+                state = self._live.known(row.run_id) or await self._outline(row)
                 states.append(state.shown())
             except UnreadableRunError as exc:
                 unreadable.append(str(exc))
@@ -239,7 +241,7 @@ class RunService:
 
     async def trace(self, run_id: str) -> Span:
         """Return the run as a tree of spans."""
-        driven = run_id in self._live
+        driven = self._live.get(run_id) is not None
         row = await self._journal.row(run_id)
         events = await self._journal.events(run_id)
         alive = driven or (row.alive and not row.mine)
@@ -289,100 +291,16 @@ class RunService:
                 f"{plan_id} has no plan ({planned.status}). Call plan_task again, or call "
                 "run_orchestration with the task."
             )
-        documents = [
-            Document(name=item.name, text=await self._journal.text(item.digest))
-            for item in planned.request.inputs
-        ]
+        documents = await self._documents(planned.request)
         filled = replace(order, task=planned.request.task, plan=planned.plan, plan_id=None)
-        return filled, tuple(documents)
+        return filled, tuple(documents.values())
 
-    async def _drive(self, live: _LiveRun, checked: CheckedOrder) -> None:
-        async def append(event: Event, *, wait: bool = True) -> None:
-            await self._append(live, event, wait=wait)
-
-        steps = Steps(append, run_id=live.state.run_id)
-        run = Run(request=checked.request, documents=checked.documents, steps=steps)
-        try:
-            with live.scope:
-                await self._orchestrator.drive(run)
-            if live.state.cancel_requested is not None and not live.state.over:
-                for event in list(ends.cancelled(live.state)):
-                    await self._append(live, event)
-        except _UNWRITABLE as exc:
-            self._give_up(live, exc)
-        except Exception:
-            log.exception("run broke", extra={"run": live.state.run_id})
-            await self._end_broken(live)
-        finally:
-            if not live.state.still:
-                live.state.interrupt()
-            # Once it is over its journal tells all; only runs under way are kept in memory.
-            del self._live[live.state.run_id]
-            self._notify(live)
-
-    async def _end_broken(self, live: _LiveRun) -> None:
-        try:
-            await self._append(live, ends.broken())
-        except _UNWRITABLE as exc:
-            self._give_up(live, exc)
-
-    def _give_up(self, live: _LiveRun, error: StoreError | UnknownRunError) -> None:
-        run_id = live.state.run_id
-        log.error("run given up: %s", error, extra={"run": run_id})
-        log.debug("run given up", exc_info=error, extra={"run": run_id})
-        live.state.interrupt(f"The run was given up. {error}")
-        # Of a run that another process has taken over, the journal tells all.
-        if not isinstance(error, LostRunError):
-            self._given_up[run_id] = live.state
-
-    async def _append(self, live: _LiveRun, event: Event, *, wait: bool = True) -> None:
-        try:
-            await self._journal.append(live.state.run_id, event, epoch=live.epoch, wait=wait)
-        except _UNWRITABLE:
-            # The money is spent, whether or not that can be written down.
-            live.state.charge(event)
-            raise
-        except anyio.get_cancelled_exc_class():
-            # The journal commits what it has been given, though nobody waits for it.
-            self._take_in(live, event)
-            raise
-        self._take_in(live, event)
-
-    def _take_in(self, live: _LiveRun, event: Event) -> None:
-        live.state.apply(event)
-        self._notify(live)
-
-    def _notify(self, live: _LiveRun) -> None:
-        live.changed.set()
-        live.changed = anyio.Event()
-        for listener in self._listeners:
-            listener(live.state.run_id)
-
-    async def _watch_others(self) -> None:
-        """Stop runs of this process that another one has asked to stop."""
-        while self._live:
-            # Bounded, because a change between two calls goes unnoticed.
-            with anyio.move_on_after(LIVENESS_SECONDS):
-                try:
-                    await self._journal.changed_elsewhere()
-                    for live in list(self._live.values()):
-                        await self._heed(live)
-                except StoreError as exc:
-                    log.warning("store not looked at: %s", exc)
-                    log.debug("store not looked at", exc_info=True)
-                    await anyio.sleep_forever()
-        self._watching_others = False
-
-    async def _heed(self, live: _LiveRun) -> None:
-        try:
-            events = await self._journal.events(live.state.run_id, light=True)
-        except (UnknownRunError, UnreadableRunError):
-            # It is about to be committed, or damaged; others may have been asked to stop.
-            return
-        for event in events:
-            if isinstance(event, CancelRequested) and live.state.cancel_requested is None:
-                live.state.apply(event)
-                live.scope.cancel()
+    async def _documents(self, request: RunRequest) -> dict[str, Document]:
+        """Return the inputs of a run that exists, by name."""
+        return {
+            item.name: Document(name=item.name, text=await self._journal.text(item.digest))
+            for item in request.inputs
+        }
 
 
 @asynccontextmanager

@@ -7,7 +7,6 @@ corrupt a file when one connection commits at the moment another starts the WAL 
 no process knows the version of the others, all of them take the lock.
 """
 
-import errno
 import sqlite3
 import threading
 from collections.abc import Container, Generator, Iterable, Mapping, Sequence
@@ -28,6 +27,7 @@ from concertmaster.errors import (
 from concertmaster.runs import private
 from concertmaster.runs.journal import RunRow
 from concertmaster.runs.owners import POLL_SECONDS, Owners
+from concertmaster.runs.sqlite_errors import NO_JOURNAL, explain
 
 LAYOUT = 1
 """Version of the tables below."""
@@ -66,6 +66,15 @@ _INSERT_EVENT = """
     WHERE run_id = :run_id AND epoch = coalesce(:epoch, epoch)
 """
 
+_ENDED = """EXISTS (
+    SELECT 1 FROM events
+    WHERE events.run_id = runs.run_id AND events.epoch = runs.epoch AND kind = 'run-ended'
+)"""
+
+_SELECT_ROWS = "SELECT run_id, created_at, epoch, owner FROM runs"
+
+_SELECT_OWNER = f"SELECT epoch, owner, {_ENDED} FROM runs WHERE run_id = ?"  # noqa: S608
+
 _SELECT_EVENTS = """
     SELECT version, CASE
         WHEN :light AND kind = 'call-finished'
@@ -90,6 +99,13 @@ class Write:
     """The epoch that the run must have; None for whichever it has."""
     begins_with: Mapping[str, str] | None = None
     """For the event that a run begins with: the texts to be kept, by digest."""
+    takes_over: bool = False
+    """Whether the run belongs to this process from here on, in its next epoch."""
+
+    @property
+    def owns(self) -> bool:
+        """Tell whether it makes this process the owner of the run."""
+        return self.takes_over or self.begins_with is not None
 
 
 class SqliteFile:
@@ -112,7 +128,7 @@ class SqliteFile:
         """Commit the writes together and return, for each, why it was left out, if it was."""
         with self._explained():
             writer, _ = self._opened()
-            if any(write.begins_with is not None for write in writes):
+            if any(write.owns for write in writes):
                 self._owners.hold()
             with self._alone(), writer:
                 writer.execute("BEGIN IMMEDIATE")
@@ -123,6 +139,8 @@ class SqliteFile:
         try:
             if write.begins_with is not None:
                 self._begin(writer, write, write.begins_with)
+            if write.takes_over and not self._take_over(writer, write):
+                return _refusal(writer, write.run_id)
             inserted = writer.execute(
                 _INSERT_EVENT,
                 {
@@ -139,8 +157,7 @@ class SqliteFile:
             return StoreError(f"The journal of run {write.run_id} has {event.name!r} already.")
         if inserted:
             return None
-        known = writer.execute("SELECT 1 FROM runs WHERE run_id = ?", (write.run_id,)).fetchone()
-        return LostRunError(write.run_id) if known else UnknownRunError(write.run_id)
+        return _refusal(writer, write.run_id)
 
     def _begin(self, writer: sqlite3.Connection, write: Write, texts: Mapping[str, str]) -> None:
         writer.execute(
@@ -148,6 +165,19 @@ class SqliteFile:
             (write.run_id, write.event.at, self._owners.me),
         )
         writer.executemany("INSERT OR IGNORE INTO texts VALUES (?, ?)", texts.items())
+
+    def _take_over(self, writer: sqlite3.Connection, write: Write) -> bool:
+        """Let the next epoch of a run begin here, unless its owner is at work on it."""
+        found = writer.execute(_SELECT_OWNER, (write.run_id,)).fetchone()
+        if found is None:
+            return False
+        epoch, owner, ended = found
+        free = ended or owner == self._owners.me or not self._owners.alive(owner)
+        if not free or write.epoch != epoch + 1:
+            return False
+        changes = "UPDATE runs SET epoch = ?, owner = ? WHERE run_id = ?"
+        writer.execute(changes, (write.epoch, self._owners.me, write.run_id))
+        return True
 
     def commits_of_others(self) -> int:
         """Return a number that changes when another process commits; for the writing thread."""
@@ -158,7 +188,7 @@ class SqliteFile:
 
     def row(self, run_id: str) -> RunRow:
         """Return what is known of a run, or raise UnknownRunError."""
-        query = "SELECT run_id, created_at, epoch, owner FROM runs WHERE run_id = ?"
+        query = f"{_SELECT_ROWS} WHERE run_id = ?"
         rows = self._rows(query, run_id)
         if not rows:
             raise UnknownRunError(run_id)
@@ -166,16 +196,17 @@ class SqliteFile:
 
     def recent(self, limit: int) -> list[RunRow]:
         """Return the latest runs, newest first."""
-        query = """
-            SELECT run_id, created_at, epoch, owner FROM runs
-            ORDER BY created_at DESC, rowid DESC LIMIT ?
-        """
-        return self._rows(query, limit)
+        return self._rows(f"{_SELECT_ROWS} ORDER BY created_at DESC, rowid DESC LIMIT ?", limit)
 
-    def _rows(self, query: str, parameter: str | int) -> list[RunRow]:
+    def unfinished(self) -> list[RunRow]:
+        """Return the runs that have not ended and whose process is dead, oldest first."""
+        rows = self._rows(f"{_SELECT_ROWS} WHERE NOT {_ENDED} ORDER BY created_at, rowid")
+        return [row for row in rows if not row.alive]
+
+    def _rows(self, query: str, *parameters: str | int) -> list[RunRow]:
         with self._explained():
             _, reader = self._opened()
-            found = reader.execute(query, (parameter,)).fetchall()
+            found = reader.execute(query, parameters).fetchall()
             alive = {owner: self._owners.alive(owner) for owner in {row[3] for row in found}}
         return [
             RunRow(
@@ -267,7 +298,7 @@ class SqliteFile:
         versions = "SELECT schema_version FROM meta"
         found = writer.execute(versions).fetchone() if "meta" in tables else None
         if found is None:
-            raise StoreError(_NO_JOURNAL.format(file=self._path))
+            raise StoreError(NO_JOURNAL.format(file=self._path))
         if found[0] != LAYOUT:
             raise StoreError(
                 f"{self._path} was written by a newer Concertmaster (layout {found[0]}; this one "
@@ -289,6 +320,12 @@ class SqliteFile:
             raise StoreError(explain(exc, self._path)) from exc
 
 
+def _refusal(writer: sqlite3.Connection, run_id: str) -> ConcertmasterError:
+    """Return why an event of a run was not taken."""
+    known = writer.execute("SELECT 1 FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+    return LostRunError(run_id) if known else UnknownRunError(run_id)
+
+
 def _parsed(run_id: str, rows: Iterable[tuple[int, str]]) -> Generator[Event]:
     for version, data in rows:
         if version > SCHEMA_VERSION:
@@ -301,66 +338,3 @@ def _parsed(run_id: str, rows: Iterable[tuple[int, str]]) -> Generator[Event]:
             where = "".join(f"{part}: " for part in first["loc"])
             problem = f"an event in its journal is damaged ({where}{first['msg']})."
             raise UnreadableRunError(run_id, problem) from None
-
-
-_DENIED = (
-    "The data folder {folder} cannot be written ({reason}). Let this user write to it and to "
-    "what is in it, or set CONCERTMASTER_DATA_FOLDER to another folder."
-)
-_NO_FOLDER = (
-    "The data folder {folder} cannot be made: there is a file of that name, or on the way to "
-    "it. Move the file away, or set CONCERTMASTER_DATA_FOLDER to another folder."
-)
-_FULL = (
-    "The disk of the data folder {folder} is full. Make room on it, or set "
-    "CONCERTMASTER_DATA_FOLDER to a folder on another disk."
-)
-_DAMAGED = (
-    "{file} is damaged ({reason}). Move it and the files beside it that begin with its name "
-    "away, to begin with an empty one, or set CONCERTMASTER_DATA_FOLDER to another folder."
-)
-_NO_JOURNAL = (
-    "{file} is no journal of Concertmaster, or a damaged one. Move it and the files beside it "
-    "that begin with its name away, to begin with an empty one, or set "
-    "CONCERTMASTER_DATA_FOLDER to another folder."
-)
-_LOCKED = (
-    "Another process keeps {file} locked. Wait for it or end it, or set "
-    "CONCERTMASTER_DATA_FOLDER to another folder."
-)
-_UNUSABLE = (
-    "The data folder {folder} cannot be used ({reason}). It should be a folder on a local disk "
-    "that this user can write; CONCERTMASTER_DATA_FOLDER sets another one."
-)
-
-_BY_ERRNO = {
-    errno.EACCES: _DENIED,
-    errno.EPERM: _DENIED,
-    errno.EROFS: _DENIED,
-    errno.EEXIST: _NO_FOLDER,
-    errno.ENOTDIR: _NO_FOLDER,
-    errno.ENOSPC: _FULL,
-}
-_BY_SQLITE_CODE = {
-    sqlite3.SQLITE_PERM: _DENIED,
-    sqlite3.SQLITE_READONLY: _DENIED,
-    sqlite3.SQLITE_CANTOPEN: _DENIED,
-    sqlite3.SQLITE_FULL: _FULL,
-    sqlite3.SQLITE_CORRUPT: _DAMAGED,
-    sqlite3.SQLITE_NOTADB: _DAMAGED,
-    sqlite3.SQLITE_BUSY: _LOCKED,
-}
-
-
-def explain(error: sqlite3.Error | OSError, file: Path) -> str:
-    """Return what is wrong with a journal's file and what to do about it, in sentences."""
-    if isinstance(error, sqlite3.Error):
-        # The low byte; the others say more closely what happened.
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        sentence, reason = _BY_SQLITE_CODE.get(code, _UNUSABLE), str(error)
-    elif isinstance(error, TimeoutError):
-        sentence, reason = _LOCKED, ""
-    else:
-        sentence = _BY_ERRNO.get(error.errno or 0, _UNUSABLE)
-        reason = error.strerror or str(error)
-    return sentence.format(folder=file.parent, file=file, reason=reason)

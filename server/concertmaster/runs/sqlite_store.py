@@ -66,6 +66,11 @@ class SqliteJournal:
         write = Write(run_id=run_id, event=event, data=_json(event), epoch=epoch)
         await self._submit(write, wait=wait)
 
+    async def take_over(self, run_id: str, event: Event, *, epoch: int) -> None:
+        """Commit the event that begins an epoch of a run, which this process owns from then on."""
+        write = Write(run_id=run_id, event=event, data=_json(event), epoch=epoch, takes_over=True)
+        await self._submit(write)
+
     async def request_cancel(self, run_id: str, event: Event) -> None:
         """Commit an event on behalf of a process that does not own the run."""
         await self._submit(Write(run_id=run_id, event=event, data=_json(event)))
@@ -77,6 +82,10 @@ class SqliteJournal:
     async def recent(self, limit: int) -> Sequence[RunRow]:
         """Return the latest runs, newest first."""
         return await self._read(partial(self._file.recent, limit))
+
+    async def unfinished(self) -> Sequence[RunRow]:
+        """Return the runs that have not ended and whose process is dead, oldest first."""
+        return await self._read(self._file.unfinished)
 
     async def events(self, run_id: str, *, light: bool = False) -> Sequence[Event]:
         """Return the events of a run in order; `light` leaves out what was said in them."""

@@ -1,0 +1,29 @@
+"""Whether a run that is not under way can go on."""
+
+from concertmaster.catalog.catalog import Catalog
+from concertmaster.engine.run import workers_of
+from concertmaster.errors import RequestError, UnknownWorkerError
+from concertmaster.runs.state import RunState
+
+
+def check_resumable(state: RunState, catalog: Catalog) -> None:
+    """Check that there is something left to do in a run, and that there is who can do it.
+
+    Raises:
+        RequestError: there is not.
+    """
+    run_id, request = state.run_id, state.request
+    if state.status == "succeeded":
+        raise RequestError(
+            f"Run {run_id} has succeeded, so nothing is left to resume. Read its answer with "
+            "get_run, or give an edited plan to run what is changed in it."
+        )
+    needed = {subtask.worker for subtask in state.plan.subtasks} if state.plan else set[str]()
+    workers = workers_of(state.plan, catalog) if state.plan else catalog
+    try:
+        for name in sorted({*needed, *request.workers, *filter(None, [request.guard])}):
+            workers.get(name)
+    except UnknownWorkerError as exc:
+        raise RequestError(
+            f"Run {run_id} cannot go on, because a worker of it is not there any more. {exc}"
+        ) from None
