@@ -163,6 +163,10 @@ class Settings(BaseModel):
     data_folder: Folder = Field(
         default_factory=_default_data_folder, description="Where runs are kept."
     )
+    resume_interrupted: bool = Field(
+        default=False,
+        description="A server that starts goes on with runs whose process has died.",
+    )
     log_level: LogLevel = Field(default="warning", description="What is worth a line on stderr.")
 
     @classmethod

@@ -54,7 +54,14 @@ async def test_the_list_of_tools_is_short_and_free_of_noise(mode: str, tmp_path:
     async with connected(tmp_path, mode=mode) as connection:
         tools = (await connection.client.list_tools()).tools
     names = [tool.name for tool in tools]
-    assert names == ["plan_task", "run_orchestration", "run_worker", "get_run", "cancel_run"]
+    assert names == [
+        "plan_task",
+        "run_orchestration",
+        "run_worker",
+        "get_run",
+        "cancel_run",
+        "resume_run",
+    ]
     listed = [
         tool.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"output_schema"})
         for tool in tools

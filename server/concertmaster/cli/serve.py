@@ -30,10 +30,12 @@ def serve(http: bool, host: str, port: int, **flags: Any) -> None:
         # Imported when a call first needs it: see ServerState.
         wiring = await to_thread.run_sync(importlib.import_module, "concertmaster.cli.wiring")
         async with wiring.open_runs(loaded, roots=loaded.settings.roots) as service:
+            if loaded.settings.resume_interrupted:
+                await service.resume_interrupted(by="the server that started")
             yield service
 
     async def work() -> int:
-        server = create_server(open_service)
+        server = create_server(open_service, at_once=loaded.settings.resume_interrupted)
         if http:
             return await serve_http(server, host=host, port=port, ready=_tell)
         return await serve_stdio(server)

@@ -1,6 +1,6 @@
-"""The subcommands that start a run and follow it: `run`, `plan`, `worker`."""
+"""The subcommands that have a run go on and follow it: `run`, `plan`, `worker`, `resume`."""
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -12,6 +12,7 @@ from concertmaster.cli.data import run_data
 from concertmaster.cli.follow import Followed, follow
 from concertmaster.cli.frame import style_of
 from concertmaster.cli.options import (
+    json_option,
     load,
     order_options,
     planning_options,
@@ -19,6 +20,7 @@ from concertmaster.cli.options import (
     run_async,
     running_options,
     schema_option,
+    setup_options,
     task_text,
 )
 from concertmaster.cli.show import answer_text, summary
@@ -27,6 +29,9 @@ from concertmaster.cli.wiring import open_runs
 from concertmaster.engine.events import Mode
 from concertmaster.engine.plan import Verify
 from concertmaster.runs.orders import Order, PlanOrder, RunOrder, WorkerOrder
+from concertmaster.runs.service import RunService
+from concertmaster.runs.state import RunState
+from concertmaster.tools.inputs import InputSpec
 
 STATUSES = {"succeeded": 0, "partial": 3}
 """Exit statuses of runs that have an answer; all others are FAILED."""
@@ -105,13 +110,37 @@ def worker(
     _work(order, flags, as_json)
 
 
+@click.command()
+@click.argument("run_id", metavar="RUN")
+@setup_options
+@json_option
+def resume(run_id: str, as_json: bool, **flags: Any) -> None:
+    """Go on with RUN, which was interrupted or cancelled, or did not succeed.
+
+    What succeeded is kept; everything else is tried again. A run that is under way in another
+    process is shown.
+    """
+    _follow(flags, as_json, lambda service: service.resume(run_id, by="concertmaster resume"))
+
+
 def _work(order: Order, flags: dict[str, Any], as_json: bool) -> None:
+    _follow(flags, as_json, lambda service: service.start(order), inputs=order.inputs)
+
+
+def _follow(
+    flags: dict[str, Any],
+    as_json: bool,
+    begin: Callable[[RunService], Awaitable[RunState]],
+    *,
+    inputs: Iterable[InputSpec] = (),
+) -> None:
+    """Begin something, follow it to its end, print what came of it, and exit."""
     loaded = load(flags)
     roots = loaded.settings.roots or (Path.cwd(),)
 
     async def work() -> Followed:
-        async with open_runs(loaded, roots=roots, named=_named(order, roots)) as service:
-            return await follow(service, order, stderr())
+        async with open_runs(loaded, roots=roots, named=_named(inputs, roots)) as service:
+            return await follow(service, await begin(service), stderr())
 
     followed = run_async(work)
     _print(followed, as_json)
@@ -120,10 +149,10 @@ def _work(order: Order, flags: dict[str, Any], as_json: bool) -> None:
     )
 
 
-def _named(order: Order, roots: Iterable[Path]) -> tuple[Path, ...]:
+def _named(inputs: Iterable[InputSpec], roots: Iterable[Path]) -> tuple[Path, ...]:
     """Return what a person has named outside the roots, and so has opened for reading."""
     named: list[Path] = []
-    for spec in order.inputs:
+    for spec in inputs:
         # What is no usable path is told by whoever reads the inputs.
         with suppress(OSError, RuntimeError):
             named.append(Path(str(spec)).expanduser().resolve())

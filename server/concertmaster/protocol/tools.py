@@ -23,7 +23,7 @@ from concertmaster.protocol.views import (
     runs_reply,
     subtask_reply,
 )
-from concertmaster.protocol.waiting import follow, start_and_follow
+from concertmaster.protocol.waiting import follow, resume_and_follow, start_and_follow
 from concertmaster.runs.orders import PlanOrder, RunOrder, WorkerOrder
 from concertmaster.runs.state import RunState
 from concertmaster.tools.inputs import InlineInput
@@ -250,6 +250,15 @@ async def cancel_run(
     return _run_result(state)
 
 
+async def resume_run(
+    ctx: Ctx,
+    run_id: Annotated[str, Field(description="The run to go on with.")],
+    wait_seconds: WaitSeconds = FOLLOW_SECONDS,
+) -> Annotated[CallToolResult, RunReply]:
+    """Go on with a run."""
+    return _run_result(await resume_and_follow(ctx, run_id, seconds=wait_seconds))
+
+
 def _run_result(state: RunState, *, offset: int = 0) -> CallToolResult:
     return fitted_result(partial(run_reply, state), long_text(state), offset=offset)
 
@@ -285,6 +294,11 @@ offset: the next part of a long answer. Without run_id: the latest runs."""
 CANCEL_RUN = """\
 Stop a run that is no longer wanted. What is finished is kept and can be read with get_run; what \
 is under way is lost. Does nothing to a run that is over."""
+
+RESUME_RUN = """\
+Go on with a run that is interrupted, cancelled, failed or partial. What succeeded is kept and \
+not paid for again; the rest is tried again. Use it after a reply with one of these statuses, if \
+the answer is still wanted, instead of starting the task anew. A run under way is only followed."""
 
 # plan_task and run_worker change nothing but the server's own record, so clients may make such
 # calls side by side. run_orchestration starts work that can be large and outlasts the call: a
@@ -330,6 +344,17 @@ TOOLS: tuple[Tool, ...] = (
             destructive_hint=True,
             idempotent_hint=True,
             open_world_hint=False,
+        ),
+    ),
+    SentenceTool.from_function(
+        resume_run,
+        title="Go on with a run",
+        description=RESUME_RUN,
+        annotations=ToolAnnotations(
+            read_only_hint=False,
+            destructive_hint=False,
+            idempotent_hint=True,
+            open_world_hint=True,
         ),
     ),
 )

@@ -142,13 +142,21 @@ def _next_after_run(state: RunState, page: Page) -> str:
         )
     if state.status == "interrupted":
         return (
-            "Nothing drives the run any more; what was finished is kept. Ask again with "
-            "run_orchestration if the answer is still wanted."
+            f'Nothing drives the run any more. Call resume_run with run_id "{run_id}" to go on '
+            "with it: what was finished is kept and not paid for again."
         )
     if state.request.kind == "plan" and state.plan is not None:
         return f'Call run_orchestration with plan_id "{run_id}" to run the plan.'
+    if state.status in ("failed", "cancelled"):
+        return (
+            f'Call resume_run with run_id "{run_id}" to try again what did not succeed, once '
+            "the reason is gone."
+        )
     if state.request.kind == "orchestration" and state.subtasks:
-        return f'Call get_run with run_id "{run_id}" and a subtask_id for that result in full.'
+        again = " resume_run tries again what is missing." if state.status == "partial" else ""
+        return (
+            f'Call get_run with run_id "{run_id}" and a subtask_id for that result in full.{again}'
+        )
     return ""
 
 

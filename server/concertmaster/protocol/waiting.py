@@ -59,16 +59,35 @@ async def start_and_follow(ctx: Ctx, order: Order, *, seconds: float) -> RunStat
     Raises:
         ConcertmasterError: the order cannot be done as asked, or not be written down.
     """
+    service = await state_of(ctx).service()
+    return await _follow_own(ctx, await service.start(order), seconds=seconds)
+
+
+async def resume_and_follow(ctx: Ctx, run_id: str, *, seconds: float) -> RunState:
+    """Have a run go on and follow it; a client that cancels its call cancels the run.
+
+    A run that was under way already is followed, and left to whoever started it.
+
+    Raises:
+        ConcertmasterError: it cannot go on, or that cannot be written down.
+    """
+    service = await state_of(ctx).service()
+    if not (await service.get(run_id)).still:
+        return await follow(ctx, run_id, seconds=seconds)
+    resumed = await service.resume(run_id, by="resume_run")
+    return await _follow_own(ctx, resumed, seconds=seconds)
+
+
+async def _follow_own(ctx: Ctx, begun: RunState, *, seconds: float) -> RunState:
     server = state_of(ctx)
     service = await server.service()
-    started = await service.start(order)
     try:
-        state = await follow(ctx, started.run_id, seconds=seconds)
+        state = await follow(ctx, begun.run_id, seconds=seconds)
     except anyio.get_cancelled_exc_class():
         if not server.ending:
             with anyio.move_on_after(ABANDON_SECONDS, shield=True):
                 reason = "the client cancelled the call that was waiting for it"
-                await service.cancel(started.run_id, reason=reason)
+                await service.cancel(begun.run_id, reason=reason)
         raise
     # The run will not survive this process, and its client should not wait for it.
     return replace(state, status="interrupted") if server.ending and not state.over else state
