@@ -11,7 +11,9 @@ from rich.table import Table
 from faults import fault_figures
 from gate import gate_figures
 from measure import Figure
+from modes import pattern_figures
 from outside import run_cpu_figures, startup_figures
+from planning import planning_figures
 from prefix import prefix_figures
 from scheduling import makespan_figures, scheduler_figures
 
@@ -36,8 +38,10 @@ def main() -> int:
     figures = [
         *scheduler_figures(),
         *makespan_figures(),
+        *pattern_figures(),
         *startup_figures(),
         *run_cpu_figures(),
+        *planning_figures(),
         *prefix_figures(),
         *gate_figures(),
         *fault_figures(),

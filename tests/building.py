@@ -1,6 +1,6 @@
 """Builders of what engine and run tests work with: real definitions, a fake model."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 
 from concertmaster.catalog.catalog import Catalog
@@ -63,10 +63,13 @@ class RecordedRun:
         *,
         inputs: Mapping[str, str] | None = None,
         recorded: Iterable[Event] = (),
+        before: Callable[[Event], Awaitable[None]] | None = None,
     ) -> None:
+        """`before` is awaited before an event is written, and may raise."""
         inputs = inputs or {}
         refs = tuple(InputRef(name=name, digest="0", chars=1) for name in inputs)
         self.events: list[Event] = []
+        self._before = before
         self.run = Run(
             request=request.model_copy(update={"inputs": refs}),
             documents={name: Document(name=name, text=text) for name, text in inputs.items()},
@@ -75,6 +78,8 @@ class RecordedRun:
 
     async def _append(self, event: Event, /, *, wait: bool = True) -> None:
         del wait
+        if self._before is not None:
+            await self._before(event)
         self.events.append(event)
 
     async def drive(self, setup: Setup) -> RunEnded:

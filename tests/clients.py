@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -11,12 +11,16 @@ from mcp import Client
 from mcp.types import CallToolResult, TextContent
 
 from building import setup
+from concertmaster.catalog.catalog import builtin_folder, load_catalog
 from concertmaster.catalog.definitions import WorkerDefinition
 from concertmaster.llm.protocol import Request
 from concertmaster.protocol.server import ConcertmasterServer, create_server
 from concertmaster.runs.intake import RunPolicy
+from concertmaster.runs.job_files import read_jobs
+from concertmaster.runs.jobs import Job
 from concertmaster.runs.service import RunService, open_service
 from concertmaster.runs.sqlite_store import open_sqlite
+from concertmaster.tools.defaults import default_tools
 from fakes import FakeLLM, Script
 
 ERAS = ("auto", "legacy")
@@ -67,17 +71,28 @@ async def connected(
     notice: str = "",
     workers: Iterable[WorkerDefinition] = (),
     policy: RunPolicy | None = None,
+    built_in: bool = False,
 ) -> AsyncGenerator[Connection]:
-    """Connect a client to a server whose model follows `scripts`."""
+    """Connect a client to a server whose model follows `scripts`.
+
+    With what is `built_in`, it has all workers, worker tools and jobs that are.
+    """
     llm = FakeLLM(scripts, default=default)
     llm.notice = notice
+    chosen = setup(llm, workers=workers)
+    if built_in:
+        tools = default_tools()
+        catalog = load_catalog(builtin_folder("workers"), tools=tools.names)
+        chosen = replace(chosen, catalog=catalog, tools=tools)
+
+    async def load_jobs() -> Mapping[str, Job]:
+        return read_jobs(builtin_folder("jobs")).jobs if built_in else {}
+
     async with (
         open_sqlite(folder / "data") as journal,
-        open_service(
-            journal=journal, setup=setup(llm, workers=workers), policy=policy or RunPolicy()
-        ) as service,
+        open_service(journal=journal, setup=chosen, policy=policy or RunPolicy()) as service,
     ):
-        server = create_server(lambda: nullcontext(service))
+        server = create_server(lambda: nullcontext(service), load_jobs)
         async with Client(server, mode=mode) as client:
             yield Connection(client=client, server=server, service=service, llm=llm)
 

@@ -55,6 +55,12 @@ class FakeLLM:
         return [request.caller for request in self.requests]
 
 
+def in_turn(*answers: Answer) -> Callable[[Request], Answer]:
+    """Return a script that gives each answer once."""
+    remaining = iter(answers)
+    return lambda _request: next(remaining)
+
+
 def reply_with(text: str, **fields: Any) -> Reply:
     """Return a whole reply, with the usual usage."""
     return Reply.model_validate({"text": text, "stop_reason": "end", "usage": USAGE} | fields)

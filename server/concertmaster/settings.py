@@ -37,7 +37,7 @@ FILE_VARIABLE = "CONCERTMASTER_CONFIG"
 """Names another settings file than the one in the configuration folder."""
 
 SECRETS = ("api_key", "auth_token")
-_FOLDERS = ("roots", "worker_folders", "prompt_folders", "data_folder")
+_FOLDERS = ("roots", "worker_folders", "prompt_folders", "job_folders", "data_folder")
 
 _AMBIENT_SECRETS = {"api_key": "ANTHROPIC_API_KEY", "auth_token": "ANTHROPIC_AUTH_TOKEN"}
 _AMBIENT_URL = "ANTHROPIC_BASE_URL"
@@ -156,6 +156,9 @@ class Settings(BaseModel):
     )
     prompt_folders: Folders = Field(
         default=(), description="Folders with prompt files, instead of the built-in ones."
+    )
+    job_folders: Folders = Field(
+        default=(), description="Folders with job files, beside the built-in ones."
     )
     claude_agents: bool = Field(
         default=False, description="Also use the subagents in .claude/agents as workers."

@@ -1,9 +1,12 @@
-"""A run with a subtask in every status, to look at."""
+"""A run with a subtask in every status, to look at; the command, to call."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 
+from concertmaster.cli.app import cli
 from concertmaster.engine.events import (
     CallFinished,
     CallStarted,
@@ -21,6 +24,16 @@ from concertmaster.engine.events import (
 from concertmaster.engine.plan import Plan, Subtask
 from concertmaster.llm.protocol import NO_USAGE, Reply, Usage
 from concertmaster.runs.state import RunState, fold
+from fakes import FakeLLM
+
+FAULTY = """\
+import sqlite3
+
+
+def find(name):
+    connection = sqlite3.connect("shop.db")
+    return connection.execute(f"SELECT * FROM goods WHERE name = '{name}'").fetchall()
+"""
 
 START = 1_700_000_000.0
 
@@ -115,3 +128,24 @@ def run_at() -> Callable[[str], RunState]:
         return fold("r-1", events[: names.index(name) + 1], alive=True)
 
     return state
+
+
+@pytest.fixture
+def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Return a function that runs the command in a folder with one faulty file."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    (folder / "app.py").write_text(FAULTY)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("CONCERTMASTER_DATA_FOLDER", str(tmp_path / "data"))
+
+    def run(*arguments: str, text: str | None = None) -> Result:
+        return CliRunner().invoke(cli, arguments, input=text, prog_name="concertmaster")
+
+    return run
+
+
+@pytest.fixture
+def answer_with(monkeypatch: pytest.MonkeyPatch) -> Callable[[FakeLLM], None]:
+    """Return a function that puts a scripted model in place of the offline one."""
+    return lambda llm: monkeypatch.setattr("concertmaster.cli.wiring.OfflineLLM", lambda: llm)

@@ -23,41 +23,11 @@ from concertmaster.cli.app import cli
 from concertmaster.llm.protocol import Request
 from fakes import FakeLLM, plan_json, subtask
 
-FAULTY = """\
-import sqlite3
-
-
-def find(name):
-    connection = sqlite3.connect("shop.db")
-    return connection.execute(f"SELECT * FROM goods WHERE name = '{name}'").fetchall()
-"""
-
 Invoke = Callable[..., Result]
 
 no_signals_on_windows = pytest.mark.skipif(
     sys.platform == "win32", reason="event loops receive no signals there"
 )
-
-
-@pytest.fixture
-def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
-    """Return a function that runs the command in a folder with one faulty file."""
-    folder = tmp_path / "work"
-    folder.mkdir()
-    (folder / "app.py").write_text(FAULTY)
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("CONCERTMASTER_DATA_FOLDER", str(tmp_path / "data"))
-
-    def run(*arguments: str, text: str | None = None) -> Result:
-        return CliRunner().invoke(cli, arguments, input=text, prog_name="concertmaster")
-
-    return run
-
-
-@pytest.fixture
-def answer_with(monkeypatch: pytest.MonkeyPatch) -> Callable[[FakeLLM], None]:
-    """Return a function that puts a scripted model in place of the offline one."""
-    return lambda llm: monkeypatch.setattr("concertmaster.cli.wiring.OfflineLLM", lambda: llm)
 
 
 def run_id_of(result: Result) -> str:
@@ -115,7 +85,7 @@ def test_one_worker_does_one_subtask(invoke: Invoke) -> None:
 def test_a_file_that_is_named_may_be_outside_the_working_directory(
     invoke: Invoke, tmp_path: Path
 ) -> None:
-    (tmp_path / "elsewhere.py").write_text(FAULTY)
+    (tmp_path / "elsewhere.py").write_text(Path("app.py").read_text())
     result = invoke("worker", "security-reviewer", "Review", str(tmp_path / "elsewhere.py"))
     assert result.exit_code == 0, result.stderr
     assert "elsewhere.py" in result.stdout

@@ -1,4 +1,4 @@
-"""The workers and prompts that come with Concertmaster."""
+"""The workers, prompts and jobs that come with Concertmaster."""
 
 import json
 import re
@@ -26,7 +26,7 @@ from concertmaster.tools.lint import LintArguments
 WORKER_TOOLS = default_tools().names
 
 SETS = {
-    "general": {"researcher", "analyst", "writer", "coder", "reviewer"},
+    "general": {"researcher", "analyst", "writer", "coder", "reviewer", "rewriter"},
     "code-review": {
         "security-reviewer",
         "performance-reviewer",
@@ -227,7 +227,11 @@ def example_rules(catalog: Catalog, *, inputs: Collection[str] = ()) -> PlanRule
 
 @pytest.mark.parametrize(
     "file",
-    [*builtin_folder("workers").rglob("*.md"), *builtin_folder("prompts").rglob("*.md")],
+    [
+        *builtin_folder("workers").rglob("*.md"),
+        *builtin_folder("prompts").rglob("*.md"),
+        *builtin_folder("jobs").rglob("*.md"),
+    ],
     ids=lambda file: file.stem,
 )
 def test_every_file_is_tidy(file: Path) -> None:

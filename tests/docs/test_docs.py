@@ -6,11 +6,13 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from mcp.server.mcpserver.tools import Tool
 from packaging.requirements import Requirement
 
 import concertmaster
 from concertmaster.catalog.catalog import builtin_folder, load_catalog
 from concertmaster.cli.app import cli
+from concertmaster.protocol.tools import TOOLS
 from concertmaster.settings import ENVIRONMENT_PREFIX, Settings
 from concertmaster.tools.defaults import default_tools
 
@@ -52,6 +54,13 @@ def test_every_worker_tool_is_in_the_readme(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(cli.commands))
 def test_every_subcommand_is_in_the_readme(name: str) -> None:
     assert f"concertmaster {name}" in README
+
+
+@pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.name)
+def test_every_mcp_tool_is_in_the_readme_with_its_parameters(tool: Tool) -> None:
+    assert f"### `{tool.name}`" in README
+    missing = [name for name in tool.parameters["properties"] if f"`{name}`" not in README]
+    assert missing == []
 
 
 @pytest.mark.parametrize("text", blocks("json"))

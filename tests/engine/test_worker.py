@@ -6,21 +6,11 @@ from concertmaster.engine.events import CallFailed, RunRequest, ToolCalled
 from concertmaster.engine.plan import Plan
 from concertmaster.errors import ModelReplyError, ModelUnavailableError, ToolCallError
 from concertmaster.llm.protocol import AssistantMessage, Reply, Request, ToolMessage
-from fakes import Answer, FakeLLM, FakeTool, Script, plan_json, reply_with, subtask, wants
+from fakes import FakeLLM, FakeTool, in_turn, plan_json, reply_with, subtask, wants
 
 pytestmark = pytest.mark.anyio
 
 ONE = RunRequest(task="t", plan=Plan(subtasks=(subtask("s1"),)))
-
-
-def in_turn(*answers: Answer) -> Script:
-    """Return a script that gives each answer once, in order."""
-    left = list(answers)
-
-    def next_answer(_request: Request) -> Answer:
-        return left.pop(0)
-
-    return next_answer
 
 
 async def test_a_worker_gets_its_instructions_objective_and_expectations() -> None:

@@ -22,7 +22,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def test_the_wheel_has_every_module_worker_and_prompt_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_has_every_module_and_definition_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     package = ROOT / "server"
@@ -33,7 +33,7 @@ def test_the_wheel_has_every_module_worker_and_prompt_and_nothing_else(wheel: Pa
     }
     definitions = {
         f"concertmaster/{path.relative_to(ROOT).as_posix()}"
-        for folder in ("workers", "prompts")
+        for folder in ("workers", "prompts", "jobs")
         for path in (ROOT / folder).rglob("*.md")
     }
     assert names == modules | definitions

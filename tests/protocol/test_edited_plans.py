@@ -49,8 +49,8 @@ async def test_a_plan_runs_as_it_was_edited(tmp_path: Path) -> None:
         edited["verify"] = "none"
         run = await run_on(connection, plan=edited, inputs=INPUTS)
     assert [line.get("strategy", "single") for line in run.reply["subtasks"]] == [
-        "map",
-        "vote",
+        "map 2 parts",
+        "vote 3 by consensus",
         "single",
     ]
     assert run.statuses == ["succeeded"] * 3

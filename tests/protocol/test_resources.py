@@ -52,6 +52,7 @@ async def test_what_there_is_to_read_is_listed(mode: str, tmp_path: Path) -> Non
         "runs://{run_id}/trace",
         "runs://{run_id}/subtasks/{subtask_id}",
         "runs://{run_id}/answer",
+        "runs://{run_id}/diff",
     ]
     assert all(item.description for item in (*resources, *templates))
 

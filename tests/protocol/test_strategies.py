@@ -51,7 +51,7 @@ async def test_a_worker_revises_until_its_critic_is_satisfied(tmp_path: Path) ->
         "subtask/s1/critique/2/call/1",
     ]
     assert (run.reply["status"], run.reply["answer"]) == ("succeeded", "the whole")
-    assert run.reply["subtasks"][0]["strategy"] == "revise"
+    assert run.reply["subtasks"][0]["strategy"] == "revise up to 3"
     assert run.results["s1"]["notes"] == ["A critic read it; it was revised once."]
 
 

@@ -2,7 +2,6 @@
 
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -11,7 +10,7 @@ import pytest
 from building import worker
 from concertmaster.engine.steps import COMMIT_SECONDS
 from concertmaster.errors import ModelUnavailableError, RequestError, StoreError, UnknownRunError
-from concertmaster.runs.orders import PlanOrder, RunOrder
+from concertmaster.runs.orders import Order, PlanOrder, RunOrder
 from concertmaster.runs.service import MOST_RESUMPTIONS, RunService
 from concertmaster.runs.sqlite_store import PATIENCE_SECONDS
 from concertmaster.runs.state import RunState
@@ -25,13 +24,20 @@ TWO = plan_json(subtask("s1"), subtask("s2", "critic"))
 BUSY = ModelUnavailableError("The provider is busy.")
 
 
-async def interrupted(folder: Path, **order: Any) -> str:
+WHY = RunOrder(task="why?")
+
+
+def first_is_done(state: RunState) -> bool:
+    return state.status == "running" and state.subtasks["s1"].status == "succeeded"
+
+
+async def interrupted(folder: Path, order: Order = WHY) -> str:
     """Leave a run behind whose first subtask has succeeded and whose second has not."""
     gate = Gate()
     async with service_in(folder, {"planner": TWO, "worker:critic": gate}) as service:
-        run_id = (await service.start(RunOrder(**({"task": "why?"} | order)))).run_id
+        run_id = (await service.start(order)).run_id
         await gate.reached.wait()
-        while (await service.get(run_id)).subtasks["s1"].status != "succeeded":
+        while not first_is_done(await service.get(run_id)):
             await anyio.lowlevel.checkpoint()
     return run_id
 
@@ -184,7 +190,7 @@ async def test_a_run_under_way_is_left_as_it_is(tmp_path: Path) -> None:
         await gate.reached.wait()
         for service in (owner, other):
             state = await service.resume(run_id, by="test")
-            assert (state.status, state.resumed) == ("running", 0)
+            assert (state.still, state.resumed) == (False, 0)
         gate.opened.set()
         assert (await over(owner, run_id)).status == "succeeded"
 

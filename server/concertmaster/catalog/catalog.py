@@ -140,8 +140,8 @@ def load_catalog(*folders: Path, tools: Collection[str]) -> Catalog:
     return reading.catalog
 
 
-def builtin_folder(name: Literal["workers", "prompts"]) -> Path:
-    """Return the folder of the built-in workers or prompts, in a wheel or a checkout."""
+def builtin_folder(name: Literal["workers", "prompts", "jobs"]) -> Path:
+    """Return the folder of the built-in definitions of a kind, in a wheel or a checkout."""
     package = Path(__file__).parents[1]
     installed = package / name
     return installed if installed.is_dir() else package.parents[1] / name

@@ -53,28 +53,43 @@ class MarkdownFile:
         return DefinitionError(problem, file=self.file, line=self.line(path))
 
     def parse_header(
-        self, model: type[HeaderT], *, ignoring: Collection[str] = frozenset()
+        self,
+        model: type[HeaderT],
+        *path: str | int,
+        ignoring: Collection[str] = frozenset(),
     ) -> HeaderT:
-        """Return the header, without the keys that are worth `ignoring`, as a `model`.
+        """Return the header, or what stands at `path` of it, as a `model`.
+
+        Keys that are worth `ignoring` are left out.
 
         Raises:
             DefinitionError: a key is unknown or missing, or a value is not what it should be.
         """
+        at = ".".join(map(str, path))
+        found = self._found(path)
+        if not isinstance(found, Mapping):
+            raise self.error(f"{at}: it must be lines of the form `key: value`", *path)
+        given = cast("Mapping[str, Any]", found)
         known = {field.alias or name for name, field in model.model_fields.items()}
-        for key in self.header:
+        for key in given:
             if key not in known and key not in ignoring:
                 hint = did_you_mean(key, {*known, *ignoring})
-                raise self.error(f"unknown key {key!r}. {hint}", key)
-        values = {key: value for key, value in self.header.items() if key in known}
+                raise self.error(f"unknown key {key!r}. {hint}", *path, key)
         try:
-            return model.model_validate(values)
+            return model.model_validate({key: given[key] for key in given if key in known})
         except ValidationError as exc:
             faults = exc.errors(include_url=False, include_input=False)
-        first = min(faults, key=lambda fault: self.line(fault["loc"]))
-        key = str(first["loc"][0])
+        first = min(faults, key=lambda fault: self.line((*path, *fault["loc"])))
+        key = ".".join(filter(None, [at, str(first["loc"][0])]))
         if first["type"] == "missing":
-            raise self.error(f"the header lacks the key {key!r}")
-        raise self.error(f"{key}: {first['msg']}", *first["loc"])
+            raise self.error(f"the header lacks the key {key!r}", *path)
+        raise self.error(f"{key}: {first['msg']}", *path, *first["loc"])
+
+    def _found(self, path: Iterable[str | int]) -> object:
+        found: Any = self.header
+        for part in path:
+            found = found[part]
+        return found
 
 
 def markdown_files(folder: Path) -> list[Path]:

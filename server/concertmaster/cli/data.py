@@ -15,6 +15,7 @@ from concertmaster.protocol.replies import (
     SubtaskLine,
     SubtaskReply,
 )
+from concertmaster.protocol.views import strategy_phrase, written_workers
 from concertmaster.runs.state import RunState, SubtaskState
 
 
@@ -35,6 +36,10 @@ def run_data(state: RunState) -> JsonValue:
             usd=state.usage.usd,
             usage=_usage(state.by_model),
             reasons=state.reasons,
+            guard=state.guard,
+            decisions=state.decisions,
+            findings=tuple(finding.what for finding in state.findings),
+            custom_workers=tuple(written_workers(state)),
             warnings=state.warnings,
         )
     )
@@ -67,6 +72,7 @@ def subtask_data(run_id: str, objective: str, result: SubtaskResult) -> JsonValu
             value=result.value,
             seconds=result.seconds,
             usage=_usage({result.usage.model: result.usage}),
+            notes=result.notes,
             errors=result.errors,
         )
     )
@@ -84,7 +90,11 @@ def _plan(state: RunState) -> PlanReply:
         status=state.status,
         analysis=plan.analysis if plan else "",
         direct_answer=plan.direct_answer if plan else None,
+        mode=plan.mode if plan else "static",
+        why=plan.why if plan else "",
+        verify=plan.verify if plan else "none",
         subtasks=plan.subtasks if plan else (),
+        custom_workers=plan.custom_workers if plan else (),
         usd=state.usage.usd,
         usage=_usage(state.by_model),
         reasons=state.reasons,
@@ -98,6 +108,8 @@ def _line(item: SubtaskState) -> SubtaskLine:
         worker=item.subtask.worker,
         status=item.status,
         objective=item.subtask.objective,
+        strategy=strategy_phrase(item.subtask),
+        notes=" ".join(item.result.notes) if item.result else "",
         seconds=_seconds(item.started_at, item.ended_at),
         usd=item.usage.usd,
         error=" ".join(item.result.errors) if item.result else "",

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from concertmaster.cli.wording import (
     count,
+    how,
     joined,
     money,
     one_line,
@@ -25,6 +26,9 @@ FRAMES_PER_SECOND = 8
 
 WIDEST = 120
 """Beyond this many columns a row is hard to follow with the eye."""
+
+ASIDES = 4
+"""How many lines about the run as a whole have room below its subtasks."""
 
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _SYMBOLS = {
@@ -73,6 +77,8 @@ class _Column:
     min_width: int | None = None
     """Keeps the columns from jumping when a cell is filled."""
     ratio: int | None = None
+    wanted: Callable[[RunState], bool] = lambda _: True
+    """Whether it says anything about a run."""
 
 
 def _objective(item: SubtaskState, _now: float) -> str:
@@ -86,6 +92,10 @@ def _doing(item: SubtaskState, _now: float) -> str:
     return one_line(item.doing) if item.status == "running" else item.status
 
 
+def _has_strategies(state: RunState) -> bool:
+    return any(how(item.subtask) for item in state.subtasks.values())
+
+
 def _tokens(item: SubtaskState, _now: float) -> str:
     return tokens(item.usage) if item.usage.calls else ""
 
@@ -94,9 +104,16 @@ def _money(item: SubtaskState, _now: float) -> str:
     return money(item.usage.usd) if item.usage.calls else ""
 
 
+_ASKED = {
+    "orchestrator": "deciding what comes next",
+    "verifier": "checking the results against one another",
+}
+"""What is going on while one of these waits for a model."""
+
 _COLUMNS = (
     _Column(lambda item, _now: item.subtask.id),
     _Column(lambda item, _now: item.subtask.worker),
+    _Column(lambda item, _now: how(item.subtask), least_width=80, wanted=_has_strategies),
     _Column(_objective, least_width=72, ratio=1),
     _Column(_doing, least_width=96, min_width=17),
     _Column(
@@ -122,13 +139,19 @@ class _Frame:
         if state.subtasks:
             table = self._table(width)
             yield Padding(table, (1, 0))
+        for line in asides(state)[-ASIDES:]:
+            yield _single(line, "")
         sign = symbol_of(state.status, self.now)
         took = times(state.started_at, state.ended_at, self.now)
         facts = joined((_progress(state), took, spent(state.usage)))
         yield _single(f"{sign} {facts}", style_of(state.status))
 
     def _table(self, width: int) -> Table:
-        columns = [column for column in _COLUMNS if width >= column.least_width]
+        columns = [
+            column
+            for column in _COLUMNS
+            if width >= column.least_width and column.wanted(self.state)
+        ]
         table = Table.grid(padding=(0, 2, 0, 0), expand=any(column.ratio for column in columns))
         table.width = width if table.expand else None
         table.add_column(no_wrap=True)
@@ -152,10 +175,22 @@ def _single(text: str, style: str) -> Text:
     return Text(text, style=style, no_wrap=True, overflow="ellipsis")
 
 
+def asides(state: RunState) -> list[str]:
+    """Return what the guard, the orchestrator and the check of results had to say."""
+    said = [f"guard {state.request.guard}: {state.guard}"] if state.guard == "passed" else []
+    said += [f"decision: {reason}" for reason in state.decisions]
+    said += [f"results do not agree: {finding.what}" for finding in state.findings]
+    return [one_line(text) for text in said]
+
+
 def _progress(state: RunState) -> str:
+    if state.guard == "pending" and not state.still:
+        return f"the guard {state.request.guard} is reading; nothing shows before it is through"
     match state.status:
         case "running":
-            return f"{state.ended_subtasks} of {count(len(state.subtasks), 'subtask')} done"
+            done = f"{state.ended_subtasks} of {count(len(state.subtasks), 'subtask')} done"
+            asked = [text for who, text in _ASKED.items() if who in state.calls.values()]
+            return joined((done, *asked))
         case "synthesizing":
             return "writing the answer"
         case status:

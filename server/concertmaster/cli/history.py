@@ -9,10 +9,17 @@ from concertmaster.cli.app import FAILED
 from concertmaster.cli.data import run_data, run_line, subtask_data
 from concertmaster.cli.options import data_option, json_option, load, run_async
 from concertmaster.cli.show import answer_text, run_parts, runs_table, trace_tree
-from concertmaster.cli.terminal import print_aside, print_data, print_json, print_markdown
+from concertmaster.cli.terminal import (
+    print_aside,
+    print_data,
+    print_json,
+    print_markdown,
+    print_raw,
+)
 from concertmaster.cli.wiring import open_history
 from concertmaster.engine.events import SubtaskResult
 from concertmaster.runs.service import RunService
+from concertmaster.tools.changes import unified_diff
 
 T = TypeVar("T")
 
@@ -38,11 +45,22 @@ def runs(limit: int, as_json: bool, **flags: Any) -> None:
 @click.argument("run_id", metavar="RUN")
 @click.option("--subtask", "subtask_id", metavar="ID", help="Print one result in full.")
 @click.option("--trace", "as_trace", is_flag=True, help="Print the tree of everything it did.")
+@click.option("--diff", "as_diff", is_flag=True, help="Print how it changes files, as a diff.")
 @data_option
 @json_option
-def show(run_id: str, subtask_id: str | None, as_trace: bool, as_json: bool, **flags: Any) -> None:
-    """Print a run, one of its subtasks, or its trace."""
-    if subtask_id is not None:
+def show(
+    run_id: str,
+    subtask_id: str | None,
+    as_trace: bool,
+    as_diff: bool,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Print a run, one of its subtasks, its trace, or how it changes files."""
+    if as_diff:
+        changes = _ask(flags, lambda service: service.changes(run_id))
+        print_raw(unified_diff(changes))
+    elif subtask_id is not None:
         _show_subtask(run_id, subtask_id, as_json, flags)
     elif as_trace:
         span = _ask(flags, lambda service: service.trace(run_id))
@@ -76,6 +94,8 @@ def _show_subtask(run_id: str, subtask_id: str, as_json: bool, flags: dict[str, 
         print_json(subtask_data(run_id, objective, result))
         return
     print_markdown(result.text or f"{subtask_id} has no text ({result.status}).")
+    for note in result.notes:
+        print_aside(note)
     for error in result.errors:
         print_aside(error, "yellow")
 

@@ -7,8 +7,8 @@ from typing import Protocol
 from rich.console import Console
 from rich.live import Live
 
-from concertmaster.cli.frame import FRAMES_PER_SECOND, render
-from concertmaster.cli.wording import count, joined, one_line, problem, spent, times
+from concertmaster.cli.frame import FRAMES_PER_SECOND, asides, render
+from concertmaster.cli.wording import count, how, joined, notes, one_line, problem, spent, times
 from concertmaster.runs.state import RunState, SubtaskState
 
 
@@ -73,7 +73,8 @@ def lines(state: RunState, now: float) -> list[str]:
         if item.started_at is not None:
             happened.append((item.started_at, f"{name}: started"))
         if item.ended_at is not None:
-            facts = (times(item.started_at, item.ended_at, now), spent(item.usage), problem(item))
+            took = times(item.started_at, item.ended_at, now)
+            facts = (took, spent(item.usage), notes(item), problem(item))
             happened.append((item.ended_at, f"{name}: {item.status} · {joined(facts)}"))
     happened.sort(key=lambda pair: pair[0])
     begin = [f"run {state.run_id}: {one_line(state.request.task)[:200]}"]
@@ -81,7 +82,8 @@ def lines(state: RunState, now: float) -> list[str]:
     if state.subtasks:
         begin.append(f"plan: {count(len(state.subtasks), 'subtask')}")
     begin += [f"  {_planned(item)}" for item in state.subtasks.values()]
-    return [*begin, *(line for _, line in happened), *_synthesis_line(state)]
+    end = [*asides(state), *_synthesis_line(state)]
+    return [*begin, *(line for _, line in happened), *end]
 
 
 def _planned(item: SubtaskState) -> str:
@@ -89,6 +91,7 @@ def _planned(item: SubtaskState) -> str:
     return joined(
         (
             f"{item.subtask.id} {item.subtask.worker}: {one_line(item.subtask.objective)}",
+            how(item.subtask),
             f"after {after}" if after else "",
         )
     )

@@ -54,6 +54,15 @@ definition_options = _together(
     ),
 )
 
+job_folders_option = click.option(
+    "--jobs",
+    "job_folders",
+    type=FOLDER,
+    metavar="DIR",
+    multiple=True,
+    help="Also use the job files in this folder. May be given again.",
+)
+
 setup_options = _together(
     click.option(
         "--root",
@@ -70,12 +79,14 @@ setup_options = _together(
     data_option,
 )
 
+deadline_option = click.option(
+    "--deadline", "run_seconds", type=float, metavar="SECONDS", help="Time for the whole run."
+)
+
 order_options = _together(
     setup_options,
     click.option("--max-subtasks", type=int, metavar="N", help="Plan no more subtasks."),
-    click.option(
-        "--deadline", "run_seconds", type=float, metavar="SECONDS", help="Time for the whole run."
-    ),
+    deadline_option,
     json_option,
 )
 

@@ -1,23 +1,29 @@
 """The subcommand `serve`: the MCP server, over stdio or HTTP."""
 
 import importlib
-from collections.abc import AsyncGenerator
+import logging
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 from anyio import to_thread
 
-from concertmaster.cli.options import load, run_async, setup_options
+from concertmaster.cli.options import job_folders_option, load, run_async, setup_options
 from concertmaster.protocol.server import create_server
 from concertmaster.protocol.serving import serve_http, serve_stdio
 
 if TYPE_CHECKING:
+    from concertmaster.runs.job_files import JobsReading
+    from concertmaster.runs.jobs import Job
     from concertmaster.runs.service import RunService
+
+log = logging.getLogger(__name__)
 
 
 @click.command()
 @setup_options
+@job_folders_option
 @click.option("--http", is_flag=True, help="Serve Streamable HTTP instead of stdio.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address for --http.")
 @click.option("--port", default=8000, show_default=True, help="Port for --http.")
@@ -34,8 +40,15 @@ def serve(http: bool, host: str, port: int, **flags: Any) -> None:
                 await service.resume_interrupted(by="the server that started")
             yield service
 
+    async def load_jobs() -> Mapping[str, "Job"]:
+        jobs = await to_thread.run_sync(importlib.import_module, "concertmaster.cli.jobs")
+        reading: JobsReading = await to_thread.run_sync(jobs.find_jobs, loaded.settings)
+        for error in reading.errors:
+            log.warning("no job: %s", error)
+        return reading.jobs
+
     async def work() -> int:
-        server = create_server(open_service, at_once=loaded.settings.resume_interrupted)
+        server = create_server(open_service, load_jobs, at_once=loaded.settings.resume_interrupted)
         if http:
             return await serve_http(server, host=host, port=port, ready=_tell)
         return await serve_stdio(server)

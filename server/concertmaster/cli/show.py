@@ -1,5 +1,6 @@
 """How runs, plans and traces look once they are printed."""
 
+import json
 import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -15,15 +16,18 @@ from concertmaster.cli.terminal import table_of
 from concertmaster.cli.wording import (
     count,
     harmless,
+    how,
     joined,
     money,
+    notes,
     one_line,
     problem,
     spent,
     times,
     tokens,
 )
-from concertmaster.engine.plan import Plan
+from concertmaster.engine.plan import Plan, Subtask
+from concertmaster.protocol.views import written_workers
 from concertmaster.runs.state import RunState, SubtaskState
 from concertmaster.runs.trace import Span
 
@@ -55,6 +59,7 @@ def answer_text(state: RunState) -> str:
 def plan_markdown(plan: Plan) -> str:
     """Return a plan as Markdown."""
     parts = [plan.analysis] if plan.analysis else []
+    parts.append(_proceeding(plan))
     if plan.direct_answer is not None:
         parts.append(plan.direct_answer)
     for item in plan.subtasks:
@@ -64,11 +69,35 @@ def plan_markdown(plan: Plan) -> str:
             "Inputs": ", ".join(item.inputs),
             "Gives": item.expects,
             "Priority": item.priority,
+            "Strategy": _strategy(item),
+            "Decisive": "what comes next is decided when it has ended" if item.decisive else "",
+            "Needs": "all that it comes after" if item.needs_all else "",
         }
         lines = [f"**{item.id} {item.worker}**: {item.objective}"]
         lines += [f"- {title}: {text}" for title, text in facts.items() if text]
         parts.append("\n".join([lines[0], "", *lines[1:]]))
-    return "\n\n".join(parts)
+    parts += [
+        f"**{worker.name}**, written for this run: {worker.description}\n\n"
+        f"- Why: {worker.why}\n- Instructions: {worker.instructions}"
+        for worker in plan.custom_workers
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _proceeding(plan: Plan) -> str:
+    """Return in which mode the run proceeds and why, and whether its results are checked."""
+    facts = [f"Mode: {plan.mode}."] if plan.mode != "static" or plan.why else []
+    facts += [plan.why] if plan.why else []
+    if plan.verify != "none":
+        facts.append(f"Results are checked against one another: {plan.verify}.")
+    return " ".join(facts)
+
+
+def _strategy(subtask: Subtask) -> str:
+    said = {"kind", "rounds", "answers", "decide", "over"}
+    rest = subtask.strategy.model_dump(mode="json", exclude_defaults=True, exclude=said)
+    details = [f"{name} {json.dumps(value, ensure_ascii=False)}" for name, value in rest.items()]
+    return ", ".join(filter(None, [how(subtask), *details]))
 
 
 def run_parts(state: RunState) -> list[RenderableType]:
@@ -85,6 +114,11 @@ def run_parts(state: RunState) -> list[RenderableType]:
         "used": spent(state.usage),
         "models": ", ".join(name for name in state.by_model if name),
         "inputs": ", ".join(item.name for item in state.request.inputs),
+        "guard": joined((state.request.guard, state.guard)) if state.request.guard else "",
+        "mode": _mode(state),
+        "decisions": "\n".join(state.decisions),
+        "findings": "\n".join(finding.what for finding in state.findings),
+        "written": "\n".join(written_workers(state)),
         "notice": state.notice,
         "warnings": "\n".join(state.warnings),
         "missing": "\n".join(state.reasons),
@@ -96,19 +130,26 @@ def run_parts(state: RunState) -> list[RenderableType]:
     return [facts, *([subtask_table(state.subtasks.values())] if state.subtasks else [])]
 
 
+def _mode(state: RunState) -> str:
+    if state.plan is None or state.request.kind == "worker":
+        return ""
+    return joined((state.plan.mode, state.plan.why))
+
+
 def subtask_table(items: Iterable[SubtaskState]) -> Table:
     """Return a row for each subtask."""
-    table = table_of("", "id", "worker", "after", "took", "tokens", "cost", "objective")
+    table = table_of("", "id", "worker", "how", "after", "took", "tokens", "cost", "objective")
     for item in items:
         table.add_row(
             Text(symbol_of(item.status), style=style_of(item.status)),
             item.subtask.id,
             item.subtask.worker,
+            how(item.subtask),
             ", ".join(item.subtask.depends_on),
             times(item.started_at, item.ended_at, time.time()),
             tokens(item.usage),
             money(item.usage.usd),
-            problem(item) or one_line(item.subtask.objective),
+            problem(item) or notes(item) or one_line(item.subtask.objective),
         )
     return table
 

@@ -49,6 +49,11 @@ def print_markdown(text: str) -> None:
         sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
 
 
+def print_raw(text: str) -> None:
+    """Print a text that other programs read, without what would steer a terminal."""
+    sys.stdout.write(harmless(text) if sys.stdout.isatty() else text)
+
+
 def print_data(*parts: RenderableType) -> None:
     """Print texts and tables to stdout."""
     console = stdout()

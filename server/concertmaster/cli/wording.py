@@ -3,7 +3,9 @@
 import re
 from collections.abc import Iterable
 
+from concertmaster.engine.plan import Subtask
 from concertmaster.llm.protocol import Usage
+from concertmaster.protocol.views import strategy_phrase
 from concertmaster.runs.state import SubtaskState
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -58,6 +60,17 @@ def times(start: float | None, end: float | None, now: float) -> str:
 def problem(state: SubtaskState) -> str:
     """Return why a subtask has no whole result, or nothing."""
     return one_line(" ".join(state.result.errors)) if state.result else ""
+
+
+def how(subtask: Subtask) -> str:
+    """Return how a subtask is done, in short; nothing where one worker does it once."""
+    phrase = strategy_phrase(subtask)
+    return "" if phrase == "single" else phrase
+
+
+def notes(state: SubtaskState) -> str:
+    """Return how the result of a subtask came about, where there is more to say than by whom."""
+    return one_line(" ".join(state.result.notes)) if state.result else ""
 
 
 def count(number: int, noun: str) -> str:

@@ -139,17 +139,20 @@ def _follow(
     roots = loaded.settings.roots or (Path.cwd(),)
 
     async def work() -> Followed:
-        async with open_runs(loaded, roots=roots, named=_named(inputs, roots)) as service:
+        async with open_runs(loaded, roots=roots, named=named_outside(inputs, roots)) as service:
             return await follow(service, await begin(service), stderr())
 
     followed = run_async(work)
-    _print(followed, as_json)
-    click.get_current_context().exit(
-        INTERRUPTED if followed.stopped else STATUSES.get(followed.state.status, FAILED)
-    )
+    print_followed(followed, as_json)
+    click.get_current_context().exit(exit_status(followed))
 
 
-def _named(inputs: Iterable[InputSpec], roots: Iterable[Path]) -> tuple[Path, ...]:
+def exit_status(followed: Followed) -> int:
+    """Return the exit status that tells how a run came to its end."""
+    return INTERRUPTED if followed.stopped else STATUSES.get(followed.state.status, FAILED)
+
+
+def named_outside(inputs: Iterable[InputSpec], roots: Iterable[Path]) -> tuple[Path, ...]:
     """Return what a person has named outside the roots, and so has opened for reading."""
     named: list[Path] = []
     for spec in inputs:
@@ -162,12 +165,15 @@ def _named(inputs: Iterable[InputSpec], roots: Iterable[Path]) -> tuple[Path, ..
     )
 
 
-def _print(followed: Followed, as_json: bool) -> None:
+def print_followed(followed: Followed, as_json: bool) -> None:
+    """Print the answer of a run, and what is to be said about it."""
     state = followed.state
     if as_json:
         print_json(run_data(state))
     elif text := answer_text(state):
         print_markdown(text)
+    for finding in state.findings:
+        print_aside(f"Results do not agree: {finding.what}", "yellow")
     for reason in state.reasons:
         print_aside(reason, "yellow")
     print_aside(summary(state), style_of(state.status))

@@ -1,15 +1,25 @@
 """The plan's subtasks on their workers, as many at once as slots and dependencies allow."""
 
 import math
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import cast
 
 import anyio
+import anyio.lowlevel
+from anyio.abc import TaskGroup
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from concertmaster.engine.concurrency import together
-from concertmaster.engine.events import PlanRevised, SubtaskFinished, SubtaskResult, SubtaskStarted
+from concertmaster.engine.events import (
+    PlanRevised,
+    SubtaskDrafted,
+    SubtaskFinished,
+    SubtaskResult,
+    SubtaskStarted,
+    SubtaskStatus,
+)
 from concertmaster.engine.judgement import NoJudgementError
 from concertmaster.engine.next_step import (
     NextStep,
@@ -19,7 +29,6 @@ from concertmaster.engine.next_step import (
     revise_plan,
 )
 from concertmaster.engine.plan import Plan, Subtask
-from concertmaster.engine.recorded import Recorded
 from concertmaster.engine.run import Run, Setup, work_result, workers_of
 from concertmaster.engine.scheduler import Decision, Grant, Scheduler, Skip
 from concertmaster.engine.subtask import carry_out
@@ -41,8 +50,9 @@ class Delegated:
     """Subtasks that were not done, or not to the end, because the orchestrator had enough."""
 
 
-async def delegate(run: Run, setup: Setup, plan: Plan, *, until: float) -> Delegated:
-    """Return how each subtask ended.
+@asynccontextmanager
+async def open_delegation(run: Run, setup: Setup, *, until: float) -> AsyncGenerator["Delegation"]:
+    """Open a delegation; a plan that is not carried out by then is given up.
 
     At the time `until` of anyio's clock nothing new starts, and what runs ends with what
     it has.
@@ -50,11 +60,15 @@ async def delegate(run: Run, setup: Setup, plan: Plan, *, until: float) -> Deleg
     Raises:
         StoreError: the journal cannot be written any more.
     """
-    if run.steps.recorded.revision is not None:
-        plan = run.steps.recorded.revision.plan
-    delegation = _Delegation(run, setup, plan, until)
-    await delegation.finish()
-    return delegation.outcome
+    send, receive = anyio.create_memory_object_stream[_Message](math.inf)
+    with send, receive:
+        async with together() as tasks:
+            delegation = Delegation(run, setup, tasks, send, until=until)
+            tasks.start_soon(delegation.attend, receive)
+            yield delegation
+            # Once it is over, there may still be something to write down.
+            if not delegation.over:
+                tasks.cancel_scope.cancel()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,70 +77,141 @@ class _Advice:
 
     step: NextStep | None
     problem: str = ""
-    at_end: bool = False
-    """Whether all subtasks had ended when it was asked."""
+    ended: tuple[str, ...] = ()
+    """The subtasks whose results it was shown."""
 
 
-class _Delegation:
-    def __init__(self, run: Run, setup: Setup, plan: Plan, until: float) -> None:
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """The plan is finished."""
+
+
+_Message = SubtaskResult | _Advice | _Whole
+
+
+class Delegation:
+    """Carries out a plan: the part of it that is there so far, then the whole."""
+
+    def __init__(
+        self,
+        run: Run,
+        setup: Setup,
+        tasks: TaskGroup,
+        messages: MemoryObjectSendStream["_Message"],
+        *,
+        until: float,
+    ) -> None:
         self._run = run
         self._setup = setup
-        self._plan = plan
+        self._start_soon = tasks.start_soon
         self._until = until
-        self._workers = workers_of(plan, setup.catalog)
+        self._plan = Plan()
+        self._workers = setup.catalog
+        self._scheduler = Scheduler((), slots=run.request.limits.slots)
+        self._results: dict[str, SubtaskResult] = {}
         self._running: dict[str, anyio.CancelScope] = {}
-        recorded = run.steps.recorded
-        self._gaps = list(recorded.left_out)
-        self._left = _left_out_already(plan, recorded)
-        """What was decided not to do right before the run was cut off."""
-        self._results = self._left | {
-            subtask.id: result
-            for subtask in plan.subtasks
-            if (result := recorded.standing(subtask.id)) is not None
-        }
-        self._unneeded = {
-            name for name, result in self._results.items() if result.status != "succeeded"
-        }
-        self._scheduler = Scheduler(
-            plan.subtasks,
-            slots=run.request.limits.slots,
-            before={name: result.status for name, result in self._results.items()},
-        )
-        self._rounds = recorded.revisions
-        self._occasions = Occasions(recorded.told & self._results.keys())
+        self._drafted: dict[str, Subtask] = {}
+        """Subtasks that came before the plan was finished."""
+        self._unneeded: set[str] = set()
+        self._gaps: list[str] = []
         self._asking = False
-        self._decided = recorded.enough or plan.mode != "adaptive"
-        """Whether there is nothing more to ask the orchestrator."""
-        self._send, self._receive = anyio.create_memory_object_stream[SubtaskResult | _Advice](
-            math.inf
-        )
+        self._decided = True
+        """Whether there is nothing to ask the orchestrator, or nothing more."""
+        self._messages = messages
+        self._whole = False
+        """Whether the plan is finished."""
+        self._rounds = len(run.steps.recorded.revisions)
+        self._occasions = Occasions(run.steps.recorded.told)
+        self._over = anyio.Event()
 
     @property
-    def outcome(self) -> Delegated:
+    def over(self) -> bool:
+        """Tell whether the plan has been carried out."""
+        return self._over.is_set()
+
+    @property
+    def drafted(self) -> Mapping[str, Subtask]:
+        """Return the subtasks that were started, or will be, before the plan was finished."""
+        return self._run.steps.recorded.drafted | self._drafted
+
+    def draft(self, plan: Plan) -> None:
+        """Start what can be of a plan that is still being written, and goes on from there."""
+        new = [subtask for subtask in plan.subtasks if subtask.id not in self._drafted]
+        self._drafted |= {subtask.id: subtask for subtask in new}
+        self._plan = plan
+        self._follow(self._scheduler.revise(plan.subtasks))
+
+    async def carry_out(self, plan: Plan) -> Delegated:
+        """Return what becomes of a plan; after a restart, of what it had become by then."""
+        self._plan = plan
+        self._decided = plan.mode != "adaptive"
+        for revision in self._run.steps.recorded.revisions:
+            self._take_in(revision)
+        self._workers = workers_of(self._plan, self._setup.catalog)
+        self._whole = True
+        self._recall()
+        self._begin()
+        self._messages.send_nowait(_Whole())
+        await self._over.wait()
         return Delegated(
             plan=self._plan,
             results=tuple(self._results[subtask.id] for subtask in self._plan.subtasks),
             gaps=tuple(self._gaps),
-            unneeded=frozenset(self._unneeded),
+            # What ended by itself while it was being stopped is there after all.
+            unneeded=frozenset(
+                name
+                for name in self._unneeded
+                if self._results[name].status in ("skipped", "cancelled")
+            ),
         )
 
-    async def finish(self) -> None:
-        async with self._send, self._receive, together() as tasks:
-            self._start_soon = tasks.start_soon
-            for result in self._left.values():
-                tasks.start_soon(self._record, result)
-            self._follow(self._scheduler.begin())
-            if self._results:
+    def _begin(self) -> None:
+        """Start what can be of the whole plan, and stop what was drafted and is not in it."""
+        leftovers = self._leftovers()
+        for subtask in leftovers:
+            if subtask.id in self._running:
+                self._running[subtask.id].cancel()
+        subtasks = (*self._plan.subtasks, *leftovers)
+        ended: dict[str, SubtaskStatus] = {
+            name: result.status for name, result in self._results.items()
+        }
+        self._follow(self._scheduler.revise(subtasks, ended=ended))
+
+    def _leftovers(self) -> list[Subtask]:
+        """Return the drafted subtasks that have been started and are not in the plan."""
+        planned = {subtask.id for subtask in self._plan.subtasks}
+        started = self._running.keys() | self._results.keys()
+        return [item for name, item in self._drafted.items() if name in started - planned]
+
+    async def attend(self, messages: MemoryObjectReceiveStream["_Message"]) -> None:
+        """Go on from each thing that happens, until the whole plan is done."""
+        async for message in messages:
+            match message:
+                case SubtaskResult() as result:
+                    del self._running[result.subtask_id]
+                    self._results[result.subtask_id] = result
+                    self._follow(self._scheduler.ended(result.subtask_id, result.status))
+                case _Advice() as advice:
+                    await self._heed(advice)
+                case _:
+                    pass
+            if self._whole:
                 self._consult()
-            while not self._scheduler.over or self._asking:
-                match await self._receive.receive():
-                    case SubtaskResult() as result:
-                        del self._running[result.subtask_id]
-                        self._results[result.subtask_id] = result
-                        self._follow(self._scheduler.ended(result.subtask_id, result.status))
-                    case _Advice() as advice:
-                        await self._heed(advice)
-                self._consult()
+                if self._scheduler.over and not self._asking:
+                    self._over.set()
+                    return
+
+    def _recall(self) -> None:
+        """Take in how subtasks had ended before the run was resumed, if that is to stand."""
+        recorded = self._run.steps.recorded
+        for subtask in self._plan.subtasks:
+            if (result := recorded.standing(subtask.id)) is not None:
+                self._results[subtask.id] = result
+                if result.status != "succeeded":
+                    self._unneeded.add(subtask.id)
+            elif recorded.enough and subtask.id not in recorded.results:
+                self._unneeded.add(subtask.id)
+                self._leave_out(subtask, _enough(recorded.revisions[-1].reason))
 
     def _follow(self, decisions: Iterable[Decision]) -> None:
         for decision in decisions:
@@ -143,33 +228,49 @@ class _Delegation:
     def _leave_out(self, subtask: Subtask, why: str) -> None:
         result = self._run.steps.recorded.no_worse(_not_done(subtask, why))
         self._results[subtask.id] = result
-        self._start_soon(self._record, result)
+        self._start_soon(self._record_skip, subtask, result)
+
+    async def _record_skip(self, subtask: Subtask, result: SubtaskResult) -> None:
+        await self._introduce(subtask)
+        await self._record(result)
+
+    async def _introduce(self, subtask: Subtask) -> None:
+        """Tell the journal of a subtask that is in no plan yet."""
+        if not self._whole:
+            steps = self._run.steps
+            name = f"subtask/{subtask.id}/draft"
+            event = SubtaskDrafted(name=name, at=steps.now(), subtask=subtask)
+            await steps.record(event, wait=False)
 
     async def _carry_out(self, subtask: Subtask, scope: anyio.CancelScope) -> None:
         result: SubtaskResult | None = None
         with scope:
             result = await self._result(subtask)
         if result is None:
+            enough = "The orchestrator stopped it, having enough without it."
+            dropped = "It was stopped, because the finished plan does without it."
             result = SubtaskResult(
                 subtask_id=subtask.id,
                 worker=subtask.worker,
                 status="cancelled",
-                errors=("The orchestrator stopped it, having enough without it.",),
+                errors=(enough if subtask.id in self._unneeded else dropped,),
                 usage=self._run.steps.usage(subtask.id),
             )
         result = self._run.steps.recorded.no_worse(result)
         await self._record(result)
-        self._send.send_nowait(result)
+        self._messages.send_nowait(result)
 
     async def _result(self, subtask: Subtask) -> SubtaskResult:
+        # It may have been stopped between its slot and here.
+        await anyio.lowlevel.checkpoint_if_cancelled()
         if anyio.current_time() >= self._until:
             return _not_done(subtask, "The run's time was up before it could start.")
-        if (refusal := self._run.steps.refusal(self._model(subtask))) is not None:
-            return _not_done(subtask, str(refusal))
+        steps = self._run.steps
+        await self._introduce(subtask)
         started = SubtaskStarted(
-            name=f"subtask/{subtask.id}/start", at=self._run.steps.now(), subtask_id=subtask.id
+            name=f"subtask/{subtask.id}/start", at=steps.now(), subtask_id=subtask.id
         )
-        await self._run.steps.record(started, wait=False)
+        await steps.record(started, wait=False)
         return await carry_out(
             Work(
                 run=self._run,
@@ -194,11 +295,6 @@ class _Delegation:
                 self._follow(self._scheduler.give_back(subtask_id))
             else:
                 self._scheduler.withdraw(subtask_id, piece)
-
-    def _model(self, subtask: Subtask) -> str:
-        """Return the id of the model that a subtask's worker uses."""
-        worker = self._workers.get(subtask.worker)
-        return self._setup.llm.model_name(worker.model or self._setup.models.worker)
 
     def _dependencies(self, subtask: Subtask) -> list[WorkResult]:
         subtasks = {item.id: item for item in self._plan.subtasks}
@@ -229,23 +325,25 @@ class _Delegation:
             return
         self._rounds += 1
         self._asking = True
-        self._start_soon(self._ask, occasion, self._rounds)
-
-    async def _ask(self, occasion: str, number: int) -> None:
         situation = Situation(
             plan=self._plan,
             results=dict(self._results),
             running=frozenset(self._running),
             occasion=occasion,
-            number=number,
+            number=self._rounds,
             seconds=max(0.0, self._until - anyio.current_time()),
         )
+        self._start_soon(self._ask, situation)
+
+    async def _ask(self, situation: Situation) -> None:
         try:
             step = await ask_what_next(self._run, self._setup, situation)
-            advice = _Advice(step, at_end=situation.at_end)
+            # What it said before a restart it may have said when less had ended than has now.
+            again = self._run.steps.recorded.was_made(f"next-step/{situation.number}")
+            advice = _Advice(step, ended=() if again else tuple(situation.results))
         except NoJudgementError as exc:
             advice = _Advice(None, f"The orchestrator could not be asked what to do next: {exc}")
-        self._send.send_nowait(advice)
+        self._messages.send_nowait(advice)
 
     async def _heed(self, advice: _Advice) -> None:
         self._asking = False
@@ -253,56 +351,55 @@ class _Delegation:
             self._decided = True
             self._gaps.append(advice.problem)
             return
-        started = self._running.keys() | self._results.keys()
-        change = revise_plan(self._plan, advice.step, started, self._run, self._setup)
-        await self._run.steps.record(
-            PlanRevised(
-                name=f"plan/{self._rounds + 1}",
-                at=self._run.steps.now(),
-                plan=change.plan,
-                done=advice.step.done,
-                reason=advice.step.reason,
-                warnings=change.warnings,
-                left_out=change.left_out,
-            )
+        known = self._running.keys() | self._results.keys()
+        started = [subtask for subtask in self._plan.subtasks if subtask.id in known]
+        change = revise_plan(self._plan, advice.step, known, self._run, self._setup)
+        revision = PlanRevised(
+            name=f"plan/{self._rounds + 1}",
+            at=self._run.steps.now(),
+            plan=change.plan,
+            done=advice.step.done,
+            reason=advice.step.reason,
+            ended=advice.ended,
+            warnings=change.warnings,
+            left_out=change.left_out,
         )
-        self._gaps += change.left_out
-        if advice.step.done:
-            await self._stop(advice.step.reason)
-            return
-        if advice.at_end and change.plan.subtasks == self._plan.subtasks:
+        if not revision.done:
+            # A slot that comes free meanwhile is not to start what the decision drops.
+            self._follow(self._scheduler.revise(started))
+        await self._run.steps.record(revision)
+        self._take_in(revision)
+        if revision.done:
+            self._stop(revision.reason)
+        else:
+            self._workers = workers_of(revision.plan, self._setup.catalog)
+            self._follow(self._scheduler.revise(revision.plan.subtasks))
+
+    def _take_in(self, revision: PlanRevised) -> None:
+        """Take in a decision: the plan, what it leaves open, and whether there is more to ask."""
+        at_end = {subtask.id for subtask in self._plan.subtasks} <= set(revision.ended)
+        if revision.done:
+            self._decided = True
+        elif at_end and revision.plan.subtasks == self._plan.subtasks:
             self._decided = True
             self._gaps.append(
-                f"The orchestrator wanted more, but planned nothing: {advice.step.reason}"
+                f"The orchestrator wanted more, but planned nothing: {revision.reason}"
             )
-        self._plan = change.plan
-        self._workers = workers_of(change.plan, self._setup.catalog)
-        self._follow(self._scheduler.revise(change.plan.subtasks))
+        self._gaps += revision.left_out
+        self._plan = revision.plan
 
-    async def _stop(self, reason: str) -> None:
+    def _stop(self, reason: str) -> None:
         """Start nothing more, and end what runs."""
-        self._decided = True
         for subtask in self._scheduler.stop():
             self._unneeded.add(subtask.id)
-            self._leave_out(subtask, _ENOUGH.format(reason=reason))
+            self._leave_out(subtask, _enough(reason))
         for name, scope in self._running.items():
             self._unneeded.add(name)
             scope.cancel()
 
 
-_ENOUGH = "The orchestrator had enough without it: {reason}"
-
-
-def _left_out_already(plan: Plan, recorded: Recorded) -> dict[str, SubtaskResult]:
-    """Return what becomes of subtasks that the last decision on the plan did without."""
-    if recorded.revision is None or not recorded.revision.done:
-        return {}
-    why = _ENOUGH.format(reason=recorded.revision.reason)
-    return {
-        subtask.id: _not_done(subtask, why)
-        for subtask in plan.subtasks
-        if subtask.id not in recorded.results
-    }
+def _enough(reason: str) -> str:
+    return f"The orchestrator had enough without it: {reason}"
 
 
 def _not_done(subtask: Subtask, why: str) -> SubtaskResult:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, TypeAdapter
 
-from concertmaster.engine.plan import Plan, PlanMode, Verify
+from concertmaster.engine.plan import Plan, PlanMode, Subtask, Verify
 from concertmaster.llm.protocol import (
     NO_USAGE,
     Frozen,
@@ -182,6 +182,13 @@ class ToolCalled(_Event):
     seconds: float
 
 
+class SubtaskDrafted(_Event):
+    """A subtask is started although the plan that has it is still being written."""
+
+    kind: Literal["subtask-drafted"] = "subtask-drafted"
+    subtask: Subtask
+
+
 class PlanRejected(_Event):
     """The planner's reply could not be run and went back with these problems."""
 
@@ -209,9 +216,11 @@ class PlanRevised(_Event):
     done: bool
     """Whether what has been done suffices."""
     reason: str = ""
+    ended: tuple[str, ...] = ()
+    """The subtasks whose results it knew when it decided."""
     warnings: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
-    """Work that the orchestrator wanted and the run will not do."""
+    """Work that it wanted and the run will not do."""
 
 
 class GuardDecided(_Event):
@@ -284,6 +293,7 @@ Event = Annotated[
     | CallFinished
     | CallFailed
     | ToolCalled
+    | SubtaskDrafted
     | PlanRejected
     | PlanAccepted
     | PlanRevised

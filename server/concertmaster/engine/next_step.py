@@ -1,13 +1,13 @@
 """What to do next in an adaptive run: when to ask the orchestrator, and what becomes of it."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from concertmaster.catalog.prompts import describe_workers
 from concertmaster.engine.events import SubtaskResult
 from concertmaster.engine.judgement import judge
 from concertmaster.engine.plan import Plan, Subtask
-from concertmaster.engine.plan_rules import plan_problems, subtask_schema
+from concertmaster.engine.plan_rules import overlaps, plan_problems, subtask_schema
 from concertmaster.engine.repair import RepairedPlan, repair_plan
 from concertmaster.engine.run import (
     Run,
@@ -16,11 +16,10 @@ from concertmaster.engine.run import (
     fenced_results,
     input_names,
     work_result,
+    workers_of,
 )
 from concertmaster.engine.scheduler import Scheduler
 from concertmaster.llm.protocol import Frozen, JsonSchema, closed_object
-
-AT_END = "All subtasks have ended."
 
 
 class NextStep(Frozen):
@@ -36,39 +35,42 @@ class NextStep(Frozen):
 
 
 class Occasions:
-    """Tells when what is known has changed in a way that matters.
+    """Tells when what is known has changed in a way that matters."""
 
-    `told` are subtasks whose ends the orchestrator knew before the run was resumed.
-    """
-
-    def __init__(self, told: Collection[str] = ()) -> None:
-        self._told = frozenset(told)
-        """The subtasks whose ends the orchestrator knew when it was last asked."""
+    def __init__(self, known: Iterable[str] = ()) -> None:
+        self._known = set(known)
+        """The subtasks of whose end the orchestrator has been told."""
         self._all_started: tuple[str, ...] = ()
 
     def of(self, plan: Plan, results: Mapping[str, SubtaskResult], scheduler: Scheduler) -> str:
         """Return why the orchestrator is to be asked now; nothing if it is not."""
-        occasion = AT_END if scheduler.over else self._of(plan, results, scheduler)
+        news = results.keys() - self._known
+        occasion = self._occasion(plan, results, news, scheduler)
         if occasion:
-            self._told = frozenset(results)
+            self._known |= news
         return occasion
 
-    def _of(self, plan: Plan, results: Mapping[str, SubtaskResult], scheduler: Scheduler) -> str:
-        new = results.keys() - self._told
-        if not new:
-            return ""
+    def _occasion(
+        self,
+        plan: Plan,
+        results: Mapping[str, SubtaskResult],
+        news: Collection[str],
+        scheduler: Scheduler,
+    ) -> str:
+        if scheduler.over:
+            return "All subtasks have ended."
         decisive = [
             f"{subtask.id} ({results[subtask.id].status})"
             for subtask in plan.subtasks
-            if subtask.decisive and subtask.id in new
+            if subtask.decisive and subtask.id in news
         ]
         if decisive:
             return f"Decisive subtasks have ended: {', '.join(decisive)}."
         important = {subtask.id for subtask in plan.subtasks if subtask.priority == "high"}
-        if important & new and important <= results.keys():
+        if important & set(news) and important <= results.keys():
             return "All subtasks of high priority have ended; others have not."
         ids = tuple(subtask.id for subtask in plan.subtasks)
-        if scheduler.all_started and self._all_started != ids:
+        if news and scheduler.all_started and self._all_started != ids:
             self._all_started = ids
             return "No subtask is left to start; some are still running."
         return ""
@@ -87,11 +89,6 @@ class Situation:
     seconds: float
     """What is left of the run's time for work."""
 
-    @property
-    def at_end(self) -> bool:
-        """Tell whether all subtasks have ended."""
-        return self.occasion == AT_END
-
 
 async def ask_what_next(run: Run, setup: Setup, situation: Situation) -> NextStep:
     """Return the orchestrator's decision.
@@ -99,9 +96,14 @@ async def ask_what_next(run: Run, setup: Setup, situation: Situation) -> NextSte
     Raises:
         NoJudgementError: it made none.
     """
+    custom = tuple(worker.name for worker in situation.plan.custom_workers)
+    rules = run.rules(setup.catalog)
+    # A decision may use the workers that came with the plan, and brings along no others.
+    rules = replace(rules, workers=(*rules.workers, *custom), custom_workers=0)
+    workers = workers_of(situation.plan, setup.catalog).cards(tuple(rules.workers))
     prompt = setup.prompts.render(
         "next_step",
-        workers=describe_workers(setup.catalog.cards(run.request.workers)),
+        workers=describe_workers(workers),
         task=run.request.task,
         input_names=input_names(run.documents.values()),
         constraints=bullets(run.request.constraints),
@@ -119,7 +121,7 @@ async def ask_what_next(run: Run, setup: Setup, situation: Situation) -> NextSte
         {
             "reason": {"type": "string"},
             "done": {"type": "boolean"},
-            "add": {"type": "array", "items": subtask_schema(run.rules(setup.catalog))},
+            "add": {"type": "array", "items": subtask_schema(rules)},
             "drop": names,
         }
     )
@@ -191,11 +193,13 @@ def revise_plan(
         for subtask in added[room:]
     ]
     candidate = plan.model_copy(update={"subtasks": (*kept, *added[:room])})
-    if not plan_problems(candidate, rules):
-        return RepairedPlan(plan=candidate, warnings=tuple(warnings), left_out=tuple(left_out))
-    repaired = repair_plan(candidate, rules, task=run.request.task)
+    repaired = RepairedPlan(plan=candidate)
+    if plan_problems(candidate, rules):
+        repaired = repair_plan(candidate, rules, task=run.request.task)
+    known = overlaps(plan.subtasks)
+    overlapping = [each for each in overlaps(repaired.plan.subtasks) if each not in known]
     return RepairedPlan(
         plan=repaired.plan,
-        warnings=(*warnings, *repaired.warnings),
+        warnings=(*warnings, *repaired.warnings, *overlapping),
         left_out=(*left_out, *repaired.left_out),
     )

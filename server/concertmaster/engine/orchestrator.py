@@ -1,16 +1,19 @@
 """A run from its request to its end: plan, delegate, synthesize."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Literal
 
 import anyio
 from pydantic import JsonValue
 
-from concertmaster.engine.delegation import Delegated, delegate
+from concertmaster.engine.delegation import Delegated, Delegation, open_delegation
+from concertmaster.engine.drafting import Drafts, settle
 from concertmaster.engine.events import PlanAccepted, RunEnded, SubtaskResult
 from concertmaster.engine.guard import guarded
+from concertmaster.engine.plan import Plan
 from concertmaster.engine.planner import make_plan
+from concertmaster.engine.repair import RepairedPlan
 from concertmaster.engine.run import Run, Setup, work_result
 from concertmaster.engine.synthesis import synthesize
 from concertmaster.engine.verification import verify
@@ -46,30 +49,50 @@ class Orchestrator:
         seconds = run.request.limits.run_seconds
         held_back = 0 if run.request.kind == "worker" else SYNTHESIS_SHARE * seconds
         deadline = anyio.current_time() + seconds
-        try:
-            accepted = await self._plan(run, seconds=seconds - held_back)
-        except (InvalidPlanError, ModelError) as exc:
-            return _end(run, "failed", reasons=[f"No plan could be made. {exc}"])
-        if run.request.kind == "plan":
-            return _end(run, "succeeded", answer=accepted.plan.direct_answer or "")
-        if (direct := accepted.plan.direct_answer) is not None:
-            return await self._direct_answer(run, direct, deadline=deadline)
-        delegated = await delegate(run, self._setup, accepted.plan, until=deadline - held_back)
+        until = deadline - held_back
+        async with open_delegation(run, self._setup, until=until) as delegation:
+            try:
+                accepted = await self._plan(run, delegation, seconds=seconds - held_back)
+            except (InvalidPlanError, ModelError) as exc:
+                return _end(run, "failed", reasons=[f"No plan could be made. {exc}"])
+            if run.request.kind == "plan":
+                return _end(run, "succeeded", answer=accepted.plan.direct_answer or "")
+            if (direct := accepted.plan.direct_answer) is not None:
+                return await self._direct_answer(run, direct, deadline=deadline)
+            delegated = await delegation.carry_out(accepted.plan)
         return await self._answer(run, accepted, delegated, deadline=deadline)
 
-    async def _plan(self, run: Run, *, seconds: float) -> PlanAccepted:
+    async def _plan(self, run: Run, delegation: Delegation, *, seconds: float) -> PlanAccepted:
         if run.steps.recorded.plan is not None:
             return run.steps.recorded.plan
-        with anyio.move_on_after(seconds):
-            return await self._new_plan(run)
-        raise InvalidPlanError([f"Planning took longer than {seconds:.0f} s."])
+        try:
+            with anyio.move_on_after(seconds):
+                made = await make_plan(run, self._setup, watch=self._watch(run, delegation))
+                return await self._accept(run, delegation, made)
+            raise InvalidPlanError([f"Planning took longer than {seconds:.0f} s."])
+        except (InvalidPlanError, ModelError) as exc:
+            if not delegation.drafted:
+                raise
+            # What was started of an unfinished plan is worth an answer of its own.
+            made = RepairedPlan(
+                plan=Plan(subtasks=tuple(delegation.drafted.values())),
+                left_out=(f"The plan was not finished, so there may be more to it. {exc}",),
+            )
+            return await self._accept(run, delegation, made)
 
-    async def _new_plan(self, run: Run) -> PlanAccepted:
-        made = await make_plan(run, self._setup)
+    def _watch(self, run: Run, delegation: Delegation) -> Callable[[str], None] | None:
+        """Return what starts subtasks while their plan is being written, where that may be."""
+        # After a restart the plan is waited for, since its subtasks may be others than those
+        # that were started before.
+        if run.request.kind == "plan" or run.steps.recorded.drafted:
+            return None
+        return Drafts(run.rules(self._setup.catalog), delegation.draft).read
+
+    async def _accept(self, run: Run, delegation: Delegation, made: RepairedPlan) -> PlanAccepted:
         accepted = PlanAccepted(
             name="plan/1",
             at=run.steps.now(),
-            plan=made.plan,
+            plan=settle(made.plan, delegation.drafted),
             warnings=made.warnings,
             left_out=made.left_out,
         )

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal, cast
 
 from pydantic import Field, ValidationError
@@ -24,11 +24,13 @@ Verify = Literal["none", "report", "mend"]
 ID_CHARS = 40
 """The longest id of a subtask."""
 
+ID_PATTERN = rf"^[A-Za-z][A-Za-z0-9_-]{{0,{ID_CHARS - 1}}}$"
+
 
 class Subtask(Frozen):
     """One unit of a plan: a worker, its objective, and what it depends on."""
 
-    id: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", max_length=ID_CHARS)
+    id: str = Field(pattern=ID_PATTERN)
     worker: str = Field(min_length=1)
     objective: str = Field(min_length=1)
     why: str = ""
@@ -69,6 +71,16 @@ class Plan(Frozen):
     verify: Verify = "none"
     subtasks: tuple[Subtask, ...] = ()
     custom_workers: tuple[CustomWorker, ...] = ()
+
+
+def free_id(subtask_id: str, taken: Collection[str]) -> str:
+    """Return an id that is not taken: this one, or one that is numbered."""
+    name, number = subtask_id, 1
+    while name in taken:
+        number += 1
+        suffix = f"_{number}"
+        name = subtask_id[: ID_CHARS - len(suffix)] + suffix
+    return name
 
 
 def read_plan(text: str, *, lenient: bool = False) -> Plan:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
-from concertmaster.engine.plan import Plan, PlanMode, Subtask
+from concertmaster.engine.plan import ID_PATTERN, Plan, PlanMode, Subtask
 from concertmaster.engine.strategy import Map, Revise, Strategy, Vote, strategy_schema
 from concertmaster.llm.protocol import JsonSchema, closed_object
 
@@ -115,6 +115,10 @@ def strategy_problems(subtask: Subtask, workers: Collection[str]) -> list[str]:
     match subtask.strategy:
         case Vote(decide="rubric", criteria=()):
             problems.append(f"{at} scores answers by a rubric, but names no criteria.")
+        case Vote(decide="rubric", criteria=criteria) if len(
+            {criterion.name for criterion in criteria}
+        ) < len(criteria):
+            problems.append(f"{at} names a criterion twice.")
         case Vote(voters=(_,)):
             problems.append(f"{at} has one voter; it takes two to vote.")
         case Map(over="contexts", contexts=()):
@@ -197,9 +201,9 @@ def subtask_schema(rules: PlanRules) -> JsonSchema:
     worker = text if rules.custom_workers else {"enum": sorted(rules.workers)}
     return closed_object(
         {
-            "id": {"type": "string", "description": "s1, s2, …"},
+            "id": {"type": "string", "description": "s1, s2, …", "pattern": ID_PATTERN},
             "worker": worker,
-            "objective": text,
+            "objective": {"type": "string", "minLength": 1},
             "why": text,
             "depends_on": names,
             "priority": {"enum": ["high", "medium", "low"]},

@@ -1,6 +1,6 @@
 """How a run gets its plan: from its request, or from the planner and, if need be, repair."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from concertmaster.catalog.prompts import describe_workers
@@ -13,6 +13,7 @@ from concertmaster.errors import InvalidPlanError
 from concertmaster.llm.protocol import (
     AssistantMessage,
     Document,
+    Draft,
     Message,
     PlanBrief,
     Reply,
@@ -27,8 +28,10 @@ PLANNER_CHARS = 200_000
 """How much of the inputs a planner reads; workers get theirs whole."""
 
 
-async def make_plan(run: Run, setup: Setup) -> RepairedPlan:
-    """Return the plan to run.
+async def make_plan(
+    run: Run, setup: Setup, *, watch: Callable[[str], None] | None = None
+) -> RepairedPlan:
+    """Return the plan to run; `watch` is told what has been written of it as it is written.
 
     Raises:
         InvalidPlanError: the planner did not come up with anything that is a plan.
@@ -36,13 +39,15 @@ async def make_plan(run: Run, setup: Setup) -> RepairedPlan:
     """
     rules = run.rules(setup.catalog)
     if run.request.plan is not None:
-        return _accepted(run.request.plan, rules)
+        # Whoever gives a plan means it: what looks like waste in one that was made is none here.
+        return RepairedPlan(plan=_in_mode(run.request.plan, rules))
     messages: list[Message] = []
     problems: Sequence[str] = ()
     plan: Plan | None = None
     for attempt in range(1, REPAIRS + 2):
         request = _request(run, setup, rules, messages, problems)
-        reply = await run.steps.call(f"plan/call/{attempt}", setup.llm, request)
+        draft = Draft(lambda draft: watch(draft.text)) if watch is not None else None
+        reply = await run.steps.call(f"plan/call/{attempt}", setup.llm, request, draft=draft)
         plan, problems = _judge(reply, rules, last=plan, lenient=attempt > REPAIRS)
         if plan is not None and not problems:
             return _accepted(plan, rules)
@@ -67,9 +72,13 @@ def _accepted(plan: Plan, rules: PlanRules, repaired: RepairedPlan | None = None
     repaired = repaired or RepairedPlan(plan=plan)
     return replace(
         repaired,
-        plan=repaired.plan.model_copy(update={"mode": rules.mode or repaired.plan.mode}),
+        plan=_in_mode(repaired.plan, rules),
         warnings=(*repaired.warnings, *overlaps(repaired.plan.subtasks)),
     )
+
+
+def _in_mode(plan: Plan, rules: PlanRules) -> Plan:
+    return plan.model_copy(update={"mode": rules.mode or plan.mode})
 
 
 def _judge(

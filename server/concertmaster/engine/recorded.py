@@ -12,10 +12,13 @@ from concertmaster.engine.events import (
     ResultsVerified,
     RunEnded,
     RunResumed,
+    SubtaskDrafted,
     SubtaskFinished,
     SubtaskResult,
+    SubtaskStatus,
     ToolCalled,
 )
+from concertmaster.engine.plan import Subtask
 from concertmaster.llm.protocol import NO_USAGE, Reply, ToolOutcome, Usage
 
 
@@ -33,14 +36,10 @@ class Recorded:
         self.results: dict[str, SubtaskResult] = {}
         """The latest result of each subtask."""
         self.plan: PlanAccepted | None = None
-        self.revision: PlanRevised | None = None
-        """The last decision on the plan."""
-        self.revisions = 0
-        """How many decisions on it there have been."""
-        self.left_out: tuple[str, ...] = ()
-        """Work that they wanted and the run will not do."""
-        self.told: frozenset[str] = frozenset()
-        """The subtasks whose ends were known when the last decision was recorded."""
+        self.drafted: dict[str, Subtask] = {}
+        """Subtasks that were started before there was a plan."""
+        self.revisions: list[PlanRevised] = []
+        """The decisions on the plan."""
         self.guard: GuardDecided | None = None
         self.usage: dict[str | None, Usage] = {}
         """What calls took, failed ones included, by subtask."""
@@ -51,6 +50,8 @@ class Recorded:
         self._settled: set[str] = set()
         """Conversations for the run as a whole that led to what was wanted of them."""
         self._end: RunEnded | None = None
+        self._in_vain = False
+        """Whether the run has ended without success, and is to try again."""
         for event in events:
             self._take_in(event)
 
@@ -60,6 +61,8 @@ class Recorded:
                 self._take_in_work(event)
             case PlanAccepted() | PlanRevised() | GuardDecided() | ResultsVerified():
                 self._take_in_decision(event)
+            case SubtaskDrafted(subtask=subtask):
+                self.drafted[subtask.id] = subtask
             case SubtaskFinished(result=result):
                 self.results[result.subtask_id] = result
             case RunEnded():
@@ -93,11 +96,8 @@ class Recorded:
                 self.plan = event
                 self._settled.add("plan")
             case PlanRevised():
-                self.revision = event
-                self.revisions += 1
-                self.left_out += event.left_out
-                self.told = frozenset(self.results)
-                self._settled.add(f"next-step/{self.revisions}")
+                self.revisions.append(event)
+                self._settled.add(f"next-step/{len(self.revisions)}")
             case GuardDecided():
                 self.guard = event
                 self._settled.add("guard")
@@ -110,7 +110,17 @@ class Recorded:
     @property
     def enough(self) -> bool:
         """Tell whether the orchestrator had called the work done."""
-        return self.revision is not None and self.revision.done
+        return bool(self.revisions) and self.revisions[-1].done
+
+    @property
+    def told(self) -> frozenset[str]:
+        """Return the subtasks whose results stand and were known when it last decided."""
+        known = self.revisions[-1].ended if self.revisions else ()
+        return frozenset(name for name in known if self.standing(name) is not None)
+
+    def was_made(self, conversation: str) -> bool:
+        """Tell whether a conversation with a model has begun to be answered."""
+        return f"{conversation}/call/1" in self.replies
 
     def standing(self, subtask_id: str) -> SubtaskResult | None:
         """Return the result of a subtask that is not to be done again."""
@@ -118,10 +128,8 @@ class Recorded:
         return result if result is not None and self._stands(result) else None
 
     def _stands(self, result: SubtaskResult) -> bool:
-        if result.status == "succeeded":
-            return True
-        # What was not done because there was enough without it is not missing.
-        return self.enough and result.status in ("skipped", "cancelled")
+        decision = self.revisions[-1] if self.revisions else None
+        return stands(result.subtask_id, result.status, decision, in_vain=self._in_vain)
 
     def no_worse(self, result: SubtaskResult) -> SubtaskResult:
         """Return `result`; or what an earlier attempt had brought, where this one brought nothing.
@@ -143,6 +151,7 @@ class Recorded:
         return result
 
     def _forget_what_was_in_vain(self) -> None:
+        self._in_vain = True
         to_do = {name for name, result in self.results.items() if not self._stands(result)}
         for subtask_id in to_do:
             if subtask_id not in self._failed.values():
@@ -164,6 +173,23 @@ class Recorded:
             self.replies.pop(name, None)
             self.outcomes.pop(name, None)
             self._callers.pop(name, None)
+
+
+def stands(
+    subtask_id: str, status: SubtaskStatus, decision: PlanRevised | None, *, in_vain: bool
+) -> bool:
+    """Tell whether a subtask that has ended so is not to be done again.
+
+    `decision` is the last that there was on the plan; `in_vain` is whether the run has ended
+    without success since, and so tries again.
+    """
+    if status == "succeeded":
+        return True
+    if decision is None or not decision.done:
+        return False
+    # What was left out because there was enough without it is not missing in the answer.
+    unneeded = status in ("skipped", "cancelled") and subtask_id not in decision.ended
+    return unneeded or not in_vain
 
 
 def _said(result: SubtaskResult) -> tuple[object, ...]:

@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from concertmaster.engine.plan import ID_CHARS, CustomWorker, Plan, Subtask
+from concertmaster.engine.plan import CustomWorker, Plan, Subtask, free_id
 from concertmaster.engine.plan_rules import PlanRules, find_cycle, strategy_problems
 from concertmaster.engine.strategy import SINGLE
 
@@ -76,11 +76,7 @@ def _distinct(subtasks: Sequence[Subtask], warnings: list[str]) -> list[Subtask]
         if not subtask.objective.strip():
             warnings.append(f"Subtask {subtask.id!r} had no objective and was left out.")
             continue
-        name, number = subtask.id, 1
-        while name in kept:
-            number += 1
-            suffix = f"_{number}"
-            name = subtask.id[: ID_CHARS - len(suffix)] + suffix
+        name = free_id(subtask.id, kept)
         if name != subtask.id:
             warnings.append(f"A second subtask {subtask.id!r} was renamed {name!r}.")
         kept[name] = subtask.model_copy(update={"id": name})

@@ -12,12 +12,14 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
+from types import MappingProxyType
 from typing import NamedTuple
 
 from concertmaster.engine.events import SubtaskStatus
 from concertmaster.engine.plan import Subtask
 
 _RANK = {"high": 0, "medium": 1, "low": 2}
+NONE_ENDED: Mapping[str, SubtaskStatus] = MappingProxyType({})
 _USABLE: frozenset[SubtaskStatus] = frozenset({"succeeded", "partial"})
 
 
@@ -60,16 +62,10 @@ class Scheduler:
     """The subtasks of one run and what has become of them.
 
     Feed it `ended` for every subtask it told to start; it answers with what to do next.
-    The first decisions come from `begin`. `before` has the subtasks that had ended by then.
+    The first decisions come from `begin`.
     """
 
-    def __init__(
-        self,
-        subtasks: Sequence[Subtask],
-        *,
-        slots: int,
-        before: Mapping[str, SubtaskStatus] | None = None,
-    ) -> None:
+    def __init__(self, subtasks: Sequence[Subtask], *, slots: int) -> None:
         self._subtasks: dict[str, Subtask] = {}
         self._free = slots
         self._waits_for: dict[str, int] = {}
@@ -83,8 +79,8 @@ class Scheduler:
         """Running subtasks that keep their last slot while no piece of theirs is at work."""
         self._asked: dict[str, int] = defaultdict(int)
         """The pieces of each running subtask that wait for a slot."""
-        self._ended: dict[str, SubtaskStatus] = dict(before or {})
-        self._first = self._take_in(subtasks)
+        self._ended: dict[str, SubtaskStatus] = {}
+        self._take_in(subtasks, {})
 
     @property
     def over(self) -> bool:
@@ -98,7 +94,7 @@ class Scheduler:
 
     def begin(self) -> list[Decision]:
         """Return the first decisions."""
-        return [*self._first, *self._fill()]
+        return self._fill()
 
     def ended(self, subtask_id: str, status: SubtaskStatus) -> list[Decision]:
         """Take in that a running subtask has ended, and return what to do next."""
@@ -138,16 +134,19 @@ class Scheduler:
         heapq.heapify(self._queue)
         self._asked[subtask_id] -= 1
 
-    def revise(self, subtasks: Sequence[Subtask]) -> list[Decision]:
+    def revise(
+        self, subtasks: Sequence[Subtask], *, ended: Mapping[str, SubtaskStatus] = NONE_ENDED
+    ) -> list[Decision]:
         """Take in the plan from here on, and return what to do next.
 
         What has not been started and is not in it is forgotten; what has been must be in it.
+        Of what is new in it, what is among `ended` has ended already.
         """
         for subtask in self._unstarted():
             del self._subtasks[subtask.id]
         pieces = [entry for entry in self._queue if entry.subtask_id in self._held]
         self._queue.clear()
-        skips = self._take_in(subtasks)
+        skips = self._take_in(subtasks, ended)
         # What a piece is worth may have changed with what now hangs on its subtask.
         self._queue += [entry._replace(order=self._order[entry.subtask_id]) for entry in pieces]
         heapq.heapify(self._queue)
@@ -165,10 +164,13 @@ class Scheduler:
         started = self._held.keys() | self._ended.keys()
         return [subtask for name, subtask in self._subtasks.items() if name not in started]
 
-    def _take_in(self, subtasks: Sequence[Subtask]) -> list[Decision]:
+    def _take_in(
+        self, subtasks: Sequence[Subtask], ended: Mapping[str, SubtaskStatus]
+    ) -> list[Decision]:
         """Add the subtasks that are new, and order all of them as they are in the plan now."""
         new = [subtask for subtask in subtasks if subtask.id not in self._subtasks]
         self._subtasks |= {subtask.id: subtask for subtask in new}
+        self._ended |= {item.id: ended[item.id] for item in new if item.id in ended}
         self._dependants.clear()
         for subtask in subtasks:
             for name in dict.fromkeys(subtask.depends_on):

@@ -134,12 +134,16 @@ def strategy_schema() -> JsonSchema:
         "anyOf": [
             closed_object({"kind": {"const": "single"}}),
             closed_object(
-                {"kind": {"const": "revise"}, "critic": text, "rounds": {"type": "integer"}}
+                {
+                    "kind": {"const": "revise"},
+                    "critic": text,
+                    "rounds": {"type": "integer", "minimum": 1, "maximum": 5},
+                }
             ),
             closed_object(
                 {
                     "kind": {"const": "vote"},
-                    "answers": {"type": "integer"},
+                    "answers": {"type": "integer", "minimum": 2, "maximum": 9},
                     "decide": {"enum": ["judge", "rubric", "consensus"]},
                     "criteria": {"type": "array", "items": closed_object({"name": text})},
                 }

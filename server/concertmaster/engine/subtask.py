@@ -52,6 +52,8 @@ def result_of(work: Work, verdict: Verdict, *, seconds: float) -> SubtaskResult:
 
 
 async def _verdict(work: Work) -> Verdict:
+    if (refusal := work.run.steps.refusal(work.model())) is not None:
+        return Verdict(status="skipped", problem=str(refusal))
     match work.subtask.strategy:
         case Revise() as strategy:
             return await do_with_revisions(work, strategy)

@@ -31,7 +31,8 @@ async def synthesize(
     Where no synthesis can be made, the answer is `partial`: the results as they are, one
     after another. What workers have done is never lost to a failure of this last step.
     """
-    await run.steps.record(SynthesisStarted(name="synthesis/start", at=run.steps.now()))
+    started = SynthesisStarted(name="synthesis/start", at=run.steps.now())
+    await run.steps.record(started, wait=False)
     until = anyio.current_time() + seconds
     condensed = await _condense(run, setup, results, seconds=seconds / 2)
     prompt = setup.prompts.render(

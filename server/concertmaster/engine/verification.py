@@ -61,9 +61,8 @@ async def verify(
     except NoJudgementError as exc:
         problem = f"The results were not checked against one another: {exc}"
         return Verified(results=delegated.results, problem=problem)
-    await run.steps.record(
-        ResultsVerified(name="verification", at=run.steps.now(), findings=findings)
-    )
+    verified = ResultsVerified(name="verification", at=run.steps.now(), findings=findings)
+    await run.steps.record(verified, wait=False)
     notes = tuple(_note(finding) for finding in findings)
     if not mend or not findings:
         return Verified(results=delegated.results, notes=notes)

@@ -67,6 +67,12 @@ class Work:
         """Return the inputs that the subtask gets."""
         return self.run.inputs_of(self.subtask)
 
+    def model(self, piece: Piece = WHOLE) -> str:
+        """Return the id of the model that does a piece of the work."""
+        worker = self.workers.get(piece.worker or self.subtask.worker)
+        model = piece.model or worker.model or self.setup.models.worker
+        return self.setup.llm.model_name(model)
+
     def seconds(self, worker: str = "") -> float:
         """Return how long a piece may take from now: its own limit, or what the run has left."""
         definition = self.workers.get(worker or self.subtask.worker)

@@ -37,6 +37,7 @@ def _run(reply: RunReply) -> Iterable[str]:
     yield f"Run {reply.run_id}: **{reply.status}**{_figures(reply.seconds, reply.usd)}"
     yield f"Task: {reply.task}"
     yield f"Progress: {reply.progress}" if reply.progress else ""
+    yield f"Guard: {reply.guard}" if reply.guard != "none" else ""
     yield _cut(reply.answer, reply.next_offset, reply.answer_chars)
     yield _json(reply.value)
     yield _bullets("Not whole because", reply.reasons)
@@ -44,6 +45,7 @@ def _run(reply: RunReply) -> Iterable[str]:
     yield _bullets("Results do not agree", reply.findings)
     yield _bullets("Warnings", reply.warnings)
     yield _bullets("Subtasks", [*map(_subtask_line, reply.subtasks), *_more(reply.more_subtasks)])
+    yield _bullets("Workers written for this run", reply.custom_workers)
     yield _bullets("Usage", map(_usage, reply.usage))
     yield _links(reply.links)
 
@@ -106,11 +108,12 @@ def _figures(seconds: float | None, usd: float | None) -> str:
 
 
 def _subtask_line(line: SubtaskLine) -> str:
+    notes = f" ({line.notes})" if line.notes else ""
     error = f" Error: {line.error}" if line.error else ""
     by = f" ({line.strategy})" if line.strategy != "single" else ""
     return (
         f"{line.subtask_id} {line.worker}{by}: {line.status}{_figures(line.seconds, line.usd)}. "
-        f"{line.objective}{error}"
+        f"{line.objective}{notes}{error}"
     )
 
 

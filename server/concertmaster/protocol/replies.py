@@ -1,10 +1,11 @@
 """What a client gets to know of a run: one shape for each kind of answer."""
 
+from typing import Literal
+
 from pydantic import ConfigDict, Field, JsonValue, RootModel
 
 from concertmaster.engine.events import RunKind, RunStatus, SubtaskStatus
 from concertmaster.engine.plan import CustomWorker, PlanMode, Subtask, Verify
-from concertmaster.engine.strategy import Kind
 from concertmaster.llm.protocol import Frozen
 
 
@@ -28,7 +29,8 @@ class SubtaskLine(Frozen):
     worker: str
     status: SubtaskStatus
     objective: str
-    strategy: Kind = "single"
+    strategy: str = Field(default="single", description="Such as vote 3 by judge.")
+    notes: str = Field(default="", description="How the result came about.")
     seconds: float | None = None
     usd: float | None = None
     error: str = ""
@@ -59,6 +61,7 @@ class RunReply(Reply):
     status: RunStatus
     task: str
     progress: str = ""
+    guard: Literal["none", "pending", "passed", "objected"] = "none"
     answer: str = ""
     next_offset: int | None = Field(
         default=None, description="The answer goes on; pass this as offset to get_run."
@@ -75,6 +78,7 @@ class RunReply(Reply):
         default=(), description="Why the plan was changed, or the work called done."
     )
     findings: tuple[str, ...] = Field(default=(), description="What the results do not agree on.")
+    custom_workers: tuple[str, ...] = Field(default=(), description="Workers written for this run.")
     warnings: tuple[str, ...] = ()
     links: dict[str, str] = Field(
         default_factory=dict[str, str], description="Resources with all of it."

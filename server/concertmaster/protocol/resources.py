@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -10,30 +10,23 @@ from typing import TYPE_CHECKING, Any
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 from mcp.server.mcpserver.resources import FunctionResource
-from mcp.types import (
-    Completion,
-    CompletionArgument,
-    CompletionContext,
-    PromptReference,
-    ResourceTemplateReference,
-)
 
 from concertmaster.errors import ConcertmasterError, RequestError
 from concertmaster.protocol.pages import page_of
 from concertmaster.protocol.state import Ctx, ServerState, state_of
 from concertmaster.protocol.views import DETAILS, long_text, run_reply, runs_reply
+from concertmaster.tools.changes import unified_diff
 
 if TYPE_CHECKING:
     from concertmaster.catalog.definitions import WorkerDefinition
 
 JSON = "application/json"
 MARKDOWN = "text/markdown"
-COMPLETIONS = 100
-"""The most values that one completion may have."""
+DIFF = "text/x-diff"
 
 
 @contextmanager
-def _protocol_errors() -> Generator[None]:
+def protocol_errors() -> Generator[None]:
     """Tell the reader of a resource what is wrong, in the protocol's terms."""
     try:
         yield
@@ -45,7 +38,7 @@ def _protocol_errors() -> Generator[None]:
 
 async def worker_catalog(server: ServerState) -> str:
     """Return all workers: what each is for and what it needs."""
-    with _protocol_errors():
+    with protocol_errors():
         catalog = (await server.service()).catalog
     cards = [asdict(worker.card()) for worker in catalog]
     return json.dumps({"workers": cards}, ensure_ascii=False, indent=2)
@@ -53,14 +46,14 @@ async def worker_catalog(server: ServerState) -> str:
 
 async def recent_runs(server: ServerState) -> str:
     """Return the latest runs, newest first."""
-    with _protocol_errors():
+    with protocol_errors():
         service = await server.service()
         return runs_reply(await service.recent(), notice=service.notice).model_dump_json(indent=2)
 
 
 async def worker(ctx: Ctx, name: str) -> str:
     """Return one worker, with its instructions."""
-    with _protocol_errors():
+    with protocol_errors():
         definition = (await state_of(ctx).service()).catalog.get(name)
     return json.dumps(_worker_facts(definition), ensure_ascii=False, indent=2)
 
@@ -79,7 +72,7 @@ def _worker_facts(definition: "WorkerDefinition") -> dict[str, Any]:
 
 async def run(ctx: Ctx, run_id: str) -> str:
     """Return where a run stands, with its whole answer."""
-    with _protocol_errors():
+    with protocol_errors():
         state = await (await state_of(ctx).service()).get(run_id)
     text = long_text(state)
     page = page_of(text, offset=0, limit=len(text))
@@ -88,7 +81,7 @@ async def run(ctx: Ctx, run_id: str) -> str:
 
 async def run_plan(ctx: Ctx, run_id: str) -> str:
     """Return the plan of a run."""
-    with _protocol_errors():
+    with protocol_errors():
         state = await (await state_of(ctx).service()).get(run_id)
         if state.plan is None:
             raise RequestError(f"Run {run_id} has no plan ({state.status}).")
@@ -97,25 +90,34 @@ async def run_plan(ctx: Ctx, run_id: str) -> str:
 
 async def run_trace(ctx: Ctx, run_id: str) -> str:
     """Return what happened in a run, as a tree of timed spans."""
-    with _protocol_errors():
+    with protocol_errors():
         span = await (await state_of(ctx).service()).trace(run_id)
     return span.model_dump_json(indent=2)
 
 
 async def run_subtask(ctx: Ctx, run_id: str, subtask_id: str) -> str:
     """Return the result of one subtask."""
-    with _protocol_errors():
+    with protocol_errors():
         result = await (await state_of(ctx).service()).result(run_id, subtask_id)
     return result.model_dump_json(indent=2)
 
 
 async def run_answer(ctx: Ctx, run_id: str) -> str:
     """Return the answer of a run."""
-    with _protocol_errors():
+    with protocol_errors():
         state = await (await state_of(ctx).service()).get(run_id)
         if not state.answer:
             raise RequestError(f"Run {run_id} has no answer ({state.status}).")
     return state.answer
+
+
+async def run_diff(ctx: Ctx, run_id: str) -> str:
+    """Return how the results of a run change its inputs, as a unified diff."""
+    with protocol_errors():
+        diff = unified_diff(await (await state_of(ctx).service()).changes(run_id))
+        if not diff:
+            raise RequestError(f"Run {run_id} changes no file.")
+    return diff
 
 
 STATIC: tuple[tuple[str, Callable[[ServerState], Awaitable[str]], str], ...] = (
@@ -130,11 +132,12 @@ TEMPLATES: tuple[tuple[str, Callable[..., Awaitable[str]], str, str], ...] = (
     ("runs://{run_id}/trace", run_trace, JSON, "What happened in a run, as timed spans."),
     ("runs://{run_id}/subtasks/{subtask_id}", run_subtask, JSON, "One subtask's result."),
     ("runs://{run_id}/answer", run_answer, MARKDOWN, "The answer of a run, whole."),
+    ("runs://{run_id}/diff", run_diff, DIFF, "Files that a run rewrote, as a unified diff."),
 )
 
 
 def add_resources(server: MCPServer[ServerState], state: ServerState) -> None:
-    """Register all resources, their templates and the completion of their parameters."""
+    """Register all resources and their templates."""
     for uri, read, description in STATIC:
         server.add_resource(
             FunctionResource(
@@ -147,36 +150,3 @@ def add_resources(server: MCPServer[ServerState], state: ServerState) -> None:
         )
     for uri, read, mime_type, description in TEMPLATES:
         server.resource(uri, mime_type=mime_type, description=description)(read)
-    server.completion()(partial(complete, state))
-
-
-async def complete(
-    server: ServerState,
-    reference: PromptReference | ResourceTemplateReference,
-    argument: CompletionArgument,
-    context: CompletionContext | None,
-) -> Completion:
-    """Return what a parameter of a resource template may be."""
-    del reference  # No two templates mean different things by the same parameter.
-    with _protocol_errors():
-        known = await _known(server, argument.name, context)
-    fitting = [value for value in known if value.startswith(argument.value)]
-    return Completion(values=fitting[:COMPLETIONS], total=len(fitting), has_more=False)
-
-
-async def _known(
-    server: ServerState, parameter: str, context: CompletionContext | None
-) -> list[str]:
-    service = await server.service()
-    match parameter:
-        case "name":
-            return list(service.catalog.names)
-        case "run_id":
-            return [state.run_id for state in (await service.recent(COMPLETIONS)).states]
-        case "subtask_id":
-            given = (context.arguments if context is not None else None) or {}
-            with suppress(RequestError):
-                return list((await service.get(given.get("run_id", ""))).subtasks)
-        case _:
-            pass
-    return []

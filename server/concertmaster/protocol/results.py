@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
+from mcp import MCPError
 from mcp.server.mcpserver.exceptions import ResourceError, ToolError
 from mcp.types import CallToolResult, TextContent
 
@@ -24,11 +25,14 @@ BASE_CHARS = REPLY_CHARS // 2
 
 @contextmanager
 def short_errors() -> Generator[None]:
-    """Let an error of a tool or resource out with a message that clients can take."""
+    """Let an error of a tool, resource or prompt out with a message that clients can take."""
     try:
         yield
     except (ToolError, ResourceError) as exc:
         raise type(exc)(_short(whole_characters(str(exc)))) from exc.__cause__
+    except MCPError as exc:
+        message = _short(whole_characters(exc.error.message))
+        raise MCPError(exc.error.code, message, exc.error.data) from exc.__cause__
 
 
 def _short(message: str) -> str:

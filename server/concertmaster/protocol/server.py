@@ -1,6 +1,7 @@
 """The MCP server, put together."""
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import anyio
@@ -8,11 +9,13 @@ from mcp.server.caching import CacheHint
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import MCPServer
 from mcp.server.stdio import stdio_server
-from mcp.types import CallToolResult, InputRequiredResult
+from mcp.types import CallToolResult, GetPromptResult, InputRequiredResult, Prompt
 from pydantic import AnyUrl
 
 from concertmaster import __version__
+from concertmaster.protocol.completion import complete
 from concertmaster.protocol.incoming import AnsweredStream
+from concertmaster.protocol.prompts import JobPrompts, LoadJobs, no_jobs
 from concertmaster.protocol.resources import add_resources
 from concertmaster.protocol.results import short_errors
 from concertmaster.protocol.state import Ctx, OpenService, ServerState
@@ -31,6 +34,7 @@ Answer small questions yourself.
 - run_orchestration(task, inputs): the whole job in one call. Say in task what is wanted, for \
 whom and in what form; name the files in inputs.
 - plan_task, then run_orchestration(plan_id): the same with a look at the plan in between.
+- The prompts are ready-made jobs: each says which call of run_orchestration does it.
 - run_worker(worker, task, inputs): one specialist; workers://catalog lists them.
 - get_run(run_id, wait_seconds): follow a run that is not over, read on in a long answer, or see \
 one subtask's result. cancel_run(run_id) stops it; resume_run(run_id) goes on with it.
@@ -49,8 +53,9 @@ LISTS = CacheHint(ttl_ms=300_000, scope="public")
 class ConcertmasterServer(MCPServer[ServerState]):
     """An MCP server over one run service, which it opens when it is first needed."""
 
-    def __init__(self, open_service: OpenService, *, at_once: bool = False) -> None:
+    def __init__(self, open_service: OpenService, load_jobs: LoadJobs, *, at_once: bool) -> None:
         self.state = ServerState(open_service, at_once=at_once)
+        self._jobs = JobPrompts(self.state, load_jobs)
         super().__init__(
             name="concertmaster",
             title="Concertmaster",
@@ -68,6 +73,7 @@ class ConcertmasterServer(MCPServer[ServerState]):
             lifespan=lambda _: self.state.lifespan(),
         )
         add_resources(self, self.state)
+        self.completion()(partial(complete, self.state, self._jobs))
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Ctx | None = None
@@ -83,6 +89,18 @@ class ConcertmasterServer(MCPServer[ServerState]):
         with short_errors():
             return await super().read_resource(uri, context)
 
+    async def list_prompts(self) -> list[Prompt]:
+        """Return a prompt for each job."""
+        return await self._jobs.list()
+
+    async def get_prompt(
+        self, name: str, arguments: dict[str, Any] | None = None, context: Ctx | None = None
+    ) -> GetPromptResult:
+        """Return the prompt of a job; an error is a text that clients can take."""
+        del context  # It asks its client nothing.
+        with short_errors():
+            return await self._jobs.get(name, arguments or {})
+
     async def serve_stdio(self, stdin: anyio.AsyncFile[str]) -> None:
         """Serve the client that writes to `stdin` and reads our stdout, until it stops writing."""
         server = self._lowlevel_server
@@ -91,9 +109,12 @@ class ConcertmasterServer(MCPServer[ServerState]):
             await server.run(answered, outgoing, server.create_initialization_options())
 
 
-def create_server(open_service: OpenService, *, at_once: bool = False) -> ConcertmasterServer:
-    """Return the server that gives MCP clients access to the service that is opened so.
+def create_server(
+    open_service: OpenService, load_jobs: LoadJobs = no_jobs, *, at_once: bool = False
+) -> ConcertmasterServer:
+    """Return the server that gives MCP clients access to a service, and to ready-made jobs.
 
-    It is opened when a call first needs it, or `at_once` when the server is first in use.
+    The service is opened when a call first needs it, or `at_once` when the server is first in
+    use.
     """
-    return ConcertmasterServer(open_service, at_once=at_once)
+    return ConcertmasterServer(open_service, load_jobs, at_once=at_once)

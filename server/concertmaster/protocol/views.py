@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from concertmaster.engine.events import SubtaskResult
 from concertmaster.engine.plan import CustomWorker, Subtask
+from concertmaster.engine.strategy import Map, Revise, Vote
 from concertmaster.llm.protocol import Usage
 from concertmaster.protocol.pages import Page
 from concertmaster.protocol.replies import (
@@ -19,6 +20,7 @@ from concertmaster.protocol.replies import (
     SubtaskLine,
     SubtaskReply,
 )
+from concertmaster.runs.rewrites import rewritten_files
 from concertmaster.runs.state import RecentRuns, RunState, SubtaskState
 
 FOLLOW_SECONDS = 45
@@ -62,13 +64,33 @@ def progress_line(state: RunState) -> str:
         return state.status
     if state.status == "synthesizing":
         return f"all {len(state.subtasks)} subtasks ended; writing the answer"
+    if "verifier" in state.calls.values():
+        return f"all {len(state.subtasks)} subtasks ended; checking their results"
     running = [item.subtask.worker for item in state.subtasks.values() if item.status == "running"]
     ended = f"{state.ended_subtasks} of {len(state.subtasks)} subtasks ended"
+    if "orchestrator" in state.calls.values():
+        ended += "; the orchestrator decides what comes next"
     if not running:
         return ended
     shown = [*running[:3], *([f"{len(running) - 3} more"] if len(running) > 3 else [])]
     names = shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
     return one_line(f"{ended}; {names} {'is' if len(running) == 1 else 'are'} running", 200)
+
+
+def strategy_phrase(subtask: Subtask) -> str:
+    """Return how a subtask is done, in short: `single`, `vote 3 by judge`, `map 12 parts`."""
+    match subtask.strategy:
+        case Revise(rounds=rounds):
+            return f"revise up to {rounds}"
+        case Vote() as vote:
+            return f"vote {len(vote.electorate)} by {vote.decide}"
+        case Map(over="sections"):
+            return "map sections"
+        case Map(over=over, contexts=contexts):
+            parts = len(contexts if over == "contexts" else subtask.inputs)
+            return f"map {parts} {'part' if parts == 1 else 'parts'}"
+        case single:
+            return single.kind
 
 
 def long_text(state: RunState) -> str:
@@ -89,11 +111,14 @@ def run_reply(state: RunState, page: Page, detail: Detail) -> RunReply:
         links["plan"] = f"{run}/plan"
     if state.answer:
         links["answer"] = f"{run}/answer"
+    if rewritten_files(state):
+        links["diff"] = f"{run}/diff"
     return RunReply(
         run_id=state.run_id,
         status=state.status,
         task=one_line(state.request.task, 160),
         progress="" if state.still else progress_line(state),
+        guard=state.guard,
         answer="" if as_value else page.text,
         next_offset=page.next_offset,
         answer_chars=None if page.whole else page.total,
@@ -106,6 +131,7 @@ def run_reply(state: RunState, page: Page, detail: Detail) -> RunReply:
         reasons=_sentences(state.reasons, detail),
         decisions=_sentences(state.decisions, detail),
         findings=_sentences([finding.what for finding in state.findings], detail),
+        custom_workers=_sentences(written_workers(state), detail),
         warnings=_sentences(state.warnings, detail),
         notice=one_line(state.notice, 400),
         next=_next_after_run(state, page),
@@ -116,16 +142,24 @@ def run_reply(state: RunState, page: Page, detail: Detail) -> RunReply:
 def _lines(state: RunState, detail: Detail) -> Iterable[SubtaskLine]:
     for subtask_id, item in list(state.subtasks.items())[: detail.subtasks]:
         errors = " ".join(item.result.errors) if item.result is not None else ""
+        notes = item.result.notes if item.result is not None else ()
         yield SubtaskLine(
             subtask_id=subtask_id,
             worker=item.subtask.worker,
             status=item.status,
             objective=one_line(item.subtask.objective, min(detail.objective, 160)),
-            strategy=item.subtask.strategy.kind,
+            strategy=strategy_phrase(item.subtask),
+            notes=one_line(" ".join(notes), min(detail.sentence, 300)),
             seconds=_subtask_seconds(item),
             usd=_usd(item.usage),
             error=one_line(errors, min(detail.sentence, 300)),
         )
+
+
+def written_workers(state: RunState) -> list[str]:
+    """Return a line for each worker that was written for a run."""
+    workers = state.plan.custom_workers if state.plan is not None else ()
+    return [f"{worker.name}: {worker.description}" for worker in workers]
 
 
 def _next_after_run(state: RunState, page: Page) -> str:
@@ -223,7 +257,8 @@ def _next_after_plan(state: RunState, page: Page) -> str:
         return "The request needs no workers: direct_answer is the answer."
     return (
         f'Call run_orchestration with plan_id "{state.run_id}" to run it; to change it first, '
-        "pass plan (analysis and subtasks, edited) with the same task and inputs instead."
+        "pass plan (analysis, mode, verify, custom_workers and subtasks, edited) with the same "
+        "task and inputs instead."
     )
 
 

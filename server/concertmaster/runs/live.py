@@ -1,7 +1,7 @@
 """The runs that this process drives, each in the background until it ends or is lost."""
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 
 import anyio
@@ -15,7 +15,7 @@ from concertmaster.errors import LostRunError, StoreError, UnknownRunError, Unre
 from concertmaster.llm.protocol import Document
 from concertmaster.runs import ends
 from concertmaster.runs.journal import Journal
-from concertmaster.runs.state import RunState
+from concertmaster.runs.state import RunState, fold
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,14 @@ class LiveRun:
         self.changed = anyio.Event()
         self.begun = False
         """Whether the journal has what this life of the run begins with."""
+
+    def begin(self, recorded: Sequence[Event]) -> None:
+        """Take in that this life has begun, and what the journal of a run that goes on has."""
+        self.begun = True
+        if recorded:
+            cancel_requested = self.state.cancel_requested
+            self.state = fold(self.state.run_id, recorded, alive=True)
+            self.state.cancel_requested = self.state.cancel_requested or cancel_requested
 
 
 class LiveRuns:
@@ -84,12 +92,15 @@ class LiveRuns:
 
         try:
             await commit()
+            # Read only now that nobody else can write to it any more.
             recorded = await self._journal.events(run_id) if live.epoch > 1 else ()
         except BaseException:
             del self._live[run_id]
+            # Whoever has found it here meanwhile looks again.
+            live.changed.set()
             raise
         self._given_up.pop(run_id, None)
-        live.begun = True
+        live.begin(recorded)
         self._notify(live)
         steps = Steps(append, run_id=run_id, recorded=recorded)
         run = Run(request=live.state.request, documents=documents, steps=steps)

@@ -3,9 +3,8 @@
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 import anyio
 from anyio.abc import TaskGroup
@@ -15,35 +14,26 @@ from concertmaster.engine.events import (
     CancelRequested,
     GuardDecided,
     RunEnded,
-    RunRequest,
     RunResumed,
     RunStarted,
     SubtaskResult,
 )
 from concertmaster.engine.orchestrator import Orchestrator
 from concertmaster.engine.run import Setup
-from concertmaster.errors import (
-    ConcertmasterError,
-    InputError,
-    LostRunError,
-    RequestError,
-    UnknownSubtaskError,
-    UnreadableRunError,
-)
-from concertmaster.llm.protocol import Document
-from concertmaster.runs.intake import CheckedOrder, RunPolicy, check_order
+from concertmaster.errors import ConcertmasterError, LostRunError, UnreadableRunError
+from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.journal import Journal, RunRow
 from concertmaster.runs.live import LIVENESS_SECONDS, LiveRun, LiveRuns
-from concertmaster.runs.orders import Order, RunOrder
+from concertmaster.runs.orders import Order
+from concertmaster.runs.reading import OrderReader
 from concertmaster.runs.resumable import check_resumable
-from concertmaster.runs.state import RecentRuns, RunState, fold
+from concertmaster.runs.rewrites import file_changes
+from concertmaster.runs.state import RecentRuns, RunState, fold, subtask_result
 from concertmaster.runs.trace import Span, trace
-from concertmaster.tools.inputs import InlineInput, InputSpec, read_inputs
+from concertmaster.tools.changes import FileChange
+from concertmaster.tools.inputs import InputSpec
 
 log = logging.getLogger(__name__)
-
-RUNS = "runs://"
-"""How the address of something in a run begins."""
 
 CANCEL_SECONDS = 10
 """How long a cancelled run may take to end before the caller is answered anyway."""
@@ -68,6 +58,9 @@ class RunService:
         self._setup = setup
         self._policy = policy
         self._live = LiveRuns(journal=journal, orchestrator=Orchestrator(setup), tasks=tasks)
+        self._reader = OrderReader(
+            journal=journal, policy=policy, catalog=setup.catalog, find=self.get
+        )
 
     @property
     def catalog(self) -> Catalog:
@@ -91,7 +84,7 @@ class RunService:
             InputError: an input cannot be read.
             StoreError: the journal cannot be written, so nothing was started.
         """
-        checked = await self._checked(order)
+        checked = await self._reader.checked(order)
         run_id = f"r-{secrets.token_urlsafe(16)}"
         event = RunStarted(
             name="run/start", at=time.time(), request=checked.request, notice=self.notice
@@ -120,7 +113,7 @@ class RunService:
         check_resumable(state, self.catalog)
         row = await self._journal.row(run_id)
         events = await self._journal.events(run_id)
-        documents = await self._documents(state.request)
+        documents = {item.name: item for item in await self._reader.documents_of(state.request)}
         if (live := self._live.get(run_id)) is not None:
             return live.state
         event = RunResumed(
@@ -229,15 +222,27 @@ class RunService:
         Raises:
             UnknownSubtaskError: the run has no such subtask.
         """
-        state = await self.get(run_id)
-        if (subtask := state.subtasks.get(subtask_id)) is None:
-            raise UnknownSubtaskError(run_id, subtask_id, tuple(state.subtasks))
-        return subtask.result or SubtaskResult(
-            subtask_id=subtask_id,
-            worker=subtask.subtask.worker,
-            status=subtask.status,
-            usage=subtask.usage,
-        )
+        return subtask_result(await self.get(run_id), subtask_id)
+
+    async def changes(self, run_id: str) -> tuple[FileChange, ...]:
+        """Return how the results of a run change its inputs; nothing is written by this.
+
+        Raises:
+            UnknownRunError: there is none of that id.
+        """
+        return await file_changes(await self.get(run_id), self._journal.text)
+
+    async def input_names(self, specs: Sequence[InputSpec]) -> tuple[str, ...]:
+        """Return the names that inputs have in a run.
+
+        Raises:
+            InputError: an input cannot be read.
+        """
+        return tuple(document.name for document in await self._reader.documents(specs))
+
+    async def check(self, order: Order) -> None:
+        """Raise what `start` would, and start nothing."""
+        await self._reader.checked(order)
 
     async def trace(self, run_id: str) -> Span:
         """Return the run as a tree of spans."""
@@ -248,59 +253,6 @@ class RunService:
         if fold(run_id, events, alive=alive).withheld:
             events = [event for event in events if isinstance(event, _OUTWARD)]
         return trace(run_id, events, alive=alive)
-
-    async def _checked(self, order: Order) -> CheckedOrder:
-        documents: tuple[Document, ...] = ()
-        if isinstance(order, RunOrder) and order.plan_id is not None:
-            order, documents = await self._planned(order, order.plan_id)
-        else:
-            specs = [await self._resolved(spec) for spec in order.inputs]
-            documents = await read_inputs(specs, roots=self._policy.roots)
-        return check_order(order, documents, self.catalog, self._policy)
-
-    async def _resolved(self, spec: InputSpec) -> InputSpec:
-        """Return an input with the text of an earlier run in place of its URI."""
-        if not isinstance(spec, str) or not spec.startswith(RUNS):
-            return spec
-        match spec.removeprefix(RUNS).split("/"):
-            case [run_id, "answer"]:
-                text = (await self.get(run_id)).answer
-            case [run_id, "subtasks", subtask_id]:
-                text = (await self.result(run_id, subtask_id)).text
-            case _:
-                raise InputError(
-                    spec,
-                    "of a run, runs://RUN/answer and runs://RUN/subtasks/ID can be inputs.",
-                )
-        if not text:
-            raise InputError(spec, "there is no text yet. Wait for it with get_run.")
-        return InlineInput(name=spec.removeprefix(RUNS), text=text)
-
-    async def _planned(
-        self, order: RunOrder, plan_id: str
-    ) -> tuple[RunOrder, tuple[Document, ...]]:
-        """Return the order with what was planned filled in, and the inputs it was planned for."""
-        if order.task or order.plan or order.inputs:
-            raise RequestError(
-                "plan_id stands for a task, its inputs and its plan: leave out task, plan and "
-                "inputs, or leave out plan_id."
-            )
-        planned = await self.get(plan_id)
-        if planned.plan is None:
-            raise RequestError(
-                f"{plan_id} has no plan ({planned.status}). Call plan_task again, or call "
-                "run_orchestration with the task."
-            )
-        documents = await self._documents(planned.request)
-        filled = replace(order, task=planned.request.task, plan=planned.plan, plan_id=None)
-        return filled, tuple(documents.values())
-
-    async def _documents(self, request: RunRequest) -> dict[str, Document]:
-        """Return the inputs of a run that exists, by name."""
-        return {
-            item.name: Document(name=item.name, text=await self._journal.text(item.digest))
-            for item in request.inputs
-        }
 
 
 @asynccontextmanager

@@ -23,6 +23,7 @@ from concertmaster.engine.events import (
     RunResumed,
     RunStarted,
     RunStatus,
+    SubtaskDrafted,
     SubtaskFinished,
     SubtaskResult,
     SubtaskStarted,
@@ -30,7 +31,8 @@ from concertmaster.engine.events import (
     SynthesisStarted,
 )
 from concertmaster.engine.plan import Plan, Subtask
-from concertmaster.errors import UnreadableRunError
+from concertmaster.engine.recorded import stands
+from concertmaster.errors import UnknownSubtaskError, UnreadableRunError
 from concertmaster.llm.protocol import NO_USAGE, Usage
 
 
@@ -44,22 +46,26 @@ class SubtaskState:
     ended_at: float | None = None
     usage: Usage = NO_USAGE
     """What its calls took so far."""
-    doing: str = ""
-    """The model it waits for, while it does."""
+    calls: dict[str, str] = field(default_factory=dict[str, str])
+    """The models it waits for, by step."""
     result: SubtaskResult | None = None
     """How it ended; until then, what an earlier attempt had brought."""
 
-    @property
-    def left_out(self) -> bool:
-        """Tell whether it was not done, or not to the end."""
-        return self.status in ("skipped", "cancelled")
-
     def try_again(self) -> None:
         """Take in that it is to be done again."""
-        self.status, self.doing = "pending", ""
+        self.status = "pending"
         self.started_at = self.ended_at = None
         if self.result is not None and not self.result.text:
             self.result = None
+
+    @property
+    def doing(self) -> str:
+        """Return the models it waits for, such as `sonnet (3)`; nothing while it does not."""
+        models = list(self.calls.values())
+        return ", ".join(
+            f"{model} ({models.count(model)})" if models.count(model) > 1 else model
+            for model in dict.fromkeys(models)
+        )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -75,13 +81,19 @@ class RunState:
     warnings: tuple[str, ...] = ()
     decisions: tuple[str, ...] = ()
     """Why the plan was revised, each time, and why the work was called done."""
-    enough: bool = False
-    """Whether the last decision was that nothing more is needed."""
+    last_decision: PlanRevised | None = None
+    """What was decided last."""
+    in_vain: bool = False
+    """Whether it has ended without success, and tries again."""
     guard: Literal["none", "pending", "passed", "objected"] = "none"
     findings: tuple[Finding, ...] = ()
     """What results of several subtasks do not agree on."""
     subtasks: dict[str, SubtaskState] = field(default_factory=dict[str, SubtaskState])
     """By id, in the order of the plan."""
+    drafted: set[str] = field(default_factory=set[str])
+    """Subtasks that were started before the plan was finished."""
+    calls: dict[str, str] = field(default_factory=dict[str, str])
+    """Who waits for a model besides the subtasks' workers, by step: `orchestrator`…"""
     usage: Usage = NO_USAGE
     """What all calls took so far, failed ones included."""
     by_model: dict[str, Usage] = field(default_factory=dict[str, Usage])
@@ -139,7 +151,7 @@ class RunState:
                 self._apply_call(event)
             case PlanAccepted() | PlanRevised():
                 self._apply_plan(event)
-            case SubtaskStarted() | SubtaskFinished():
+            case SubtaskDrafted() | SubtaskStarted() | SubtaskFinished():
                 self._apply_subtask(event)
             case _:
                 self._apply_run(event)
@@ -173,17 +185,21 @@ class RunState:
         self.status = "running"
         if isinstance(event, PlanRevised):
             self.decisions += (event.reason,)
-            self.enough = event.done
+            self.last_decision = event
 
     def _apply_call(self, event: CallStarted | CallFinished | CallFailed) -> None:
         subtask = self.subtasks.get(event.subtask_id or "")
         match event:
             case CallStarted():
                 if subtask is not None:
-                    subtask.doing = event.model
+                    subtask.calls[event.step] = event.model
+                else:
+                    self.calls[event.step] = event.caller
             case CallFinished(reply=reply):
+                (subtask or self).calls.pop(event.name, None)
                 self._charge(reply.usage, subtask)
             case _:
+                (subtask or self).calls.pop(event.step, None)
                 self._charge(event.usage, subtask)
 
     def _charge(self, usage: Usage, subtask: SubtaskState | None) -> None:
@@ -192,21 +208,33 @@ class RunState:
             self.by_model[usage.model] = self.by_model.get(usage.model, NO_USAGE) + usage
         if subtask is not None:
             subtask.usage += usage
-            subtask.doing = ""
 
-    def _apply_subtask(self, event: SubtaskStarted | SubtaskFinished) -> None:
+    def _apply_subtask(self, event: SubtaskDrafted | SubtaskStarted | SubtaskFinished) -> None:
         match event:
+            case SubtaskDrafted(subtask=subtask):
+                self.drafted.add(subtask.id)
+                if self.plan is None:
+                    self.subtasks[subtask.id] = SubtaskState(subtask=subtask)
             case SubtaskStarted():
-                state = self.subtasks[event.subtask_id]
-                state.status = "running"
-                state.started_at = event.at
+                if (state := self._planned(event.subtask_id)) is not None:
+                    state.status = "running"
+                    state.started_at = event.at
             case _:
-                result = event.result
-                state = self.subtasks[result.subtask_id]
-                state.status = result.status
-                state.result = result
-                state.ended_at = event.at
-                state.doing = ""
+                self._apply_result(event)
+
+    def _planned(self, subtask_id: str) -> SubtaskState | None:
+        """Return the state of a subtask; none, if it was drafted and did not get into the plan."""
+        if subtask_id in self.drafted:
+            return self.subtasks.get(subtask_id)
+        return self.subtasks[subtask_id]
+
+    def _apply_result(self, event: SubtaskFinished) -> None:
+        result = event.result
+        if (state := self._planned(result.subtask_id)) is not None:
+            state.status = result.status
+            state.result = result
+            state.ended_at = event.at
+            state.calls.clear()
 
     def charge(self, event: Event) -> None:
         """Take in what a call cost, if `event` ends one, though the journal may not have it."""
@@ -217,18 +245,24 @@ class RunState:
         """Take in that nobody drives the run any more, and why not where that is known."""
         self.status = "interrupted"
         self.reasons = reasons
+        self.calls.clear()
         for subtask in self.subtasks.values():
+            subtask.calls.clear()
             if subtask.status == "running":
-                subtask.status, subtask.started_at, subtask.doing = "pending", None, ""
+                subtask.status, subtask.started_at = "pending", None
 
     def _resume(self) -> None:
+        self.in_vain = self.in_vain or self.status in ("partial", "failed")
         # An answer that there is stays until there is another.
         self.status = "planning" if self.plan is None else "running"
         self.resumed += 1
         self.cancel_requested = self.ended_at = None
         self.reasons = ()
+        self.calls.clear()
         for subtask in self.subtasks.values():
-            if subtask.status != "succeeded" and not (self.enough and subtask.left_out):
+            subtask.calls.clear()
+            name, status, decision = subtask.subtask.id, subtask.status, self.last_decision
+            if not stands(name, status, decision, in_vain=self.in_vain):
                 subtask.try_again()
 
     def _end(self, event: RunEnded) -> None:
@@ -237,12 +271,13 @@ class RunState:
             self.answer, self.value = event.answer, event.value
         self.reasons = event.reasons
         self.ended_at = event.at
+        self.calls.clear()
         if self.request.kind != "plan":
             for subtask in self.subtasks.values():
                 if subtask.ended_at is None:
                     earlier = subtask.result
                     subtask.status = "cancelled" if earlier is None else earlier.status
-                    subtask.doing = ""
+                    subtask.calls.clear()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,6 +287,22 @@ class RecentRuns:
     states: tuple[RunState, ...] = ()
     unreadable: tuple[str, ...] = ()
     """A sentence for each run that is there and cannot be read."""
+
+
+def subtask_result(state: RunState, subtask_id: str) -> SubtaskResult:
+    """Return how a subtask ended, or where it stands if it has not.
+
+    Raises:
+        UnknownSubtaskError: the run has no such subtask.
+    """
+    if (subtask := state.subtasks.get(subtask_id)) is None:
+        raise UnknownSubtaskError(state.run_id, subtask_id, tuple(state.subtasks))
+    return subtask.result or SubtaskResult(
+        subtask_id=subtask_id,
+        worker=subtask.subtask.worker,
+        status=subtask.status,
+        usage=subtask.usage,
+    )
 
 
 def fold(run_id: str, events: Iterable[Event], *, alive: bool) -> RunState:

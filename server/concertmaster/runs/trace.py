@@ -24,6 +24,7 @@ from concertmaster.engine.events import (
     RunEnded,
     RunResumed,
     RunStarted,
+    SubtaskDrafted,
     SubtaskFinished,
     SubtaskStarted,
     SynthesisStarted,
@@ -149,7 +150,7 @@ class _Tree:
                 self._apply_work(event)
             case PlanRejected() | PlanAccepted() | PlanRevised():
                 self._apply_plan(event)
-            case SubtaskStarted() | SubtaskFinished():
+            case SubtaskDrafted() | SubtaskStarted() | SubtaskFinished():
                 self._apply_subtask(event)
             case _:
                 self._apply_run(event)
@@ -202,21 +203,21 @@ class _Tree:
             case PlanRejected():
                 plan.end(event.at, "rejected", problems=list(event.problems))
             case PlanRevised():
-                self._subtasks = {subtask.id: subtask for subtask in event.plan.subtasks}
+                self._subtasks |= {subtask.id: subtask for subtask in event.plan.subtasks}
                 plan.end(
                     event.at,
                     "succeeded",
-                    subtasks=len(self._subtasks),
+                    subtasks=len(event.plan.subtasks),
                     done=event.done,
                     reason=event.reason,
                     warnings=list(event.warnings),
                 )
             case _:
-                self._subtasks = {subtask.id: subtask for subtask in event.plan.subtasks}
+                self._subtasks |= {subtask.id: subtask for subtask in event.plan.subtasks}
                 plan.end(
                     event.at,
                     "succeeded",
-                    subtasks=len(self._subtasks),
+                    subtasks=len(event.plan.subtasks),
                     warnings=list(event.warnings),
                     left_out=list(event.left_out),
                 )
@@ -226,8 +227,10 @@ class _Tree:
         self._plan = self._plan or self.root.begin("plan", "plan", at)
         return self._plan
 
-    def _apply_subtask(self, event: SubtaskStarted | SubtaskFinished) -> None:
+    def _apply_subtask(self, event: SubtaskDrafted | SubtaskStarted | SubtaskFinished) -> None:
         match event:
+            case SubtaskDrafted(subtask=subtask):
+                self._subtasks[subtask.id] = subtask
             case SubtaskStarted():
                 self._begin_subtask(event.subtask_id, event.at)
             case _:

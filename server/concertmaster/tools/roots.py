@@ -173,6 +173,15 @@ def read_text(path: Path, name: str, *, max_bytes: int) -> str:
         NotTextError: it is binary.
         InputError: it cannot be read, or is longer than `max_bytes`.
     """
+    return text_of(read_bytes(path, name, max_bytes=max_bytes), name)
+
+
+def read_bytes(path: Path, name: str, *, max_bytes: int) -> bytes:
+    """Return the content of a regular file whose `path` is resolved.
+
+    Raises:
+        InputError: it cannot be read, or is longer than `max_bytes`.
+    """
     try:
         with open(path, "rb", opener=_open) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -182,6 +191,15 @@ def read_text(path: Path, name: str, *, max_bytes: int) -> str:
         raise _unreadable(name, exc) from None
     if len(content) > max_bytes:
         raise too_long(name, max_bytes)
+    return content
+
+
+def text_of(content: bytes, name: str) -> str:
+    """Return the text that the content of a file is.
+
+    Raises:
+        NotTextError: it is binary.
+    """
     if b"\0" in content:
         raise NotTextError(name)
     try:

@@ -1,7 +1,7 @@
 """Judging between answers: by comparing them, or by scoring each against criteria."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from string import ascii_uppercase
 
 from pydantic import Field
@@ -37,8 +37,8 @@ class Scores(Frozen):
     scores: tuple[Score, ...]
 
 
-async def best_of(work: Work, answers: Sequence[str]) -> tuple[int, str]:
-    """Return the index of the answer that a judge takes, and its reasons.
+async def best_of(work: Work, answers: Mapping[int, str]) -> tuple[int, str]:
+    """Return the number of the answer that a judge takes, and its reasons.
 
     The judge sees them in an order of its own, so that position does not decide; it is the
     same each time that the run is resumed.
@@ -46,10 +46,10 @@ async def best_of(work: Work, answers: Sequence[str]) -> tuple[int, str]:
     Raises:
         NoJudgementError: the judge takes none.
     """
-    order = list(range(len(answers)))
+    order = list(answers)
     seed = f"{work.run.request.task}\0{work.subtask.id}"
     random.Random(seed).shuffle(order)  # noqa: S311 (not a secret)
-    labels = ascii_uppercase[: len(answers)]
+    labelled = dict(zip(ascii_uppercase, order, strict=False))
     prompt = work.setup.prompts.render(
         "judge",
         task=work.run.request.task,
@@ -57,10 +57,13 @@ async def best_of(work: Work, answers: Sequence[str]) -> tuple[int, str]:
         expects=_expected(work),
         dependencies=fenced_results(work.dependencies),
         answers="\n\n".join(
-            fenced_answer(label, answers[index]) for label, index in zip(labels, order, strict=True)
+            fenced_answer(label, answers[number]) for label, number in labelled.items()
         ),
     )
-    schema = closed_object({"reasons": {"type": "string"}, "best": {"enum": list(labels)}})
+    schema = closed_object({"reasons": {"type": "string"}, "best": {"enum": list(labelled)}})
+    # A letter stands for an answer only among these: one that failed may come when the run
+    # is resumed.
+    among = "+".join(str(number) for number in sorted(answers))
     async with work.slot():
         choice = await judge(
             Choice,
@@ -69,13 +72,13 @@ async def best_of(work: Work, answers: Sequence[str]) -> tuple[int, str]:
             setup=work.setup,
             caller="judge",
             act="judge between answers",
-            step=work.step("judge"),
+            step=work.step(f"judge/{among}"),
             prompt=prompt,
             seconds=work.seconds(),
             documents=work.inputs,
             subtask_id=work.subtask.id,
         )
-    return order[labels.index(choice.best)], choice.reasons
+    return labelled[choice.best], choice.reasons
 
 
 async def score(work: Work, strategy: Vote, answer: str, *, step: str) -> float:

@@ -31,6 +31,8 @@ class _Part:
 async def do_in_parts(work: Work, strategy: Map) -> Verdict:
     """Return the results of all parts, combined in order."""
     parts = await to_thread.run_sync(lambda: list(_parts(work, strategy)))
+    if not parts:
+        return Verdict(status="failed", problem="There is no text in its inputs to go over.")
     if len(parts) > MOST_PARTS:
         return Verdict(
             status="failed",

@@ -42,7 +42,8 @@ async def do_with_revisions(work: Work, strategy: Revise) -> Verdict:
             except NoJudgementError as exc:
                 return verdict.with_problem(f"No critic could judge it: {exc}")
             verdict = replace(verdict, notes=(_note(revisions),))
-            if critique.satisfactory:
+            # Without points there is nothing that a worker could mend.
+            if critique.satisfactory or not critique.points:
                 return verdict
             if revisions == strategy.rounds:
                 return verdict.with_problem(f"The critic objects: {' '.join(critique.points)}")

@@ -1,8 +1,9 @@
 """Voting: several independent answers, of which a judge, a rubric or a majority takes one."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from concertmaster.engine.concurrency import at_once, together
 from concertmaster.engine.judgement import NoJudgementError
@@ -73,11 +74,12 @@ async def _by_judge(work: Work, strategy: Vote) -> Verdict:
     if len(valid) < 2:
         return _without_vote(ballots)
     try:
-        best, reasons = await best_of(work, [ballot.verdict.text for ballot in valid])
+        answers = {ballot.number: ballot.verdict.text for ballot in valid}
+        best, reasons = await best_of(work, answers)
     except NoJudgementError as exc:
         return valid[0].verdict.with_problem(f"No judge chose between the answers: {exc}")
-    note = f"A judge chose answer {valid[best].number} of {len(ballots)}: {reasons}"
-    return valid[best].verdict.with_notes(note)
+    chosen = next(ballot.verdict for ballot in valid if ballot.number == best)
+    return chosen.with_notes(f"A judge chose answer {best} of {len(ballots)}: {reasons}")
 
 
 async def _by_rubric(work: Work, strategy: Vote) -> Verdict:
@@ -86,7 +88,7 @@ async def _by_rubric(work: Work, strategy: Vote) -> Verdict:
     if len(valid) < 2:
         return _without_vote(ballots)
     scores: dict[int, float] = {}
-    problems: list[str] = []
+    unscored: dict[int, str] = {}
 
     async def score_one(ballot: _Ballot) -> None:
         try:
@@ -94,9 +96,10 @@ async def _by_rubric(work: Work, strategy: Vote) -> Verdict:
                 work, strategy, ballot.verdict.text, step=f"score/{ballot.number}"
             )
         except NoJudgementError as exc:
-            problems.append(f"Answer {ballot.number} was not scored: {exc}")
+            unscored[ballot.number] = str(exc)
 
     await at_once(score_one, valid)
+    problems = _unscored(unscored)
     if not scores:
         return valid[0].verdict.with_problem(" ".join(problems))
     # The first of those that have the same score, in the voters' order.
@@ -109,35 +112,67 @@ async def _by_rubric(work: Work, strategy: Vote) -> Verdict:
     return best.verdict.with_notes(note, *problems)
 
 
+def _unscored(reasons: Mapping[int, str]) -> list[str]:
+    """Return a sentence for each reason why answers, by their numbers, have no score."""
+    numbers: dict[str, list[str]] = defaultdict(list)
+    for number in sorted(reasons):
+        numbers[reasons[number]].append(str(number))
+    return [
+        f"Answer {same[0]} was not scored: {reason}"
+        if len(same) == 1
+        else f"Answers {', '.join(same)} were not scored: {reason}"
+        for reason, same in numbers.items()
+    ]
+
+
 async def _by_majority(work: Work, strategy: Vote) -> Verdict:
-    electorate = strategy.electorate
-    weights = [voter.weight if strategy.decide == "weighted" else 1.0 for voter in electorate]
-    needed = strategy.share * sum(weights)
-
-    def tally(ballots: Sequence[_Ballot]) -> dict[str, float]:
-        sums: dict[str, float] = defaultdict(float)
-        for ballot in ballots:
-            if ballot.valid:
-                sums[normal_form(ballot.verdict)] += weights[ballot.number - 1]
-        return sums
-
-    def decided(ballots: Sequence[_Ballot]) -> bool:
-        """Tell whether one answer has won, or none can win any more."""
-        most = max(tally(ballots).values(), default=0.0)
-        open_weight = sum(weights) - sum(weights[ballot.number - 1] for ballot in ballots)
-        return most > needed or most + open_weight <= needed
-
-    ballots = await _ballots(work, strategy, decided)
-    sums = tally(ballots)
-    if not sums:
+    count = _Count(strategy)
+    ballots = await _ballots(work, strategy, count.decided)
+    leaders = count.leaders(ballots)
+    if not leaders:
         return _without_vote(ballots)
-    winner = max(sums, key=lambda form: sums[form])
+    form, most = leaders[0]
     first = next(
-        ballot for ballot in ballots if ballot.valid and normal_form(ballot.verdict) == winner
+        ballot for ballot in ballots if ballot.valid and normal_form(ballot.verdict) == form
     )
-    agree = f"{sums[winner]:g} of {sum(weights):g}"
-    if sums[winner] > needed:
+    agree = f"{float(most):g} of {float(count.whole):g}"
+    if most > count.needed:
         return first.verdict.with_notes(f"Won by a majority of {agree}.")
     return first.verdict.with_problem(
-        f"No majority: the most common answer has {agree}, and more than {needed:g} were needed."
+        f"No majority: the most common answer has {agree}, and more than "
+        f"{float(count.needed):g} were needed."
     )
+
+
+class _Count:
+    """Counts votes by what they say."""
+
+    def __init__(self, strategy: Vote) -> None:
+        # Fractions, because weights of 0.1 and 0.2 are to tie with one of 0.3.
+        self._weights = [
+            Fraction(str(voter.weight)) if strategy.decide == "weighted" else Fraction(1)
+            for voter in strategy.electorate
+        ]
+        self.whole = sum(self._weights, Fraction())
+        self.needed = Fraction(str(strategy.share)) * self.whole
+
+    def leaders(self, ballots: Sequence[_Ballot]) -> list[tuple[str, Fraction]]:
+        """Return the answers and what each has, most first; among equals, the first given."""
+        sums: dict[str, Fraction] = defaultdict(Fraction)
+        for ballot in ballots:
+            if ballot.valid:
+                sums[normal_form(ballot.verdict)] += self._weight(ballot)
+        return sorted(sums.items(), key=lambda item: -item[1])
+
+    def decided(self, ballots: Sequence[_Ballot]) -> bool:
+        """Tell whether the leader stays in the lead, and has won or cannot win, come what may."""
+        if not (leaders := self.leaders(ballots)):
+            return False
+        most = leaders[0][1]
+        next_most = leaders[1][1] if len(leaders) > 1 else Fraction()
+        left = self.whole - sum(self._weight(ballot) for ballot in ballots)
+        settled = most > self.needed or most + left <= self.needed
+        return settled and most > next_most + left
+
+    def _weight(self, ballot: _Ballot) -> Fraction:
+        return self._weights[ballot.number - 1]

@@ -67,8 +67,8 @@ def _answer(request: Request) -> Answer:
         return Answer(text=make_plan(request.brief))
     if isinstance(request.brief, JudgementBrief):
         raise ModelRequestError(
-            f"The offline model cannot {request.brief.act}: rules do not judge. Configure a "
-            "language model (ANTHROPIC_API_KEY or CONCERTMASTER_API_KEY).",
+            f"The offline model works by fixed rules, which cannot {request.brief.act}. For that, "
+            "configure a language model (ANTHROPIC_API_KEY or CONCERTMASTER_API_KEY).",
             usage=USAGE,
         )
     answer = _unshaped(request, request.brief)

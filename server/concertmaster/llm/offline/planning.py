@@ -58,6 +58,8 @@ def make_plan(brief: PlanBrief) -> str:
         {
             "analysis": _analysis(brief, task, kept, left_out),
             "direct_answer": None,
+            "mode": "static",
+            "why": "By rules, what each worker finds does not change what the others look for.",
             "subtasks": [_subtask(number, item) for number, item in enumerate(kept, start=1)],
         },
         ensure_ascii=False,
@@ -183,7 +185,12 @@ def _analysis(
 
 def _answered(answer: str) -> str:
     return json.dumps(
-        {"analysis": "Rules alone cannot plan this.", "direct_answer": answer, "subtasks": []},
+        {
+            "analysis": "Rules alone cannot plan this.",
+            "direct_answer": answer,
+            "why": "There is nothing to delegate that rules could do.",
+            "subtasks": [],
+        },
         ensure_ascii=False,
     )
 

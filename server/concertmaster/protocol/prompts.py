@@ -1,0 +1,170 @@
+"""The MCP prompts: a ready-made job each, which becomes a call of `run_orchestration`."""
+
+import json
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from mcp import MCPError
+from mcp.types import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    GetPromptResult,
+    Prompt,
+    PromptArgument,
+    PromptMessage,
+    TextContent,
+)
+
+from concertmaster.errors import ConcertmasterError, InputError, RequestError, did_you_mean
+from concertmaster.protocol.state import ServerState
+
+if TYPE_CHECKING:
+    # Read when prompts are first asked for, with all that it takes to read files.
+    from concertmaster.runs.jobs import Job, JobArgument
+    from concertmaster.runs.orders import RunOrder
+
+LoadJobs = Callable[[], Awaitable[Mapping[str, "Job"]]]
+"""Returns the jobs there are, by name."""
+
+
+async def no_jobs() -> Mapping[str, "Job"]:
+    """Return no jobs."""
+    return {}
+
+
+CALL = """\
+Call the tool run_orchestration with exactly these arguments. The plan is complete: do not call \
+plan_task, and do not read the files yourself.
+
+```json
+{call}
+```
+
+If the reply has the status running, call get_run with its run_id and wait_seconds 45 until it has \
+another. Then give the answer to the user as it is. If the status is partial or failed, say what \
+is missing, from reasons. If the reply has a notice, pass it on."""
+
+DIFF = """
+
+The changed files are in the resource that links.diff of the reply names, as a unified diff. \
+Nothing has been written. Show the diff to the user, and change files by it only if the user says \
+so."""
+
+
+@contextmanager
+def _protocol_errors() -> Generator[None]:
+    """Tell whoever asks for a prompt what is wrong, in the protocol's terms."""
+    try:
+        yield
+    except (RequestError, InputError) as exc:
+        raise MCPError(INVALID_PARAMS, str(exc)) from exc
+    except ConcertmasterError as exc:
+        raise MCPError(INTERNAL_ERROR, str(exc)) from exc
+
+
+class JobPrompts:
+    """The prompts of a server."""
+
+    def __init__(self, server: ServerState, load: LoadJobs) -> None:
+        self._server = server
+        self._load = load
+        self._jobs: Mapping[str, Job] | None = None
+
+    async def list(self) -> list[Prompt]:
+        """Return all prompts."""
+        return [_prompt(job) for job in (await self._all()).values()]
+
+    async def get(self, name: str, given: Mapping[str, str]) -> GetPromptResult:
+        """Return a prompt that says which call does the job.
+
+        Raises:
+            MCPError: there is no such prompt, or its arguments will not do.
+        """
+        with _protocol_errors():
+            job = await self._job(name)
+            order = await self._order(job, given)
+        text = CALL.format(call=json.dumps(_call(order), ensure_ascii=False, indent=2))
+        content = TextContent(type="text", text=text + DIFF * job.changes_files)
+        return GetPromptResult(
+            description=job.description, messages=[PromptMessage(role="user", content=content)]
+        )
+
+    async def complete(self, name: str, argument: str, begun: str) -> "list[str]":
+        """Return what an argument may be that has been `begun`.
+
+        Raises:
+            MCPError: there is no such prompt.
+        """
+        with _protocol_errors():
+            job = await self._job(name)
+            found = [item for item in job.arguments if item.name == argument]
+            values = await self._values(found[0]) if found else ()
+        if not values:
+            return []
+        # Of several with commas between them, the last is being written.
+        before, comma, last = begun.rpartition(",") if found[0].several else ("", "", begun)
+        space = " " * (len(last) - len(last.lstrip()))
+        return [
+            f"{before}{comma}{space}{value}" for value in values if value.startswith(last.lstrip())
+        ]
+
+    async def _values(self, argument: "JobArgument") -> tuple[str, ...]:
+        if argument.kind == "worker":
+            return (await self._server.service()).catalog.names
+        return argument.choices
+
+    async def _all(self) -> Mapping[str, "Job"]:
+        if self._jobs is None:
+            self._jobs = await self._load()
+        return self._jobs
+
+    async def _job(self, name: str) -> "Job":
+        jobs = await self._all()
+        if name not in jobs:
+            raise RequestError(f"There is no prompt {name!r}. {did_you_mean(name, jobs)}")
+        return jobs[name]
+
+    async def _order(self, job: "Job", given: Mapping[str, str]) -> "RunOrder":
+        """Return the order, which the tool would take at this moment."""
+        arguments = job.check(job.split(given))
+        service = await self._server.service()
+        order = job.order(arguments, await service.input_names(job.inputs(arguments)))
+        await service.check(order)
+        return order
+
+
+def _prompt(job: "Job") -> Prompt:
+    return Prompt(
+        name=job.name,
+        title=job.title,
+        description=job.description,
+        arguments=[
+            PromptArgument(name=item.name, description=_described(item), required=item.required)
+            for item in job.arguments
+        ],
+    )
+
+
+def _described(argument: "JobArgument") -> str:
+    """Return what an argument is, and how to write it into one line."""
+    parts = [argument.description]
+    if argument.choices:
+        parts.append(f"One of: {', '.join(argument.choices)}.")
+    if argument.several:
+        parts.append("Several with commas between them.")
+    if argument.default:
+        parts.append(f"Default: {', '.join(argument.default)}.")
+    return " ".join(parts)
+
+
+def _call(order: "RunOrder") -> dict[str, Any]:
+    """Return an order as the arguments of `run_orchestration`."""
+    plan = order.plan.model_dump(mode="json", exclude_defaults=True) if order.plan else {}
+    call = {
+        "task": order.task,
+        "inputs": order.inputs,
+        "max_subtasks": order.max_subtasks,
+        "plan": plan,
+    }
+    return {name: value for name, value in call.items() if value}

@@ -1,0 +1,255 @@
+"""Ready-made jobs: what each asks for, and the order that it makes of the answers."""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Annotated, Literal, cast
+
+from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+
+from concertmaster.engine.plan import Plan, PlanMode, Priority, Subtask, Verify, shape_problems
+from concertmaster.engine.strategy import SINGLE, Map, Strategy
+from concertmaster.errors import InvalidPlanError, RequestError, did_you_mean
+from concertmaster.llm.protocol import Frozen
+from concertmaster.runs.orders import RunOrder
+
+SHOWN_NAMES = 5
+"""How many inputs a job's texts name; how many more there are, they say."""
+
+
+def _several(value: object) -> object:
+    """Return a tuple, where a single text may have been written without a list."""
+    if isinstance(value, list):
+        return tuple(cast("list[object]", value))
+    return (value,) if isinstance(value, str) else value
+
+
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+Texts = Annotated[tuple[Text, ...], BeforeValidator(_several)]
+
+
+class Definition(Frozen):
+    """Base of what is read from a job file."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class JobArgument(Definition):
+    """What whoever wants a job done has to say, or may."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,30}$")
+    description: Text
+    kind: Literal["text", "files", "worker"] = "text"
+    """Files become the inputs of the run; a worker is one of the catalog."""
+    required: bool = False
+    several: bool = False
+    choices: Texts = ()
+    """What it may be; anything when empty."""
+    default: Texts = ()
+
+
+class JobSubtask(Definition):
+    """A subtask of the plan, whose texts have placeholders."""
+
+    id: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", max_length=30)
+    for_each: str = ""
+    """An argument with several values: there is a subtask for each, which is `$each` in texts."""
+    when: dict[str, Texts] = Field(default_factory=dict[str, Texts])
+    """Only where each of these arguments has one of these values."""
+    worker: Text
+    objective: Text
+    why: str = ""
+    depends_on: Texts = ()
+    """Ids; one of a subtask with `for_each` means all of them."""
+    priority: Priority = "medium"
+    inputs: Literal["none", "all", "each"] = "none"
+    """`each` is the input that a subtask for each of the files is for."""
+    expects: str = ""
+    needs_all: bool = False
+    decisive: bool = False
+    strategy: Strategy = SINGLE
+    contexts: dict[str, str] = Field(default_factory=dict[str, str])
+    """A map over the values of these arguments, under these keys: `{locale: locales}`."""
+    timeout_seconds: float | None = Field(default=None, gt=0)
+    max_tokens: int | None = Field(default=None, gt=0)
+
+
+Arguments = Mapping[str, tuple[str, ...]]
+"""The values of a job's arguments, by name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A task whose plan is known: only what it is about has to be said."""
+
+    name: str
+    title: str
+    description: str
+    task: str
+    """With a placeholder for each argument that it names."""
+    file: Path
+    arguments: tuple[JobArgument, ...]
+    subtasks: tuple[JobSubtask, ...]
+    mode: PlanMode = "static"
+    why: str = ""
+    verify: Verify = "none"
+    max_subtasks: int | None = None
+    changes_files: bool = False
+    """Whether its results are new texts of its inputs."""
+
+    @property
+    def files(self) -> JobArgument | None:
+        """Return the argument that names the inputs, if it has one."""
+        return next((item for item in self.arguments if item.kind == "files"), None)
+
+    def check(self, given: Mapping[str, Sequence[str]]) -> Arguments:
+        """Return the value of each argument, with defaults where nothing was given.
+
+        Raises:
+            RequestError: an argument is missing, unknown, or not one of its choices.
+        """
+        names = [item.name for item in self.arguments]
+        for name in given:
+            if name not in names:
+                hint = did_you_mean(name, names)
+                raise RequestError(f"{self.name} has no argument {name!r}. {hint}")
+        return {item.name: self._values(item, given.get(item.name, ())) for item in self.arguments}
+
+    def _values(self, argument: JobArgument, given: Sequence[str]) -> tuple[str, ...]:
+        values = tuple(dict.fromkeys(text for value in given if (text := value.strip())))
+        values = values or argument.default
+        if not values and argument.required:
+            raise RequestError(
+                f"{self.name} needs the argument {argument.name!r}: {argument.description}"
+            )
+        if len(values) > 1 and not argument.several:
+            raise RequestError(f"{argument.name} takes one value; {len(values)} were given.")
+        for value in values:
+            if argument.choices and value not in argument.choices:
+                raise RequestError(
+                    f"{argument.name} is {value!r}; it can be {', '.join(argument.choices)}."
+                )
+        return values
+
+    def split(self, given: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+        """Return values that are each written as one text, several with commas between them."""
+        several = {item.name for item in self.arguments if item.several}
+        return {
+            name: tuple(text.replace("\n", ",").split(",")) if name in several else (text,)
+            for name, text in given.items()
+        }
+
+    def inputs(self, arguments: Arguments) -> tuple[str, ...]:
+        """Return what names the inputs of the run: files, folders, patterns."""
+        return arguments[self.files.name] if self.files is not None else ()
+
+    def order(self, arguments: Arguments, documents: Sequence[str]) -> RunOrder:
+        """Return the order for checked arguments, whose inputs have the names `documents`.
+
+        Raises:
+            RequestError: several files are given where one is asked for, or too little is said.
+        """
+        if self.files is not None and not self.files.several and len(documents) > 1:
+            raise RequestError(
+                f"{self.files.name} takes one file; these are {len(documents)}: "
+                f"{_listed(documents)}."
+            )
+        filling = _Filling(self, arguments, documents)
+        try:
+            plan = filling.plan()
+        except ValidationError as exc:
+            # What is not said leaves a text empty that must not be.
+            raise InvalidPlanError(shape_problems(exc)) from None
+        return RunOrder(
+            task=Template(self.task).substitute(filling.texts),
+            inputs=self.inputs(arguments),
+            plan=plan,
+            max_subtasks=self.max_subtasks,
+        )
+
+    def plan(self, arguments: Arguments, documents: Sequence[str]) -> Plan:
+        """Return the plan for checked arguments, not yet checked against rules."""
+        return _Filling(self, arguments, documents).plan()
+
+
+@dataclass(frozen=True, slots=True)
+class _Filling:
+    """A job with what was said of it."""
+
+    job: Job
+    arguments: Arguments
+    documents: Sequence[str]
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """Return what stands in texts for each argument."""
+        texts = {name: ", ".join(values) for name, values in self.arguments.items()}
+        if self.job.files is not None:
+            texts[self.job.files.name] = _listed(self.documents)
+        return texts
+
+    def plan(self) -> Plan:
+        applying = [item for item in self.job.subtasks if self._applies(item)]
+        ids = {item.id: self._ids(item) for item in applying}
+        return Plan(
+            analysis=self.job.description,
+            mode=self.job.mode,
+            why=self.job.why,
+            verify=self.job.verify,
+            subtasks=tuple(made for item in applying for made in self._subtasks(item, ids)),
+        )
+
+    def _applies(self, item: JobSubtask) -> bool:
+        return all(set(self.arguments[name]) & set(values) for name, values in item.when.items())
+
+    def _each(self, item: JobSubtask) -> Sequence[str]:
+        """Return what a subtask is repeated for."""
+        files = self.job.files
+        if files is not None and item.for_each == files.name:
+            return self.documents
+        return self.arguments[item.for_each]
+
+    def _ids(self, item: JobSubtask) -> list[str]:
+        if not item.for_each:
+            return [item.id]
+        return [f"{item.id}-{number}" for number, _ in enumerate(self._each(item), start=1)]
+
+    def _subtasks(self, item: JobSubtask, ids: Mapping[str, Sequence[str]]) -> Iterator[Subtask]:
+        depends_on = tuple(name for other in item.depends_on if other in ids for name in ids[other])
+        for number, subtask_id in enumerate(ids[item.id]):
+            each = self._each(item)[number] if item.for_each else ""
+            texts = self.texts | {"each": each, "number": str(number + 1)}
+            inputs = {"none": (), "all": tuple(self.documents), "each": (each,)}
+            yield Subtask(
+                id=subtask_id,
+                worker=Template(item.worker).substitute(texts),
+                objective=Template(item.objective).substitute(texts),
+                why=Template(item.why).substitute(texts),
+                depends_on=depends_on,
+                priority=item.priority,
+                inputs=inputs[item.inputs],
+                expects=Template(item.expects).substitute(texts),
+                needs_all=item.needs_all,
+                decisive=item.decisive,
+                strategy=self._strategy(item),
+                timeout_seconds=item.timeout_seconds,
+                max_tokens=item.max_tokens,
+            )
+
+    def _strategy(self, item: JobSubtask) -> Strategy:
+        if not item.contexts:
+            return item.strategy
+        values = itertools.product(*(self.arguments[name] for name in item.contexts.values()))
+        contexts = tuple(dict(zip(item.contexts, each, strict=True)) for each in values)
+        return Map(kind="map", over="contexts", contexts=contexts)
+
+
+TEMPLATES = ("worker", "objective", "why", "expects")
+"""The texts of a subtask that may have placeholders."""
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = [f"{len(names) - SHOWN_NAMES} more"] if len(names) > SHOWN_NAMES else []
+    return ", ".join([*names[:SHOWN_NAMES], *more])

@@ -1,0 +1,94 @@
+"""What orders refer to: files, results of earlier runs, and plans made before."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+
+from concertmaster.catalog.catalog import Catalog
+from concertmaster.engine.events import RunRequest
+from concertmaster.errors import InputError, RequestError
+from concertmaster.llm.protocol import Document
+from concertmaster.runs.intake import CheckedOrder, RunPolicy, check_order
+from concertmaster.runs.journal import Journal
+from concertmaster.runs.orders import Order, RunOrder
+from concertmaster.runs.state import RunState, subtask_result
+from concertmaster.tools.inputs import InlineInput, InputSpec, read_inputs
+
+RUNS = "runs://"
+"""How the address of something in a run begins."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderReader:
+    """Reads what an order refers to, and checks it."""
+
+    journal: Journal
+    policy: RunPolicy
+    catalog: Catalog
+    find: Callable[[str], Awaitable[RunState]]
+    """Returns where a run stands."""
+
+    async def checked(self, order: Order) -> CheckedOrder:
+        """Return the request that `order` stands for, and its texts.
+
+        Raises:
+            RequestError: it cannot be done as asked.
+            InputError: an input cannot be read.
+        """
+        if isinstance(order, RunOrder) and order.plan_id is not None:
+            order, documents = await self._planned(order, order.plan_id)
+        else:
+            documents = await self.documents(order.inputs)
+        return check_order(order, documents, self.catalog, self.policy)
+
+    async def documents(self, specs: Sequence[InputSpec]) -> tuple[Document, ...]:
+        """Return what inputs stand for.
+
+        Raises:
+            InputError: an input cannot be read.
+        """
+        resolved = [await self._resolved(spec) for spec in specs]
+        return await read_inputs(resolved, roots=self.policy.roots)
+
+    async def _resolved(self, spec: InputSpec) -> InputSpec:
+        """Return an input with the text of an earlier run in place of its URI."""
+        if not isinstance(spec, str) or not spec.startswith(RUNS):
+            return spec
+        match spec.removeprefix(RUNS).split("/"):
+            case [run_id, "answer"]:
+                text = (await self.find(run_id)).answer
+            case [run_id, "subtasks", subtask_id]:
+                text = subtask_result(await self.find(run_id), subtask_id).text
+            case _:
+                raise InputError(
+                    spec,
+                    "of a run, runs://RUN/answer and runs://RUN/subtasks/ID can be inputs.",
+                )
+        if not text:
+            raise InputError(spec, "there is no text yet. Wait for it with get_run.")
+        return InlineInput(name=spec.removeprefix(RUNS), text=text)
+
+    async def _planned(
+        self, order: RunOrder, plan_id: str
+    ) -> tuple[RunOrder, tuple[Document, ...]]:
+        """Return the order with what was planned filled in, and the inputs it was planned for."""
+        if order.task or order.plan or order.inputs:
+            raise RequestError(
+                "plan_id stands for a task, its inputs and its plan: leave out task, plan and "
+                "inputs, or leave out plan_id."
+            )
+        planned = await self.find(plan_id)
+        if planned.plan is None:
+            raise RequestError(
+                f"{plan_id} has no plan ({planned.status}). Call plan_task again, or call "
+                "run_orchestration with the task."
+            )
+        filled = replace(order, task=planned.request.task, plan=planned.plan, plan_id=None)
+        return filled, await self.documents_of(planned.request)
+
+    async def documents_of(self, request: RunRequest) -> tuple[Document, ...]:
+        """Return the inputs of a run that has begun."""
+        documents = [
+            Document(name=item.name, text=await self.journal.text(item.digest))
+            for item in request.inputs
+        ]
+        return tuple(documents)

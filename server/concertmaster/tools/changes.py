@@ -1,0 +1,137 @@
+"""Changes of files: shown as a diff, and made only where somebody asks for it."""
+
+import codecs
+import difflib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from concertmaster.errors import InputError, RequestError
+from concertmaster.tools.inputs import DEFAULT_LIMITS
+from concertmaster.tools.roots import printable, read_bytes, text_of
+
+NO_LINE_END = "\\ No newline at end of file\n"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileChange:
+    """A file as it was read, and as it should be."""
+
+    name: str
+    """Its path relative to the root it is in."""
+    before: str
+    after: str
+
+
+def unified_diff(changes: Iterable[FileChange]) -> str:
+    """Return what changes, in the form that `git apply` and `patch -p1` take."""
+    return "".join(line for change in changes for line in _diff(change))
+
+
+def _diff(change: FileChange) -> Iterator[str]:
+    lines = difflib.unified_diff(
+        _lines(change.before),
+        _lines(change.after),
+        fromfile=_path(f"a/{change.name}"),
+        tofile=_path(f"b/{change.name}"),
+    )
+    for line in lines:
+        yield line if line.endswith("\n") else f"{line}\n{NO_LINE_END}"
+
+
+def _path(name: str) -> str:
+    """Return a name such that no program reads more or less than the name from it."""
+    if not name.isprintable() or '"' in name or "\\" in name:
+        return json.dumps(name, ensure_ascii=False)
+    return f"{name}\t" if " " in name else name
+
+
+def _lines(text: str) -> list[str]:
+    """Return lines as diffs count them: only a line feed ends one."""
+    parts = text.split("\n")
+    return [*(f"{part}\n" for part in parts[:-1]), *filter(None, parts[-1:])]
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    change: FileChange
+    path: Path
+    old: bytes
+
+    @property
+    def new(self) -> bytes:
+        mark = codecs.BOM_UTF8 if self.old.startswith(codecs.BOM_UTF8) else b""
+        return mark + self.change.after.encode()
+
+
+def apply_changes(changes: Sequence[FileChange], *, roots: Sequence[Path]) -> tuple[Path, ...]:
+    """Write the files as they should be, all or none, and return their paths.
+
+    Raises:
+        RequestError: a file is not what was read, is not under the roots, is reached by a
+            link, or cannot be written. Then all files are as they were.
+    """
+    folders = [root.resolve() for root in roots if root.is_dir()]
+    targets = [_target(change, folders) for change in changes]
+    try:
+        with ExitStack() as stack:
+            staged = [_staged(target.path, target.new, stack) for target in targets]
+            for target in targets:
+                _target(target.change, folders)
+            _replace(targets, staged, stack)
+    except OSError as exc:
+        raise RequestError(f"Nothing was changed: {exc.strerror} ({exc.filename}).") from None
+    return tuple(target.path for target in targets)
+
+
+def _target(change: FileChange, roots: Sequence[Path]) -> _Target:
+    """Return where a change is made, if it can be."""
+    found = [path for root in roots if (path := root / change.name).exists()]
+    if len(found) != 1:
+        where = "in several of them" if found else "not there"
+        raise _refusal(change, f"it has to be under the folders that may be read, and is {where}")
+    (path,) = found
+    if path.resolve() != path:
+        raise _refusal(change, "it is reached by a link")
+    try:
+        old = read_bytes(path, change.name, max_bytes=DEFAULT_LIMITS.file_bytes)
+        text = text_of(old, change.name)
+    except InputError as exc:
+        raise _refusal(change, exc.problem.rstrip(".")) from None
+    if text != change.before:
+        raise _refusal(change, "it is not what the run has read any more. Do the job again")
+    return _Target(change, path, old)
+
+
+def _refusal(change: FileChange, problem: str) -> RequestError:
+    return RequestError(f"Nothing was changed. {printable(change.name)}: {problem}.")
+
+
+def _staged(path: Path, content: bytes, stack: ExitStack) -> Path:
+    """Return a file beside `path` with its mode and the `content`, gone when `stack` ends."""
+    number, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    stack.callback(Path(name).unlink, missing_ok=True)
+    with os.fdopen(number, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(number)
+    shutil.copymode(path, name)
+    return Path(name)
+
+
+def _replace(targets: Sequence[_Target], staged: Sequence[Path], stack: ExitStack) -> None:
+    done: list[_Target] = []
+    try:
+        for target, path in zip(targets, staged, strict=True):
+            path.replace(target.path)
+            done.append(target)
+    except OSError:
+        for target in done:
+            with suppress(OSError):
+                _staged(target.path, target.old, stack).replace(target.path)
+        raise

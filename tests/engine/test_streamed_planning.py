@@ -1,0 +1,330 @@
+"""Subtasks that start while the plan that has them is still being written."""
+
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from building import RecordedRun, setup
+from concertmaster.engine.drafting import Drafts, PlanReader, settle
+from concertmaster.engine.events import PlanAccepted, RunRequest, SubtaskDrafted
+from concertmaster.engine.plan import Plan, Subtask
+from concertmaster.engine.plan_rules import PlanRules
+from concertmaster.errors import ModelUnavailableError
+from concertmaster.llm.protocol import Draft, Reply, Request
+from fakes import USAGE, FakeLLM, Script, plan_json, reply_with, subtask
+
+pytestmark = pytest.mark.anyio
+
+RULES = PlanRules(workers=("analyst", "critic"), inputs=("a.py",), max_subtasks=8)
+NASTY = subtask(
+    "s1",
+    objective='Find "}" and ]} and \\ in {"a": [1]}.',
+    strategy={"kind": "map", "over": "contexts", "contexts": [{"locale": "de"}]},
+)
+PLAN = plan_json(NASTY, subtask("s2", depends_on=["s1"]), subtask("s3"))
+
+
+def ends_of_subtasks(text: str, count: int) -> list[int]:
+    """Return where each subtask ends, found by decoding them one by one."""
+    decoder = json.JSONDecoder()
+    at = text.index('"subtasks": [') + len('"subtasks": [')
+    ends: list[int] = []
+    for _ in range(count):
+        _, at = decoder.raw_decode(text, at)
+        ends.append(at)
+        at += len(", ")
+    return ends
+
+
+def test_a_subtask_is_found_with_its_last_character_and_not_before() -> None:
+    reader = PlanReader()
+    found: list[tuple[int, int]] = []
+    for end in range(1, len(PLAN) + 1):
+        plan = reader.read(PLAN[:end])
+        if plan is not None:
+            found.append((end, len(plan.subtasks)))
+    assert found == list(zip(ends_of_subtasks(PLAN, 3), (1, 2, 3), strict=True))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_however_the_text_is_cut_the_last_plan_found_is_whole(seed: int) -> None:
+    random_numbers = random.Random(seed)
+    text = f"```json\n{PLAN}\n```" if seed % 2 else PLAN
+    reader, last, at = PlanReader(), None, 0
+    while at < len(text):
+        at += random_numbers.randint(1, 200)
+        last = reader.read(text[:at]) or last
+    assert last is not None
+    assert [item.id for item in last.subtasks] == ["s1", "s2", "s3"]
+    assert last.subtasks[0] == NASTY
+
+
+def test_text_of_another_attempt_is_read_from_its_start() -> None:
+    reader = PlanReader()
+    assert reader.read(PLAN) is not None
+    assert reader.read("") is None
+    again = reader.read(plan_json(subtask("s9")))
+    assert again is not None
+    assert again.subtasks[0].id == "s9"
+
+
+@pytest.mark.parametrize("text", ["", "}", "I plan {nothing}", '{"subtasks": 1}', '{"a": {}}'])
+def test_text_that_is_no_plan_has_no_subtasks(text: str) -> None:
+    assert PlanReader().read(text) is None
+
+
+def drafts(**rules: Any) -> tuple[Drafts, list[list[str]]]:
+    started: list[list[str]] = []
+
+    def start(plan: Plan) -> None:
+        started.append([item.id for item in plan.subtasks])
+
+    fields: dict[str, Any] = {
+        "workers": RULES.workers,
+        "inputs": RULES.inputs,
+        "max_subtasks": RULES.max_subtasks,
+    }
+    return Drafts(PlanRules(**(fields | rules)), start), started
+
+
+def test_a_subtask_with_a_fault_does_not_start_and_the_next_does() -> None:
+    drafted, started = drafts()
+    drafted.read(plan_json(subtask("s1", worker="nobody"), subtask("s2"), subtask("s3")))
+    assert started == [["s2", "s3"]]
+
+
+def test_what_depends_on_something_that_has_not_been_written_yet_waits_for_it() -> None:
+    drafted, started = drafts()
+    text = plan_json(subtask("s1", depends_on=["s2"]), subtask("s2"))
+    first, _ = ends_of_subtasks(text, 2)
+    drafted.read(text[:first])
+    assert started == []
+    drafted.read(text)
+    assert started == [["s2"]]
+    drafted.read(plan_json(subtask("s1", depends_on=["s2"]), subtask("s2"), subtask("s3")))
+    assert started[-1] == ["s2", "s1", "s3"]
+
+
+def test_no_more_subtasks_start_than_a_run_may_have() -> None:
+    drafted, started = drafts(max_subtasks=2)
+    drafted.read(plan_json(*(subtask(f"s{number}") for number in range(5))))
+    assert started == [["s0", "s1"]]
+
+
+def test_nothing_starts_beside_a_direct_answer() -> None:
+    drafted, started = drafts()
+    drafted.read(plan_json(subtask("s1"), direct_answer="42"))
+    assert started == []
+
+
+def test_subtasks_of_workers_that_the_plan_brings_along_wait_for_the_whole_plan() -> None:
+    custom = {"name": "poet", "description": "d", "instructions": "i", "why": "w"}
+    drafted, started = drafts(custom_workers=1)
+    text = plan_json(subtask("s1", worker="poet"), subtask("s2"), custom_workers=[custom])
+    drafted.read(text)
+    assert started == [["s2"]]
+
+
+def test_a_subtask_that_is_not_what_was_started_gets_another_id_and_so_does_what_needs_it() -> None:
+    started = {
+        item.id: item
+        for item in (
+            subtask("s1"),
+            subtask("s2", depends_on=["s1"]),
+            subtask("s3", why="one reason"),
+            subtask("s4"),
+        )
+    }
+    plan = Plan(
+        subtasks=(
+            subtask("s2", depends_on=["s1"]),
+            subtask("s1", objective="something else"),
+            subtask("s3", why="another", priority="high"),
+        )
+    )
+    settled = settle(plan, started)
+    assert [(item.id, item.depends_on) for item in settled.subtasks] == [
+        ("s2_2", ("s1_2",)),
+        ("s1_2", ()),
+        ("s3", ()),
+    ]
+
+
+class WritingLLM(FakeLLM):
+    """A model whose planner writes its plan piece by piece, when it is told to go on."""
+
+    def __init__(
+        self, *attempts: Sequence[str | Exception], scripts: Mapping[str, Script] | None = None
+    ):
+        super().__init__(scripts)
+        self._attempts = list(attempts)
+        self.written = [anyio.Event() for _ in range(20)]
+
+    def write_all(self) -> None:
+        """Let it write without waiting."""
+        for event in self.written:
+            event.set()
+
+    async def complete(self, request: Request, draft: Draft, /) -> Reply:
+        if request.caller != "planner":
+            return await super().complete(request, draft)
+        self.requests.append(request)
+        text = ""
+        for number, piece in enumerate(self._attempts.pop(0)):
+            if isinstance(piece, Exception):
+                raise piece
+            text += piece
+            draft.update(text=text, usage=USAGE)
+            await self.written[number].wait()
+        return reply_with(text)
+
+
+def in_pieces(text: str, count: int) -> list[str]:
+    ends = ends_of_subtasks(text, count)
+    return [text[start:end] for start, end in zip([0, *ends], [*ends, len(text)], strict=True)]
+
+
+def working(name: str, log: list[str], *, until: anyio.Event | None = None) -> Script:
+    async def work(_request: Request) -> str:
+        log.append(name)
+        if until is not None:
+            await until.wait()
+        return f"{name} done"
+
+    return work
+
+
+async def test_a_worker_starts_while_the_rest_of_the_plan_is_on_its_way() -> None:
+    log: list[str] = []
+    text = plan_json(subtask("s1"), subtask("s2", worker="critic", depends_on=["s1"]))
+    scripts = {"worker:analyst": working("s1", log), "worker:critic": working("s2", log)}
+    llm = WritingLLM(in_pieces(text, 2), scripts=scripts)
+    recorded = RecordedRun(RunRequest(task="why?"))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(recorded.drive, setup(llm))
+        with anyio.fail_after(5):
+            await until(lambda: log == ["s1"])
+            assert not any(isinstance(event, PlanAccepted) for event in recorded.events)
+            llm.written[0].set()
+            # What it waits for is done, and the plan is still not whole.
+            await until(lambda: log == ["s1", "s2"])
+            llm.write_all()
+    assert recorded.end.status == "succeeded"
+    assert {name: item.status for name, item in recorded.results.items()} == {
+        "s1": "succeeded",
+        "s2": "succeeded",
+    }
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await anyio.lowlevel.checkpoint()
+
+
+async def test_what_was_started_is_kept_where_the_mended_plan_still_has_it() -> None:
+    log: list[str] = []
+    broken = plan_json(subtask("s1"), subtask("s2", worker="nobody"))
+    mended = plan_json(subtask("s1"), subtask("s2", worker="critic"))
+    scripts = {"worker:analyst": working("s1", log), "worker:critic": working("s2", log)}
+    llm = WritingLLM(in_pieces(broken, 2), in_pieces(mended, 2), scripts=scripts)
+    recorded = RecordedRun(RunRequest(task="why?"))
+    llm.write_all()
+    with anyio.fail_after(5):
+        await recorded.drive(setup(llm))
+    assert sorted(log) == ["s1", "s2"]
+    assert recorded.end.status == "succeeded"
+
+
+async def test_what_was_started_is_stopped_where_the_mended_plan_does_without_it() -> None:
+    never = anyio.Event()
+    log: list[str] = []
+    broken = plan_json(subtask("s1"), subtask("s2", worker="nobody"))
+    mended = plan_json(subtask("s1", worker="critic"))
+    scripts = {
+        "worker:analyst": working("s1", log, until=never),
+        "worker:critic": working("the new s1", log),
+    }
+    llm = WritingLLM(in_pieces(broken, 2), in_pieces(mended, 1), scripts=scripts)
+    recorded = RecordedRun(RunRequest(task="why?"))
+    llm.write_all()
+    with anyio.fail_after(5):
+        await recorded.drive(setup(llm))
+    assert recorded.end.status == "succeeded"
+    assert recorded.end.answer == "the new s1 done"
+    assert recorded.results["s1"].status == "cancelled"
+    assert recorded.results["s1_2"].status == "succeeded"
+
+
+async def test_a_planner_that_breaks_off_leaves_what_was_started() -> None:
+    log: list[str] = []
+    text = plan_json(subtask("s1"), subtask("s2", worker="critic"))
+    pieces: list[str | Exception] = [in_pieces(text, 2)[0], ModelUnavailableError("overloaded")]
+    llm = WritingLLM(pieces, scripts={"worker:analyst": working("s1", log)})
+    recorded = RecordedRun(RunRequest(task="why?"))
+    llm.write_all()
+    with anyio.fail_after(5):
+        await recorded.drive(setup(llm))
+    assert recorded.end.status == "partial"
+    assert recorded.end.answer == "s1 done"
+    assert any("overloaded" in reason for reason in recorded.end.reasons)
+
+
+async def test_a_plan_that_is_only_asked_for_starts_nothing() -> None:
+    llm = WritingLLM(in_pieces(plan_json(subtask("s1")), 1))
+    recorded = RecordedRun(RunRequest(kind="plan", task="why?"))
+    llm.write_all()
+    with anyio.fail_after(5):
+        await recorded.drive(setup(llm))
+    assert llm.callers() == ["planner"]
+
+
+async def test_after_a_restart_other_work_does_not_pass_for_what_was_done_under_its_id() -> None:
+    old, new = subtask("s1"), subtask("s1", objective="something else")
+    before = RecordedRun(RunRequest(task="why?"))
+    llm = WritingLLM(
+        [in_pieces(plan_json(old), 1)[0], ModelUnavailableError("gone")],
+        scripts={"worker:analyst": "the old work"},
+    )
+    llm.write_all()
+    await before.drive(setup(llm))
+    # As if the process had ended before it came to the plan.
+    recorded = [
+        event
+        for event in before.events
+        if not isinstance(event, PlanAccepted) and event.kind != "run-ended"
+    ]
+    assert any(isinstance(event, SubtaskDrafted) for event in recorded)
+    after = RecordedRun(RunRequest(task="why?"), recorded=recorded)
+    again = WritingLLM([plan_json(new)], scripts={"worker:analyst": "the new work"})
+    again.write_all()
+    with anyio.fail_after(5):
+        await after.drive(setup(again))
+    assert after.end.answer == "the new work"
+
+
+async def test_after_a_restart_the_same_work_is_not_done_again() -> None:
+    same: Subtask = subtask("s1")
+    before = RecordedRun(RunRequest(task="why?"))
+    llm = WritingLLM(
+        [in_pieces(plan_json(same), 1)[0], ModelUnavailableError("gone")],
+        scripts={"worker:analyst": "the old work"},
+    )
+    llm.write_all()
+    await before.drive(setup(llm))
+    recorded = [
+        event
+        for event in before.events
+        if not isinstance(event, PlanAccepted) and event.kind != "run-ended"
+    ]
+    after = RecordedRun(RunRequest(task="why?"), recorded=recorded)
+    again = WritingLLM([plan_json(same)])
+    again.write_all()
+    with anyio.fail_after(5):
+        await after.drive(setup(again))
+    assert after.end.answer == "the old work"
+    assert again.callers() == ["planner"]
