@@ -168,7 +168,7 @@ class Settings(BaseModel):
     )
     resume_interrupted: bool = Field(
         default=False,
-        description="A server that starts goes on with runs whose process has died.",
+        description="A server goes on with runs whose process has died.",
     )
     log_level: LogLevel = Field(default="warning", description="What is worth a line on stderr.")
 

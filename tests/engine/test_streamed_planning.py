@@ -11,7 +11,7 @@ import pytest
 
 from building import RecordedRun, setup
 from concertmaster.engine.drafting import Drafts, PlanReader, settle
-from concertmaster.engine.events import PlanAccepted, RunRequest, SubtaskDrafted
+from concertmaster.engine.events import Event, PlanAccepted, RunRequest, SubtaskDrafted
 from concertmaster.engine.plan import Plan, Subtask
 from concertmaster.engine.plan_rules import PlanRules
 from concertmaster.errors import ModelUnavailableError
@@ -283,23 +283,30 @@ async def test_a_plan_that_is_only_asked_for_starts_nothing() -> None:
     assert llm.callers() == ["planner"]
 
 
-async def test_after_a_restart_other_work_does_not_pass_for_what_was_done_under_its_id() -> None:
-    old, new = subtask("s1"), subtask("s1", objective="something else")
+async def killed_while_planning(first: Subtask) -> list[Event]:
+    """Return what is recorded of a run that ended before its plan was whole, and `first` after."""
     before = RecordedRun(RunRequest(task="why?"))
     llm = WritingLLM(
-        [in_pieces(plan_json(old), 1)[0], ModelUnavailableError("gone")],
+        [in_pieces(plan_json(first), 1)[0], ModelUnavailableError("gone")],
         scripts={"worker:analyst": "the old work"},
     )
-    llm.write_all()
-    await before.drive(setup(llm))
-    # As if the process had ended before it came to the plan.
-    recorded = [
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(before.drive, setup(llm))
+        with anyio.fail_after(5):
+            await until(lambda: first.id in before.results)
+            llm.write_all()
+    return [
         event
         for event in before.events
         if not isinstance(event, PlanAccepted) and event.kind != "run-ended"
     ]
+
+
+async def test_after_a_restart_other_work_does_not_pass_for_what_was_done_under_its_id() -> None:
+    recorded = await killed_while_planning(subtask("s1"))
     assert any(isinstance(event, SubtaskDrafted) for event in recorded)
     after = RecordedRun(RunRequest(task="why?"), recorded=recorded)
+    new = subtask("s1", objective="something else")
     again = WritingLLM([plan_json(new)], scripts={"worker:analyst": "the new work"})
     again.write_all()
     with anyio.fail_after(5):
@@ -308,21 +315,9 @@ async def test_after_a_restart_other_work_does_not_pass_for_what_was_done_under_
 
 
 async def test_after_a_restart_the_same_work_is_not_done_again() -> None:
-    same: Subtask = subtask("s1")
-    before = RecordedRun(RunRequest(task="why?"))
-    llm = WritingLLM(
-        [in_pieces(plan_json(same), 1)[0], ModelUnavailableError("gone")],
-        scripts={"worker:analyst": "the old work"},
-    )
-    llm.write_all()
-    await before.drive(setup(llm))
-    recorded = [
-        event
-        for event in before.events
-        if not isinstance(event, PlanAccepted) and event.kind != "run-ended"
-    ]
+    recorded = await killed_while_planning(subtask("s1"))
     after = RecordedRun(RunRequest(task="why?"), recorded=recorded)
-    again = WritingLLM([plan_json(same)])
+    again = WritingLLM([plan_json(subtask("s1"))])
     again.write_all()
     with anyio.fail_after(5):
         await after.drive(setup(again))

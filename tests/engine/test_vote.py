@@ -248,7 +248,7 @@ async def test_answers_that_cannot_be_scored_leave_the_first_incomplete(score: S
         workers=VOTERS,
     )
     assert (run.results["s1"].status, run.results["s1"].text) == ("partial", "red")
-    assert "Answer 2 was not scored" in run.results["s1"].errors[0]
+    assert "Answers 1, 2 were not scored" in run.results["s1"].errors[0]
 
 
 async def test_an_answer_that_cannot_be_scored_is_not_taken_and_that_is_noted() -> None:

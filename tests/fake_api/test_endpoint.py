@@ -139,6 +139,29 @@ async def test_a_schema_is_kept() -> None:
     }
 
 
+def plan_of(worker: dict[str, Any] | None) -> dict[str, Any]:
+    one = {"type": "object", "properties": {"worker": worker} if worker else {}}
+    return {"properties": {"subtasks": {"type": "array", "items": one}}, "type": "object"}
+
+
+@pytest.mark.parametrize(
+    ("worker", "named"),
+    [
+        ({"enum": ["a", "b"]}, ["a", "b", "a"]),
+        ({"anyOf": [{"enum": ["a", "b"]}, {"type": "string"}]}, ["a", "b", "a"]),
+        ({"type": "string"}, ["words"]),
+        (None, [None]),
+    ],
+)
+async def test_a_plan_names_workers_that_there_are(
+    worker: dict[str, Any] | None, named: list[str | None]
+) -> None:
+    config = {"format": {"type": "json_schema", "schema": plan_of(worker)}}
+    async with client(subtasks=3) as asking:
+        plan = json.loads(text_of(await asking.events(output_config=config)))
+    assert [one.get("worker") for one in plan["subtasks"]] == named
+
+
 MARKED_TOOLS = [{"name": str(number), "cache_control": "any"} for number in range(5)]
 
 

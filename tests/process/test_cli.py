@@ -130,6 +130,7 @@ def test_over_http_the_server_tells_its_address_and_answers_there_until_a_signal
         assert found is not None
         assert httpx2.get(found.group(1)).status_code < 500
         process.terminate()
+        process.stderr.read()
     assert process.returncode == 128 + signal.SIGTERM
 
 
@@ -145,6 +146,7 @@ def test_a_run_goes_to_the_scripted_endpoint_that_another_command_serves() -> No
         result = run("run", "Do it", "--json", env=env)
         totals = httpx2.get(f"{address}/ledger").json()["totals"]
         process.send_signal(signal.SIGINT)
+        assert "Interrupted." in process.stderr.read()
     assert process.returncode == 130
     assert result.returncode == 0, result.stderr
     usage = json.loads(result.stdout)["usage"]

@@ -95,7 +95,7 @@ async def test_answers_are_given_at_the_same_time_and_a_judge_takes_one(tmp_path
     scripts["judge"] = judging("by worker:critic")
     run = await one(tmp_path, {"kind": "vote", "decide": "judge", "voters": THREE}, scripts)
     assert set(run.steps[1:4]) == {f"subtask/s1/answer/{number}/call/1" for number in (1, 2, 3)}
-    assert run.steps[4:] == ["subtask/s1/judge/call/1"]
+    assert run.steps[4:] == ["subtask/s1/judge/1+2+3/call/1"]
     assert (run.reply["status"], run.reply["answer"]) == ("succeeded", "by worker:critic")
     assert run.results["s1"]["notes"] == ["A judge chose answer 2 of 3: it says most"]
 

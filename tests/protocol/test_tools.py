@@ -301,7 +301,7 @@ async def test_a_run_whose_process_ended_is_interrupted(mode: str, tmp_path: Pat
     async with connected(tmp_path, mode=mode) as connection:
         reply = await connection.ask("get_run", run_id=run["run_id"], wait_seconds=60)
     assert reply["status"] == "interrupted"
-    assert "run_orchestration" in reply["next"]
+    assert f'resume_run with run_id "{run["run_id"]}"' in reply["next"]
 
 
 async def test_an_unknown_price_is_never_zero(mode: str, tmp_path: Path) -> None:

@@ -6,8 +6,12 @@ from concertmaster.engine.events import (
     CallStarted,
     CancelRequested,
     Event,
+    Finding,
+    GuardDecided,
     PlanAccepted,
     PlanRejected,
+    PlanRevised,
+    ResultsVerified,
     RunEnded,
     RunRequest,
     RunStarted,
@@ -220,3 +224,104 @@ def test_a_journal_that_does_not_begin_with_the_start_of_its_run_is_refused() ->
 def test_a_journal_with_a_subtask_of_no_plan_is_refused() -> None:
     with pytest.raises(UnreadableRunError, match="subtask/s1/start"):
         after(started("s1"))
+
+
+def revised(*ids: str, done: bool = False, reason: str = "why so") -> Event:
+    plan = Plan(subtasks=tuple(subtask(name) for name in ids))
+    return PlanRevised(
+        name="plan/2", at=6, plan=plan, done=done, reason=reason, warnings=("mended again",)
+    )
+
+
+def test_a_revised_plan_drops_and_adds_subtasks_and_leaves_others_where_they_stand() -> None:
+    state = after(ACCEPTED, started("s1"), call_finished("s1"), finished("s1"), revised("s1", "s3"))
+    assert {name: item.status for name, item in state.subtasks.items()} == {
+        "s1": "succeeded",
+        "s3": "pending",
+    }
+    assert state.subtasks["s1"].usage.calls == 1
+    assert state.plan is not None
+    assert [item.id for item in state.plan.subtasks] == ["s1", "s3"]
+    assert state.warnings == ("mended", "mended again")
+
+
+def test_a_subtask_that_is_replaced_is_the_new_one() -> None:
+    better = subtask("s2", "critic")
+    plan = Plan(subtasks=(subtask("s1"), better))
+    state = after(ACCEPTED, PlanRevised(name="plan/2", at=6, plan=plan, done=False))
+    assert state.subtasks["s2"].subtask == better
+
+
+def test_the_reasons_of_all_decisions_are_kept_in_order() -> None:
+    state = after(ACCEPTED, revised("s1", reason="one"), revised("s1", done=True, reason="two"))
+    assert state.decisions == ("one", "two")
+    assert state.status == "running"
+
+
+def test_findings_are_those_of_the_last_check() -> None:
+    one = Finding(subtasks=("s1",), severity="high", what="they differ")
+    two = Finding(subtasks=(), severity="low", what="nobody did it")
+    state = after(
+        ACCEPTED,
+        ResultsVerified(name="verification", at=6, findings=(one,)),
+        ResultsVerified(name="verification", at=7, findings=(two,)),
+    )
+    assert state.findings == (two,)
+
+
+def test_a_result_that_is_mended_is_the_one_that_counts() -> None:
+    state = after(ACCEPTED, finished("s1"), call_started("s1"), finished("s1", "partial"))
+    item = state.subtasks["s1"]
+    assert (item.status, item.doing, item.result) == ("partial", "", result("s1", "partial"))
+
+
+def guarded(*events: Event, alive: bool = True) -> RunState:
+    request = REQUEST.model_copy(update={"guard": "critic"})
+    begun = STARTED.model_copy(update={"request": request})
+    return fold("r-1", [begun, *events], alive=alive)
+
+
+def guard(*, passed: bool) -> Event:
+    return GuardDecided(name="guard", at=3, passed=passed, reason="names a customer")
+
+
+WORK = (
+    ACCEPTED,
+    started("s1"),
+    finished("s1"),
+    revised("s1"),
+    ResultsVerified(name="v", at=6, findings=(Finding(subtasks=(), severity="low", what="x"),)),
+)
+
+
+def test_a_run_without_a_guard_withholds_nothing() -> None:
+    state = after(*WORK)
+    assert state.guard == "none"
+    assert state.shown() is state
+
+
+@pytest.mark.parametrize(
+    ("decisions", "standing"), [((), "pending"), ((guard(passed=False),), "objected")]
+)
+@pytest.mark.parametrize("end", [(), (ENDED,)])
+def test_what_no_guard_has_let_pass_is_not_shown(
+    decisions: tuple[Event, ...], standing: str, end: tuple[Event, ...]
+) -> None:
+    state = guarded(*WORK, *decisions, *end)
+    shown = state.shown()
+    assert shown.guard == standing
+    assert (shown.plan, shown.subtasks, shown.answer, shown.value) == (None, {}, "", None)
+    assert (shown.warnings, shown.decisions, shown.findings) == ((), (), ())
+    assert shown.events == state.events
+    assert shown.status == state.status
+
+
+def test_what_a_guard_has_let_pass_is_shown_whole() -> None:
+    state = guarded(*WORK, guard(passed=True), ENDED)
+    assert state.guard == "passed"
+    assert state.shown() is state
+    assert state.shown().answer == "so"
+
+
+def test_what_was_withheld_of_an_interrupted_run_stays_so() -> None:
+    assert guarded(*WORK, alive=False).shown().subtasks == {}

@@ -9,8 +9,12 @@ from concertmaster.engine.events import (
     CallStarted,
     CancelRequested,
     Event,
+    Finding,
+    GuardDecided,
     PlanAccepted,
     PlanRejected,
+    PlanRevised,
+    ResultsVerified,
     RunEnded,
     RunRequest,
     RunStarted,
@@ -320,3 +324,77 @@ def test_what_is_made_again_after_the_death_of_a_process_is_there_twice() -> Non
 def test_a_journal_with_holes_is_refused(events: list[Event]) -> None:
     with pytest.raises(UnreadableRunError, match="Run r-1 cannot be read"):
         trace("r-1", events)
+
+
+def revised(at: float, *ids: str, done: bool = False) -> Event:
+    plan = Plan(subtasks=tuple(subtask(name) for name in ids))
+    return PlanRevised(
+        name="plan/2", at=at, plan=plan, done=done, reason="why so", left_out=("no room",)
+    )
+
+
+def test_each_decision_of_the_orchestrator_is_a_plan_with_its_call_and_its_reason() -> None:
+    first, *_, second = trace(
+        "r-1",
+        [
+            STARTED,
+            accepted(1, "s1"),
+            started("s1", 2),
+            finished("s1", 3),
+            call_started("next-step/1/call/1", 4, "orchestrator"),
+            call_finished("next-step/1/call/1", 5, "orchestrator"),
+            revised(6, "s1", "s2"),
+        ],
+    ).spans
+    assert outline(first) == {"plan: succeeded 1-1.0": []}
+    assert outline(second) == {"plan: succeeded 4-6.0": [{"chat m: succeeded 4-5.0": []}]}
+    assert second.attributes["reason"] == "why so"
+    assert second.attributes["left_out"] == ["no room"]
+    assert "done" not in second.attributes
+
+
+def test_a_subtask_that_a_decision_added_is_in_the_trace() -> None:
+    events = [STARTED, accepted(1, "s1"), revised(2, "s1", "s2", done=True), started("s2", 3)]
+    _, decision, added = trace("r-1", events).spans
+    assert decision.attributes["done"] is True
+    assert added.attributes["subtask_id"] == "s2"
+
+
+def test_what_the_guard_decided_is_in_the_trace_and_its_call_beside_the_plan() -> None:
+    def decided(*, passed: bool) -> Span:
+        decision = GuardDecided(name="guard", at=2, passed=passed, reason="names a customer")
+        guard = (
+            call_started("guard/call/1", 1, "guard"),
+            call_finished("guard/call/1", 2, "guard"),
+        )
+        return trace("r-1", [STARTED, *guard, decision])
+
+    assert decided(passed=True).attributes["guard"] == "passed"
+    assert decided(passed=False).attributes["guard"] == "names a customer"
+    (call,) = decided(passed=True).spans
+    assert (call.kind, call.attributes["caller"]) == ("call", "guard")
+
+
+def test_findings_are_in_the_trace() -> None:
+    finding = Finding(subtasks=("s1",), severity="high", what="they differ", mend="say b")
+    events = [STARTED, ResultsVerified(name="verification", at=1, findings=(finding,))]
+    assert trace("r-1", events).attributes["findings"] == ["they differ"]
+
+
+def test_a_result_that_is_mended_makes_its_subtask_longer_and_its_calls_are_part_of_it() -> None:
+    (_, span) = trace(
+        "r-1",
+        [
+            STARTED,
+            accepted(1, "s1"),
+            started("s1", 2),
+            finished("s1", 3),
+            call_started("subtask/s1/mend/call/1", 5, "worker:analyst", "s1"),
+            call_finished("subtask/s1/mend/call/1", 6, "worker:analyst", "s1"),
+            finished("s1", 7, "partial"),
+        ],
+    ).spans
+    assert outline(span) == {
+        "invoke_agent analyst: partial 2-7.0": [{"chat m: succeeded 5-6.0": []}]
+    }
+    assert span.attributes["usage"] == usage(1)

@@ -114,9 +114,20 @@ def _run(item: Job, flags: dict[str, Any]) -> None:
     status = exit_status(done.followed)
     if diff_file is not None:
         diff_file.write(unified_diff(done.changes).encode())
-    if apply:
-        status = status or _apply(done.changes, roots)
+    if item.changes_files:
+        status = _tell_changes(done, apply, status, roots)
     click.get_current_context().exit(status)
+
+
+def _tell_changes(done: _Done, apply: bool, status: int, roots: Sequence[Path]) -> int:
+    """Change files or tell which would change, and return the exit status."""
+    if apply and status == 0:
+        return _apply(done.changes, roots)
+    names = ", ".join(change.name for change in done.changes) or "none"
+    print_aside(f"Nothing was written. Files that the run changes: {names}")
+    if done.changes:
+        print_aside(f"To see how: concertmaster show {done.followed.state.run_id} --diff")
+    return status
 
 
 def _apply(changes: Sequence[FileChange], roots: Sequence[Path]) -> int:

@@ -31,7 +31,7 @@ from concertmaster.engine.next_step import (
 from concertmaster.engine.plan import Plan, Subtask
 from concertmaster.engine.run import Run, Setup, work_result, workers_of
 from concertmaster.engine.scheduler import Decision, Grant, Scheduler, Skip
-from concertmaster.engine.subtask import carry_out
+from concertmaster.engine.subtask import carry_out, not_done, not_finished
 from concertmaster.engine.work import Work
 from concertmaster.llm.protocol import WorkResult
 
@@ -226,7 +226,7 @@ class Delegation:
                     self._start_soon(self._carry_out, decision.subtask, scope)
 
     def _leave_out(self, subtask: Subtask, why: str) -> None:
-        result = self._run.steps.recorded.no_worse(_not_done(subtask, why))
+        result = self._run.steps.recorded.reconcile(not_done(subtask, why))
         self._results[subtask.id] = result
         self._start_soon(self._record_skip, subtask, result)
 
@@ -249,14 +249,9 @@ class Delegation:
         if result is None:
             enough = "The orchestrator stopped it, having enough without it."
             dropped = "It was stopped, because the finished plan does without it."
-            result = SubtaskResult(
-                subtask_id=subtask.id,
-                worker=subtask.worker,
-                status="cancelled",
-                errors=(enough if subtask.id in self._unneeded else dropped,),
-                usage=self._run.steps.usage(subtask.id),
-            )
-        result = self._run.steps.recorded.no_worse(result)
+            why = enough if subtask.id in self._unneeded else dropped
+            result = not_finished(subtask, why, self._run.steps.usage(subtask.id))
+        result = self._run.steps.recorded.reconcile(result)
         await self._record(result)
         self._messages.send_nowait(result)
 
@@ -264,7 +259,7 @@ class Delegation:
         # It may have been stopped between its slot and here.
         await anyio.lowlevel.checkpoint_if_cancelled()
         if anyio.current_time() >= self._until:
-            return _not_done(subtask, "The run's time was up before it could start.")
+            return not_done(subtask, "The run's time was up before it could start.")
         steps = self._run.steps
         await self._introduce(subtask)
         started = SubtaskStarted(
@@ -400,9 +395,3 @@ class Delegation:
 
 def _enough(reason: str) -> str:
     return f"The orchestrator had enough without it: {reason}"
-
-
-def _not_done(subtask: Subtask, why: str) -> SubtaskResult:
-    return SubtaskResult(
-        subtask_id=subtask.id, worker=subtask.worker, status="skipped", errors=(why,)
-    )

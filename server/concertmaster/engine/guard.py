@@ -25,17 +25,19 @@ async def guarded(run: Run, setup: Setup, work: Callable[[], Awaitable[RunEnded]
     lets nothing pass.
     """
     ended: list[RunEnded] = []
-    async with together() as tasks:
+    decision = run.steps.recorded.guard
+    if decision is None:
+        async with together() as tasks:
 
-        async def do() -> None:
-            ended.append(await work())
+            async def do() -> None:
+                ended.append(await work())
 
-        tasks.start_soon(do)
-        decision = run.steps.recorded.guard or await _screen(run, setup)
-        if not decision.passed:
-            tasks.cancel_scope.cancel()
+            tasks.start_soon(do)
+            decision = await _screen(run, setup)
+            if not decision.passed:
+                tasks.cancel_scope.cancel()
     if decision.passed:
-        return ended[0]
+        return ended[0] if ended else await work()
     return RunEnded(
         name="run/end",
         at=run.steps.now(),

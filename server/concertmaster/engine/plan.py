@@ -1,5 +1,6 @@
 """The plan of a run: its shape, and how it is read from what a planner wrote."""
 
+import itertools
 import json
 import re
 from collections.abc import Collection, Sequence
@@ -105,11 +106,11 @@ def read_plan(text: str, *, lenient: bool = False) -> Plan:
 
 
 def _remove(value: object, place: Sequence[int | str]) -> None:
-    for part in place[:-1]:
+    for before, part in itertools.pairwise(("", *place[:-1])):
         if isinstance(value, list):
             value = cast("list[object]", value)[int(part)]
-        # A place also names the variant of a union, which is no key of the value.
-        elif part in cast("dict[str, object]", value):
+        # What follows it in a place is the strategy's kind, and no key of it.
+        elif before != "strategy":
             value = cast("dict[str, object]", value)[str(part)]
     del cast("dict[str, object]", value)[str(place[-1])]
 

@@ -24,6 +24,8 @@ class PlanRules:
     max_subtasks: int
     custom_workers: int = 0
     """How many workers it may bring along."""
+    taken: Collection[str] = ()
+    """Names that these may not have, besides those of the workers."""
     mode: PlanMode | None = None
     """The mode that it must have; None leaves the choice to the planner."""
 
@@ -69,7 +71,7 @@ def _custom_worker_problems(plan: Plan, rules: PlanRules) -> list[str]:
     problems += [
         f"The custom worker {name!r} needs another name: this one is taken."
         for name in sorted(set(names))
-        if name in rules.workers or names.count(name) > 1
+        if name in rules.workers or name in rules.taken or names.count(name) > 1
     ]
     return problems
 
@@ -197,8 +199,10 @@ def subtask_schema(rules: PlanRules) -> JsonSchema:
     text = {"type": "string"}
     names: Mapping[str, Any] = {"type": "array", "items": text}
     inputs = {"type": "array", "items": {"enum": sorted(rules.inputs)}} if rules.inputs else names
-    # The name of a custom worker is not known before the plan is written.
-    worker = text if rules.custom_workers else {"enum": sorted(rules.workers)}
+    worker: Mapping[str, Any] = {"enum": sorted(rules.workers)}
+    if rules.custom_workers:
+        # The name of a custom worker is not known before the plan is written.
+        worker = {"anyOf": [worker, text]}
     return closed_object(
         {
             "id": {"type": "string", "description": "s1, s2, …", "pattern": ID_PATTERN},

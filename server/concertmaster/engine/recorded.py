@@ -131,7 +131,7 @@ class Recorded:
         decision = self.revisions[-1] if self.revisions else None
         return stands(result.subtask_id, result.status, decision, in_vain=self._in_vain)
 
-    def no_worse(self, result: SubtaskResult) -> SubtaskResult:
+    def reconcile(self, result: SubtaskResult) -> SubtaskResult:
         """Return `result`; or what an earlier attempt had brought, where this one brought nothing.
 
         Where the result is news, what was made of the earlier ones is forgotten.

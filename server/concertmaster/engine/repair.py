@@ -63,7 +63,8 @@ def _allowed(
 ) -> tuple[CustomWorker, ...]:
     allowed: dict[str, CustomWorker] = {}
     for worker in custom:
-        if len(allowed) < rules.custom_workers and worker.name not in {*rules.workers, *allowed}:
+        taken = {*rules.workers, *rules.taken, *allowed}
+        if len(allowed) < rules.custom_workers and worker.name not in taken:
             allowed[worker.name] = worker
         else:
             warnings.append(f"The custom worker {worker.name!r} was left out.")

@@ -50,6 +50,7 @@ class Run:
             inputs=tuple(self.documents),
             max_subtasks=self.request.limits.max_subtasks,
             custom_workers=_CUSTOM_WORKERS[self.request.decomposition],
+            taken=catalog.names,
             mode=None if self.request.mode == "auto" else self.request.mode,
         )
 

@@ -3,6 +3,7 @@
 import logging
 
 from concertmaster.engine.events import SubtaskResult
+from concertmaster.engine.plan import Subtask
 from concertmaster.engine.replies import Verdict
 from concertmaster.engine.strategies.parts import do_in_parts
 from concertmaster.engine.strategies.revise import do_with_revisions
@@ -11,6 +12,7 @@ from concertmaster.engine.strategy import Map, Revise, Vote
 from concertmaster.engine.work import Work
 from concertmaster.engine.worker import do
 from concertmaster.errors import StoreError
+from concertmaster.llm.protocol import Usage
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,24 @@ def result_of(work: Work, verdict: Verdict, *, seconds: float) -> SubtaskResult:
         notes=verdict.notes,
         usage=work.run.steps.usage(work.subtask.id),
         seconds=seconds,
+    )
+
+
+def not_done(subtask: Subtask, why: str) -> SubtaskResult:
+    """Return the result of a subtask that does not start, and why."""
+    return SubtaskResult(
+        subtask_id=subtask.id, worker=subtask.worker, status="skipped", errors=(why,)
+    )
+
+
+def not_finished(subtask: Subtask, why: str, usage: Usage) -> SubtaskResult:
+    """Return the result of a subtask that was stopped, and why."""
+    return SubtaskResult(
+        subtask_id=subtask.id,
+        worker=subtask.worker,
+        status="cancelled",
+        errors=(why,),
+        usage=usage,
     )
 
 

@@ -30,6 +30,8 @@ from concertmaster.llm.protocol import Frozen, JsonSchema, closed_object
 
 MEND = Piece(step="mend")
 
+REVISED = "Its worker revised it after the check of all results."
+
 
 class Verification(Frozen):
     """What results of several workers do not agree on."""
@@ -63,11 +65,11 @@ async def verify(
         return Verified(results=delegated.results, problem=problem)
     verified = ResultsVerified(name="verification", at=run.steps.now(), findings=findings)
     await run.steps.record(verified, wait=False)
-    notes = tuple(_note(finding) for finding in findings)
+    notes = tuple(_note(finding, mend=mend) for finding in findings)
     if not mend or not findings:
         return Verified(results=delegated.results, notes=notes)
     results = await _mended(run, setup, delegated, findings, until=until)
-    return Verified(results=results, notes=tuple(f"{note} It was sent back." for note in notes))
+    return Verified(results=results, notes=notes)
 
 
 async def _find(
@@ -111,9 +113,13 @@ def _schema(subtask_ids: Sequence[str]) -> JsonSchema:
     return closed_object({"findings": {"type": "array", "items": finding}})
 
 
-def _note(finding: Finding) -> str:
+def _note(finding: Finding, *, mend: bool) -> str:
     where = ", ".join(finding.subtasks) or "the results"
-    return f"Checking the results against one another ({where}, {finding.severity}): {finding.what}"
+    back = " It was sent back." if mend and finding.subtasks else ""
+    return (
+        f"Checking the results against one another ({where}, {finding.severity}): "
+        f"{finding.what}{back}"
+    )
 
 
 async def _mended(
@@ -121,6 +127,7 @@ async def _mended(
 ) -> tuple[SubtaskResult, ...]:
     """Return the results, where each that a finding concerns has been revised by its worker."""
     results = {result.subtask_id: result for result in delegated.results}
+    subtasks = {subtask.id: subtask for subtask in delegated.plan.subtasks}
     workers = workers_of(delegated.plan, setup.catalog)
     slots = anyio.CapacityLimiter(run.request.limits.slots)
 
@@ -133,7 +140,16 @@ async def _mended(
         ]
         if not points:
             return result
-        work = Work(run=run, setup=setup, workers=workers, subtask=subtask, until=until)
+        work = Work(
+            run=run,
+            setup=setup,
+            workers=workers,
+            subtask=subtask,
+            dependencies=[
+                work_result(subtasks[name], results[name]) for name in subtask.depends_on
+            ],
+            until=until,
+        )
         async with slots:
             return await _revised(work, result, points)
 
@@ -150,6 +166,10 @@ async def _revised(work: Work, result: SubtaskResult, points: Sequence[str]) -> 
             update={"status": "partial", "errors": (*result.errors, problem)}
         )
     else:
+        verdict = verdict.with_notes(*result.notes, REVISED)
+        # A revision mends what was found, and not what had been missing before.
+        if result.errors:
+            verdict = verdict.with_problem(" ".join(result.errors))
         revised = result_of(work, verdict, seconds=result.seconds)
     steps = work.run.steps
     await steps.record(

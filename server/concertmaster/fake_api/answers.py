@@ -15,14 +15,23 @@ def answer(request: MessagesRequest, *, subtasks: int, tokens: int) -> str:
     if schema is None:
         chars = tokens * CHARS_PER_TOKEN
         return (WORDS * (chars // len(WORDS) + 1))[:chars]
-    if "subtasks" in schema.get("properties", {}):
-        return json.dumps(_plan(schema, subtasks))
+    if workers := _workers(schema):
+        return json.dumps(_plan(schema, workers, subtasks))
     return json.dumps(_instance(schema, schema))
 
 
-def _plan(schema: Json, subtasks: int) -> Json:
+def _workers(schema: Json) -> list[str]:
+    """Return the workers that there are, if this is the schema of a plan."""
+    try:
+        worker: Json = schema["properties"]["subtasks"]["items"]["properties"]["worker"]
+        # A plan that may bring workers along may also name others.
+        return worker.get("anyOf", [worker])[0]["enum"]
+    except KeyError:
+        return []
+
+
+def _plan(schema: Json, workers: list[str], subtasks: int) -> Json:
     one: Json = schema["properties"]["subtasks"]["items"]
-    workers: list[str] = one["properties"]["worker"]["enum"]
     return {
         "analysis": "A plan that was written beforehand.",
         "direct_answer": None,

@@ -38,7 +38,7 @@ async def serve_fake_api(
     api = FakeApi(behaviour or Behaviour())
     config = uvicorn.Config(
         api.app,
-        log_level="critical",
+        log_level="error",
         access_log=False,
         ws="none",
         lifespan="off",

@@ -68,7 +68,6 @@ Inputs = Annotated[
                     {"type": "string"},
                     {
                         "type": "object",
-                        "properties": {"name": {"type": "string"}, "text": {"type": "string"}},
                         "required": ["name", "text"],
                     },
                 ]
@@ -76,8 +75,8 @@ Inputs = Annotated[
         }
     ),
     Field(
-        description="Material to work on: paths of files or folders, globs, file:// URIs "
-        "(inside the server's allowed roots), or texts as {name, text}. Workers see nothing else."
+        description="Material to work on: files, folders, globs, file:// URIs (under the "
+        "server's roots), or texts as {name, text}. Workers see nothing else."
     ),
 ]
 
@@ -90,17 +89,18 @@ def _several(value: object) -> object:
 Texts = Annotated[tuple[str, ...], BeforeValidator(_several)]
 Workers = Annotated[
     Texts,
-    Field(description="Names of workers to choose from (workers://catalog). Default: all."),
+    Field(description="Workers to choose from (workers://catalog); all, if left out."),
 ]
 MaxSubtasks = Annotated[
     int | None,
-    Field(ge=1, description="Most subtasks a plan may have. Default: the server's setting (8)."),
+    Field(ge=1, description="Most subtasks of a plan (usually 8)."),
 ]
 Mode = Annotated[
     events.Mode,
+    WithJsonSchema({"enum": ["auto", "static", "adaptive"], "type": "string"}),
     Field(
-        description="static: plan once. adaptive: plan anew as results come in. auto: as the "
-        "planner thinks best."
+        description="static: plan once; adaptive: plan on as results come in; auto: the planner "
+        "decides."
     ),
 ]
 OutputSchema = Annotated[
@@ -113,13 +113,10 @@ WaitSeconds = Annotated[
     Field(
         ge=0,
         le=3600,
-        description="Seconds to wait for the end; then the reply is the state so far and the "
-        "run goes on.",
+        description="Seconds to wait for the end; the run goes on after them.",
     ),
 ]
-Offset = Annotated[
-    int, Field(ge=0, description="Character to read on from: next_offset of a cut reply.")
-]
+Offset = Annotated[int, Field(ge=0, description="Read on from here: next_offset of a cut reply.")]
 
 
 async def plan_task(
@@ -176,7 +173,7 @@ async def run_orchestration(
             description="Run this plan: what plan_task returned, edited: {analysis, mode, "
             "verify, custom_workers, subtasks: [{id, worker, objective, why, depends_on, "
             "priority, inputs, expects, needs_all, decisive, strategy: {kind: single, revise, "
-            "vote or map}}]}. Needs the task, and the inputs that the subtasks name."
+            "vote or map}}]}. Needs task and inputs."
         ),
     ] = None,
     inputs: Inputs = (),
@@ -186,8 +183,8 @@ async def run_orchestration(
     verify: Annotated[
         Verify | None,
         Field(
-            description="Check results against one another: report what disagrees, or have "
-            "workers mend it. Default: as planned."
+            description="What to do where results disagree: report it, or have workers mend it. "
+            "Default: as planned."
         ),
     ] = None,
     guard: Annotated[
@@ -195,9 +192,7 @@ async def run_orchestration(
     ] = "",
     deadline_seconds: Annotated[
         float | None,
-        Field(
-            gt=0, description="Seconds the whole run may take. Default: the server's setting (900)."
-        ),
+        Field(gt=0, description="Seconds for the whole run (usually 900)."),
     ] = None,
     output_schema: OutputSchema = None,
     wait_seconds: WaitSeconds = FOLLOW_SECONDS,
@@ -264,41 +259,39 @@ def _run_result(state: RunState, *, offset: int = 0) -> CallToolResult:
 
 
 PLAN_TASK = """\
-Analyse a task and return a checked plan for it (subtasks, their workers and dependencies) \
-without running it. Use it to see or change how a large task would be divided before paying for \
-it; to simply get the task done, call run_orchestration. A request that needs no workers comes \
-back with direct_answer instead of subtasks. Next: run_orchestration with the plan_id, or with \
-the edited plan."""
+Return a checked plan for a task (subtasks, their workers and dependencies) without running it, \
+to see or change how it would be divided before paying for it; to simply get it done, call \
+run_orchestration. A request that needs no workers comes back with direct_answer. Next: \
+run_orchestration with the plan_id, or with the edited plan."""
 
 RUN_WORKER = """\
 Have one specialist do one well-defined thing and return its result, without planning or \
-synthesis. Use it when it is clear who should do what; several calls may run at once. For a task \
-with several parts call run_orchestration. The worker starts with an empty context: put all it \
-needs into task, context and inputs. If the reply says status running, follow it with get_run."""
+synthesis. Several calls may run at once. For a task with several parts call run_orchestration. \
+The worker starts with an empty context: put all it needs into task, context and inputs. If the \
+reply says status running, follow it with get_run."""
 
 RUN_ORCHESTRATION = """\
-Get a large or many-sided task done: it is divided into subtasks, specialist workers do them in \
-parallel, and their findings are merged into one answer. Use it for reviews, analyses and \
-research with several angles, above all over many files: they go to the workers, not into your \
-context. Do not use it for what you can answer at once or one worker can do (run_worker). Give \
-task alone, or plan_id, or plan with task. The reply has status and answer. Status running means \
-it is not over: call get_run with the run_id. Status partial means that something is missing, \
-named in reasons: say so when you pass the answer on."""
+Get a large or many-sided task done: specialist workers do its subtasks in parallel, and their \
+findings are merged into one answer. For reviews, analyses and research with several angles, \
+above all over many files, which go to the workers and not into your context; not for what you \
+can answer at once or one worker can do (run_worker). Give task alone, or plan_id, or plan with \
+task. Status running means it is not over: call get_run with the run_id. Status partial means \
+that something is missing, named in reasons: say so when you pass the answer on."""
 
 GET_RUN = """\
-See where a run stands and read its answer; costs nothing and changes nothing. Use it after a \
-reply with status running, giving wait_seconds (such as 45) rather than asking again and again: \
-it returns when the run is over or the time is up. With subtask_id: one result in full. With \
-offset: the next part of a long answer. Without run_id: the latest runs."""
+See where a run stands and read its answer; changes nothing. Use it after a reply with status \
+running, with wait_seconds (such as 45): it returns when the run is over or the time is up. With \
+subtask_id: one result in full. With offset: the next part of a long answer. Without run_id: the \
+latest runs."""
 
 CANCEL_RUN = """\
 Stop a run that is no longer wanted. What is finished is kept and can be read with get_run; what \
 is under way is lost. Does nothing to a run that is over."""
 
 RESUME_RUN = """\
-Go on with a run that is interrupted, cancelled, failed or partial. What succeeded is kept and \
-not paid for again; the rest is tried again. Use it after a reply with one of these statuses, if \
-the answer is still wanted, instead of starting the task anew. A run under way is only followed."""
+Go on with a run that is interrupted, cancelled, failed or partial, instead of starting anew: \
+what succeeded is kept and not paid for again; the rest is tried again. A run under way is only \
+followed."""
 
 # plan_task and run_worker change nothing but the server's own record, so clients may make such
 # calls side by side. run_orchestration starts work that can be large and outlasts the call: a

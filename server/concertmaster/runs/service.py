@@ -95,7 +95,7 @@ class RunService:
             await self._journal.create(run_id, event, checked.texts)
 
         await self._live.begin(live, checked.documents, commit)
-        return live.state
+        return live.state.shown()
 
     async def resume(self, run_id: str, *, by: str) -> RunState:
         """Have a run go on that was interrupted, or that ended without success; return at once.
@@ -115,7 +115,7 @@ class RunService:
         events = await self._journal.events(run_id)
         documents = {item.name: item for item in await self._reader.documents_of(state.request)}
         if (live := self._live.get(run_id)) is not None:
-            return live.state
+            return live.state.shown()
         event = RunResumed(
             name=f"run/resume/{row.epoch + 1}", at=time.time(), epoch=row.epoch + 1, by=by
         )
@@ -128,7 +128,7 @@ class RunService:
             await self._live.begin(live, documents, commit)
         except LostRunError:
             return await self.get(run_id)
-        return live.state
+        return live.state.shown()
 
     async def resume_interrupted(self, *, by: str) -> None:
         """Have the runs go on whose process has died, but for those that were to stop.

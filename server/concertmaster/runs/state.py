@@ -128,6 +128,7 @@ class RunState:
             subtasks={},
             warnings=(),
             decisions=(),
+            last_decision=None,
             findings=(),
             answer="",
             value=None,

@@ -137,8 +137,8 @@ class _Tree:
         self._subtasks: dict[str, Subtask] = {}
         self._plan: _Node | None = None
         self._synthesis: _Node | None = None
-        self._running: dict[str, _Node] = {}
-        """Subtasks by id."""
+        self._begun: dict[str, _Node] = {}
+        """Subtasks by id. One that has ended may go on, when its result is mended."""
         self._calls: dict[str, _Node] = {}
         """Calls under way by step."""
         self._cut_off: set[str] = set()
@@ -189,7 +189,7 @@ class _Tree:
         self.root.stop(None, "interrupted")
         self.root.status, self.root.ended_at = "", None
         self._plan = self._synthesis = None
-        self._running.clear()
+        self._begun = {name: node for name, node in self._begun.items() if node.ended_at}
         self._calls.clear()
         resumed = self.root.attributes.setdefault("resumed", [])
         cast("list[JsonValue]", resumed).append(
@@ -211,6 +211,7 @@ class _Tree:
                     done=event.done,
                     reason=event.reason,
                     warnings=list(event.warnings),
+                    left_out=list(event.left_out),
                 )
             case _:
                 self._subtasks |= {subtask.id: subtask for subtask in event.plan.subtasks}
@@ -236,9 +237,9 @@ class _Tree:
             case _:
                 result = event.result
                 # A subtask that was skipped ends without having started.
-                if result.subtask_id not in self._running:
+                if result.subtask_id not in self._begun:
                     self._begin_subtask(result.subtask_id, event.at)
-                self._running.pop(result.subtask_id).end(
+                self._begun[result.subtask_id].end(
                     event.at, result.status, chars=len(result.text), errors=list(result.errors)
                 )
 
@@ -252,7 +253,7 @@ class _Tree:
             objective=subtask.objective,
             depends_on=list(subtask.depends_on),
         )
-        _replace(self._running, subtask_id, node)
+        _replace(self._begun, subtask_id, node)
 
     def _apply_work(self, event: CallStarted | CallFinished | CallFailed | ToolCalled) -> None:
         match event:
@@ -274,7 +275,7 @@ class _Tree:
                 call.end(event.at, "failed", error=event.error)
             case _:
                 began = event.at - event.seconds
-                tool = self._running[event.subtask_id].begin(
+                tool = self._begun[event.subtask_id].begin(
                     f"execute_tool {event.call.name}", "tool", began, step=event.name
                 )
                 status = "failed" if event.outcome.failed else "succeeded"
@@ -282,10 +283,7 @@ class _Tree:
 
     def _begin_call(self, event: CallStarted) -> None:
         if event.subtask_id is not None:
-            # What mends a result begins when its subtask has ended.
-            if event.subtask_id not in self._running:
-                self._begin_subtask(event.subtask_id, event.at)
-            parent = self._running[event.subtask_id]
+            parent = self._begun[event.subtask_id]
         elif event.caller in ("planner", "orchestrator"):
             parent = self._planning(event.at)
         else:
