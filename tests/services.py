@@ -13,6 +13,7 @@ from concertmaster.engine.events import Event, Limits
 from concertmaster.errors import StoreError
 from concertmaster.llm.protocol import Request
 from concertmaster.runs.intake import RunPolicy
+from concertmaster.runs.journal import RunRow
 from concertmaster.runs.service import RunService, open_service
 from concertmaster.runs.sqlite_store import SqliteJournal, open_sqlite
 from fakes import FakeLLM, Script
@@ -62,10 +63,17 @@ class FailingJournal(SqliteJournal):
     reads_refused = 0
 
     async def events(self, run_id: str, *, light: bool = False) -> Sequence[Event]:
+        self._refuse_reads()
+        return await super().events(run_id, light=light)
+
+    async def unfinished(self) -> Sequence[RunRow]:
+        self._refuse_reads()
+        return await super().unfinished()
+
+    def _refuse_reads(self) -> None:
         if self.reads_refused:
             self.reads_refused -= 1
             raise StoreError("The disk is gone.")
-        return await super().events(run_id, light=light)
 
     async def append(self, run_id: str, event: Event, *, epoch: int, wait: bool = True) -> None:
         if event.kind in self.refused:

@@ -10,10 +10,12 @@ import pytest
 from building import worker
 from concertmaster.engine.steps import COMMIT_SECONDS
 from concertmaster.errors import ModelUnavailableError, RequestError, StoreError, UnknownRunError
+from concertmaster.runs import takeover
 from concertmaster.runs.orders import Order, PlanOrder, RunOrder
-from concertmaster.runs.service import MOST_RESUMPTIONS, RunService
+from concertmaster.runs.service import RunService
 from concertmaster.runs.sqlite_store import PATIENCE_SECONDS
 from concertmaster.runs.state import RunState
+from concertmaster.runs.takeover import MOST_RESUMPTIONS, Takeover
 from concertmaster.tools.inputs import InlineInput
 from fakes import FakeLLM, Script, plan_json, reply_with, subtask
 from services import Gate, change, failing_service, service_in
@@ -104,10 +106,8 @@ async def test_a_run_cancelled_from_elsewhere_is_not_cancelled_again_once_it_goe
         await gate.reached.wait()
         # A commit of another process is what makes the owner look whether it is to stop.
         await other.start(PlanOrder(task="another"))
-        await other.start(PlanOrder(task="and another"))
-        await anyio.sleep(0.4)
-        assert (await owner.get(run_id)).status == "running"
-        assert (await other.cancel(run_id, reason="again")).status == "cancelled"
+        state = await other.cancel(run_id, reason="once more")
+        assert state.reasons == ("The run was cancelled: once more",)
 
 
 async def test_a_partial_run_keeps_its_answer_until_there_is_another(tmp_path: Path) -> None:
@@ -269,9 +269,24 @@ async def test_a_run_that_cannot_be_taken_over_stays_as_it_is(tmp_path: Path) ->
 async def test_runs_of_dead_processes_are_taken_up_together(tmp_path: Path) -> None:
     first, second = await interrupted(tmp_path), await interrupted(tmp_path)
     async with service_in(tmp_path) as service:
-        await service.resume_interrupted(by="test")
+        await Takeover(service, by="test").look()
         for run_id in (first, second):
             assert (await over(service, run_id)).status == "succeeded"
+
+
+async def test_runs_of_processes_that_die_later_are_taken_up_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(takeover, "LOOK_SECONDS", 0)
+    async with (
+        failing_service(tmp_path, FakeLLM(), reads_refused=1) as service,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(Takeover(service, by="test").keep_on)
+        run_id = await interrupted(tmp_path)
+        assert (await over(service, run_id)).status == "succeeded"
+        tasks.cancel_scope.cancel()
+    assert "The disk is gone." in caplog.text
 
 
 async def test_a_run_that_is_cut_off_time_and_again_is_not_taken_up_by_itself(
@@ -280,7 +295,7 @@ async def test_a_run_that_is_cut_off_time_and_again_is_not_taken_up_by_itself(
     run_id = await interrupted(tmp_path)
     for _ in range(MOST_RESUMPTIONS + 2):
         async with service_in(tmp_path, {"worker:critic": Gate()}) as service:
-            await service.resume_interrupted(by="test")
+            await Takeover(service, by="test").look()
     async with service_in(tmp_path) as service:
         assert (await service.get(run_id)).resumed == MOST_RESUMPTIONS
 
@@ -297,9 +312,21 @@ async def test_a_run_that_cannot_go_on_does_not_keep_others_from_it(
         await gate.reached.wait()
     run_id = await interrupted(tmp_path)
     async with service_in(tmp_path) as service:
-        await service.resume_interrupted(by="test")
+        looking = Takeover(service, by="test")
+        await looking.look()
         assert (await over(service, run_id)).status == "succeeded"
-    assert "'poet'" in caplog.text
+        await looking.look()
+    assert caplog.text.count("'poet'") == 1
+
+
+async def test_a_run_begun_offline_does_not_go_on_with_a_model(tmp_path: Path) -> None:
+    offline = FakeLLM({"planner": TWO, "worker:critic": Gate()})
+    offline.notice = "There is no language model."
+    async with service_in(tmp_path, llm=offline) as service:
+        run_id = (await service.start(WHY)).run_id
+    async with service_in(tmp_path) as service:
+        with pytest.raises(RequestError, match="begun without a language model"):
+            await service.resume(run_id, by="test")
 
 
 def test_a_commit_is_waited_for_longer_than_the_store_takes_to_give_it_up() -> None:

@@ -35,9 +35,10 @@ def serve(http: bool, host: str, port: int, **flags: Any) -> None:
     async def open_service() -> AsyncGenerator["RunService"]:
         # Imported when a call first needs it: see ServerState.
         wiring = await to_thread.run_sync(importlib.import_module, "concertmaster.cli.wiring")
-        async with wiring.open_runs(loaded, roots=loaded.settings.roots) as service:
-            if loaded.settings.resume_interrupted:
-                await service.resume_interrupted(by="the server that started")
+        async with (
+            wiring.open_runs(loaded, roots=loaded.settings.roots) as service,
+            wiring.taking_over(service, when=loaded.settings.resume_interrupted),
+        ):
             yield service
 
     async def load_jobs() -> Mapping[str, "Job"]:

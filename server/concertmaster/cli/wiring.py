@@ -5,6 +5,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Literal
 
+import anyio
+
 from concertmaster.catalog.catalog import Catalog, builtin_folder, load_catalog
 from concertmaster.catalog.prompts import Prompts, load_prompts
 from concertmaster.engine.run import Setup
@@ -18,6 +20,7 @@ from concertmaster.llm.protocol import LLM, Models
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.service import RunService, open_service
 from concertmaster.runs.sqlite_store import open_sqlite
+from concertmaster.runs.takeover import Takeover
 from concertmaster.settings import LoadedSettings, Settings, configuration_folder
 from concertmaster.tools.defaults import default_tools
 from concertmaster.tools.registry import ToolRegistry
@@ -153,6 +156,18 @@ async def open_runs(
         )
         async with open_service(journal=journal, setup=setup, policy=policy) as service:
             yield service
+
+
+@asynccontextmanager
+async def taking_over(service: RunService, *, when: bool) -> AsyncGenerator[None]:
+    """Have runs of dead processes go on meanwhile, `when` that is wanted."""
+    async with anyio.create_task_group() as tasks:
+        if when:
+            tasks.start_soon(Takeover(service, by="a server").keep_on)
+        try:
+            yield
+        finally:
+            tasks.cancel_scope.cancel()
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ from contextlib import suppress
 import anyio
 from anyio.abc import TaskGroup
 
-from concertmaster.engine.events import CancelRequested, Event, RunResumed
+from concertmaster.engine.events import CancelRequested, Event
 from concertmaster.engine.orchestrator import Orchestrator
 from concertmaster.engine.run import Run
 from concertmaster.engine.steps import Steps
@@ -195,18 +195,10 @@ class LiveRuns:
             return
         try:
             events = await self._journal.events(live.state.run_id, light=True)
+            wanted = fold(live.state.run_id, events, alive=True).cancel_requested
         except (UnknownRunError, UnreadableRunError):
             # It is deleted or damaged; others may have been asked to stop.
             return
-        wanted: CancelRequested | None = None
-        for event in events:
-            match event:
-                case CancelRequested():
-                    wanted = event
-                case RunResumed():
-                    wanted = None
-                case _:
-                    pass
         if wanted is not None and live.state.cancel_requested is None:
-            live.state.apply(wanted)
+            live.state.cancel_requested = wanted
             live.scope.cancel()

@@ -1,12 +1,13 @@
 """Whether a run that is not under way can go on."""
 
-from concertmaster.catalog.catalog import Catalog
-from concertmaster.engine.run import workers_of
+from concertmaster.engine.run import Setup, workers_of
 from concertmaster.errors import RequestError, UnknownWorkerError
 from concertmaster.runs.state import RunState
 
+_MODEL = {True: "with a language model", False: "without a language model"}
 
-def check_resumable(state: RunState, catalog: Catalog) -> None:
+
+def check_resumable(state: RunState, setup: Setup) -> None:
     """Check that there is something left to do in a run, and that there is who can do it.
 
     Raises:
@@ -18,8 +19,13 @@ def check_resumable(state: RunState, catalog: Catalog) -> None:
             f"Run {run_id} has succeeded, so nothing is left to resume. Read its answer with "
             "get_run, or give an edited plan to run what is changed in it."
         )
+    if bool(state.notice) != bool(setup.llm.notice):
+        raise RequestError(
+            f"Run {run_id} was begun {_MODEL[not state.notice]}, and this process works "
+            f"{_MODEL[not setup.llm.notice]}. Resume it with the settings it was begun with."
+        )
     needed = {subtask.worker for subtask in state.plan.subtasks} if state.plan else set[str]()
-    workers = workers_of(state.plan, catalog) if state.plan else catalog
+    workers = workers_of(state.plan, setup.catalog) if state.plan else setup.catalog
     try:
         for name in sorted({*needed, *request.workers, *filter(None, [request.guard])}):
             workers.get(name)

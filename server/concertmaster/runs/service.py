@@ -1,6 +1,5 @@
 """Runs in the background of one process: start, watch, wait, cancel, list."""
 
-import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -20,7 +19,7 @@ from concertmaster.engine.events import (
 )
 from concertmaster.engine.orchestrator import Orchestrator
 from concertmaster.engine.run import Setup
-from concertmaster.errors import ConcertmasterError, LostRunError, UnreadableRunError
+from concertmaster.errors import LostRunError, UnreadableRunError
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.journal import Journal, RunRow
 from concertmaster.runs.live import LIVENESS_SECONDS, LiveRun, LiveRuns
@@ -33,13 +32,8 @@ from concertmaster.runs.trace import Span, trace
 from concertmaster.tools.changes import FileChange
 from concertmaster.tools.inputs import InputSpec
 
-log = logging.getLogger(__name__)
-
 CANCEL_SECONDS = 10
 """How long a cancelled run may take to end before the caller is answered anyway."""
-
-MOST_RESUMPTIONS = 3
-"""How often a run may have gone on before it does so by itself no more."""
 
 _OUTWARD = (RunStarted, RunResumed, GuardDecided, CancelRequested, RunEnded)
 """What the trace of a run shows before its guard has let anything pass."""
@@ -110,7 +104,7 @@ class RunService:
         state = await self.get(run_id)
         if not state.still:
             return state
-        check_resumable(state, self.catalog)
+        check_resumable(state, self._setup)
         row = await self._journal.row(run_id)
         events = await self._journal.events(run_id)
         documents = {item.name: item for item in await self._reader.documents_of(state.request)}
@@ -130,18 +124,9 @@ class RunService:
             return await self.get(run_id)
         return live.state.shown()
 
-    async def resume_interrupted(self, *, by: str) -> None:
-        """Have the runs go on whose process has died, but for those that were to stop.
-
-        Those that have been cut off time and again are left alone: they may be the reason.
-        """
-        for row in await self._journal.unfinished():
-            try:
-                state = await self.get(row.run_id)
-                if state.cancel_requested is None and state.resumed < MOST_RESUMPTIONS:
-                    await self.resume(row.run_id, by=by)
-            except ConcertmasterError as exc:
-                log.warning("run not resumed: %s", exc, extra={"run": row.run_id})
+    async def orphans(self) -> tuple[str, ...]:
+        """Return the ids of the runs that have not ended and whose process has, oldest first."""
+        return tuple(row.run_id for row in await self._journal.unfinished())
 
     async def get(self, run_id: str) -> RunState:
         """Return where a run stands.

@@ -1,0 +1,122 @@
+"""Runs that go on, seen through a real client."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from clients import ERAS, Connection, connected, hang
+from concertmaster.errors import ModelUnavailableError
+from fakes import plan_json, subtask
+from services import Gate
+
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("mode", ERAS)]
+
+TWO = plan_json(subtask("s1"), subtask("s2", "critic"))
+BUSY = ModelUnavailableError("The provider is busy.")
+
+
+async def until(connection: Connection, run_id: str, holds: Callable[[Any], bool]) -> None:
+    """Return once a run's state is so."""
+    while not holds(await connection.service.get(run_id)):
+        await anyio.lowlevel.checkpoint()
+
+
+async def interrupted(folder: Path, mode: str) -> str:
+    """Leave a run behind whose first subtask has succeeded and whose second has not."""
+    scripts = {"planner": TWO, "worker:critic": hang}
+    async with connected(folder, scripts, mode=mode) as connection:
+        run = await connection.ask("run_orchestration", task="check it", wait_seconds=0)
+        with anyio.fail_after(10):
+            await until(
+                connection,
+                run["run_id"],
+                lambda state: state.plan and state.subtasks["s1"].status == "succeeded",
+            )
+    return str(run["run_id"])
+
+
+async def test_an_interrupted_run_goes_on_and_pays_for_nothing_twice(
+    mode: str, tmp_path: Path
+) -> None:
+    run_id = await interrupted(tmp_path, mode)
+    async with connected(tmp_path, {"synthesizer": "all is well"}, mode=mode) as connection:
+        told = await connection.ask("get_run", run_id=run_id)
+        assert f'resume_run with run_id "{run_id}"' in told["next"]
+        reply = await connection.ask("resume_run", run_id=run_id)
+        assert (reply["status"], reply["answer"]) == ("succeeded", "all is well")
+        assert reply["run_id"] == run_id
+        assert connection.llm.callers() == ["worker:critic", "synthesizer"]
+
+
+async def test_a_call_for_a_run_that_goes_on_answers_after_its_time(
+    mode: str, tmp_path: Path
+) -> None:
+    run_id = await interrupted(tmp_path, mode)
+    async with connected(tmp_path, {"worker:critic": hang}, mode=mode) as connection:
+        reply = await connection.ask("resume_run", run_id=run_id, wait_seconds=0)
+        assert reply["status"] == "running"
+        again = await connection.ask("resume_run", run_id=run_id, wait_seconds=0)
+        assert (again["status"], again["run_id"]) == ("running", run_id)
+
+
+async def test_a_partial_answer_says_how_to_get_the_rest(mode: str, tmp_path: Path) -> None:
+    scripts = {"planner": TWO, "worker:critic": BUSY}
+    async with connected(tmp_path, scripts, mode=mode) as connection:
+        reply = await connection.ask("run_orchestration", task="check it")
+        assert reply["status"] == "partial"
+        assert "resume_run" in reply["next"]
+
+
+async def test_a_run_that_failed_can_be_tried_again(mode: str, tmp_path: Path) -> None:
+    async with connected(tmp_path, default=BUSY, mode=mode) as connection:
+        failed = await connection.ask("run_worker", worker="analyst", task="x")
+        assert failed["status"] == "failed"
+        assert "resume_run" in failed["next"]
+    async with connected(tmp_path, mode=mode) as connection:
+        reply = await connection.ask("resume_run", run_id=failed["run_id"])
+    assert (reply["status"], reply["answer"]) == ("succeeded", "done")
+
+
+async def test_there_is_nothing_to_resume_in_a_run_that_succeeded(
+    mode: str, tmp_path: Path
+) -> None:
+    async with connected(tmp_path, mode=mode) as connection:
+        done = await connection.ask("run_worker", worker="analyst", task="x")
+        refusal = await connection.refusal("resume_run", run_id=done["run_id"])
+        assert "has succeeded" in refusal
+        assert "r-none" in await connection.refusal("resume_run", run_id="r-none")
+
+
+async def test_abandoning_the_call_cancels_the_run_that_it_has_gone_on(
+    mode: str, tmp_path: Path
+) -> None:
+    run_id = await interrupted(tmp_path, mode)
+    gate = Gate()
+    async with connected(tmp_path, {"worker:critic": gate}, mode=mode) as connection:
+        async with anyio.create_task_group() as tasks:
+            call = connection.client.call_tool
+            tasks.start_soon(call, "resume_run", {"run_id": run_id})
+            await gate.reached.wait()
+            tasks.cancel_scope.cancel()
+        with anyio.fail_after(10):
+            await until(connection, run_id, lambda state: state.status == "cancelled")
+
+
+async def test_abandoning_the_call_leaves_a_run_that_was_under_way(
+    mode: str, tmp_path: Path
+) -> None:
+    gate = Gate()
+    async with connected(tmp_path, {"worker:analyst": gate}, mode=mode) as connection:
+        run = await connection.ask("run_worker", worker="analyst", task="x", wait_seconds=0)
+        run_id = run["run_id"]
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(connection.client.call_tool, "resume_run", {"run_id": run_id})
+            await gate.reached.wait()
+            await anyio.wait_all_tasks_blocked()
+            tasks.cancel_scope.cancel()
+        gate.opened.set()
+        reply = await connection.ask("get_run", run_id=run_id, wait_seconds=10)
+    assert reply["status"] == "succeeded"
