@@ -104,6 +104,7 @@ class FakeApi:
         self._cache.keep(use, now=self._now())
         async for event in stream(reply, entry, use, self._behaviour):
             yield event
+        entry.whole = True
 
     def _end(self, entry: Entry) -> None:
         entry.ended = self._now()
