@@ -30,14 +30,14 @@ from measure import Figure
 KILLS = 20
 COMMIT_SECONDS = 0.1
 """How long the reply of a call may take from the endpoint to the disk."""
-LIFE_SECONDS = 0.5
+LIFE_SECONDS = 3.0
 """How long after its first call a process may live that is to be killed."""
 EARLY = 0.1
 """The share of the processes whose life may end before their first call."""
 MOST_KILLS = 3
 """How often one run is killed."""
 BEHAVIOUR = Behaviour(
-    first_token_seconds=0.03, tokens_per_second=4000, reply_tokens=200, subtasks=20
+    first_token_seconds=0.2, tokens_per_second=1000, reply_tokens=200, subtasks=20
 )
 
 

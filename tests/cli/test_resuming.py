@@ -55,11 +55,11 @@ def test_what_did_not_succeed_is_tried_again(
     assert again.callers() == ["worker:writer", "synthesizer"]
 
 
-def test_a_run_that_succeeded_is_not_resumed(invoke: Invoke) -> None:
+def test_a_run_that_succeeded_prints_its_answer_again(invoke: Invoke) -> None:
     done = invoke("worker", "security-reviewer", "Review", "app.py", "--json")
-    result = invoke("resume", json.loads(done.stdout)["run_id"])
-    assert result.exit_code == 2
-    assert "has succeeded" in result.stderr
+    again = invoke("resume", json.loads(done.stdout)["run_id"], "--json")
+    assert again.exit_code == 0
+    assert json.loads(again.stdout) == json.loads(done.stdout)
 
 
 def test_a_run_that_is_not_there_is_not_resumed(invoke: Invoke) -> None:
@@ -75,10 +75,10 @@ async def test_a_server_goes_on_with_runs_of_dead_processes_if_that_is_wanted(
 ) -> None:
     run_id = await leave_behind(tmp_path)
     answer_with(FakeLLM())
-    loaded = Settings.load({"offline": True, "data_folder": tmp_path})
+    loaded = Settings.load({"offline": True, "data_folder": tmp_path, "resume_interrupted": wanted})
     async with (
         wiring.open_runs(loaded, roots=()) as service,
-        wiring.taking_over(service, when=wanted),
+        wiring.tending(service, loaded.settings),
     ):
         await anyio.wait_all_tasks_blocked()
         with anyio.fail_after(10):

@@ -108,6 +108,10 @@ OutputSchema = Annotated[
     WithJsonSchema({"type": "object"}),
     Field(description="JSON Schema (type object) of the answer, returned as value."),
 ]
+IdempotencyKey = Annotated[
+    str,
+    Field(max_length=200, description="Calls with the same text get the same run."),
+]
 WaitSeconds = Annotated[
     float,
     Field(
@@ -143,6 +147,7 @@ async def run_worker(
     inputs: Inputs = (),
     constraints: Annotated[Texts, Field(description="What the worker must or must not do.")] = (),
     output_schema: OutputSchema = None,
+    idempotency_key: IdempotencyKey = "",
     wait_seconds: WaitSeconds = FOLLOW_SECONDS,
 ) -> Annotated[CallToolResult, RunReply]:
     """Have one worker do one thing."""
@@ -153,6 +158,7 @@ async def run_worker(
         inputs=inputs,
         constraints=constraints,
         output_schema=output_schema,
+        idempotency_key=idempotency_key,
     )
     return _run_result(await start_and_follow(ctx, order, seconds=wait_seconds))
 
@@ -195,6 +201,7 @@ async def run_orchestration(
         Field(gt=0, description="Seconds for the whole run (usually 900)."),
     ] = None,
     output_schema: OutputSchema = None,
+    idempotency_key: IdempotencyKey = "",
     wait_seconds: WaitSeconds = FOLLOW_SECONDS,
 ) -> Annotated[CallToolResult, RunReply]:
     """Plan, delegate, synthesize."""
@@ -210,6 +217,7 @@ async def run_orchestration(
         guard=guard,
         deadline_seconds=deadline_seconds,
         output_schema=output_schema,
+        idempotency_key=idempotency_key,
     )
     return _run_result(await start_and_follow(ctx, order, seconds=wait_seconds))
 
@@ -267,16 +275,16 @@ run_orchestration with the plan_id, or with the edited plan."""
 RUN_WORKER = """\
 Have one specialist do one well-defined thing and return its result, without planning or \
 synthesis. Several calls may run at once. For a task with several parts call run_orchestration. \
-The worker starts with an empty context: put all it needs into task, context and inputs. If the \
-reply says status running, follow it with get_run."""
+The worker starts with an empty context: put all it needs into task, context and inputs. Status \
+running: follow it with get_run."""
 
 RUN_ORCHESTRATION = """\
 Get a large or many-sided task done: specialist workers do its subtasks in parallel, and their \
 findings are merged into one answer. For reviews, analyses and research with several angles, \
 above all over many files, which go to the workers and not into your context; not for what you \
-can answer at once or one worker can do (run_worker). Give task alone, or plan_id, or plan with \
-task. Status running means it is not over: call get_run with the run_id. Status partial means \
-that something is missing, named in reasons: say so when you pass the answer on."""
+can answer at once or one worker can do (run_worker). Status running: it is not over, so call \
+get_run with the run_id. Status partial: something is missing, named in reasons; say so when you \
+pass the answer on."""
 
 GET_RUN = """\
 See where a run stands and read its answer; changes nothing. Use it after a reply with status \
@@ -285,8 +293,8 @@ subtask_id: one result in full. With offset: the next part of a long answer. Wit
 latest runs."""
 
 CANCEL_RUN = """\
-Stop a run that is no longer wanted. What is finished is kept and can be read with get_run; what \
-is under way is lost. Does nothing to a run that is over."""
+Stop a run that is no longer wanted. What is finished is kept and can be read with get_run. Does \
+nothing to a run that is over."""
 
 RESUME_RUN = """\
 Go on with a run that is interrupted, cancelled, failed or partial, instead of starting anew: \

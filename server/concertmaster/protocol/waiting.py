@@ -56,10 +56,14 @@ async def follow(ctx: Ctx, run_id: str, *, seconds: float) -> RunState:
 async def start_and_follow(ctx: Ctx, order: Order, *, seconds: float) -> RunState:
     """Start a run and follow it; a client that cancels its call cancels the run.
 
+    One that an order with the same key has started is followed, and left to that call.
+
     Raises:
         ConcertmasterError: the order cannot be done as asked, or not be written down.
     """
     service = await state_of(ctx).service()
+    if (known := await service.known(order)) is not None:
+        return await follow(ctx, known.run_id, seconds=seconds)
     return await _follow_own(ctx, await service.start(order), seconds=seconds)
 
 

@@ -19,13 +19,14 @@ from concertmaster.engine.events import (
 )
 from concertmaster.engine.orchestrator import Orchestrator
 from concertmaster.engine.run import Setup
-from concertmaster.errors import LostRunError, UnreadableRunError
+from concertmaster.errors import LostRunError, UnreadableRunError, UsedKeyError
 from concertmaster.runs.intake import RunPolicy
-from concertmaster.runs.journal import Journal, RunRow
+from concertmaster.runs.journal import Journal, RunRow, StoredRun
 from concertmaster.runs.live import LIVENESS_SECONDS, LiveRun, LiveRuns
 from concertmaster.runs.orders import Order
-from concertmaster.runs.reading import OrderReader
+from concertmaster.runs.reading import OrderReader, check_same
 from concertmaster.runs.resumable import check_resumable
+from concertmaster.runs.retention import Retention
 from concertmaster.runs.rewrites import file_changes
 from concertmaster.runs.state import RecentRuns, RunState, fold, subtask_result
 from concertmaster.runs.trace import Span, trace
@@ -78,6 +79,8 @@ class RunService:
             InputError: an input cannot be read.
             StoreError: the journal cannot be written, so nothing was started.
         """
+        if (known := await self.known(order)) is not None:
+            return known
         checked = await self._reader.checked(order)
         run_id = f"r-{secrets.token_urlsafe(16)}"
         event = RunStarted(
@@ -86,23 +89,42 @@ class RunService:
         live = LiveRun(fold(run_id, [event], alive=True), epoch=1)
 
         async def commit() -> None:
-            await self._journal.create(run_id, event, checked.texts)
+            key = order.idempotency_key
+            await self._journal.create(run_id, event, checked.texts, key=key)
 
-        await self._live.begin(live, checked.documents, commit)
+        try:
+            await self._live.begin(live, checked.documents, commit)
+        except UsedKeyError as exc:
+            state = await self.get(exc.run_id)
+            check_same(state, order)
+            return state
         return live.state.shown()
+
+    async def known(self, order: Order) -> RunState | None:
+        """Return where the run stands that was started by an order with the same key.
+
+        Raises:
+            RequestError: that was another order.
+        """
+        run_id = order.idempotency_key and await self._journal.run_with(order.idempotency_key)
+        if not run_id:
+            return None
+        state = await self.get(run_id)
+        check_same(state, order)
+        return state
 
     async def resume(self, run_id: str, *, by: str) -> RunState:
         """Have a run go on that was interrupted, or that ended without success; return at once.
 
-        One that is under way, here or elsewhere, is left as it is.
+        One that is under way, here or elsewhere, or has succeeded, is left as it is.
 
         Raises:
-            RequestError: there is nothing left to do, or it cannot be done any more.
+            RequestError: it cannot go on.
             UnknownRunError: there is no run of that id.
             StoreError: the journal cannot be written, so nothing was started.
         """
         state = await self.get(run_id)
-        if not state.still:
+        if not state.still or state.status == "succeeded":
             return state
         check_resumable(state, self._setup)
         row = await self._journal.row(run_id)
@@ -228,6 +250,22 @@ class RunService:
     async def check(self, order: Order) -> None:
         """Raise what `start` would, and start nothing."""
         await self._reader.checked(order)
+
+    async def delete(self, run_id: str) -> None:
+        """Delete a run with all that is known of it.
+
+        Raises:
+            UnknownRunError: there is none of that id.
+            BusyRunError: it is under way.
+        """
+        await self._journal.delete([run_id])
+
+    async def prune(self, retention: Retention) -> Sequence[StoredRun]:
+        """Delete the runs that are not to be kept, and return what they were."""
+        surplus = retention.surplus(await self._journal.stock(), now=time.time())
+        if surplus:
+            await self._journal.delete([run.run_id for run in surplus])
+        return surplus
 
     async def trace(self, run_id: str) -> Span:
         """Return the run as a tree of spans."""
