@@ -30,15 +30,13 @@ from measure import Figure
 KILLS = 20
 COMMIT_SECONDS = 0.1
 """How long the reply of a call may take from the endpoint to the disk."""
-LIFE_SECONDS = 3.0
+LIFE_SECONDS = 10.0
 """How long after its first call a process may live that is to be killed."""
 EARLY = 0.1
 """The share of the processes whose life may end before their first call."""
 MOST_KILLS = 3
 """How often one run is killed."""
-BEHAVIOUR = Behaviour(
-    first_token_seconds=0.2, tokens_per_second=1000, reply_tokens=200, subtasks=20
-)
+BEHAVIOUR = Behaviour(first_token_seconds=0.2, tokens_per_second=400, reply_tokens=400, subtasks=40)
 
 
 def _subtask(number: int, *depends_on: str, **strategy: object) -> dict[str, object]:
@@ -79,7 +77,7 @@ async def drive(folder: str, address: str, name: str, run_id: str = "") -> None:
         "api_key": "none",
         "base_url": address,
         "data_folder": Path(folder),
-        "max_subtasks": 20,
+        "max_subtasks": 40,
     }
     async with open_runs(Settings.load(flags), roots=()) as service:
         if run_id:

@@ -91,6 +91,7 @@ def prune(as_json: bool, **flags: Any) -> None:
 @click.command()
 @click.argument("run_id", metavar="RUN")
 @click.option("--subtask", "subtask_id", metavar="ID", help="Print one result in full.")
+@click.option("--plan", "as_plan", is_flag=True, help="Print its plan as JSON, to edit it.")
 @click.option("--trace", "as_trace", is_flag=True, help="Print the tree of everything it did.")
 @click.option("--diff", "as_diff", is_flag=True, help="Print how it changes files, as a diff.")
 @data_option
@@ -98,13 +99,16 @@ def prune(as_json: bool, **flags: Any) -> None:
 def show(
     run_id: str,
     subtask_id: str | None,
+    as_plan: bool,
     as_trace: bool,
     as_diff: bool,
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Print a run, one of its subtasks, its trace, or how it changes files."""
-    if as_diff:
+    """Print a run, one of its subtasks, its plan, its trace, or how it changes files."""
+    if as_plan:
+        _show_plan(run_id, flags)
+    elif as_diff:
         _show_diff(run_id, as_json, flags)
     elif subtask_id is not None:
         _show_subtask(run_id, subtask_id, as_json, flags)
@@ -128,6 +132,13 @@ def _show_diff(run_id: str, as_json: bool, flags: dict[str, Any]) -> None:
         print_raw(diff)
     else:
         print_aside("The run changes no file.")
+
+
+def _show_plan(run_id: str, flags: dict[str, Any]) -> None:
+    plan = _ask(flags, lambda service: service.get(run_id)).plan
+    if plan is None:
+        raise RequestError(f"Run {run_id} has no plan.")
+    print_json(plan.model_dump(mode="json"))
 
 
 def _show_run(run_id: str, as_json: bool, flags: dict[str, Any]) -> None:

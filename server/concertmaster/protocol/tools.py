@@ -23,7 +23,12 @@ from concertmaster.protocol.views import (
     runs_reply,
     subtask_reply,
 )
-from concertmaster.protocol.waiting import follow, resume_and_follow, start_and_follow
+from concertmaster.protocol.waiting import (
+    follow,
+    rerun_and_follow,
+    resume_and_follow,
+    start_and_follow,
+)
 from concertmaster.runs.orders import PlanOrder, RunOrder, WorkerOrder
 from concertmaster.runs.state import RunState
 from concertmaster.tools.inputs import InlineInput
@@ -110,10 +115,11 @@ OutputSchema = Annotated[
 ]
 IdempotencyKey = Annotated[
     str,
-    Field(max_length=200, description="Calls with the same text get the same run."),
+    Field(max_length=200, description="Calls with the same get the same run."),
 ]
 WaitSeconds = Annotated[
     float,
+    WithJsonSchema({"type": "number"}),
     Field(
         ge=0,
         le=3600,
@@ -176,10 +182,9 @@ async def run_orchestration(
         Plan | None,
         WithJsonSchema({"type": "object"}),
         Field(
-            description="Run this plan: what plan_task returned, edited: {analysis, mode, "
-            "verify, custom_workers, subtasks: [{id, worker, objective, why, depends_on, "
-            "priority, inputs, expects, needs_all, decisive, strategy: {kind: single, revise, "
-            "vote or map}}]}. Needs task and inputs."
+            description="Run this plan, as plan_task returns it: {mode, verify, subtasks: [{id, "
+            "worker, objective, depends_on, inputs, expects, strategy: {kind: single, revise, vote "
+            "or map}}], …}. Needs task and inputs."
         ),
     ] = None,
     inputs: Inputs = (),
@@ -256,10 +261,22 @@ async def cancel_run(
 async def resume_run(
     ctx: Ctx,
     run_id: Annotated[str, Field(description="The run to go on with.")],
+    plan: Annotated[
+        Plan | None,
+        WithJsonSchema({"type": "object"}),
+        Field(description="Its plan, edited (runs://RUN/plan)."),
+    ] = None,
+    from_subtask: Annotated[
+        str, Field(description="Do this subtask anew, and what depends on it.")
+    ] = "",
     wait_seconds: WaitSeconds = FOLLOW_SECONDS,
 ) -> Annotated[CallToolResult, RunReply]:
     """Go on with a run."""
-    return _run_result(await resume_and_follow(ctx, run_id, seconds=wait_seconds))
+    if plan is None and not from_subtask:
+        return _run_result(await resume_and_follow(ctx, run_id, seconds=wait_seconds))
+    redo = [from_subtask] if from_subtask else []
+    state = await rerun_and_follow(ctx, run_id, plan=plan, redo=redo, seconds=wait_seconds)
+    return _run_result(state)
 
 
 def _run_result(state: RunState, *, offset: int = 0) -> CallToolResult:
@@ -267,10 +284,10 @@ def _run_result(state: RunState, *, offset: int = 0) -> CallToolResult:
 
 
 PLAN_TASK = """\
-Return a checked plan for a task (subtasks, their workers and dependencies) without running it, \
-to see or change how it would be divided before paying for it; to simply get it done, call \
-run_orchestration. A request that needs no workers comes back with direct_answer. Next: \
-run_orchestration with the plan_id, or with the edited plan."""
+Return a checked plan for a task without running it, to see or change how it would be divided \
+before paying for it; to simply get it done, call run_orchestration. A request that needs no \
+workers comes back with direct_answer. Next: run_orchestration with the plan_id, or with the \
+edited plan."""
 
 RUN_WORKER = """\
 Have one specialist do one well-defined thing and return its result, without planning or \
@@ -281,16 +298,15 @@ running: follow it with get_run."""
 RUN_ORCHESTRATION = """\
 Get a large or many-sided task done: specialist workers do its subtasks in parallel, and their \
 findings are merged into one answer. For reviews, analyses and research with several angles, \
-above all over many files, which go to the workers and not into your context; not for what you \
-can answer at once or one worker can do (run_worker). Status running: it is not over, so call \
+above all over many files, which do not enter your context; not for what you can answer at once \
+or one worker can do (run_worker). Status running: it is not over, so call \
 get_run with the run_id. Status partial: something is missing, named in reasons; say so when you \
 pass the answer on."""
 
 GET_RUN = """\
 See where a run stands and read its answer; changes nothing. Use it after a reply with status \
 running, with wait_seconds (such as 45): it returns when the run is over or the time is up. With \
-subtask_id: one result in full. With offset: the next part of a long answer. Without run_id: the \
-latest runs."""
+subtask_id: one result in full. Without run_id: the latest runs."""
 
 CANCEL_RUN = """\
 Stop a run that is no longer wanted. What is finished is kept and can be read with get_run. Does \
@@ -299,7 +315,8 @@ nothing to a run that is over."""
 RESUME_RUN = """\
 Go on with a run that is interrupted, cancelled, failed or partial, instead of starting anew: \
 what succeeded is kept and not paid for again; the rest is tried again. A run under way is only \
-followed."""
+followed. With plan or from_subtask: a new run, which takes over results that nothing has changed \
+for."""
 
 # plan_task and run_worker change nothing but the server's own record, so clients may make such
 # calls side by side. run_orchestration starts work that can be large and outlasts the call: a

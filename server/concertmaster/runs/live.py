@@ -7,6 +7,7 @@ from contextlib import suppress
 import anyio
 from anyio.abc import TaskGroup
 
+from concertmaster.engine.earlier import NO_EARLIER_RUN, EarlierRun
 from concertmaster.engine.events import CancelRequested, Event
 from concertmaster.engine.orchestrator import Orchestrator
 from concertmaster.engine.run import Run
@@ -77,6 +78,8 @@ class LiveRuns:
         live: LiveRun,
         documents: Mapping[str, Document],
         commit: Callable[[], Awaitable[None]],
+        *,
+        earlier: EarlierRun = NO_EARLIER_RUN,
     ) -> None:
         """Commit what a life of a run begins with, and drive the run from then on.
 
@@ -103,7 +106,7 @@ class LiveRuns:
         live.begin(recorded)
         self._notify(live)
         steps = Steps(append, run_id=run_id, recorded=recorded)
-        run = Run(request=live.state.request, documents=documents, steps=steps)
+        run = Run(request=live.state.request, documents=documents, steps=steps, earlier=earlier)
         self._tasks.start_soon(self._drive, live, run)
         if not self._watching_others:
             self._watching_others = True

@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 
 from concertmaster.catalog.catalog import Catalog
 from concertmaster.engine.events import RunKind, RunRequest
+from concertmaster.engine.plan import Plan
 from concertmaster.errors import InputError, RequestError
 from concertmaster.llm.protocol import Document
-from concertmaster.runs.intake import CheckedOrder, RunPolicy, check_order
+from concertmaster.runs.intake import CheckedOrder, RunPolicy, check_order, check_rerun
 from concertmaster.runs.journal import Journal
 from concertmaster.runs.orders import Order, PlanOrder, RunOrder, WorkerOrder
 from concertmaster.runs.state import RunState, subtask_result
@@ -62,6 +63,17 @@ class OrderReader:
         else:
             documents = await self.documents(order.inputs)
         return check_order(order, documents, self.catalog, self.policy)
+
+    async def again(
+        self, state: RunState, *, plan: Plan | None, redo: Sequence[str]
+    ) -> CheckedOrder:
+        """Return the request for a run like the one of `state`, with its plan or another.
+
+        Raises:
+            RequestError: it cannot be done as asked.
+        """
+        documents = await self.documents_of(state.request)
+        return check_rerun(state, documents, self.catalog, self.policy, plan=plan, redo=redo)
 
     async def documents(self, specs: Sequence[InputSpec]) -> tuple[Document, ...]:
         """Return what inputs stand for.

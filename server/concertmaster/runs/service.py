@@ -9,18 +9,21 @@ import anyio
 from anyio.abc import TaskGroup
 
 from concertmaster.catalog.catalog import Catalog
+from concertmaster.engine.earlier import NO_EARLIER_RUN, EarlierRun, earlier_results
 from concertmaster.engine.events import (
     CancelRequested,
     GuardDecided,
     RunEnded,
+    RunRequest,
     RunResumed,
     RunStarted,
     SubtaskResult,
 )
 from concertmaster.engine.orchestrator import Orchestrator
+from concertmaster.engine.plan import Plan
 from concertmaster.engine.run import Setup
-from concertmaster.errors import LostRunError, UnreadableRunError, UsedKeyError
-from concertmaster.runs.intake import RunPolicy
+from concertmaster.errors import LostRunError, UnknownRunError, UnreadableRunError, UsedKeyError
+from concertmaster.runs.intake import CheckedOrder, RunPolicy
 from concertmaster.runs.journal import Journal, RunRow, StoredRun
 from concertmaster.runs.live import LIVENESS_SECONDS, LiveRun, LiveRuns
 from concertmaster.runs.orders import Order
@@ -82,6 +85,32 @@ class RunService:
         if (known := await self.known(order)) is not None:
             return known
         checked = await self._reader.checked(order)
+        try:
+            return await self._begin(checked, key=order.idempotency_key)
+        except UsedKeyError as exc:
+            state = await self.get(exc.run_id)
+            check_same(state, order)
+            return state
+
+    async def rerun(
+        self, run_id: str, *, plan: Plan | None = None, redo: Sequence[str] = ()
+    ) -> RunState:
+        """Start a run like one that there is, with another plan; return at once.
+
+        What nothing has changed for is taken over from that run, except for the subtasks
+        `redo` and what depends on them.
+
+        Raises:
+            RequestError: it cannot be done as asked.
+            UnknownRunError: there is no run of that id.
+            StoreError: the journal cannot be written, so nothing was started.
+        """
+        checked = await self._reader.again(await self.get(run_id), plan=plan, redo=redo)
+        return await self._begin(checked, earlier=await self._earlier(checked.request))
+
+    async def _begin(
+        self, checked: CheckedOrder, *, key: str = "", earlier: EarlierRun = NO_EARLIER_RUN
+    ) -> RunState:
         run_id = f"r-{secrets.token_urlsafe(16)}"
         event = RunStarted(
             name="run/start", at=time.time(), request=checked.request, notice=self.notice
@@ -89,16 +118,24 @@ class RunService:
         live = LiveRun(fold(run_id, [event], alive=True), epoch=1)
 
         async def commit() -> None:
-            key = order.idempotency_key
             await self._journal.create(run_id, event, checked.texts, key=key)
 
-        try:
-            await self._live.begin(live, checked.documents, commit)
-        except UsedKeyError as exc:
-            state = await self.get(exc.run_id)
-            check_same(state, order)
-            return state
+        await self._live.begin(live, checked.documents, commit, earlier=earlier)
         return live.state.shown()
+
+    async def _earlier(self, request: RunRequest) -> EarlierRun:
+        """Return what the run that `request` is to repeat has for it, if that is still there."""
+        if not request.rerun_of:
+            return NO_EARLIER_RUN
+        try:
+            events = await self._journal.events(request.rerun_of)
+        except (UnknownRunError, UnreadableRunError):
+            return NO_EARLIER_RUN
+        return EarlierRun(
+            run_id=request.rerun_of,
+            results=earlier_results(events),
+            redo=frozenset(request.redo),
+        )
 
     async def known(self, order: Order) -> RunState | None:
         """Return where the run stands that was started by an order with the same key.
@@ -130,6 +167,7 @@ class RunService:
         row = await self._journal.row(run_id)
         events = await self._journal.events(run_id)
         documents = {item.name: item for item in await self._reader.documents_of(state.request)}
+        earlier = await self._earlier(state.request)
         if (live := self._live.get(run_id)) is not None:
             return live.state.shown()
         event = RunResumed(
@@ -141,7 +179,7 @@ class RunService:
             await self._journal.take_over(run_id, event, epoch=event.epoch)
 
         try:
-            await self._live.begin(live, documents, commit)
+            await self._live.begin(live, documents, commit, earlier=earlier)
         except LostRunError:
             return await self.get(run_id)
         return live.state.shown()
