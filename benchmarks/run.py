@@ -8,6 +8,7 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
+from crashes import crash_figures
 from faults import fault_figures
 from gate import gate_figures
 from measure import Figure
@@ -45,6 +46,7 @@ def main() -> int:
         *prefix_figures(),
         *gate_figures(),
         *fault_figures(),
+        *crash_figures(),
     ]
     Console(width=140 if not sys.stdout.isatty() else None).print(table(figures))
     return 0 if all(figure.met for figure in figures) else 1
