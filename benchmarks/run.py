@@ -17,6 +17,7 @@ from outside import run_cpu_figures, startup_figures
 from planning import planning_figures
 from prefix import prefix_figures
 from scheduling import makespan_figures, scheduler_figures
+from sharing import sharing_figures
 
 
 def table(figures: list[Figure]) -> Table:
@@ -47,6 +48,7 @@ def main() -> int:
         *gate_figures(),
         *fault_figures(),
         *crash_figures(),
+        *sharing_figures(),
     ]
     Console(width=140 if not sys.stdout.isatty() else None).print(table(figures))
     return 0 if all(figure.met for figure in figures) else 1

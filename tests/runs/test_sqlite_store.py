@@ -27,6 +27,7 @@ from concertmaster.engine.events import (
     PlanRejected,
     RunEnded,
     RunRequest,
+    RunResumed,
     RunStarted,
     SubtaskFinished,
     SubtaskResult,
@@ -326,6 +327,13 @@ async def test_a_run_that_does_not_exist_is_unknown(folder: Path) -> None:
         for attempt in attempts:
             with pytest.raises(UnknownRunError):
                 await attempt()
+
+
+async def test_a_run_that_does_not_exist_cannot_be_taken_over(folder: Path) -> None:
+    event = RunResumed(name="run/resume/2", at=2.0, epoch=2, by="test")
+    async with open_sqlite(folder) as journal:
+        with pytest.raises(UnknownRunError):
+            await journal.take_over("r-nothing", event, epoch=2)
 
 
 async def test_a_name_is_taken_once_in_an_epoch(folder: Path) -> None:

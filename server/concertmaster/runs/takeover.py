@@ -5,7 +5,7 @@ from typing import NoReturn
 
 import anyio
 
-from concertmaster.errors import ConcertmasterError, StoreError
+from concertmaster.errors import RequestError, StoreError, UnreadableRunError
 from concertmaster.runs.service import RunService
 
 log = logging.getLogger(__name__)
@@ -48,9 +48,7 @@ class Takeover:
                 if state.cancel_requested is None and state.resumed < MOST_RESUMPTIONS:
                     await self._service.resume(run_id, by=self._by)
                     continue
-            except StoreError:
-                raise
-            except ConcertmasterError as exc:
+            except (RequestError, UnreadableRunError) as exc:
                 log.warning("run not resumed: %s", exc, extra={"run": run_id})
             # Said once, and not each time.
             self._left_alone.add(run_id)
