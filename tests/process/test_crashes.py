@@ -74,12 +74,12 @@ async def events_of(folder: Path, run_id: str) -> Sequence[Event]:
         return await journal.events(run_id)
 
 
-@pytest.mark.parametrize("count", [0, 1, 3])
+@pytest.mark.parametrize("count", [0, 3])
 async def test_a_killed_run_goes_on_and_only_calls_that_were_under_way_are_made_again(
     tmp_path: Path, count: int
 ) -> None:
     async with serve_fake_api(BEHAVIOUR) as api:
-        with anyio.fail_after(60):
+        with anyio.fail_after(180):
             run_id = await killed_after(tmp_path, api, count)
             begun = len(api.ledger.entries)
             committed = calls(await events_of(tmp_path, run_id))
@@ -92,7 +92,7 @@ async def test_a_killed_run_goes_on_and_only_calls_that_were_under_way_are_made_
 
 async def test_a_server_takes_over_the_run_of_a_process_that_was_killed(tmp_path: Path) -> None:
     async with serve_fake_api(BEHAVIOUR) as api:
-        with anyio.fail_after(60):
+        with anyio.fail_after(180):
             server = await anyio.to_thread.run_sync(StdioServer, tmp_path, settings(api))
             with server:
                 run_id = await killed_after(tmp_path, api, 2)
