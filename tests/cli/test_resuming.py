@@ -33,6 +33,7 @@ def test_an_interrupted_run_goes_on_and_its_answer_is_printed(
     invoke: Invoke, answer_with: Callable[[FakeLLM], None], tmp_path: Path
 ) -> None:
     run_id = anyio.run(leave_behind, tmp_path / "data")
+    assert f"concertmaster resume {run_id}" in invoke("show", run_id).stdout
     answer_with(FakeLLM(default="thought"))
     result = invoke("resume", run_id)
     assert (result.exit_code, result.stdout) == (0, "thought\n")

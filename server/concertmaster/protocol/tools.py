@@ -371,7 +371,7 @@ TOOLS: tuple[Tool, ...] = (
         annotations=ToolAnnotations(
             read_only_hint=False,
             destructive_hint=False,
-            idempotent_hint=True,
+            idempotent_hint=False,
             open_world_hint=True,
         ),
     ),
