@@ -325,10 +325,9 @@ Stop a run that is no longer wanted. What is finished is kept and can be read wi
 nothing to a run that is over."""
 
 RESUME_RUN = """\
-Go on with a run that is interrupted, cancelled, failed or partial, instead of starting anew: \
-what succeeded is kept and not paid for again; the rest is tried again. A run under way is only \
-followed. With plan or from_subtask: a new run, which takes over results that nothing has changed \
-for."""
+Go on with a run that is interrupted, cancelled, failed or partial: what succeeded is kept and \
+not paid for again; the rest is tried again. A run under way is only followed. With plan or \
+from_subtask: a new run, which takes over what nothing has changed for."""
 
 # plan_task and run_worker change nothing but the server's own record, so clients may make such
 # calls side by side. run_orchestration starts work that can be large and outlasts the call: a
