@@ -127,7 +127,7 @@ WaitSeconds = Annotated[
     Field(
         ge=0,
         le=3600,
-        description="Seconds to wait for the end; the run goes on after them.",
+        description="Seconds to wait for the end; the run goes on.",
     ),
 ]
 Offset = Annotated[int, Field(ge=0, description="Read on from here: next_offset of a cut reply.")]
