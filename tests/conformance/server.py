@@ -36,7 +36,7 @@ class FixtureServer(ConcertmasterServer):
     """The real server; its prompts are the suite's, and it keeps no level of a log it has not."""
 
     def __init__(self, open_service: OpenService) -> None:
-        super().__init__(open_service, no_jobs)
+        super().__init__(open_service, no_jobs, at_once=False)
         add_fixtures(self)
         add_task_fixtures(self)
         tool = self._tool_manager.get_tool("json_schema_2020_12_tool")

@@ -76,7 +76,7 @@ async def test_http_is_served_without_signals_too(
     async with served(tmp_path, monkeypatch, host=host) as address:
         assert address.endswith("/mcp")
         async with Client(address) as client:
-            assert len((await client.list_tools()).tools) == 5
+            assert len((await client.list_tools()).tools) == 6
 
 
 @pytest.mark.parametrize("mode", ERAS)

@@ -205,6 +205,17 @@ async def test_cancelling_a_task_cancels_its_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
+async def test_a_run_that_is_gone_on_with_is_its_task_again(tmp_path: Path) -> None:
+    async with taking_tasks(tmp_path) as connection:
+        handle = await handed_out(connection.client, "run_worker", worker="analyst", task="x")
+        await ask(connection.client, "tasks/cancel", handle.task_id)
+        resumed = await handed_out(connection.client, "resume_run", run_id=handle.task_id)
+        task = await ask(connection.client, "tasks/get", handle.task_id)
+    assert (resumed.task_id, resumed.status) == (handle.task_id, "working")
+    assert task["status"] == "working"
+
+
+@pytest.mark.usefixtures("impatient")
 async def test_answers_to_what_was_never_asked_are_ignored(tmp_path: Path) -> None:
     async with taking_tasks(tmp_path) as connection:
         handle = await handed_out(connection.client, "run_worker", worker="analyst", task="x")
