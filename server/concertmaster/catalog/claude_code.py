@@ -18,7 +18,12 @@ KEYS = frozenset(
 )
 """Header keys that mean nothing here."""
 
-SAME_TOOLS = {"Glob": "list_files", "LS": "list_files", "Read": "read_file"}
+SAME_TOOLS = {
+    "Glob": "list_files",
+    "Grep": "search_files",
+    "LS": "list_files",
+    "Read": "read_file",
+}
 """The worker tool that does the work of a Claude Code tool."""
 
 OTHER_TOOLS = frozenset(
@@ -35,7 +40,6 @@ OTHER_TOOLS = frozenset(
         "EnterWorktree",
         "ExitPlanMode",
         "ExitWorktree",
-        "Grep",
         "KillBash",
         "KillShell",
         "LSP",

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from concertmaster.errors import InputError, RequestError
 from concertmaster.tools.inputs import DEFAULT_LIMITS
-from concertmaster.tools.roots import printable, read_bytes, text_of
+from concertmaster.tools.reading import read_bytes, text_of
+from concertmaster.tools.roots import printable
 
 NO_LINE_END = "\\ No newline at end of file\n"
 
