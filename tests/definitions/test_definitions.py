@@ -139,12 +139,13 @@ def test_a_claude_code_subagent_file_is_accepted_as_it_is(file: Path) -> None:
     assert worker.description == CLAUDE_CODE_DESCRIPTION
     assert worker.model is None
     assert worker.max_turns == 20
-    assert worker.tools == ("read_file", "list_files", "search_files")
+    assert worker.tools == ("read_file", "list_files")
     assert worker.ignored == (
         "permissionMode",
         "hooks",
         "color",
         "mcpServers",
+        "tools: Grep",
         "tools: Bash(git diff:*, git log:*)",
         "tools: mcp__github__get_issue",
     )

@@ -29,7 +29,13 @@ async def read(scope: ToolScope, path: str, **arguments: int) -> str:
 
 
 def test_a_server_offers_its_tools() -> None:
-    assert default_tools().names == ("lint", "list_files", "read_file", "search_files")
+    assert default_tools().names == (
+        "lint",
+        "list_files",
+        "python",
+        "read_file",
+        "search_files",
+    )
 
 
 async def test_an_input_comes_before_the_file_of_its_name(scope: ToolScope) -> None:
