@@ -7,7 +7,6 @@ from trio.testing import MockClock
 
 from concertmaster.errors import ToolCallError
 from concertmaster.tools.bounds import Bounded
-from concertmaster.tools.defaults import default_tools
 from concertmaster.tools.registry import ToolScope
 from fakes import FakeTool
 
@@ -47,8 +46,3 @@ async def test_a_tool_that_does_not_end_is_stopped() -> None:
     tool = Bounded(FakeTool("hang", hang), seconds=60, max_chars=5)
     with pytest.raises(ToolCallError, match="hang took longer than 60 s"):
         await tool.call({}, ToolScope())
-
-
-def test_every_worker_tool_of_a_server_is_bounded() -> None:
-    tools = default_tools()
-    assert all(isinstance(tools.get(name, tools.names), Bounded) for name in tools.names)

@@ -6,7 +6,6 @@ import pytest
 from concertmaster.errors import ToolCallError
 from concertmaster.llm.protocol import Document
 from concertmaster.tools import files
-from concertmaster.tools.defaults import default_tools
 from concertmaster.tools.files import MAX_CHARS, ListFiles, ReadFile
 from concertmaster.tools.registry import ToolScope
 
@@ -26,16 +25,6 @@ def scope(tmp_path: Path) -> ToolScope:
 
 async def read(scope: ToolScope, path: str, **arguments: int) -> str:
     return await ReadFile().call({"path": path, **arguments}, scope)
-
-
-def test_a_server_offers_its_tools() -> None:
-    assert default_tools().names == (
-        "lint",
-        "list_files",
-        "python",
-        "read_file",
-        "search_files",
-    )
 
 
 async def test_an_input_comes_before_the_file_of_its_name(scope: ToolScope) -> None:

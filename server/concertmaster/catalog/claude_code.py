@@ -23,6 +23,7 @@ SAME_TOOLS = {
     "Grep": "search_files",
     "LS": "list_files",
     "Read": "read_file",
+    "WebFetch": "fetch_url",
 }
 """The worker tool that does the work of a Claude Code tool."""
 
@@ -65,7 +66,6 @@ OTHER_TOOLS = frozenset(
         "TodoRead",
         "TodoWrite",
         "ToolSearch",
-        "WebFetch",
         "WebSearch",
         "Write",
     }

@@ -37,7 +37,7 @@ class Roots:
 
     def name(self, path: Path) -> str:
         """Return a resolved path relative to the root it is in, with forward slashes."""
-        relative = path.relative_to(self._root(path))
+        relative = path.relative_to(self.root(path))
         return printable(relative.as_posix() if relative.parts else path.name)
 
     def find(self, spec: str) -> Path:
@@ -99,7 +99,7 @@ class Roots:
             InputError: there is too much to look through, or a folder cannot be read.
         """
         # A folder that is left out itself was named on purpose; rules above it do not count.
-        top = self._root(folder) if self.visible(folder) else folder
+        top = self.root(folder) if self.visible(folder) else folder
         left = WALK_ENTRIES
         waiting = [folder]
         while waiting:
@@ -150,7 +150,8 @@ class Roots:
         is_folder = entry.is_dir(follow_symlinks=False)
         return self._git.ignores(Path(entry.path), top=top, is_folder=is_folder)
 
-    def _root(self, path: Path) -> Path:
+    def root(self, path: Path) -> Path:
+        """Return the root that a resolved path is in."""
         return next(root for root in self._folders if path.is_relative_to(root))
 
     def _contain(self, path: Path) -> bool:
