@@ -49,7 +49,8 @@ def page(content: str | bytes, media_type: str = "text/plain", **headers: str) -
 
 def redirect(to: str, status: int = 302) -> Answer:
     """Return what leads elsewhere."""
-    return lambda _: httpx2.Response(status, headers={"location": to})
+    headers = [(b"location", to.encode())]
+    return lambda _: httpx2.Response(status, headers=headers)
 
 
 def crash(_content: bytes, _url: str) -> str:
