@@ -1,7 +1,9 @@
 """Attempts to reach an address that is not of the public internet."""
 
+import socket
 from collections.abc import Sequence
 
+import anyio
 import httpx2
 import pytest
 
@@ -180,6 +182,17 @@ async def test_no_kind_of_address_gets_around_it(url: str) -> None:
     for trap, asked in ((Trap(), url), (Trap(redirect(url)), "http://site.example/")):
         text = (await trap.fetch(asked)).replace(url, "")
         assert not caught(trap, text)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.1", "2130706433", "0x7f.1", "0"])
+async def test_nothing_connects_to_this_machine(host: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        url = f"http://{host}:{server.getsockname()[1]}/"
+        with anyio.fail_after(20):
+            await outcome(FetchUrl(), {"url": url}, ToolScope())
+        with pytest.raises(BlockingIOError):
+            server.accept()
 
 
 async def test_a_proxy_of_the_environment_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,7 +113,7 @@ async def get_page(url: str, transport: httpx2.AsyncBaseTransport | None = None)
     """
     # Settings of the environment could send requests through a proxy, or add a password.
     async with httpx2.AsyncClient(
-        transport=transport or PublicTransport(httpx2.AsyncHTTPTransport(trust_env=False)),
+        transport=transport or PublicTransport(_network()),
         headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
         follow_redirects=True,
         max_redirects=MAX_REDIRECTS,
@@ -128,6 +128,12 @@ async def get_page(url: str, transport: httpx2.AsyncBaseTransport | None = None)
         except (httpx2.HTTPError, httpx2.InvalidURL) as exc:
             reason = str(exc) or type(exc).__name__
             raise ToolCallError(f"{url} could not be fetched: {reason}.") from None
+
+
+def _network() -> httpx2.AsyncBaseTransport:
+    # Hosts that have one address must not share a connection: it has the certificate of one.
+    limits = httpx2.Limits(max_keepalive_connections=0)
+    return httpx2.AsyncHTTPTransport(trust_env=False, limits=limits)
 
 
 def _check(url: httpx2.URL) -> None:
