@@ -1,6 +1,7 @@
 """A small internet in memory: names, addresses, and what they answer."""
 
 import os
+import socket
 from collections.abc import Callable, Mapping, Sequence
 
 import httpx2
@@ -26,7 +27,9 @@ class Internet:
         self.connected: list[str] = []
 
     async def resolve(self, host: str, _port: int) -> Sequence[str]:
-        return self._names.get(host, [SITE] if host in self._answers else [])
+        if host not in {*self._names, *self._answers}:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return self._names.get(host, [SITE])
 
     def answer(self, request: httpx2.Request) -> httpx2.Response:
         self.connected.append(request.url.host)

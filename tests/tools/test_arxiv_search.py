@@ -4,6 +4,7 @@ import pytest
 
 from arxiv_endpoint import arxiv_endpoint
 from concertmaster.errors import ToolCallError
+from concertmaster.tools.arxiv_client import ArxivClient
 from concertmaster.tools.arxiv_search import ArxivSearch
 from concertmaster.tools.registry import ToolScope
 
@@ -64,6 +65,12 @@ async def test_an_endpoint_that_fails_is_asked_twice_and_told_of() -> None:
         with pytest.raises(ToolCallError, match=r"arXiv could not be asked: .*503"):
             await tool.call({"query": "x"}, ToolScope())
         assert len(queries) == 2
+
+
+def test_it_is_arxiv_that_is_asked() -> None:
+    client = ArxivClient(pause_seconds=3)
+    assert client.query_url_format.startswith("https://export.arxiv.org/api/query?")
+    assert client.delay_seconds == 3
 
 
 async def test_an_endpoint_that_is_not_there_is_told_of() -> None:

@@ -31,6 +31,7 @@ async def run(code: str, scope: ToolScope = SCOPE) -> str:
         ("x = 2\nprint(x)\nx ** 10", "2\n1024"),
         ("from decimal import Decimal\nDecimal('0.1') + Decimal('0.2')", "0.3"),
         ("'as it is'", "as it is"),
+        ("{'a': [1, None]}", "{'a': [1, None]}"),
         ("x = []\nx.append(x)\nx", "['[...]']"),
         ("x = 1", "[nothing was printed]"),
     ],
