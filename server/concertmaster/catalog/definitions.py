@@ -37,6 +37,8 @@ class WorkerDefinition:
     examples: tuple[str, ...] = ()
     max_turns: int = 8
     max_tokens: int | None = None
+    budget_usd: float | None = None
+    """What all calls for one subtask may cost."""
     timeout_seconds: float | None = None
     lacks: tuple[str, ...] = ()
     """Worker tools that the file names and this server goes without."""
@@ -92,6 +94,7 @@ class WorkerHeader(BaseModel):
     examples: Texts = ()
     max_turns: int = Field(default=8, alias="maxTurns", ge=1, le=1000)
     max_tokens: int | None = Field(default=None, ge=1)
+    budget_usd: float | None = Field(default=None, gt=0)
     timeout_seconds: float | None = Field(default=None, gt=0)
 
 
@@ -128,6 +131,7 @@ def read_worker(file: Path, *, tools: Collection[str]) -> WorkerDefinition:
         examples=header.examples,
         max_turns=header.max_turns,
         max_tokens=header.max_tokens,
+        budget_usd=header.budget_usd,
         timeout_seconds=header.timeout_seconds,
         lacks=tuple(name for name in nameless if name in BUILT_IN_TOOLS),
         ignored=tuple(ignored),
