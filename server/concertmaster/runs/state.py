@@ -158,6 +158,11 @@ class RunState:
         return self.over or self.status == "interrupted"
 
     @property
+    def stopped_at(self) -> float | None:
+        """Return when the run ended or was last heard of; None while it goes on."""
+        return self.updated_at if self.ended_at is None and self.still else self.ended_at
+
+    @property
     def ended_subtasks(self) -> int:
         """Return how many subtasks have ended, skipped ones included."""
         return sum(state.ended_at is not None for state in self.subtasks.values())
