@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from mcp.server.caching import CacheHint
@@ -20,6 +20,10 @@ from concertmaster.protocol.resources import add_resources
 from concertmaster.protocol.results import short_errors
 from concertmaster.protocol.state import Ctx, OpenService, ServerState
 from concertmaster.protocol.tools import TOOLS
+from concertmaster.protocol.watching import GuardedSubscriptions
+
+if TYPE_CHECKING:
+    from concertmaster.runs.principals import Principals
 
 INSTRUCTIONS = """\
 Concertmaster gets large tasks done by many specialists at once. It plans a task, hands each part \
@@ -53,8 +57,14 @@ LISTS = CacheHint(ttl_ms=300_000, scope="public")
 class ConcertmasterServer(MCPServer[ServerState]):
     """An MCP server over one run service, which it opens when a call first needs it."""
 
-    def __init__(self, open_service: OpenService, load_jobs: LoadJobs) -> None:
-        self.state = ServerState(open_service)
+    def __init__(
+        self,
+        open_service: OpenService,
+        load_jobs: LoadJobs,
+        *,
+        principals: "Principals | None" = None,
+    ) -> None:
+        self.state = ServerState(open_service, principals=principals)
         self._jobs = JobPrompts(self.state, load_jobs)
         super().__init__(
             name="concertmaster",
@@ -63,6 +73,7 @@ class ConcertmasterServer(MCPServer[ServerState]):
             instructions=INSTRUCTIONS,
             tools=list(TOOLS),
             log_level="WARNING",
+            middleware=[GuardedSubscriptions(self.state)] if principals is not None else [],
             cache_hints={
                 "server/discover": LISTS,
                 "tools/list": LISTS,
@@ -109,6 +120,14 @@ class ConcertmasterServer(MCPServer[ServerState]):
             await server.run(answered, outgoing, server.create_initialization_options())
 
 
-def create_server(open_service: OpenService, load_jobs: LoadJobs = no_jobs) -> ConcertmasterServer:
-    """Return the server that gives MCP clients access to a service, and to ready-made jobs."""
-    return ConcertmasterServer(open_service, load_jobs)
+def create_server(
+    open_service: OpenService,
+    load_jobs: LoadJobs = no_jobs,
+    *,
+    principals: "Principals | None" = None,
+) -> ConcertmasterServer:
+    """Return the server that gives MCP clients access to a service, and to ready-made jobs.
+
+    With `principals`, callers must have a token, and see their own runs only.
+    """
+    return ConcertmasterServer(open_service, load_jobs, principals=principals)

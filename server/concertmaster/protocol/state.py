@@ -8,9 +8,12 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 from mcp.server.mcpserver import Context
 
+from concertmaster.protocol.callers import principal_of_caller
+
 if TYPE_CHECKING:
     # All that drives runs takes as long to import as the protocol itself, and clients start
     # servers merely to ask what they can do.
+    from concertmaster.runs.principals import Principals, Runs
     from concertmaster.runs.service import RunService
 
 OpenService = Callable[[], AbstractAsyncContextManager["RunService"]]
@@ -20,8 +23,12 @@ OpenService = Callable[[], AbstractAsyncContextManager["RunService"]]
 class ServerState:
     """The run service, opened when it is first asked for, and whether the server is ending."""
 
-    def __init__(self, open_service: OpenService) -> None:
+    def __init__(
+        self, open_service: OpenService, *, principals: "Principals | None" = None
+    ) -> None:
+        """With `principals`, callers must have a token, and see their own runs only."""
         self._open_service = open_service
+        self._principals = principals
         self._opening = anyio.Lock()
         self._service: RunService | None = None
         self._tasks: TaskGroup | None = None
@@ -39,8 +46,20 @@ class ServerState:
             finally:
                 tasks.cancel_scope.cancel()
 
-    async def service(self) -> "RunService":
-        """Return the run service.
+    async def service(self) -> "Runs":
+        """Return the runs that the caller may see.
+
+        Raises:
+            ConcertmasterError: the run service cannot be opened, which is tried again with the
+                next call.
+        """
+        service = await self.opened()
+        if self._principals is None:
+            return service
+        return self._principals.runs_of(service, principal_of_caller())
+
+    async def opened(self) -> "RunService":
+        """Return the run service, with the runs of everybody.
 
         Raises:
             ConcertmasterError: it cannot be opened, which is tried again with the next call.

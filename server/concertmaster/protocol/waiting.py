@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import anyio
 
+from concertmaster.engine.events import Origin
+from concertmaster.protocol.callers import trace_context
 from concertmaster.protocol.state import Ctx, state_of
 from concertmaster.protocol.views import progress_line
 from concertmaster.runs.orders import Order
@@ -61,7 +63,7 @@ async def start_and_follow(ctx: Ctx, order: Order, *, seconds: float) -> RunStat
     """
     server = state_of(ctx)
     service = await server.service()
-    started = await service.start(order)
+    started = await service.start(order, origin=Origin(trace_context=trace_context(ctx)))
     try:
         state = await follow(ctx, started.run_id, seconds=seconds)
     except anyio.get_cancelled_exc_class():

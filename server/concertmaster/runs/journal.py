@@ -19,6 +19,8 @@ class RunRow:
     """Whether the process that owns the run still exists."""
     mine: bool
     """Whether that process is this one."""
+    principal: str
+    """Whom the run belongs to, on a server that several people use."""
 
 
 class Journal(Protocol):
@@ -54,8 +56,12 @@ class Journal(Protocol):
         """
         ...
 
-    async def recent(self, limit: int) -> Sequence[RunRow]:
-        """Return the latest runs, newest first."""
+    async def recent(self, limit: int, *, principal: str | None = None) -> Sequence[RunRow]:
+        """Return the latest runs, newest first: all, or those of one principal."""
+        ...
+
+    async def spent(self, principal: str, *, since: float) -> float:
+        """Return what the model calls of a principal's runs cost since a time, in USD."""
         ...
 
     async def events(self, run_id: str, *, light: bool = False) -> Sequence[Event]:

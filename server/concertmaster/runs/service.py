@@ -5,16 +5,18 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import anyio
 from anyio.abc import TaskGroup
 
 from concertmaster.catalog.catalog import Catalog
 from concertmaster.engine.events import (
+    NOBODY,
     CancelRequested,
     Event,
     GuardDecided,
+    Origin,
     RunEnded,
     RunStarted,
     SubtaskResult,
@@ -102,18 +104,24 @@ class RunService:
         """Have `listener` called with the run's id after each event of a run driven here."""
         self._listeners.append(listener)
 
-    async def start(self, order: Order) -> RunState:
+    async def start(self, order: Order, *, origin: Origin = NOBODY) -> RunState:
         """Check an order, write it to the journal, and start it; return at once.
+
+        Of earlier runs, it may refer to those of its own principal.
 
         Raises:
             RequestError: it cannot be done as asked.
             InputError: an input cannot be read.
             StoreError: the journal cannot be written, so nothing was started.
         """
-        checked = await self._reader.checked(order)
+        checked = await self._reader_for(origin.principal).checked(order)
         run_id = f"r-{secrets.token_urlsafe(16)}"
         event = RunStarted(
-            name="run/start", at=time.time(), request=checked.request, notice=self.notice
+            name="run/start",
+            at=time.time(),
+            request=checked.request,
+            notice=self.notice,
+            origin=origin,
         )
         live = _LiveRun(
             state=fold(run_id, [event], alive=True),
@@ -133,6 +141,32 @@ class RunService:
             self._watching_others = True
             self._tasks.start_soon(self._watch_others)
         return live.state.shown()
+
+    def _reader_for(self, principal: str) -> OrderReader:
+        async def find(run_id: str) -> RunState:
+            await self.check_principal(run_id, principal)
+            return await self.get(run_id)
+
+        return replace(self._reader, find=find) if principal else self._reader
+
+    async def check_principal(self, run_id: str, principal: str) -> None:
+        """Do nothing if a run belongs to a principal.
+
+        Raises:
+            UnknownRunError: it does not, or there is none of that id.
+        """
+        state = self._known(run_id)
+        found = state.principal if state else (await self._journal.row(run_id)).principal
+        if found != principal:
+            raise UnknownRunError(run_id)
+
+    def under_way(self, principal: str) -> int:
+        """Return how many runs of a principal this process drives."""
+        return sum(live.state.principal == principal for live in self._live.values())
+
+    async def spent(self, principal: str, *, since: float) -> float:
+        """Return what the model calls of a principal's runs cost since a time, in USD."""
+        return await self._journal.spent(principal, since=since)
 
     async def get(self, run_id: str) -> RunState:
         """Return where a run stands.
@@ -204,11 +238,11 @@ class RunService:
         with suppress(*_UNWRITABLE):
             await self._journal.append(live.state.run_id, event, epoch=live.epoch)
 
-    async def recent(self, limit: int = 20) -> RecentRuns:
-        """Return the latest runs, without the texts of what was said in them."""
+    async def recent(self, limit: int = 20, *, principal: str | None = None) -> RecentRuns:
+        """Return the latest runs, all or a principal's, without what was said in them."""
         states: list[RunState] = []
         unreadable: list[str] = []
-        for row in await self._journal.recent(limit):
+        for row in await self._journal.recent(limit, principal=principal):
             try:
                 state = self._known(row.run_id) or await self._outline(row)
                 states.append(state.shown())
@@ -236,17 +270,20 @@ class RunService:
         """
         return await file_changes(await self.get(run_id), self._journal.text)
 
-    async def input_names(self, specs: Sequence[InputSpec]) -> tuple[str, ...]:
+    async def input_names(
+        self, specs: Sequence[InputSpec], *, principal: str = ""
+    ) -> tuple[str, ...]:
         """Return the names that inputs have in a run.
 
         Raises:
             InputError: an input cannot be read.
         """
-        return tuple(document.name for document in await self._reader.documents(specs))
+        reader = self._reader_for(principal)
+        return tuple(document.name for document in await reader.documents(specs))
 
-    async def check(self, order: Order) -> None:
+    async def check(self, order: Order, *, principal: str = "") -> None:
         """Raise what `start` would, and start nothing."""
-        await self._reader.checked(order)
+        await self._reader_for(principal).checked(order)
 
     async def trace(self, run_id: str) -> Span:
         """Return the run as a tree of spans."""

@@ -77,6 +77,24 @@ _SELECT_EVENTS = """
     ORDER BY seq
 """
 
+_PRINCIPAL = """(
+    SELECT CASE
+        WHEN json_valid(data) THEN coalesce(json_extract(data, '$.origin.principal'), '')
+    END
+    FROM events WHERE events.run_id = runs.run_id AND seq = 1
+)"""
+"""Whom a run belongs to, as its first event says; NULL where that cannot be read."""
+
+_SELECT_RUNS = f"SELECT run_id, created_at, epoch, owner, {_PRINCIPAL} AS principal FROM runs"  # noqa: S608
+
+_SELECT_SPENT = f"""
+    SELECT coalesce(sum(json_extract(
+        data, CASE kind WHEN 'call-finished' THEN '$.reply.usage.usd' ELSE '$.usage.usd' END
+    )), 0.0)
+    FROM runs JOIN events USING (run_id)
+    WHERE kind IN ('call-finished', 'call-failed') AND at >= :since AND {_PRINCIPAL} = :principal
+"""  # noqa: S608
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Write:
@@ -158,24 +176,31 @@ class SqliteFile:
 
     def row(self, run_id: str) -> RunRow:
         """Return what is known of a run, or raise UnknownRunError."""
-        query = "SELECT run_id, created_at, epoch, owner FROM runs WHERE run_id = ?"
-        rows = self._rows(query, run_id)
+        rows = self._rows(f"{_SELECT_RUNS} WHERE run_id = ?", run_id)
         if not rows:
             raise UnknownRunError(run_id)
         return rows[0]
 
-    def recent(self, limit: int) -> list[RunRow]:
-        """Return the latest runs, newest first."""
-        query = """
-            SELECT run_id, created_at, epoch, owner FROM runs
-            ORDER BY created_at DESC, rowid DESC LIMIT ?
-        """
-        return self._rows(query, limit)
+    def recent(self, limit: int, *, principal: str | None) -> list[RunRow]:
+        """Return the latest runs, newest first: all, or those of one principal."""
+        latest = "ORDER BY created_at DESC, rowid DESC LIMIT ?"
+        if principal is None:
+            return self._rows(f"{_SELECT_RUNS} {latest}", limit)
+        return self._rows(f"{_SELECT_RUNS} WHERE principal = ? {latest}", principal, limit)
 
-    def _rows(self, query: str, parameter: str | int) -> list[RunRow]:
+    def spent(self, principal: str, *, since: float) -> float:
+        """Return what the model calls of a principal's runs cost since a time, in USD."""
         with self._explained():
             _, reader = self._opened()
-            found = reader.execute(query, (parameter,)).fetchall()
+            (usd,) = reader.execute(
+                _SELECT_SPENT, {"principal": principal, "since": since}
+            ).fetchone()
+            return usd
+
+    def _rows(self, query: str, *parameters: str | int) -> list[RunRow]:
+        with self._explained():
+            _, reader = self._opened()
+            found = reader.execute(query, parameters).fetchall()
             alive = {owner: self._owners.alive(owner) for owner in {row[3] for row in found}}
         return [
             RunRow(
@@ -184,8 +209,9 @@ class SqliteFile:
                 epoch=epoch,
                 alive=alive[owner],
                 mine=owner == self._owners.me,
+                principal=principal or "",
             )
-            for run_id, created_at, epoch, owner in found
+            for run_id, created_at, epoch, owner, principal in found
         ]
 
     def events(self, run_id: str, *, light: bool) -> list[Event]:

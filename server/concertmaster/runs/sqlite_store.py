@@ -74,9 +74,13 @@ class SqliteJournal:
         """Return what is known of a run."""
         return await self._read(partial(self._file.row, run_id))
 
-    async def recent(self, limit: int) -> Sequence[RunRow]:
-        """Return the latest runs, newest first."""
-        return await self._read(partial(self._file.recent, limit))
+    async def recent(self, limit: int, *, principal: str | None = None) -> Sequence[RunRow]:
+        """Return the latest runs, newest first: all, or those of one principal."""
+        return await self._read(partial(self._file.recent, limit, principal=principal))
+
+    async def spent(self, principal: str, *, since: float) -> float:
+        """Return what the model calls of a principal's runs cost since a time, in USD."""
+        return await self._read(partial(self._file.spent, principal, since=since))
 
     async def events(self, run_id: str, *, light: bool = False) -> Sequence[Event]:
         """Return the events of a run in order; `light` leaves out what was said in them."""

@@ -65,6 +65,8 @@ class RunState:
     run_id: str
     request: RunRequest
     started_at: float
+    principal: str = ""
+    """Whom the run belongs to, on a server that several people use."""
     notice: str = ""
     status: RunStatus = "planning"
     plan: Plan | None = None
@@ -287,6 +289,7 @@ def fold(run_id: str, events: Iterable[Event], *, alive: bool) -> RunState:
     state = RunState(
         run_id=run_id,
         request=first.request,
+        principal=first.origin.principal,
         notice=first.notice,
         started_at=first.at,
         guard="pending" if first.request.guard else "none",

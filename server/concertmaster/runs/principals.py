@@ -1,0 +1,164 @@
+"""Runs on a server that several people use: each sees their own, and may have so many."""
+
+import time
+from collections import Counter
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from concertmaster.catalog.catalog import Catalog
+from concertmaster.engine.events import Origin, SubtaskResult
+from concertmaster.errors import AllowanceError
+from concertmaster.runs.orders import Order
+from concertmaster.runs.service import RunService
+from concertmaster.runs.state import RecentRuns, RunState
+from concertmaster.runs.trace import Span
+from concertmaster.tools.changes import FileChange
+from concertmaster.tools.inputs import InputSpec
+
+DAY_SECONDS = 24 * 3600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowance:
+    """What one principal may use; None is without bound."""
+
+    runs: int | None = None
+    """Runs under way at the same time, in one process."""
+    usd_a_day: float | None = None
+    """What the model calls of 24 hours may cost before nothing more is started."""
+
+
+class OwnRuns:
+    """The run service as one principal sees it: there are no runs but their own.
+
+    A run of somebody else raises UnknownRunError, as one that does not exist.
+    """
+
+    def __init__(
+        self, service: RunService, principal: str, *, allowance: Allowance, starting: Counter[str]
+    ) -> None:
+        """Take the service, and a count of the runs that are about to be under way."""
+        self._service = service
+        self._principal = principal
+        self._allowance = allowance
+        self._starting = starting
+
+    @property
+    def catalog(self) -> Catalog:
+        """Return the workers that runs may use."""
+        return self._service.catalog
+
+    @property
+    def notice(self) -> str:
+        """Return what every reader of an answer must know of the models in use."""
+        return self._service.notice
+
+    async def start(self, order: Order, *, origin: Origin) -> RunState:
+        """Check an order, write it to the journal, and start it; return at once.
+
+        Raises:
+            AllowanceError: the principal has used up what one may use.
+            RequestError: it cannot be done as asked.
+            InputError: an input cannot be read.
+            StoreError: the journal cannot be written, so nothing was started.
+        """
+        with self._counted():
+            await self._check_spent()
+            own = origin.model_copy(update={"principal": self._principal})
+            return await self._service.start(order, origin=own)
+
+    @contextmanager
+    def _counted(self) -> Generator[None]:
+        """Count a run from before it is under way, so that no two take the last place."""
+        most = self._allowance.runs
+        if most is not None and self._under_way() >= most:
+            raise AllowanceError(
+                f"{most} of your runs are under way, and that is the most you may have. Wait for "
+                "one with get_run, or stop one with cancel_run."
+            )
+        self._starting[self._principal] += 1
+        try:
+            yield
+        finally:
+            self._starting[self._principal] -= 1
+
+    def _under_way(self) -> int:
+        return self._service.under_way(self._principal) + self._starting[self._principal]
+
+    async def _check_spent(self) -> None:
+        most = self._allowance.usd_a_day
+        if most is None:
+            return
+        spent = await self._service.spent(self._principal, since=time.time() - DAY_SECONDS)
+        if spent >= most:
+            raise AllowanceError(
+                f"Your runs of the last 24 hours cost {spent:.2f} USD, and {most:.2f} USD is what "
+                "you may spend in that time. Try again later, or ask whoever runs this server."
+            )
+
+    async def get(self, run_id: str) -> RunState:
+        """Return where a run stands."""
+        await self._check(run_id)
+        return await self._service.get(run_id)
+
+    async def wait(self, run_id: str, *, seconds: float) -> RunState:
+        """Return where a run stands once nobody drives it any more, or `seconds` have passed."""
+        await self._check(run_id)
+        return await self._service.wait(run_id, seconds=seconds)
+
+    async def wait_for_change(self, run_id: str, *, seen: int, seconds: float) -> RunState:
+        """Return where a run stands once it has other than `seen` events, or time has passed."""
+        await self._check(run_id)
+        return await self._service.wait_for_change(run_id, seen=seen, seconds=seconds)
+
+    async def cancel(self, run_id: str, *, reason: str) -> RunState:
+        """Stop a run and return where it stands then; what is finished stays."""
+        await self._check(run_id)
+        return await self._service.cancel(run_id, reason=reason)
+
+    async def recent(self, limit: int = 20) -> RecentRuns:
+        """Return the latest runs, without the texts of what was said in them."""
+        return await self._service.recent(limit, principal=self._principal)
+
+    async def result(self, run_id: str, subtask_id: str) -> SubtaskResult:
+        """Return how a subtask ended, or where it stands if it has not."""
+        await self._check(run_id)
+        return await self._service.result(run_id, subtask_id)
+
+    async def changes(self, run_id: str) -> tuple[FileChange, ...]:
+        """Return how the results of a run change its inputs; nothing is written by this."""
+        await self._check(run_id)
+        return await self._service.changes(run_id)
+
+    async def trace(self, run_id: str) -> Span:
+        """Return the run as a tree of spans."""
+        await self._check(run_id)
+        return await self._service.trace(run_id)
+
+    async def input_names(self, specs: Sequence[InputSpec]) -> tuple[str, ...]:
+        """Return the names that inputs have in a run."""
+        return await self._service.input_names(specs, principal=self._principal)
+
+    async def check(self, order: Order) -> None:
+        """Raise what `start` would, and start nothing."""
+        await self._service.check(order, principal=self._principal)
+
+    async def _check(self, run_id: str) -> None:
+        await self._service.check_principal(run_id, self._principal)
+
+
+class Principals:
+    """Those who use one server, each with the same allowance."""
+
+    def __init__(self, allowance: Allowance) -> None:
+        self._allowance = allowance
+        self._starting: Counter[str] = Counter()
+
+    def runs_of(self, service: RunService, principal: str) -> OwnRuns:
+        """Return the runs of a service as a principal sees them."""
+        return OwnRuns(service, principal, allowance=self._allowance, starting=self._starting)
+
+
+Runs = RunService | OwnRuns
+"""All runs there are, or those of one principal."""
