@@ -96,6 +96,8 @@ class RunRequest(Frozen):
     output_schema: JsonSchema | None = None
     """What the answer must look like, as JSON Schema; plain text when None."""
     limits: Limits = Limits()
+    plan_gaps: tuple[str, ...] = ()
+    """What the given plan lacks of the task, a sentence each."""
 
 
 class SubtaskResult(Frozen):

@@ -77,7 +77,7 @@ Inputs = Annotated[
     ),
     Field(
         description="Material to work on: paths of files or folders, globs, file:// URIs "
-        "(inside the server's allowed roots), or texts as {name, text}. Workers see nothing else."
+        "(inside the server's allowed roots), or texts as {name, text}."
     ),
 ]
 
@@ -141,7 +141,9 @@ async def plan_task(
 async def run_worker(
     ctx: Ctx,
     worker: Annotated[str, Field(description="Name of the worker (workers://catalog).")],
-    task: Annotated[str, Field(description="The worker's objective; it knows nothing else.")],
+    task: Annotated[
+        str, Field(description="The worker's objective. It knows nothing of this conversation.")
+    ],
     context: Annotated[str, Field(description="Background the worker should know.")] = "",
     inputs: Inputs = (),
     constraints: Annotated[Texts, Field(description="What the worker must or must not do.")] = (),
