@@ -1,5 +1,6 @@
 """The real server over HTTP in this process, and real clients with tokens."""
 
+import gzip
 import json
 import threading
 from collections.abc import AsyncGenerator, Generator, Mapping
@@ -119,12 +120,48 @@ def issuing() -> Generator[Issuer]:
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002
             del format, args
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
-        issuer.url = f"http://127.0.0.1:{server.server_address[1]}"
+    with _in_a_thread(Answers) as url:
+        issuer.url = url
+        yield issuer
+
+
+class Collector:
+    """What was posted to an address of this machine."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.posted: list[tuple[str, bytes]] = []
+
+
+@contextmanager
+def collecting() -> Generator[Collector]:
+    """Serve an address that takes whatever is posted."""
+    collector = Collector()
+
+    class Takes(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            if self.headers["content-encoding"] == "gzip":
+                body = gzip.decompress(body)
+            collector.posted.append((self.path, body))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            del format, args
+
+    with _in_a_thread(Takes) as url:
+        collector.url = url
+        yield collector
+
+
+@contextmanager
+def _in_a_thread(answers: type[BaseHTTPRequestHandler]) -> Generator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), answers) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            yield issuer
+            yield f"http://127.0.0.1:{server.server_address[1]}"
         finally:
             server.shutdown()
             thread.join()

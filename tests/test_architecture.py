@@ -17,7 +17,7 @@ LAYERS = [
     {"catalog", "tools"},
     {"engine"},
     {"runs", "http_settings"},
-    {"protocol", "settings"},
+    {"protocol", "settings", "telemetry"},
     {"cli"},
     {"__main__"},
 ]
@@ -36,6 +36,7 @@ OWNERS = {
     "jsonschema_rs": {"llm"},
     "sqlite3": {"runs"},
     "filelock": {"runs"},
+    "opentelemetry": {"telemetry"},
     "rich": {"cli"},
     "click": {"cli"},
     "yaml": {"catalog"},

@@ -166,6 +166,13 @@ class Settings(HttpSettings):
     data_folder: Folder = Field(
         default_factory=_default_data_folder, description="Where runs are kept."
     )
+    telemetry: bool = Field(
+        default=False, description="Tell of runs over OpenTelemetry; needs concertmaster[otel]."
+    )
+    telemetry_content: bool = Field(
+        default=False,
+        description="Tell over it also what was to be done and why something failed, in words.",
+    )
     log_level: LogLevel = Field(default="warning", description="What is worth a line on stderr.")
 
     @classmethod

@@ -162,7 +162,11 @@ class RunService:
 
     def under_way(self, principal: str) -> int:
         """Return how many runs of a principal this process drives."""
-        return sum(live.state.principal == principal for live in self._live.values())
+        return sum(state.principal == principal for state in self.driven())
+
+    def driven(self) -> tuple[RunState, ...]:
+        """Return where the runs stand that this process drives."""
+        return tuple(live.state for live in self._live.values())
 
     async def spent(self, principal: str, *, since: float) -> float:
         """Return what the model calls of a principal's runs cost since a time, in USD."""

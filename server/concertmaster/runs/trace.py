@@ -164,6 +164,8 @@ class _Tree:
         match event:
             case RunStarted():
                 self.root.attributes["kind"] = event.request.kind
+                if event.origin.trace_context:
+                    self.root.attributes["trace_context"] = dict(event.origin.trace_context)
             case SynthesisStarted():
                 self._synthesis = self.root.begin("invoke_agent synthesizer", "synthesis", event.at)
             case GuardDecided():
