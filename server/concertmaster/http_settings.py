@@ -73,6 +73,6 @@ class HttpSettings(BaseModel):
     user_usd_per_day: float = Field(
         default=20,
         gt=0,
-        description="USD that runs of one user may cost in 24 hours, over HTTP, before no more "
-        "are started.",
+        description="USD that runs of one user may cost in 24 hours, over HTTP; what the budgets "
+        "of runs under way leave is set aside.",
     )

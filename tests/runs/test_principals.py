@@ -10,8 +10,10 @@ import anyio
 import pytest
 
 from building import setup
+from clients import hang
 from concertmaster.engine.events import NOBODY
 from concertmaster.errors import AllowanceError, ModelReplyError, UnknownRunError
+from concertmaster.llm.protocol import Request
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.orders import PlanOrder, RunOrder
 from concertmaster.runs.principals import Allowance, OwnRuns, Principals
@@ -95,17 +97,8 @@ async def test_a_run_is_open_to_its_principal_and_does_not_exist_for_others(
 
 
 async def test_a_run_under_way_does_not_exist_for_others_either(tmp_path: Path) -> None:
-    started = anyio.Event()
-
-    async def wait(_: object) -> str:
-        started.set()
-        await anyio.sleep_forever()
-        raise AssertionError("unreachable")
-
-    async with people(tmp_path, {"planner": wait}) as group:
+    async with people(tmp_path, {"planner": hang}) as group:
         run = await group.ann.start(PlanOrder(task="why?"), origin=NOBODY)
-        with anyio.fail_after(5):
-            await started.wait()
         with pytest.raises(UnknownRunError):
             await group.bob.cancel(run.run_id, reason="no")
         assert (await group.ann.get(run.run_id)).cancel_requested is None
@@ -154,11 +147,7 @@ async def test_a_run_whose_start_is_damaged_is_listed_for_nobody(tmp_path: Path)
 
 
 async def test_a_principal_may_have_so_many_runs_under_way(tmp_path: Path) -> None:
-    async def wait(_: object) -> str:
-        await anyio.sleep_forever()
-        raise AssertionError("unreachable")
-
-    async with people(tmp_path, {"planner": wait}, runs=2) as group:
+    async with people(tmp_path, {"planner": hang}, runs=2) as group:
         outcomes: Counter[str] = Counter()
 
         async def start() -> None:
@@ -189,9 +178,40 @@ async def test_an_order_that_cannot_be_done_takes_no_place(tmp_path: Path) -> No
 async def test_a_principal_who_has_spent_enough_starts_nothing_more(tmp_path: Path) -> None:
     async with people(tmp_path, usd_a_day=0.02) as group:
         await finished(group.ann)
-        with pytest.raises(AllowanceError, match=r"cost 0\.02 USD, and 0\.02 USD"):
+        with pytest.raises(AllowanceError, match=r"Of the 0\.02 USD .* 0\.00 USD are left"):
             await group.ann.start(RunOrder(task="why?"), origin=NOBODY)
         await finished(group.bob)
+
+
+async def test_a_run_gets_no_more_than_is_left_of_the_day(tmp_path: Path) -> None:
+    answers = iter([ONE])
+
+    async def plan_once(request: Request) -> str:
+        return next(answers, "") or await hang(request)
+
+    async with people(tmp_path, {"planner": plan_once}, usd_a_day=3) as group:
+        usual = await group.ann.get(await finished(group.ann))
+        with pytest.raises(AllowanceError, match=r"2\.98 USD are left"):
+            await group.ann.start(RunOrder(task="why?", budget_usd=2.99), origin=NOBODY)
+        asked = await group.ann.start(RunOrder(task="why?", budget_usd=2.5), origin=NOBODY)
+        cut = await group.ann.start(RunOrder(task="why?"), origin=NOBODY)
+    assert usual.request.limits.budget_usd == 2
+    assert asked.request.limits.budget_usd == 2.5
+    assert cut.request.limits.budget_usd == pytest.approx(0.48)
+
+
+async def test_runs_started_at_once_do_not_share_what_is_left(tmp_path: Path) -> None:
+    async with people(tmp_path, {"planner": hang}, usd_a_day=3) as group:
+        budgets: list[float] = []
+
+        async def start() -> None:
+            started = await group.ann.start(RunOrder(task="why?"), origin=NOBODY)
+            budgets.append(started.request.limits.budget_usd)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(start)
+            tasks.start_soon(start)
+    assert sum(budgets) == pytest.approx(3)
 
 
 async def test_what_failed_calls_cost_counts_and_what_has_no_price_does_not(

@@ -1,10 +1,11 @@
 """Runs on a server that several people use: each sees their own, and may have so many."""
 
 import time
-from collections import Counter
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import anyio
 
 from concertmaster.catalog.catalog import Catalog
 from concertmaster.engine.events import Origin, SubtaskResult
@@ -26,7 +27,7 @@ class Allowance:
     runs: int | None = None
     """Runs under way at the same time, in one process."""
     usd_a_day: float | None = None
-    """What the model calls of 24 hours may cost before nothing more is started."""
+    """What the model calls of 24 hours may cost."""
 
 
 class OwnRuns:
@@ -36,9 +37,9 @@ class OwnRuns:
     """
 
     def __init__(
-        self, service: RunService, principal: str, *, allowance: Allowance, starting: Counter[str]
+        self, service: RunService, principal: str, *, allowance: Allowance, starting: anyio.Lock
     ) -> None:
-        """Take the service, and a count of the runs that are about to be under way."""
+        """Take the service, and what lets the principal start one run at a time."""
         self._service = service
         self._principal = principal
         self._allowance = allowance
@@ -58,44 +59,51 @@ class OwnRuns:
         """Check an order, write it to the journal, and start it; return at once.
 
         Raises:
-            AllowanceError: the principal has used up what one may use.
+            AllowanceError: it needs more than the principal may use.
             RequestError: it cannot be done as asked.
             InputError: an input cannot be read.
             StoreError: the journal cannot be written, so nothing was started.
         """
-        with self._counted():
-            await self._check_spent()
-            own = origin.model_copy(update={"principal": self._principal})
-            return await self._service.start(order, origin=own)
+        own = origin.model_copy(update={"principal": self._principal})
+        # One at a time, so that no two are given what is there for one.
+        async with self._starting:
+            self._check_runs()
+            return await self._service.start(await self._affordable(order), origin=own)
 
-    @contextmanager
-    def _counted(self) -> Generator[None]:
-        """Count a run from before it is under way, so that no two take the last place."""
+    def _check_runs(self) -> None:
         most = self._allowance.runs
-        if most is not None and self._under_way() >= most:
+        if most is not None and len(self._under_way()) >= most:
             raise AllowanceError(
                 f"{most} of your runs are under way, and that is the most you may have. Wait for "
                 "one with get_run, or stop one with cancel_run."
             )
-        self._starting[self._principal] += 1
-        try:
-            yield
-        finally:
-            self._starting[self._principal] -= 1
 
-    def _under_way(self) -> int:
-        return self._service.under_way(self._principal) + self._starting[self._principal]
+    def _under_way(self) -> list[RunState]:
+        driven = self._service.driven()
+        return [state for state in driven if state.principal == self._principal]
 
-    async def _check_spent(self) -> None:
+    async def _affordable(self, order: Order) -> Order:
+        """Return an order with a budget that the principal's allowance has room for."""
         most = self._allowance.usd_a_day
         if most is None:
-            return
-        spent = await self._service.spent(self._principal, since=time.time() - DAY_SECONDS)
-        if spent >= most:
+            return order
+        left = most - await self._spoken_for()
+        if left <= 0 or (order.budget_usd or 0) > left:
             raise AllowanceError(
-                f"Your runs of the last 24 hours cost {spent:.2f} USD, and {most:.2f} USD is what "
-                "you may spend in that time. Try again later, or ask whoever runs this server."
+                f"Of the {most:.2f} USD that you may spend in 24 hours, {max(left, 0):.2f} USD are "
+                "left; the rest is spent, or set aside for runs under way. Give a smaller "
+                "budget_usd, try again later, or ask whoever runs this server."
             )
+        return replace(order, budget_usd=order.budget_usd or min(self._service.budget_usd, left))
+
+    async def _spoken_for(self) -> float:
+        """Return what was spent in 24 hours, and what runs under way may still spend."""
+        pledged = sum(
+            max(0.0, state.request.limits.budget_usd - (state.usage.usd or 0.0))
+            for state in self._under_way()
+        )
+        since = time.time() - DAY_SECONDS
+        return pledged + await self._service.spent(self._principal, since=since)
 
     async def get(self, run_id: str) -> RunState:
         """Return where a run stands."""
@@ -153,11 +161,12 @@ class Principals:
 
     def __init__(self, allowance: Allowance) -> None:
         self._allowance = allowance
-        self._starting: Counter[str] = Counter()
+        self._starting = defaultdict[str, anyio.Lock](anyio.Lock)
 
     def runs_of(self, service: RunService, principal: str) -> OwnRuns:
         """Return the runs of a service as a principal sees them."""
-        return OwnRuns(service, principal, allowance=self._allowance, starting=self._starting)
+        starting = self._starting[principal]
+        return OwnRuns(service, principal, allowance=self._allowance, starting=starting)
 
 
 Runs = RunService | OwnRuns

@@ -91,5 +91,6 @@ class OrderReader:
             plan=planned.plan,
             plan_gaps=planned.reasons,
             plan_id=None,
+            budget_usd=order.budget_usd or planned.request.limits.budget_usd,
         )
         return filled, tuple(documents)

@@ -100,6 +100,11 @@ class RunService:
         """Return what every reader of an answer must know of the models in use."""
         return self._setup.llm.notice
 
+    @property
+    def budget_usd(self) -> float:
+        """Return what a run may spend whose order does not say."""
+        return self._policy.limits.budget_usd
+
     def on_change(self, listener: Callable[[str], None]) -> None:
         """Have `listener` called with the run's id after each event of a run driven here."""
         self._listeners.append(listener)
@@ -159,10 +164,6 @@ class RunService:
         found = state.principal if state else (await self._journal.row(run_id)).principal
         if found != principal:
             raise UnknownRunError(run_id)
-
-    def under_way(self, principal: str) -> int:
-        """Return how many runs of a principal this process drives."""
-        return sum(state.principal == principal for state in self.driven())
 
     def driven(self) -> tuple[RunState, ...]:
         """Return where the runs stand that this process drives."""
@@ -303,7 +304,8 @@ class RunService:
         async def append(event: Event, *, wait: bool = True) -> None:
             await self._append(live, event, wait=wait)
 
-        steps = Steps(append, run_id=live.state.run_id)
+        limits = checked.request.limits
+        steps = Steps(append, run_id=live.state.run_id, limits=limits)
         run = Run(request=checked.request, documents=checked.documents, steps=steps)
         try:
             with live.scope:
