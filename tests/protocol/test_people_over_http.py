@@ -74,6 +74,7 @@ DOORS: dict[str, Door] = {
     "waiting": lambda client, run: refused(client, "get_run", run_id=run, wait_seconds=60),
     "subtask": lambda client, run: refused(client, "get_run", run_id=run, subtask_id="s1"),
     "cancel_run": lambda client, run: refused(client, "cancel_run", run_id=run),
+    "resume_run": lambda client, run: refused(client, "resume_run", run_id=run),
     "plan_id": lambda client, run: refused(client, "run_orchestration", plan_id=run),
     "input": lambda client, run: refused(
         client, "run_worker", worker="analyst", task="why?", inputs=[f"runs://{run}/answer"]

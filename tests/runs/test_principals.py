@@ -78,6 +78,8 @@ DOORS: dict[str, Callable[[OwnRuns, str], Awaitable[object]]] = {
     "input of a run": lambda runs, run_id: runs.start(
         RunOrder(task="why?", inputs=(f"runs://{run_id}/answer",)), origin=NOBODY
     ),
+    "rerun": lambda runs, run_id: runs.rerun(run_id, origin=NOBODY),
+    "resume": lambda runs, run_id: runs.resume(run_id, by="a test"),
     "plan": lambda runs, run_id: runs.start(RunOrder(plan_id=run_id), origin=NOBODY),
 }
 
@@ -212,6 +214,37 @@ async def test_runs_started_at_once_do_not_share_what_is_left(tmp_path: Path) ->
             tasks.start_soon(start)
             tasks.start_soon(start)
     assert sum(budgets) == pytest.approx(3)
+
+
+async def test_runs_go_on_and_are_repeated_within_the_allowance_only(tmp_path: Path) -> None:
+    broken = ModelReplyError("no reply", usage=USAGE)
+    async with people(tmp_path, {"planner": broken}, usd_a_day=0.01) as group:
+        started = await group.ann.start(RunOrder(task="why?"), origin=NOBODY)
+        with anyio.fail_after(5):
+            ended = await group.ann.wait(started.run_id, seconds=5)
+        assert ended.status == "failed"
+        with pytest.raises(AllowanceError):
+            await group.ann.resume(started.run_id, by="ann")
+        with pytest.raises(AllowanceError):
+            await group.ann.rerun(started.run_id, origin=NOBODY)
+
+
+async def test_a_repeated_run_belongs_to_whoever_repeats_it(tmp_path: Path) -> None:
+    async with people(tmp_path) as group:
+        again = await group.ann.rerun(await finished(group.ann), origin=NOBODY)
+        assert again.principal == "ann"
+
+
+async def test_a_key_of_one_principal_is_of_no_use_to_another(tmp_path: Path) -> None:
+    order = RunOrder(task="why?", idempotency_key="k")
+    async with people(tmp_path) as group:
+        first = await group.ann.start(order, origin=NOBODY)
+        assert await group.bob.known(order) is None
+        other = await group.bob.start(order, origin=NOBODY)
+        again = await group.ann.start(order, origin=NOBODY)
+        known = await group.ann.known(order)
+    assert known is not None
+    assert first.run_id == again.run_id == known.run_id != other.run_id
 
 
 async def test_what_failed_calls_cost_counts_and_what_has_no_price_does_not(

@@ -41,7 +41,9 @@ async def serve(
     """
     access = access_of(settings)
     principals = principals_of(settings) if access.open_verifier is not None else None
-    server = create_server(open_service, load_jobs, principals=principals)
+    server = create_server(
+        open_service, load_jobs, at_once=settings.resume_interrupted, principals=principals
+    )
     return await serve_http(server, host=host, port=port, access=access, ready=ready)
 
 

@@ -35,7 +35,10 @@ def serve(http: bool, host: str, port: int, **flags: Any) -> None:
     async def open_service() -> AsyncGenerator["RunService"]:
         # Imported when a call first needs it: see ServerState.
         wiring = await to_thread.run_sync(importlib.import_module, "concertmaster.cli.wiring")
-        async with wiring.open_runs(loaded, roots=loaded.settings.roots) as service:
+        async with (
+            wiring.open_runs(loaded, roots=loaded.settings.roots) as service,
+            wiring.tending(service, loaded.settings),
+        ):
             yield service
 
     async def load_jobs() -> Mapping[str, "Job"]:
@@ -47,7 +50,8 @@ def serve(http: bool, host: str, port: int, **flags: Any) -> None:
 
     async def work() -> int:
         if not http:
-            return await serve_stdio(create_server(open_service, load_jobs))
+            at_once = loaded.settings.resume_interrupted
+            return await serve_stdio(create_server(open_service, load_jobs, at_once=at_once))
         # Imported when it is needed: clients start servers over stdio, and wait for them.
         serving = await to_thread.run_sync(importlib.import_module, "concertmaster.cli.http")
         options: dict[str, Any] = {"host": host, "port": port, "ready": _tell}

@@ -1,5 +1,6 @@
 """What every request handler can reach."""
 
+import logging
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -8,6 +9,7 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 from mcp.server.mcpserver import Context
 
+from concertmaster.errors import ConcertmasterError
 from concertmaster.protocol.callers import principal_of_caller
 
 if TYPE_CHECKING:
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     # servers merely to ask what they can do.
     from concertmaster.runs.principals import Principals, Runs
     from concertmaster.runs.service import RunService
+
+log = logging.getLogger(__name__)
 
 OpenService = Callable[[], AbstractAsyncContextManager["RunService"]]
 """Opens the run service of a server."""
@@ -24,10 +28,15 @@ class ServerState:
     """The run service, opened when it is first asked for, and whether the server is ending."""
 
     def __init__(
-        self, open_service: OpenService, *, principals: "Principals | None" = None
+        self,
+        open_service: OpenService,
+        *,
+        at_once: bool = False,
+        principals: "Principals | None" = None,
     ) -> None:
         """With `principals`, callers must have a token, and see their own runs only."""
         self._open_service = open_service
+        self._at_once = at_once
         self._principals = principals
         self._opening = anyio.Lock()
         self._service: RunService | None = None
@@ -41,6 +50,8 @@ class ServerState:
         """Keep the run service open, once it is, for as long as the server is in use."""
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
+            if self._at_once:
+                tasks.start_soon(self._open)
             try:
                 yield self
             finally:
@@ -71,6 +82,13 @@ class ServerState:
                     raise RuntimeError("the server is not in use")
                 service = self._service = await self._tasks.start(self._keep_open)
             return service
+
+    async def _open(self) -> None:
+        try:
+            await self.opened()
+        except ConcertmasterError as exc:
+            # Whoever calls next is told the same.
+            log.warning("not opened: %s", exc)
 
     async def _keep_open(self, *, task_status: TaskStatus["RunService"]) -> None:
         try:

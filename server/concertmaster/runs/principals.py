@@ -1,5 +1,7 @@
 """Runs on a server that several people use: each sees their own, and may have so many."""
 
+import json
+import math
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -9,6 +11,7 @@ import anyio
 
 from concertmaster.catalog.catalog import Catalog
 from concertmaster.engine.events import Origin, SubtaskResult
+from concertmaster.engine.plan import Plan
 from concertmaster.errors import AllowanceError
 from concertmaster.runs.orders import Order
 from concertmaster.runs.service import RunService
@@ -64,11 +67,43 @@ class OwnRuns:
             InputError: an input cannot be read.
             StoreError: the journal cannot be written, so nothing was started.
         """
-        own = origin.model_copy(update={"principal": self._principal})
         # One at a time, so that no two are given what is there for one.
         async with self._starting:
             self._check_runs()
-            return await self._service.start(await self._affordable(order), origin=own)
+            order = self._keyed(await self._affordable(order))
+            return await self._service.start(order, origin=self._own(origin))
+
+    async def rerun(
+        self, run_id: str, *, plan: Plan | None = None, redo: Sequence[str] = (), origin: Origin
+    ) -> RunState:
+        """Start a run like one that there is, with another plan; return at once."""
+        await self._check(run_id)
+        async with self._starting:
+            self._check_runs()
+            await self._left()
+            return await self._service.rerun(run_id, plan=plan, redo=redo, origin=self._own(origin))
+
+    async def resume(self, run_id: str, *, by: str) -> RunState:
+        """Have a run go on that was interrupted, or that ended without success."""
+        await self._check(run_id)
+        async with self._starting:
+            self._check_runs()
+            await self._left()
+            return await self._service.resume(run_id, by=by)
+
+    async def known(self, order: Order) -> RunState | None:
+        """Return where the run stands that was started by an order with the same key."""
+        return await self._service.known(self._keyed(order))
+
+    def _own(self, origin: Origin) -> Origin:
+        return origin.model_copy(update={"principal": self._principal})
+
+    def _keyed(self, order: Order) -> Order:
+        """Return an order whose key, if it has one, is of no use to somebody else."""
+        if not order.idempotency_key:
+            return order
+        key = json.dumps([self._principal, order.idempotency_key])
+        return replace(order, idempotency_key=key)
 
     def _check_runs(self) -> None:
         most = self._allowance.runs
@@ -84,17 +119,22 @@ class OwnRuns:
 
     async def _affordable(self, order: Order) -> Order:
         """Return an order with a budget that the principal's allowance has room for."""
+        left = await self._left(order.budget_usd or 0.0)
+        return replace(order, budget_usd=order.budget_usd or min(self._service.budget_usd, left))
+
+    async def _left(self, wanted: float = 0.0) -> float:
+        """Return what the principal may still spend, if it is more than nothing and `wanted`."""
         most = self._allowance.usd_a_day
         if most is None:
-            return order
+            return math.inf
         left = most - await self._spoken_for()
-        if left <= 0 or (order.budget_usd or 0) > left:
+        if left <= 0 or wanted > left:
             raise AllowanceError(
                 f"Of the {most:.2f} USD that you may spend in 24 hours, {max(left, 0):.2f} USD are "
                 "left; the rest is spent, or set aside for runs under way. Give a smaller "
                 "budget_usd, try again later, or ask whoever runs this server."
             )
-        return replace(order, budget_usd=order.budget_usd or min(self._service.budget_usd, left))
+        return left
 
     async def _spoken_for(self) -> float:
         """Return what was spent in 24 hours, and what runs under way may still spend."""
