@@ -43,6 +43,14 @@ def _watched(ctx: ServerRequestContext[Any, Any]) -> Iterator[str]:
     elif ctx.method == "subscriptions/listen":
         wanted: object = params.get("notifications")
         if isinstance(wanted, dict):
-            uris = cast("dict[str, object]", wanted).get("resourceSubscriptions")
+            given = cast("dict[str, object]", wanted)
+            uris = given.get("resourceSubscriptions")
+            yield from _of_tasks(given.get("taskIds"))
     if isinstance(uris, list):
         yield from (uri for uri in cast("list[object]", uris) if isinstance(uri, str))
+
+
+def _of_tasks(ids: object) -> Iterator[str]:
+    """Yield the addresses of the runs that tasks are."""
+    if isinstance(ids, list):
+        yield from (f"{RUNS}{item}" for item in cast("list[object]", ids))

@@ -78,6 +78,8 @@ class RunState:
     started_at: float
     principal: str = ""
     """Whom the run belongs to, on a server that several people use."""
+    updated_at: float = 0.0
+    """When its latest event happened."""
     notice: str = ""
     status: RunStatus = "planning"
     plan: Plan | None = None
@@ -165,6 +167,7 @@ class RunState:
     def apply(self, event: Event) -> None:
         """Take in the next event."""
         self.events += 1
+        self.updated_at = event.at
         match event:
             case CallStarted() | CallFinished() | CallFailed():
                 self._apply_call(event)
@@ -346,6 +349,7 @@ def fold(run_id: str, events: Iterable[Event], *, alive: bool) -> RunState:
         principal=first.origin.principal,
         notice=first.notice,
         started_at=first.at,
+        updated_at=first.at,
         guard="pending" if first.request.guard else "none",
         events=1,
     )
