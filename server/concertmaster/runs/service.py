@@ -4,6 +4,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import anyio
 from anyio.abc import TaskGroup
@@ -11,8 +12,10 @@ from anyio.abc import TaskGroup
 from concertmaster.catalog.catalog import Catalog
 from concertmaster.engine.earlier import NO_EARLIER_RUN, EarlierRun, earlier_results
 from concertmaster.engine.events import (
+    NOBODY,
     CancelRequested,
     GuardDecided,
+    Origin,
     RunEnded,
     RunRequest,
     RunResumed,
@@ -70,12 +73,19 @@ class RunService:
         """Return what every reader of an answer must know of the models in use."""
         return self._setup.llm.notice
 
+    @property
+    def budget_usd(self) -> float:
+        """Return what a run may spend whose order does not say."""
+        return self._policy.limits.budget_usd
+
     def on_change(self, listener: Callable[[str], None]) -> None:
         """Have `listener` called with the run's id after each event of a run driven here."""
         self._live.on_change(listener)
 
-    async def start(self, order: Order) -> RunState:
+    async def start(self, order: Order, *, origin: Origin = NOBODY) -> RunState:
         """Check an order, write it to the journal, and start it; return at once.
+
+        Of earlier runs, it may refer to those of its own principal.
 
         Raises:
             RequestError: it cannot be done as asked.
@@ -84,16 +94,21 @@ class RunService:
         """
         if (known := await self.known(order)) is not None:
             return known
-        checked = await self._reader.checked(order)
+        checked = await self._reader_for(origin.principal).checked(order)
         try:
-            return await self._begin(checked, key=order.idempotency_key)
+            return await self._begin(checked, origin=origin, key=order.idempotency_key)
         except UsedKeyError as exc:
             state = await self.get(exc.run_id)
             check_same(state, order)
             return state
 
     async def rerun(
-        self, run_id: str, *, plan: Plan | None = None, redo: Sequence[str] = ()
+        self,
+        run_id: str,
+        *,
+        plan: Plan | None = None,
+        redo: Sequence[str] = (),
+        origin: Origin = NOBODY,
     ) -> RunState:
         """Start a run like one that there is, with another plan; return at once.
 
@@ -106,14 +121,24 @@ class RunService:
             StoreError: the journal cannot be written, so nothing was started.
         """
         checked = await self._reader.again(await self.get(run_id), plan=plan, redo=redo)
-        return await self._begin(checked, earlier=await self._earlier(checked.request))
+        earlier = await self._earlier(checked.request)
+        return await self._begin(checked, origin=origin, earlier=earlier)
 
     async def _begin(
-        self, checked: CheckedOrder, *, key: str = "", earlier: EarlierRun = NO_EARLIER_RUN
+        self,
+        checked: CheckedOrder,
+        *,
+        origin: Origin,
+        key: str = "",
+        earlier: EarlierRun = NO_EARLIER_RUN,
     ) -> RunState:
         run_id = f"r-{secrets.token_urlsafe(16)}"
         event = RunStarted(
-            name="run/start", at=time.time(), request=checked.request, notice=self.notice
+            name="run/start",
+            at=time.time(),
+            request=checked.request,
+            notice=self.notice,
+            origin=origin,
         )
         live = LiveRun(fold(run_id, [event], alive=True), epoch=1)
 
@@ -188,6 +213,32 @@ class RunService:
         """Return the ids of the runs that have not ended and whose process has, oldest first."""
         return tuple(row.run_id for row in await self._journal.unfinished())
 
+    def _reader_for(self, principal: str) -> OrderReader:
+        async def find(run_id: str) -> RunState:
+            await self.check_principal(run_id, principal)
+            return await self.get(run_id)
+
+        return replace(self._reader, find=find) if principal else self._reader
+
+    async def check_principal(self, run_id: str, principal: str) -> None:
+        """Do nothing if a run belongs to a principal.
+
+        Raises:
+            UnknownRunError: it does not, or there is none of that id.
+        """
+        state = self._live.known(run_id)
+        found = state.principal if state else (await self._journal.row(run_id)).principal
+        if found != principal:
+            raise UnknownRunError(run_id)
+
+    def driven(self) -> tuple[RunState, ...]:
+        """Return where the runs stand that this process drives."""
+        return self._live.states
+
+    async def spent(self, principal: str, *, since: float) -> float:
+        """Return what the model calls of a principal's runs cost since a time, in USD."""
+        return await self._journal.spent(principal, since=since)
+
     async def get(self, run_id: str) -> RunState:
         """Return where a run stands.
 
@@ -245,11 +296,11 @@ class RunService:
             await self._journal.request_cancel(run_id, event)
         return await self.wait(run_id, seconds=CANCEL_SECONDS)
 
-    async def recent(self, limit: int = 20) -> RecentRuns:
-        """Return the latest runs, without the texts of what was said in them."""
+    async def recent(self, limit: int = 20, *, principal: str | None = None) -> RecentRuns:
+        """Return the latest runs, all or a principal's, without what was said in them."""
         states: list[RunState] = []
         unreadable: list[str] = []
-        for row in await self._journal.recent(limit):
+        for row in await self._journal.recent(limit, principal=principal):
             try:
                 state = self._live.known(row.run_id) or await self._outline(row)
                 states.append(state.shown())
@@ -277,17 +328,20 @@ class RunService:
         """
         return await file_changes(await self.get(run_id), self._journal.text)
 
-    async def input_names(self, specs: Sequence[InputSpec]) -> tuple[str, ...]:
+    async def input_names(
+        self, specs: Sequence[InputSpec], *, principal: str = ""
+    ) -> tuple[str, ...]:
         """Return the names that inputs have in a run.
 
         Raises:
             InputError: an input cannot be read.
         """
-        return tuple(document.name for document in await self._reader.documents(specs))
+        reader = self._reader_for(principal)
+        return tuple(document.name for document in await reader.documents(specs))
 
-    async def check(self, order: Order) -> None:
+    async def check(self, order: Order, *, principal: str = "") -> None:
         """Raise what `start` would, and start nothing."""
-        await self._reader.checked(order)
+        await self._reader_for(principal).checked(order)
 
     async def delete(self, run_id: str) -> None:
         """Delete a run with all that is known of it.

@@ -86,9 +86,13 @@ class SqliteJournal:
         """Return what is known of a run."""
         return await self._read(partial(self._file.row, run_id))
 
-    async def recent(self, limit: int) -> Sequence[RunRow]:
-        """Return the latest runs, newest first."""
-        return await self._read(partial(self._file.recent, limit))
+    async def recent(self, limit: int, *, principal: str | None = None) -> Sequence[RunRow]:
+        """Return the latest runs, newest first: all, or those of one principal."""
+        return await self._read(partial(self._file.recent, limit, principal=principal))
+
+    async def spent(self, principal: str, *, since: float) -> float:
+        """Return what the model calls of a principal's runs cost since a time, in USD."""
+        return await self._read(partial(self._file.spent, principal, since=since))
 
     async def unfinished(self) -> Sequence[RunRow]:
         """Return the runs that have not ended and whose process is dead, oldest first."""

@@ -76,6 +76,8 @@ class RunState:
     run_id: str
     request: RunRequest
     started_at: float
+    principal: str = ""
+    """Whom the run belongs to, on a server that several people use."""
     updated_at: float = 0.0
     """When its latest event happened."""
     notice: str = ""
@@ -349,6 +351,7 @@ def fold(run_id: str, events: Iterable[Event], *, alive: bool) -> RunState:
     state = RunState(
         run_id=run_id,
         request=first.request,
+        principal=first.origin.principal,
         notice=first.notice,
         started_at=first.at,
         updated_at=first.at,
