@@ -13,6 +13,7 @@
     │   ├── LostRunError         another process owns this run now
     │   └── UnreadableRunError   one run's events make no sense; those of others may
     ├── ToolCallError            a worker tool cannot do what its caller asked; goes to the model
+    │   └── ToolDeniedError          the operator does not allow it
     └── ModelError               a model call failed; carries what it cost
         ├── ModelRequestError    will fail again however often it is made
         │   └── ModelAccessError     and so will every other: key, model name, address, account
@@ -125,6 +126,10 @@ class UnreadableRunError(StoreError):
 
 class ToolCallError(ConcertmasterError):
     """A worker tool cannot do what its caller asked; the message goes back to the model."""
+
+
+class ToolDeniedError(ToolCallError):
+    """The operator does not allow a worker to make this call."""
 
 
 class ModelError(ConcertmasterError):

@@ -45,6 +45,7 @@ def runs(limit: int, as_json: bool, **flags: Any) -> None:
 @click.argument("run_id", metavar="RUN")
 @click.option("--subtask", "subtask_id", metavar="ID", help="Print one result in full.")
 @click.option("--trace", "as_trace", is_flag=True, help="Print the tree of everything it did.")
+@click.option("--content", is_flag=True, help="With --trace: what tools were told and said.")
 @click.option("--diff", "as_diff", is_flag=True, help="Print how it changes files, as a diff.")
 @data_option
 @json_option
@@ -52,6 +53,7 @@ def show(
     run_id: str,
     subtask_id: str | None,
     as_trace: bool,
+    content: bool,
     as_diff: bool,
     as_json: bool,
     **flags: Any,
@@ -63,7 +65,7 @@ def show(
     elif subtask_id is not None:
         _show_subtask(run_id, subtask_id, as_json, flags)
     elif as_trace:
-        span = _ask(flags, lambda service: service.trace(run_id))
+        span = _ask(flags, lambda service: service.trace(run_id, content=content))
         if as_json:
             print_json(span.model_dump(mode="json"))
         else:

@@ -168,6 +168,29 @@ class ToolCalled(_Event):
     call: ToolCall
     outcome: ToolOutcome
     seconds: float
+    denied: bool = False
+    """Whether it was not called, because the operator does not allow it."""
+
+
+class ToolStarted(_Event):
+    """A worker tool is about to be called that may change something.
+
+    Where the outcome is missing, nobody knows whether it did, and so it is not called again.
+    """
+
+    kind: Literal["tool-started"] = "tool-started"
+    step: str
+    subtask_id: str
+    call: ToolCall
+
+
+class ToolsMissing(_Event):
+    """A worker goes without tools that its definition names."""
+
+    kind: Literal["tools-missing"] = "tools-missing"
+    subtask_id: str
+    worker: str
+    problems: tuple[str, ...]
 
 
 class SubtaskDrafted(_Event):
@@ -280,6 +303,8 @@ Event = Annotated[
     | CallFinished
     | CallFailed
     | ToolCalled
+    | ToolStarted
+    | ToolsMissing
     | SubtaskDrafted
     | PlanRejected
     | PlanAccepted

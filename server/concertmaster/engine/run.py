@@ -28,6 +28,8 @@ class Setup:
     tools: ToolRegistry
     roots: tuple[Path, ...] = ()
     """Folders whose files worker tools may read."""
+    custom_worker_tools: tuple[str, ...] = ()
+    """The tools of workers that a plan brings along."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,14 +57,15 @@ class Run:
         )
 
 
-def workers_of(plan: Plan, catalog: Catalog) -> Catalog:
+def workers_of(plan: Plan, setup: Setup) -> Catalog:
     """Return the workers of the catalog and those that the plan brings along."""
-    return catalog.joined(
+    return setup.catalog.joined(
         WorkerDefinition(
             name=worker.name,
             description=worker.description,
             instructions=worker.instructions,
             file=Path("(written for this run)"),
+            tools=setup.custom_worker_tools,
         )
         for worker in plan.custom_workers
     )

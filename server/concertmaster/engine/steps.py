@@ -23,9 +23,10 @@ from concertmaster.engine.events import (
     SubtaskFinished,
     SubtaskResult,
     ToolCalled,
+    ToolStarted,
 )
 from concertmaster.engine.plan import Subtask
-from concertmaster.errors import ModelAccessError, ModelError, ToolCallError
+from concertmaster.errors import ModelAccessError, ModelError, ToolCallError, ToolDeniedError
 from concertmaster.llm.protocol import (
     LLM,
     NO_USAGE,
@@ -39,6 +40,11 @@ from concertmaster.llm.protocol import (
 
 COMMIT_SECONDS = 10
 """How long a commit may hold up a run that is being cancelled."""
+
+UNKNOWN_OUTCOME = (
+    "This call had begun when the process that made it ended, so nobody knows whether it took "
+    "effect. It was not made again: find out first whether it has to be."
+)
 
 
 class Append(Protocol):
@@ -65,6 +71,8 @@ class Steps:
         self._clock = clock
         self._replies: dict[str, Reply] = {}
         self._outcomes: dict[str, ToolOutcome] = {}
+        self._begun: set[str] = set()
+        """Tool calls that had begun, and may change something."""
         self._results: dict[str, SubtaskResult] = {}
         self.plan: PlanAccepted | None = None
         """The plan that was accepted before the run was resumed."""
@@ -88,6 +96,8 @@ class Steps:
                 self._charge(event.subtask_id, event.usage)
             case ToolCalled():
                 self._outcomes[event.name] = event.outcome
+            case ToolStarted():
+                self._begun.add(event.step)
             case SubtaskFinished():
                 self._results[event.name] = event.result
             case _:
@@ -213,17 +223,29 @@ class Steps:
         make: Callable[[], Awaitable[str]],
         *,
         subtask_id: str,
+        once: bool = False,
     ) -> ToolOutcome:
         """Return the outcome of the tool call `name`, making it if it has not been made.
 
-        A tool that cannot do what was asked is an outcome too: the model reads why.
+        A tool that cannot do what was asked is an outcome too: the model reads why. A call
+        that is to be made only `once` is not made again if it had begun.
         """
         if (outcome := self._outcomes.get(name)) is not None:
             return outcome
+        if name in self._begun:
+            return ToolOutcome(id=call.id, text=UNKNOWN_OUTCOME, failed=True)
         started = self.now()
+        if once:
+            await self.record(
+                ToolStarted(
+                    name=f"{name}/start", at=started, step=name, subtask_id=subtask_id, call=call
+                )
+            )
+        denied = False
         try:
             outcome = ToolOutcome(id=call.id, text=await make())
         except ToolCallError as exc:
+            denied = isinstance(exc, ToolDeniedError)
             outcome = ToolOutcome(id=call.id, text=str(exc), failed=True)
         ended = self.now()
         await self.record(
@@ -234,6 +256,7 @@ class Steps:
                 call=call,
                 outcome=outcome,
                 seconds=ended - started,
+                denied=denied,
             )
         )
         self._outcomes[name] = outcome

@@ -248,15 +248,15 @@ class RunService:
         """Raise what `start` would, and start nothing."""
         await self._reader.checked(order)
 
-    async def trace(self, run_id: str) -> Span:
-        """Return the run as a tree of spans."""
+    async def trace(self, run_id: str, *, content: bool = False) -> Span:
+        """Return the run as a tree of spans, with the `content` of tool calls if it is wanted."""
         driven = run_id in self._live
         row = await self._journal.row(run_id)
         events = await self._journal.events(run_id)
         alive = driven or (row.alive and not row.mine)
         if fold(run_id, events, alive=alive).withheld:
             events = [event for event in events if isinstance(event, _OUTWARD)]
-        return trace(run_id, events, alive=alive)
+        return trace(run_id, events, alive=alive, content=content)
 
     async def _drive(self, live: _LiveRun, checked: CheckedOrder) -> None:
         async def append(event: Event, *, wait: bool = True) -> None:

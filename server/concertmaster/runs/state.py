@@ -28,6 +28,8 @@ from concertmaster.engine.events import (
     SubtaskStarted,
     SubtaskStatus,
     SynthesisStarted,
+    ToolCalled,
+    ToolsMissing,
 )
 from concertmaster.engine.plan import Plan, Subtask
 from concertmaster.errors import UnknownSubtaskError, UnreadableRunError
@@ -133,6 +135,8 @@ class RunState:
         match event:
             case CallStarted() | CallFinished() | CallFailed():
                 self._apply_call(event)
+            case ToolCalled() | ToolsMissing():
+                self._apply_tools(event)
             case PlanAccepted() | PlanRevised():
                 self._apply_plan(event)
             case SubtaskDrafted() | SubtaskStarted() | SubtaskFinished():
@@ -154,6 +158,17 @@ class RunState:
                 self._end(event)
             case _:
                 pass
+
+    def _apply_tools(self, event: ToolCalled | ToolsMissing) -> None:
+        match event:
+            case ToolCalled(denied=True):
+                warnings = [f"Subtask {event.subtask_id}: {event.outcome.text}"]
+            case ToolsMissing():
+                about = f"Subtask {event.subtask_id} ({event.worker}) goes without tools: "
+                warnings = [about + problem for problem in event.problems]
+            case _:
+                return
+        self.warnings += tuple(text for text in warnings if text not in self.warnings)
 
     def _apply_plan(self, event: PlanAccepted | PlanRevised) -> None:
         self.plan = event.plan
