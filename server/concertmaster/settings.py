@@ -31,6 +31,8 @@ from pydantic_core import PydanticCustomError
 from concertmaster.engine.events import Decomposition, Limits
 from concertmaster.errors import SettingsError, did_you_mean
 from concertmaster.llm.prices import ModelFacts
+from concertmaster.tools.policy import Decision
+from concertmaster.tools.servers.entries import HttpEntry, ServerEntries, StdioEntry
 
 ENVIRONMENT_PREFIX = "CONCERTMASTER_"
 FILE_VARIABLE = "CONCERTMASTER_CONFIG"
@@ -38,6 +40,9 @@ FILE_VARIABLE = "CONCERTMASTER_CONFIG"
 
 SECRETS = ("api_key", "auth_token")
 _FOLDERS = ("roots", "worker_folders", "prompt_folders", "job_folders", "data_folder")
+
+_OTHER_SPELLINGS = {"mcpServers": "mcp_servers"}
+"""How MCP clients write what is a key of the settings file here."""
 
 _AMBIENT_SECRETS = {"api_key": "ANTHROPIC_API_KEY", "auth_token": "ANTHROPIC_AUTH_TOKEN"}
 _AMBIENT_URL = "ANTHROPIC_BASE_URL"
@@ -62,6 +67,10 @@ def _split_folders(value: object) -> object:
     if isinstance(value, str):
         return [part for part in value.split(os.pathsep) if part]
     return [value] if isinstance(value, Path) else value
+
+
+def _split_names(value: object) -> object:
+    return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
 
 def _read_json(value: object) -> object:
@@ -145,6 +154,21 @@ class Settings(BaseModel):
     prices: Annotated[dict[str, ModelFacts], BeforeValidator(_read_json)] = Field(
         default_factory=dict[str, ModelFacts],
         description="Prices of models in USD per million tokens, over the built-in ones.",
+    )
+    mcp_servers: ServerEntries = Field(
+        default_factory=dict[str, StdioEntry | HttpEntry],
+        description="Other MCP servers, whose tools workers may call.",
+    )
+    tool_policy: Annotated[dict[str, Decision], BeforeValidator(_read_json)] = Field(
+        default_factory=dict[str, Decision],
+        description="Which tools workers may call: allow, ask or deny for `SERVER.TOOL`, "
+        "`SERVER.*` or `*`. Without a rule, those that change nothing.",
+    )
+    tool_seconds: float = Field(
+        default=60, gt=0, description="Time for one call of a tool of an MCP server."
+    )
+    custom_worker_tools: Annotated[tuple[str, ...], BeforeValidator(_split_names)] = Field(
+        default=(), description="Tools of workers that a planner writes for a run."
     )
     roots: Folders = Field(
         default=(),
@@ -276,6 +300,23 @@ def _ambient_connection(found: Mapping[str, _Found]) -> dict[str, _Found]:
 
 
 def _from_file(file: Path) -> dict[str, _Found]:
+    values = _read_file(file)
+    for key in values:
+        if key not in Settings.model_fields:
+            raise SettingsError(
+                f"{file}: unknown key {key!r}. {did_you_mean(key, Settings.model_fields)}"
+            )
+    if any(values.get(name) for name in SECRETS) or _has_private_entries(values):
+        _check_owner_only(file)
+    return {
+        name: _Found(_anchored(value, file.parent) if name in _FOLDERS else value, f"file {file}")
+        for name, value in values.items()
+        if value != ""
+    }
+
+
+def _read_file(file: Path) -> dict[str, Any]:
+    """Return what a settings file says, in our spelling."""
     try:
         values = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -286,18 +327,22 @@ def _from_file(file: Path) -> dict[str, _Found]:
         raise SettingsError(f"{file} is no valid TOML: {exc}.") from None
     except OSError as exc:
         raise SettingsError(f"{file} cannot be read: {exc.strerror}.") from None
-    for key in values:
-        if key not in Settings.model_fields:
-            raise SettingsError(
-                f"{file}: unknown key {key!r}. {did_you_mean(key, Settings.model_fields)}"
-            )
-    if any(values.get(name) for name in SECRETS):
-        _check_owner_only(file)
-    return {
-        name: _Found(_anchored(value, file.parent) if name in _FOLDERS else value, f"file {file}")
-        for name, value in values.items()
-        if value != ""
-    }
+    for spelling, name in _OTHER_SPELLINGS.items():
+        if spelling in values and name in values:
+            raise SettingsError(f"{file}: {spelling} and {name} are the same; keep one of them.")
+    return {_OTHER_SPELLINGS.get(key, key): value for key, value in values.items()}
+
+
+def _has_private_entries(values: Mapping[str, Any]) -> bool:
+    """Tell whether servers are given anything, which mostly is a key."""
+    return any(
+        entry.get("env") or entry.get("headers") for entry in _tables(values.get("mcp_servers", {}))
+    )
+
+
+def _tables(value: Any) -> list[dict[str, Any]]:
+    members = cast("dict[str, Any]", value).values() if isinstance(value, dict) else ()
+    return [member for member in members if isinstance(member, dict)]
 
 
 def _anchored(value: object, folder: Path) -> object:

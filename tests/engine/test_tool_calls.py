@@ -139,6 +139,17 @@ async def test_tools_of_a_source_are_offered_beside_one_for_results_that_are_cut
     assert [item.text for item in outcomes(llm)] == ["noon"]
 
 
+async def test_tools_that_a_worker_refuses_are_not_offered() -> None:
+    def answer(_arguments: object, _scope: object) -> str:
+        return "done"
+
+    source = FakeSource(FakeTool("git.log", answer), FakeTool("git.push", answer))
+    llm = FakeLLM()
+    choosy = worker("analyst", tools=("git.*",), refused_tools=("git.push",))
+    await RecordedRun(ONE).drive(setup(llm, workers=[choosy], sources={"git": source}))
+    assert [spec.name for spec in llm.requests[0].tools] == ["read_result", "git.log"]
+
+
 async def test_a_worker_whose_tools_cannot_be_had_does_without_and_the_run_says_so() -> None:
     llm = FakeLLM()
     run = RecordedRun(ONE)

@@ -14,6 +14,7 @@ from rich.text import Text
 from concertmaster.cli.app import FAILED
 from concertmaster.cli.definitions import read_definitions
 from concertmaster.cli.options import json_option, load, run_async, setup_options
+from concertmaster.cli.servers import look_at_servers
 from concertmaster.cli.terminal import print_data, print_json
 from concertmaster.cli.wiring import (
     answering,
@@ -29,6 +30,7 @@ from concertmaster.errors import ConcertmasterError
 from concertmaster.llm.protocol import Document
 from concertmaster.settings import SECRETS, LoadedSettings, Settings
 from concertmaster.tools.lint import Lint
+from concertmaster.tools.policy import ToolPolicy
 from concertmaster.tools.registry import ToolScope
 
 PACKAGES = ("concertmaster", "mcp", "anthropic", "pydantic", "anyio")
@@ -81,6 +83,8 @@ def shown(settings: Settings, name: str) -> str:
             return "unset"
         case [*items]:
             return os.pathsep.join(items) or "none"
+        case {**items} if name == "mcp_servers":
+            return ", ".join(items) or "none"
         case bool(value):
             return "yes" if value else "no"
         case value:
@@ -98,6 +102,7 @@ def examine(loaded: LoadedSettings) -> Iterator[Finding]:
     yield _workers(loaded.settings)
     yield _attempt("prompts", lambda: _prompts(loaded.settings))
     yield _attempt("code checks", _lint)
+    yield from _servers(loaded.settings)
 
 
 def _model(loaded: LoadedSettings) -> Finding:
@@ -158,6 +163,18 @@ def _workers(settings: Settings) -> Finding:
 def _prompts(settings: Settings) -> str:
     build_prompts(settings)
     return ", ".join(str(folder) for folder in prompt_folders(settings))
+
+
+def _servers(settings: Settings) -> Iterator[Finding]:
+    policy = ToolPolicy(settings.tool_policy)
+    for report in run_async(lambda: look_at_servers(settings)):
+        about = f"server {report.name}"
+        if report.problem:
+            yield Finding(about, "broken", report.problem)
+        else:
+            allowed = sum(policy.decision(spec) == "allow" for spec in report.tools)
+            number = count(len(report.tools), "tool")
+            yield Finding(about, "ok", f"{report.about}: {number}, {allowed} may be called")
 
 
 def _lint() -> str:

@@ -1,6 +1,6 @@
 """What is built from the settings: definitions, model, journal, run service."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Literal
@@ -20,7 +20,9 @@ from concertmaster.runs.service import RunService, open_service
 from concertmaster.runs.sqlite_store import open_sqlite
 from concertmaster.settings import LoadedSettings, Settings, configuration_folder
 from concertmaster.tools.defaults import default_tools
+from concertmaster.tools.policy import ToolPolicy
 from concertmaster.tools.registry import ToolRegistry
+from concertmaster.tools.servers.pool import Server, open_servers
 
 MODEL_FIELDS = ("model_planner", "model_worker", "model_synthesizer")
 
@@ -45,7 +47,12 @@ def build_catalog(settings: Settings) -> Catalog:
     Raises:
         DefinitionError: a worker file is wrong.
     """
-    return load_catalog(*worker_folders(settings), tools=default_tools().names)
+    return load_catalog(*worker_folders(settings), tools=tool_names(settings))
+
+
+def tool_names(settings: Settings) -> tuple[str, ...]:
+    """Return the names of worker tools, where `SERVER.*` stands for those of a server."""
+    return (*default_tools().names, *(f"{name}.*" for name in settings.mcp_servers))
 
 
 def build_prompts(settings: Settings) -> Prompts:
@@ -124,6 +131,15 @@ async def open_llm(loaded: LoadedSettings) -> AsyncGenerator[LLM]:
 
 
 @asynccontextmanager
+async def open_usable_servers(loaded: LoadedSettings) -> AsyncGenerator[Mapping[str, Server]]:
+    """Have the servers at hand that work may need; none offline, where nothing calls tools."""
+    settings = loaded.settings
+    entries = {} if answering(loaded) == "offline" else settings.mcp_servers
+    async with open_servers(entries, call_seconds=settings.tool_seconds) as servers:
+        yield servers
+
+
+@asynccontextmanager
 async def open_runs(
     loaded: LoadedSettings, *, roots: tuple[Path, ...], named: tuple[Path, ...] = ()
 ) -> AsyncGenerator[RunService]:
@@ -142,14 +158,19 @@ async def open_runs(
     policy = RunPolicy(
         limits=settings.limits, decomposition=settings.decomposition, roots=(*roots, *named)
     )
-    async with open_llm(loaded) as llm, open_sqlite(settings.data_folder) as journal:
+    async with (
+        open_llm(loaded) as llm,
+        open_sqlite(settings.data_folder) as journal,
+        open_usable_servers(loaded) as servers,
+    ):
         setup = Setup(
             llm=llm,
             models=models_of(settings),
             catalog=catalog,
             prompts=prompts,
-            tools=default_tools(),
+            tools=default_tools(sources=servers, policy=ToolPolicy(settings.tool_policy)),
             roots=roots,
+            custom_worker_tools=settings.custom_worker_tools,
         )
         async with open_service(journal=journal, setup=setup, policy=policy) as service:
             yield service

@@ -64,7 +64,9 @@ class WorkerTools:
 
     async def offer(self) -> Sequence[ToolSpec]:
         """Return the tools that there are now, having noted why others are missing."""
-        self._toolbox = await self._work.setup.tools.toolbox(self._worker.tools)
+        self._toolbox = await self._work.setup.tools.toolbox(
+            self._worker.tools, refused=self._worker.refused_tools
+        )
         if self._toolbox.missing:
             await self._work.run.steps.record(
                 ToolsMissing(

@@ -1,6 +1,6 @@
 """Worker tools: what one is, the set that there is, and those that one worker has."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -116,8 +116,8 @@ class ToolRegistry:
         tools = {name: self._tools[name] for name in names if name in self._tools}
         return Toolbox(tools=tools, policy=self._policy)
 
-    async def toolbox(self, names: Iterable[str]) -> Toolbox:
-        """Return the tools that `names` stand for, asking their sources.
+    async def toolbox(self, names: Iterable[str], *, refused: Collection[str] = ()) -> Toolbox:
+        """Return the tools that `names` stand for but not those `refused`, asking their sources.
 
         A name is that of a tool; `SOURCE.TOOL`; or `SOURCE.*`, for all that a source has.
         """
@@ -132,7 +132,7 @@ class ToolRegistry:
         if wanted:
             tools[ReadResult.spec.name] = ReadResult()
         for answer in asked:
-            tools |= answer.tools
+            tools |= {name: tool for name, tool in answer.tools.items() if name not in refused}
         missing = tuple(sentence for answer in asked for sentence in answer.missing)
         return Toolbox(tools=tools, missing=missing, policy=self._policy)
 
