@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import click
+from pydantic import JsonValue
 
 from concertmaster.cli.app import FAILED
 from concertmaster.cli.data import run_data, run_line, subtask_data
@@ -60,8 +61,7 @@ def show(
 ) -> None:
     """Print a run, one of its subtasks, its trace, or how it changes files."""
     if as_diff:
-        changes = _ask(flags, lambda service: service.changes(run_id))
-        print_raw(unified_diff(changes))
+        _show_diff(run_id, as_json, flags)
     elif subtask_id is not None:
         _show_subtask(run_id, subtask_id, as_json, flags)
     elif as_trace:
@@ -72,6 +72,18 @@ def show(
             print_data(trace_tree(span))
     else:
         _show_run(run_id, as_json, flags)
+
+
+def _show_diff(run_id: str, as_json: bool, flags: dict[str, Any]) -> None:
+    changes = _ask(flags, lambda service: service.changes(run_id))
+    diff = unified_diff(changes)
+    if as_json:
+        files: list[JsonValue] = [change.name for change in changes]
+        print_json({"run_id": run_id, "files": files, "diff": diff})
+    elif diff:
+        print_raw(diff)
+    else:
+        print_aside("The run changes no file.")
 
 
 def _show_run(run_id: str, as_json: bool, flags: dict[str, Any]) -> None:
