@@ -185,7 +185,7 @@ def test_servers_that_are_not_here_are_named_as_meaning_nothing(file: Path) -> N
 
 
 def test_a_tool_of_a_server_that_is_not_here_is_refused(file: Path) -> None:
-    with pytest.raises(DefinitionError, match=r"unknown worker tool 'jira\.search'"):
+    with pytest.raises(DefinitionError, match=r"'jira\.search' is of an MCP server that the"):
         with_servers(file, "tools: [jira.search]")
 
 

@@ -180,8 +180,10 @@ def _worker_tools(
         elif bare in foreign or bare.startswith("mcp__"):
             meaning[name] = ()
         else:
-            hint = did_you_mean(bare, {*known, *foreign})
-            raise source.error(f"{key}: unknown worker tool {bare!r}. {hint}", key)
+            problem = f"unknown worker tool {bare!r}. {did_you_mean(bare, {*known, *foreign})}"
+            if "." in bare:
+                problem = f"{bare!r} is of an MCP server that the settings do not have"
+            raise source.error(f"{key}: {problem}", key)
     return meaning
 
 
