@@ -36,8 +36,11 @@ CUT_SECONDS = 0.5
 GRACE_SECONDS = 2
 """How long connections may stay open after that."""
 
-LAST_SECONDS = 3.0
-"""How long the process may live after a signal, whatever it is stuck in."""
+LAST_SECONDS = 6.0
+"""How long the process may live after a signal, whatever it is stuck in.
+
+A server that workers use may take 4 seconds of it, until it is killed.
+"""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
