@@ -17,7 +17,7 @@ from concertmaster.cli.servers import add_servers
 from concertmaster.errors import SettingsError
 from concertmaster.llm.protocol import Request, ToolMessage
 from concertmaster.settings import settings_file
-from fakes import FakeLLM, in_turn, wants
+from fakes import FakeLLM, in_turn, plan_json, subtask, wants
 
 Invoke = Callable[..., Result]
 
@@ -247,6 +247,34 @@ def test_a_worker_whose_server_is_broken_does_without_and_the_reply_says_so(
     warnings = " ".join(json.loads(result.stdout)["warnings"])
     assert "'time' cannot be used" in warnings
     assert "'foreign' cannot be used: it ended; it last wrote: no licence for ***" in warnings
+
+
+def test_a_worker_that_a_plan_brings_along_has_the_tools_of_the_setting(
+    invoke: Invoke,
+    configure: Callable[..., None],
+    connect: Callable[[FakeLLM], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    configure({"foreign": foreign()})
+    monkeypatch.setenv("CONCERTMASTER_CUSTOM_WORKER_TOOLS", "foreign.echo")
+    finder = {"name": "finder", "description": "Finds.", "instructions": "Find.", "why": "new"}
+    plan = plan_json(subtask("s1", "finder"), custom_workers=[finder])
+    llm = FakeLLM({"planner": plan})
+    connect(llm)
+    result = invoke("run", "Find it.")
+    assert result.exit_code == 0, result.stderr
+    (request,) = (each for each in llm.requests if each.caller == "worker:finder")
+    assert [spec.name for spec in request.tools] == ["read_result", "foreign.echo"]
+
+
+def test_a_tool_for_such_workers_that_there_is_not_is_named(
+    invoke: Invoke, configure: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure({"foreign": foreign()})
+    monkeypatch.setenv("CONCERTMASTER_CUSTOM_WORKER_TOOLS", "foregn.echo")
+    result = invoke("run", "Find it.")
+    assert result.exit_code == 2
+    assert "custom_worker_tools: there is no worker tool 'foregn.echo'" in result.stderr
 
 
 def test_offline_no_server_is_started(

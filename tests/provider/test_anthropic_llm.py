@@ -229,6 +229,12 @@ async def test_tools_have_names_that_the_provider_takes_and_are_called_by_our_ow
     assert [call.name for call in reply.tool_calls] == [*ours, "none"]
 
 
+async def test_what_the_provider_refuses_in_a_schema_is_left_to_the_tool() -> None:
+    choice = {"type": "object", "anyOf": [{"required": ["a"]}, {"required": ["b"]}]}
+    _, body = await reply_to(ask(tools=[replace(TOOL, input_schema=choice)]))
+    assert body["tools"][0]["input_schema"] == {"type": "object"}
+
+
 async def test_earlier_calls_have_the_names_under_which_tools_are_offered() -> None:
     call = ToolCall(id="t1", name="time.now", arguments={})
     messages = (

@@ -175,7 +175,7 @@ def _worker_tools(
         bare = name.partition("(")[0].strip()
         if bare == "*":
             meaning[name] = tuple(sorted(tool for tool in known if not tool.endswith(".*")))
-        elif tool := _tool(bare, known):
+        elif tool := tool_named(bare, known):
             meaning[name] = (tool,)
         elif bare in foreign or bare.startswith("mcp__"):
             meaning[name] = ()
@@ -187,7 +187,7 @@ def _worker_tools(
     return meaning
 
 
-def _tool(name: str, known: Collection[str]) -> str:
+def tool_named(name: str, known: Collection[str]) -> str:
     """Return the tool that `name` stands for, in our words or Claude Code's; nothing if none.
 
     That of a server is `SERVER.TOOL` or `SERVER.*`; or `mcp__SERVER__TOOL`, `mcp__SERVER__*` or

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Literal
 
 from concertmaster.catalog.catalog import Catalog, builtin_folder, load_catalog
+from concertmaster.catalog.definitions import tool_named
 from concertmaster.catalog.prompts import Prompts, load_prompts
 from concertmaster.engine.run import Setup
+from concertmaster.errors import SettingsError, did_you_mean
 from concertmaster.llm.anthropic import Connection, open_anthropic
 from concertmaster.llm.gate import Gate
 from concertmaster.llm.missing import MissingKeyLLM
@@ -53,6 +55,20 @@ def build_catalog(settings: Settings) -> Catalog:
 def tool_names(settings: Settings) -> tuple[str, ...]:
     """Return the names of worker tools, where `SERVER.*` stands for those of a server."""
     return (*default_tools().names, *(f"{name}.*" for name in settings.mcp_servers))
+
+
+def custom_worker_tools(settings: Settings) -> tuple[str, ...]:
+    """Return the tools of workers that a planner writes.
+
+    Raises:
+        SettingsError: there is no tool of one of the names.
+    """
+    names = tool_names(settings)
+    for name in settings.custom_worker_tools:
+        if not tool_named(name, names):
+            hint = did_you_mean(name, names)
+            raise SettingsError(f"custom_worker_tools: there is no worker tool {name!r}. {hint}")
+    return tuple(tool_named(name, names) for name in settings.custom_worker_tools)
 
 
 def build_prompts(settings: Settings) -> Prompts:
@@ -150,11 +166,13 @@ async def open_runs(
 
     Raises:
         DefinitionError: a worker or prompt file is wrong.
+        SettingsError: a setting names what there is not.
         StoreError: the data folder cannot be used.
     """
     settings = loaded.settings
     catalog = build_catalog(settings)
     prompts = build_prompts(settings)
+    custom_tools = custom_worker_tools(settings)
     policy = RunPolicy(
         limits=settings.limits, decomposition=settings.decomposition, roots=(*roots, *named)
     )
@@ -170,7 +188,7 @@ async def open_runs(
             prompts=prompts,
             tools=default_tools(sources=servers, policy=ToolPolicy(settings.tool_policy)),
             roots=roots,
-            custom_worker_tools=settings.custom_worker_tools,
+            custom_worker_tools=custom_tools,
         )
         async with open_service(journal=journal, setup=setup, policy=policy) as service:
             yield service

@@ -33,6 +33,10 @@ _SCHEMA_IN_WORDS = (
 )
 
 
+_REFUSED_KEYS = ("allOf", "anyOf", "oneOf")
+"""What the provider refuses at the top of a tool's schema; the tool checks its arguments anyway."""
+
+
 def message_params(request: Request, *, model: str) -> "MessageCreateParamsStreaming":
     """Return the arguments of the SDK's call for `request`."""
     params: MessageCreateParamsStreaming = {
@@ -66,7 +70,9 @@ def _tool(spec: ToolSpec, names: ToolNames) -> "ToolParam":
     return {
         "name": names.theirs(spec.name),
         "description": spec.description,
-        "input_schema": spec.input_schema,
+        "input_schema": {
+            key: value for key, value in spec.input_schema.items() if key not in _REFUSED_KEYS
+        },
     }
 
 

@@ -47,6 +47,9 @@ SPEC_CHARS = 50_000
 LAST_SECONDS = 0.5
 """How long to wait for the last words of a process that has failed."""
 
+EVENT_BYTES = 20_000_000
+"""The longest answer over HTTP."""
+
 HTTP_SECONDS = 30
 """How long an address may take to be reached."""
 
@@ -101,7 +104,7 @@ class Connection:
             with self._call():
                 tools = [tool async for tool in self._tools()]
         except Exception as exc:
-            log.debug("tools of %s not listed", server, exc_info=exc)
+            log.debug("tools of %s not listed: %s", server, self._masking(repr(exc)))
             raise ToolCallError(self._masking(_why(exc, self._entry))) from exc
         return [_spec(server, tool) for tool in tools if _is_readable(server, tool)]
 
@@ -132,7 +135,7 @@ class Connection:
                 "it has done by then is not known. The next call connects anew."
             ) from exc
         except Exception as exc:
-            log.debug("call of %s.%s failed", server, tool, exc_info=exc)
+            log.debug("call of %s.%s failed: %s", server, tool, self._masking(repr(exc)))
             raise ToolCallError(
                 f"What {server}.{tool} answered makes no sense ({type(exc).__name__})."
             ) from exc
@@ -199,7 +202,7 @@ async def open_connection(name: str, entry: StdioEntry | HttpEntry) -> AsyncGene
                     raise ToolCallError(ITSELF)
                 yield connection
         except Exception as exc:
-            log.debug("server %s failed", name, exc_info=exc)
+            log.debug("server %s failed: %s", name, masking(repr(exc)))
             stderr.close()
             said = masking(await to_thread.run_sync(partial(stderr.last, seconds=LAST_SECONDS)))
             last = f"; it last wrote: {said}" if said else ""
@@ -229,7 +232,9 @@ async def _opened(
             timeout = httpx2.Timeout(None, connect=HTTP_SECONDS)
             http = httpx2.AsyncClient(headers=headers, timeout=timeout)
             await stack.enter_async_context(http)
-            transport = streamable_http_client(entry.url, http_client=http)
+            transport = streamable_http_client(
+                entry.url, http_client=http, max_sse_event_size=EVENT_BYTES
+            )
         us = Implementation(name=THIS_PROGRAM, version=__version__)
         client = Client(transport, client_info=us)
         connection = Connection(client, entry, masking)
