@@ -186,7 +186,7 @@ async def open_runs(
             models=models_of(settings),
             catalog=catalog,
             prompts=prompts,
-            tools=default_tools(sources=servers, policy=ToolPolicy(settings.tool_policy)),
+            tools=default_tools().joined(servers, ToolPolicy(settings.tool_policy)),
             roots=roots,
             custom_worker_tools=custom_tools,
         )

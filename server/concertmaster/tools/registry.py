@@ -106,6 +106,10 @@ class ToolRegistry:
         self._sources = dict(sources or {})
         self._policy = policy or ToolPolicy()
 
+    def joined(self, sources: Mapping[str, ToolSource], policy: ToolPolicy) -> "ToolRegistry":
+        """Return a registry of these tools and of `sources`, under a policy."""
+        return ToolRegistry(self._tools.values(), sources=sources, policy=policy)
+
     @property
     def names(self) -> tuple[str, ...]:
         """Return the names of the tools that are here, and `SOURCE.*` for each source, sorted."""
