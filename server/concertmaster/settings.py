@@ -32,7 +32,7 @@ from concertmaster.engine.events import Decomposition, Limits
 from concertmaster.errors import SettingsError, did_you_mean
 from concertmaster.llm.prices import ModelFacts
 from concertmaster.tools.policy import Decision
-from concertmaster.tools.servers.entries import HttpEntry, ServerEntries, StdioEntry
+from concertmaster.tools.servers.entries import HttpEntry, ServerEntries, StdioEntry, give_anything
 
 ENVIRONMENT_PREFIX = "CONCERTMASTER_"
 FILE_VARIABLE = "CONCERTMASTER_CONFIG"
@@ -144,6 +144,23 @@ class Settings(BaseModel):
     run_seconds: float = Field(default=900, gt=0, description="Time for one run.")
     max_tokens: int = Field(
         default=16384, ge=1, description="Tokens of one model reply, thinking included, at most."
+    )
+    budget_usd: float = Field(
+        default=2.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="What one run may spend, in USD, unless it says otherwise.",
+    )
+    most_usd: float = Field(
+        default=20.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="What a call may ask a run to spend, in USD, at most.",
+    )
+    budget_tokens: int = Field(
+        default=2_000_000,
+        ge=1,
+        description="Tokens that one run may take, but for those read from the provider's cache.",
     )
     idle_seconds: float = Field(
         default=60, gt=0, description="A model that sends nothing for so long is given up."
@@ -306,7 +323,7 @@ def _from_file(file: Path) -> dict[str, _Found]:
             raise SettingsError(
                 f"{file}: unknown key {key!r}. {did_you_mean(key, Settings.model_fields)}"
             )
-    if any(values.get(name) for name in SECRETS) or _has_private_entries(values):
+    if any(values.get(name) for name in SECRETS) or give_anything(values.get("mcp_servers")):
         _check_owner_only(file)
     return {
         name: _Found(_anchored(value, file.parent) if name in _FOLDERS else value, f"file {file}")
@@ -331,18 +348,6 @@ def _read_file(file: Path) -> dict[str, Any]:
         if spelling in values and name in values:
             raise SettingsError(f"{file}: {spelling} and {name} are the same; keep one of them.")
     return {_OTHER_SPELLINGS.get(key, key): value for key, value in values.items()}
-
-
-def _has_private_entries(values: Mapping[str, Any]) -> bool:
-    """Tell whether servers are given anything, which mostly is a key."""
-    return any(
-        entry.get("env") or entry.get("headers") for entry in _tables(values.get("mcp_servers", {}))
-    )
-
-
-def _tables(value: Any) -> list[dict[str, Any]]:
-    members = cast("dict[str, Any]", value).values() if isinstance(value, dict) else ()
-    return [member for member in members if isinstance(member, dict)]
 
 
 def _anchored(value: object, folder: Path) -> object:

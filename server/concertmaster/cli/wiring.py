@@ -174,7 +174,10 @@ async def open_runs(
     prompts = build_prompts(settings)
     custom_tools = custom_worker_tools(settings)
     policy = RunPolicy(
-        limits=settings.limits, decomposition=settings.decomposition, roots=(*roots, *named)
+        limits=settings.limits,
+        most_usd=settings.most_usd,
+        decomposition=settings.decomposition,
+        roots=(*roots, *named),
     )
     async with (
         open_llm(loaded) as llm,

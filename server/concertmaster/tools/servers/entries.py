@@ -115,6 +115,12 @@ ServerEntries = Annotated[dict[ServerName, ServerEntry], BeforeValidator(_read_j
 _ENTRY: TypeAdapter[StdioEntry | HttpEntry] = TypeAdapter(ServerEntry)
 
 
+def give_anything(servers: object) -> bool:
+    """Tell whether unchecked entries give any server a variable or header, mostly a key."""
+    entries = cast("dict[str, object]", servers).values() if isinstance(servers, dict) else ()
+    return any(_member(entry, key) for entry in entries for key in ("env", "headers"))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientServers:
     """The servers that another MCP client is configured with."""
