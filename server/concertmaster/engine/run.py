@@ -1,8 +1,10 @@
 """What one run works on, and what every run works with."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import anyio
 
 from concertmaster.catalog.catalog import Catalog
 from concertmaster.catalog.definitions import WorkerDefinition
@@ -40,6 +42,8 @@ class Run:
     documents: Mapping[str, Document]
     """The run's inputs by name."""
     steps: Steps
+    passed: anyio.Event = field(default_factory=anyio.Event)
+    """Set once others may learn of the run, which is from the start if it has no guard."""
 
     def inputs_of(self, subtask: Subtask) -> tuple[Document, ...]:
         """Return the inputs that a subtask gets, in the run's order."""

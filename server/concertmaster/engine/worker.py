@@ -81,6 +81,9 @@ class WorkerTools:
 
     async def call(self, step: str, call: ToolCall, /) -> ToolOutcome:
         """Return the outcome of a call, which is not made if it was before."""
+        tool = self._toolbox.tools.get(call.name)
+        if tool is not None and tool.spec.outward:
+            await self._work.run.passed.wait()
 
         async def make() -> str:
             return await self._toolbox.get(call.name).call(call.arguments, self._scope)

@@ -171,6 +171,8 @@ class ToolSpec:
     """Whether a call may change something, so that the operator has to allow it."""
     parallel: bool = True
     """Whether it may be called while other calls of the same reply are under way."""
+    outward: bool = False
+    """Whether others learn what it is called with, so that a guard has to let that pass."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -184,6 +184,7 @@ def _spec(server: str, tool: Tool) -> ToolSpec:
         input_schema=tool.input_schema,
         effects=not read_only,
         parallel=read_only,
+        outward=True,
     )
 
 
