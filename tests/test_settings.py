@@ -139,7 +139,7 @@ def test_no_budget_is_unlimited_or_nothing(name: str, value: object) -> None:
         ("CONCERTMASTER_OFFLINE", "0", "offline", False),
         ("CONCERTMASTER_LOG_LEVEL", "INFO", "log_level", "info"),
         ("CONCERTMASTER_RUN_SECONDS", "1.5", "run_seconds", 1.5),
-        ("CONCERTMASTER_CUSTOM_WORKER_TOOLS", "a.b, c", "custom_worker_tools", ("a.b", "c")),
+        ("CONCERTMASTER_CUSTOM_WORKER_TOOLS", '["a.b", "c"]', "custom_worker_tools", ("a.b", "c")),
         ("CONCERTMASTER_TOOL_POLICY", '{"*": "deny"}', "tool_policy", {"*": "deny"}),
         (
             "CONCERTMASTER_MCP_SERVERS",

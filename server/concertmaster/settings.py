@@ -8,8 +8,6 @@ connection that none of these describes.
 import json
 import os
 import re
-import stat
-import sys
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +29,7 @@ from pydantic_core import PydanticCustomError
 from concertmaster.engine.events import Decomposition, Limits
 from concertmaster.errors import SettingsError, did_you_mean
 from concertmaster.llm.prices import ModelFacts
+from concertmaster.runs.private import is_open_to_others
 from concertmaster.tools.policy import Decision
 from concertmaster.tools.servers.entries import HttpEntry, ServerEntries, StdioEntry, give_anything
 
@@ -67,10 +66,6 @@ def _split_folders(value: object) -> object:
     if isinstance(value, str):
         return [part for part in value.split(os.pathsep) if part]
     return [value] if isinstance(value, Path) else value
-
-
-def _split_names(value: object) -> object:
-    return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
 
 def _read_json(value: object) -> object:
@@ -184,7 +179,7 @@ class Settings(BaseModel):
     tool_seconds: float = Field(
         default=60, gt=0, description="Time for one call of a tool of an MCP server."
     )
-    custom_worker_tools: Annotated[tuple[str, ...], BeforeValidator(_split_names)] = Field(
+    custom_worker_tools: Annotated[tuple[str, ...], BeforeValidator(_read_json)] = Field(
         default=(), description="Tools of workers that a planner writes for a run."
     )
     roots: Folders = Field(
@@ -323,8 +318,11 @@ def _from_file(file: Path) -> dict[str, _Found]:
             raise SettingsError(
                 f"{file}: unknown key {key!r}. {did_you_mean(key, Settings.model_fields)}"
             )
-    if any(values.get(name) for name in SECRETS) or give_anything(values.get("mcp_servers")):
-        _check_owner_only(file)
+    private = any(values.get(name) for name in SECRETS) or give_anything(values.get("mcp_servers"))
+    if private and is_open_to_others(file):
+        raise SettingsError(
+            f"{file} holds a secret and other users may read it. Run: chmod 600 {file}"
+        )
     return {
         name: _Found(_anchored(value, file.parent) if name in _FOLDERS else value, f"file {file}")
         for name, value in values.items()
@@ -357,15 +355,6 @@ def _anchored(value: object, folder: Path) -> object:
     if isinstance(value, list):
         return [_anchored(item, folder) for item in cast("list[object]", value)]
     return value
-
-
-def _check_owner_only(file: Path) -> None:
-    if sys.platform == "win32":
-        return
-    if stat.S_IMODE(file.stat().st_mode) & 0o077:
-        raise SettingsError(
-            f"{file} holds a secret and other users may read it. Run: chmod 600 {file}"
-        )
 
 
 def _sentences(error: ValidationError, found: Mapping[str, _Found]) -> str:

@@ -256,7 +256,7 @@ def test_a_worker_that_a_plan_brings_along_has_the_tools_of_the_setting(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     configure({"foreign": foreign()})
-    monkeypatch.setenv("CONCERTMASTER_CUSTOM_WORKER_TOOLS", "foreign.echo")
+    monkeypatch.setenv("CONCERTMASTER_CUSTOM_WORKER_TOOLS", '["foreign.echo"]')
     finder = {"name": "finder", "description": "Finds.", "instructions": "Find.", "why": "new"}
     plan = plan_json(subtask("s1", "finder"), custom_workers=[finder])
     llm = FakeLLM({"planner": plan})
@@ -271,7 +271,7 @@ def test_a_tool_for_such_workers_that_there_is_not_is_named(
     invoke: Invoke, configure: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configure({"foreign": foreign()})
-    monkeypatch.setenv("CONCERTMASTER_CUSTOM_WORKER_TOOLS", "foregn.echo")
+    monkeypatch.setenv("CONCERTMASTER_CUSTOM_WORKER_TOOLS", '["foregn.echo"]')
     result = invoke("run", "Find it.")
     assert result.exit_code == 2
     assert "custom_worker_tools: there is no worker tool 'foregn.echo'" in result.stderr
