@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "concertmaster"]
-HEAVY = ("anthropic", "mcp", "uvicorn", "starlette")
+HEAVY = ("anthropic", "mcp", "uvicorn", "starlette", "pydantic_monty", "requests", "trafilatura")
 
 
 def run(

@@ -9,6 +9,7 @@ from typing import Annotated, Any, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from concertmaster.catalog import claude_code
+from concertmaster.catalog.built_in_tools import BUILT_IN_TOOLS
 from concertmaster.catalog.markdown import MarkdownFile, read_markdown
 from concertmaster.errors import did_you_mean
 from concertmaster.llm.protocol import JsonSchema, WorkerCard
@@ -41,6 +42,8 @@ class WorkerDefinition:
     budget_usd: float | None = None
     """What all calls for one subtask may cost."""
     timeout_seconds: float | None = None
+    lacks: tuple[str, ...] = ()
+    """Worker tools that the file names and this server goes without."""
     ignored: tuple[str, ...] = ()
     """Keys of the file that other programs understand and that mean nothing here."""
 
@@ -137,7 +140,8 @@ def read_worker(file: Path, *, tools: Collection[str]) -> WorkerDefinition:
     refused = [name for names in disallowed.values() for name in names]
     refused += [name for name in granted if f"{name.partition('.')[0]}.*" in refused]
     ignored = [key for key in source.header if key in claude_code.KEYS]
-    ignored += [f"tools: {name}" for name, stand_ins in allowed.items() if not stand_ins]
+    nameless = [name for name, stand_ins in allowed.items() if not stand_ins]
+    ignored += [f"tools: {name}" for name in nameless if name not in BUILT_IN_TOOLS]
     ignored += [f"mcpServers: {name}" for name, them in servers.items() if them not in tools]
     return WorkerDefinition(
         name=header.name,
@@ -156,6 +160,7 @@ def read_worker(file: Path, *, tools: Collection[str]) -> WorkerDefinition:
         max_tokens=header.max_tokens,
         budget_usd=header.budget_usd,
         timeout_seconds=header.timeout_seconds,
+        lacks=tuple(name for name in nameless if name in BUILT_IN_TOOLS),
         ignored=tuple(ignored),
     )
 
@@ -181,7 +186,7 @@ def _worker_tools(
             meaning[name] = tuple(sorted(tool for tool in known if not tool.endswith(".*")))
         elif tool := tool_named(bare, known):
             meaning[name] = (tool,)
-        elif bare in foreign or bare.startswith("mcp__"):
+        elif bare in foreign or bare in BUILT_IN_TOOLS or bare.startswith("mcp__"):
             meaning[name] = ()
         else:
             problem = f"unknown worker tool {bare!r}. {did_you_mean(bare, {*known, *foreign})}"

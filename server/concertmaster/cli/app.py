@@ -23,6 +23,7 @@ _COMMANDS = {
     "runs": ("history", "List the latest runs."),
     "show": ("history", "Print a run, one of its subtasks, its trace or its diff."),
     "cancel": ("history", "Stop a run; what is finished stays."),
+    "resume": ("work", "Go on with a run that was cut off or did not succeed."),
     "workers": ("definitions", "List the workers and check their files."),
     "servers": ("servers", "List other MCP servers and their tools, or take over a client's."),
     "serve": ("serve", "Serve MCP clients over stdio, or over HTTP."),

@@ -54,6 +54,8 @@ def _table(catalog: Catalog) -> Table:
 
 def _tell(catalog: Catalog) -> None:
     for worker in catalog:
+        if worker.lacks:
+            print_aside(f"{worker.name} goes without {', '.join(worker.lacks)}", "yellow")
         if worker.ignored:
             print_aside(f"{worker.file}: means nothing here: {', '.join(worker.ignored)}", "dim")
     for worker in catalog.overridden:
@@ -68,6 +70,7 @@ def _json(worker: WorkerDefinition) -> JsonValue:
         "not_for": list(worker.not_for),
         "tools": list(worker.tools),
         "model": worker.model,
+        "lacks": list(worker.lacks),
         "file": str(worker.file),
         "ignored": list(worker.ignored),
     }

@@ -1,9 +1,12 @@
 """What is built from the settings: definitions, model, journal, run service."""
 
+import shlex
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Literal
+
+import anyio
 
 from concertmaster.catalog.catalog import Catalog, builtin_folder, load_catalog
 from concertmaster.catalog.definitions import tool_named
@@ -18,10 +21,17 @@ from concertmaster.llm.prefixes import SharedPrefixes
 from concertmaster.llm.prices import Prices, load_prices
 from concertmaster.llm.protocol import LLM, Models
 from concertmaster.runs.intake import RunPolicy
+from concertmaster.runs.retention import Retention
 from concertmaster.runs.service import RunService, open_service
 from concertmaster.runs.sqlite_store import open_sqlite
-from concertmaster.settings import LoadedSettings, Settings, configuration_folder
-from concertmaster.tools.defaults import default_tools
+from concertmaster.runs.takeover import Takeover
+from concertmaster.settings import (
+    LoadedSettings,
+    Settings,
+    configuration_folder,
+    program_environment,
+)
+from concertmaster.tools.defaults import ToolOptions, default_tools
 from concertmaster.tools.policy import ToolPolicy
 from concertmaster.tools.registry import ToolRegistry
 from concertmaster.tools.servers.pool import Server, open_servers
@@ -54,7 +64,7 @@ def build_catalog(settings: Settings) -> Catalog:
 
 def tool_names(settings: Settings) -> tuple[str, ...]:
     """Return the names of worker tools, where `SERVER.*` stands for those of a server."""
-    return (*default_tools().names, *(f"{name}.*" for name in settings.mcp_servers))
+    return (*build_tools(settings).names, *(f"{name}.*" for name in settings.mcp_servers))
 
 
 def custom_worker_tools(settings: Settings) -> tuple[str, ...]:
@@ -71,6 +81,17 @@ def custom_worker_tools(settings: Settings) -> tuple[str, ...]:
     return tuple(tool_named(name, names) for name in settings.custom_worker_tools)
 
 
+def build_tools(settings: Settings) -> ToolRegistry:
+    """Return the worker tools that the settings allow."""
+    return default_tools(
+        ToolOptions(
+            web=settings.web,
+            test_command=tuple(shlex.split(settings.test_command or "")),
+            environment=program_environment(),
+        )
+    )
+
+
 def build_prompts(settings: Settings) -> Prompts:
     """Return the prompts that the settings provide.
 
@@ -78,6 +99,13 @@ def build_prompts(settings: Settings) -> Prompts:
         DefinitionError: a prompt file is wrong.
     """
     return load_prompts(*prompt_folders(settings))
+
+
+def retention_of(settings: Settings) -> Retention:
+    """Return which runs are kept under these settings."""
+    return Retention(
+        days=settings.keep_days, runs=settings.keep_runs, megabytes=settings.keep_megabytes
+    )
 
 
 Answering = Literal["anthropic", "offline", "missing"]
@@ -189,12 +217,26 @@ async def open_runs(
             models=models_of(settings),
             catalog=catalog,
             prompts=prompts,
-            tools=default_tools().joined(servers, ToolPolicy(settings.tool_policy)),
+            tools=build_tools(settings).joined(servers, ToolPolicy(settings.tool_policy)),
             roots=roots,
             custom_worker_tools=custom_tools,
         )
         async with open_service(journal=journal, setup=setup, policy=policy) as service:
             yield service
+
+
+@asynccontextmanager
+async def tending(service: RunService, settings: Settings) -> AsyncGenerator[None]:
+    """Delete what is not to be kept, and have runs of dead processes go on meanwhile if wanted."""
+    if retention := retention_of(settings):
+        await service.prune(retention)
+    async with anyio.create_task_group() as tasks:
+        if settings.resume_interrupted:
+            tasks.start_soon(Takeover(service, by="a server").keep_on)
+        try:
+            yield
+        finally:
+            tasks.cancel_scope.cancel()
 
 
 @asynccontextmanager

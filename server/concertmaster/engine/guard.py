@@ -25,7 +25,7 @@ async def guarded(run: Run, setup: Setup, work: Callable[[], Awaitable[RunEnded]
     lets nothing pass.
     """
     ended: list[RunEnded] = []
-    decision = run.steps.guard
+    decision = run.steps.recorded.guard
     if decision is None:
         async with together() as tasks:
 

@@ -9,6 +9,7 @@ import anyio
 from concertmaster.catalog.catalog import Catalog
 from concertmaster.catalog.definitions import WorkerDefinition
 from concertmaster.catalog.prompts import Prompts, fence
+from concertmaster.engine.earlier import NO_EARLIER_RUN, EarlierRun
 from concertmaster.engine.events import Decomposition, RunRequest, SubtaskResult
 from concertmaster.engine.plan import Plan, Subtask
 from concertmaster.engine.plan_rules import PlanRules
@@ -44,6 +45,7 @@ class Run:
     steps: Steps
     passed: anyio.Event = field(default_factory=anyio.Event)
     """Set once others may learn of the run, which is from the start if it has no guard."""
+    earlier: EarlierRun = NO_EARLIER_RUN
 
     def inputs_of(self, subtask: Subtask) -> tuple[Document, ...]:
         """Return the inputs that a subtask gets, in the run's order."""

@@ -5,21 +5,33 @@ from functools import partial
 from typing import Any
 
 import anyio
-from mcp.server.caching import CacheHint
+from mcp.server.caching import CacheableMethod
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import MCPServer
 from mcp.server.stdio import stdio_server
-from mcp.types import CallToolResult, GetPromptResult, InputRequiredResult, Prompt
+from mcp.server.subscriptions import ListenHandler
+from mcp.types import (
+    CallToolResult,
+    GetPromptResult,
+    InputRequiredResult,
+    Prompt,
+    SubscribeRequestParams,
+    SubscriptionsListenRequestParams,
+    UnsubscribeRequestParams,
+)
 from pydantic import AnyUrl
 
 from concertmaster import __version__
 from concertmaster.protocol.completion import complete
 from concertmaster.protocol.incoming import AnsweredStream
 from concertmaster.protocol.prompts import JobPrompts, LoadJobs, no_jobs
-from concertmaster.protocol.resources import add_resources
+from concertmaster.protocol.resources import UNCHANGING, add_resources, hint_at_workers
 from concertmaster.protocol.results import short_errors
 from concertmaster.protocol.state import Ctx, OpenService, ServerState
-from concertmaster.protocol.tools import TOOLS
+from concertmaster.protocol.subscriptions import LegacySubscriptions
+from concertmaster.protocol.task_updates import TaskListening
+from concertmaster.protocol.tasks import RunTasks, TasksExtension, TaskSource
+from concertmaster.protocol.tools import TASK_TOOLS, TOOLS
 
 INSTRUCTIONS = """\
 Concertmaster gets large tasks done by many specialists at once. It plans a task, hands each part \
@@ -37,43 +49,60 @@ whom and in what form; name the files in inputs.
 - The prompts are ready-made jobs: each says which call of run_orchestration does it.
 - run_worker(worker, task, inputs): one specialist; workers://catalog lists them.
 - get_run(run_id, wait_seconds): follow a run that is not over, read on in a long answer, or see \
-one subtask's result. cancel_run(run_id) stops it.
+one subtask's result. cancel_run(run_id) stops it; resume_run(run_id) goes on with it.
 
 A call never blocks for long: if a run is not over after wait_seconds, the reply has status \
 running, and the run goes on. Read `next` in every reply: it says what to call. Statuses: \
 succeeded; partial (an answer exists, what is missing is in reasons, tell the user); failed; \
-cancelled; interrupted (its process ended). Runs cost money when a language model is configured; \
-`usage` says how much. If a reply has a `notice`, pass it on to the user.
+cancelled; interrupted (its process ended; resume_run goes on). Runs cost money when a language \
+model is configured; `usage` says how much. If a reply has a `notice`, pass it on to the user.
 """
 
-LISTS = CacheHint(ttl_ms=300_000, scope="public")
-"""What is listed is the same for everybody for as long as the server lives."""
+LISTS: tuple[CacheableMethod, ...] = (
+    "server/discover",
+    "tools/list",
+    "resources/list",
+    "resources/templates/list",
+    "prompts/list",
+)
 
 
 class ConcertmasterServer(MCPServer[ServerState]):
-    """An MCP server over one run service, which it opens when a call first needs it."""
+    """An MCP server over one run service, which it opens when it is first needed."""
 
-    def __init__(self, open_service: OpenService, load_jobs: LoadJobs) -> None:
-        self.state = ServerState(open_service)
+    def __init__(self, open_service: OpenService, load_jobs: LoadJobs, *, at_once: bool) -> None:
+        self.state = ServerState(open_service, at_once=at_once)
         self._jobs = JobPrompts(self.state, load_jobs)
+        tasks = self.task_source()
         super().__init__(
             name="concertmaster",
             title="Concertmaster",
             version=__version__,
             instructions=INSTRUCTIONS,
             tools=list(TOOLS),
+            extensions=[TasksExtension(tasks)],
+            subscriptions=self.state.bus,
             log_level="WARNING",
-            cache_hints={
-                "server/discover": LISTS,
-                "tools/list": LISTS,
-                "resources/list": LISTS,
-                "resources/templates/list": LISTS,
-                "prompts/list": LISTS,
-            },
+            cache_hints=dict.fromkeys(LISTS, UNCHANGING),
+            middleware=[hint_at_workers],
             lifespan=lambda _: self.state.lifespan(),
         )
         add_resources(self, self.state)
         self.completion()(partial(complete, self.state, self._jobs))
+        self._serve_subscriptions(tasks)
+
+    def task_source(self) -> TaskSource:
+        """Return what answers calls with tasks."""
+        return RunTasks(self.state, TASK_TOOLS)
+
+    def _serve_subscriptions(self, tasks: TaskSource) -> None:
+        bus = self.state.bus
+        legacy = LegacySubscriptions(bus, self.state.start_soon)
+        listening = TaskListening(ListenHandler(bus), tasks)
+        add = self._lowlevel_server.add_request_handler
+        add("resources/subscribe", SubscribeRequestParams, legacy.subscribe)
+        add("resources/unsubscribe", UnsubscribeRequestParams, legacy.unsubscribe)
+        add("subscriptions/listen", SubscriptionsListenRequestParams, listening)
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Ctx | None = None
@@ -95,7 +124,7 @@ class ConcertmasterServer(MCPServer[ServerState]):
 
     async def get_prompt(
         self, name: str, arguments: dict[str, Any] | None = None, context: Ctx | None = None
-    ) -> GetPromptResult:
+    ) -> GetPromptResult | InputRequiredResult:
         """Return the prompt of a job; an error is a text that clients can take."""
         del context  # It asks its client nothing.
         with short_errors():
@@ -109,6 +138,12 @@ class ConcertmasterServer(MCPServer[ServerState]):
             await server.run(answered, outgoing, server.create_initialization_options())
 
 
-def create_server(open_service: OpenService, load_jobs: LoadJobs = no_jobs) -> ConcertmasterServer:
-    """Return the server that gives MCP clients access to a service, and to ready-made jobs."""
-    return ConcertmasterServer(open_service, load_jobs)
+def create_server(
+    open_service: OpenService, load_jobs: LoadJobs = no_jobs, *, at_once: bool = False
+) -> ConcertmasterServer:
+    """Return the server that gives MCP clients access to a service, and to ready-made jobs.
+
+    The service is opened when a call first needs it, or `at_once` when the server is first in
+    use.
+    """
+    return ConcertmasterServer(open_service, load_jobs, at_once=at_once)

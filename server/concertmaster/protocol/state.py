@@ -1,5 +1,6 @@
 """What every request handler can reach."""
 
+import logging
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -7,11 +8,17 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 from mcp.server.mcpserver import Context
+from mcp.server.subscriptions import InMemorySubscriptionBus
+
+from concertmaster.errors import ConcertmasterError
+from concertmaster.protocol.subscriptions import RunUpdates, Work
 
 if TYPE_CHECKING:
     # All that drives runs takes as long to import as the protocol itself, and clients start
     # servers merely to ask what they can do.
     from concertmaster.runs.service import RunService
+
+log = logging.getLogger(__name__)
 
 OpenService = Callable[[], AbstractAsyncContextManager["RunService"]]
 """Opens the run service of a server."""
@@ -20,8 +27,11 @@ OpenService = Callable[[], AbstractAsyncContextManager["RunService"]]
 class ServerState:
     """The run service, opened when it is first asked for, and whether the server is ending."""
 
-    def __init__(self, open_service: OpenService) -> None:
+    def __init__(self, open_service: OpenService, *, at_once: bool = False) -> None:
+        self.bus = InMemorySubscriptionBus()
+        """Tells what of runs has changed."""
         self._open_service = open_service
+        self._at_once = at_once
         self._opening = anyio.Lock()
         self._service: RunService | None = None
         self._tasks: TaskGroup | None = None
@@ -34,10 +44,21 @@ class ServerState:
         """Keep the run service open, once it is, for as long as the server is in use."""
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
+            if self._at_once:
+                tasks.start_soon(self._open)
             try:
                 yield self
             finally:
                 tasks.cancel_scope.cancel()
+
+    def start_soon(self, work: Work) -> None:
+        """Have `work` done until the server is no longer in use."""
+        self._in_use().start_soon(work)
+
+    def _in_use(self) -> TaskGroup:
+        if self._tasks is None:
+            raise RuntimeError("the server is not in use")
+        return self._tasks
 
     async def service(self) -> "RunService":
         """Return the run service.
@@ -48,16 +69,22 @@ class ServerState:
         async with self._opening:
             service = self._service
             if service is None:
-                if self._tasks is None:
-                    raise RuntimeError("the server is not in use")
-                service = self._service = await self._tasks.start(self._keep_open)
+                service = self._service = await self._in_use().start(self._keep_open)
             return service
+
+    async def _open(self) -> None:
+        try:
+            await self.service()
+        except ConcertmasterError as exc:
+            # Whoever calls next is told the same.
+            log.warning("not opened: %s", exc)
 
     async def _keep_open(self, *, task_status: TaskStatus["RunService"]) -> None:
         try:
             async with self._open_service() as service:
+                updates = RunUpdates(service, self.bus)
                 task_status.started(service)
-                await anyio.sleep_forever()
+                await updates.publish()
         finally:
             self._service = None
 

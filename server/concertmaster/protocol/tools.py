@@ -11,21 +11,23 @@ from concertmaster.engine import events
 from concertmaster.engine.plan import Plan, Verify
 from concertmaster.errors import RequestError
 from concertmaster.protocol.replies import FoundReply, PlanReply, RunReply
-from concertmaster.protocol.results import fitted_result, tool_result
+from concertmaster.protocol.results import fitted_result, run_result, tool_result
 from concertmaster.protocol.state import Ctx, state_of
 from concertmaster.protocol.tooling import SentenceTool
 from concertmaster.protocol.views import (
     FOLLOW_SECONDS,
-    long_text,
     plan_reply,
     result_text,
-    run_reply,
     runs_reply,
     subtask_reply,
 )
-from concertmaster.protocol.waiting import follow, start_and_follow
+from concertmaster.protocol.waiting import (
+    follow,
+    rerun_and_follow,
+    resume_and_follow,
+    start_and_follow,
+)
 from concertmaster.runs.orders import PlanOrder, RunOrder, WorkerOrder
-from concertmaster.runs.state import RunState
 from concertmaster.tools.inputs import InlineInput
 
 
@@ -68,7 +70,6 @@ Inputs = Annotated[
                     {"type": "string"},
                     {
                         "type": "object",
-                        "properties": {"name": {"type": "string"}, "text": {"type": "string"}},
                         "required": ["name", "text"],
                     },
                 ]
@@ -90,7 +91,7 @@ def _several(value: object) -> object:
 Texts = Annotated[tuple[str, ...], BeforeValidator(_several)]
 Workers = Annotated[
     Texts,
-    Field(description="Names of workers to choose from (workers://catalog). Default: all."),
+    Field(description="Workers to choose from (workers://catalog); all, if left out."),
 ]
 MaxSubtasks = Annotated[
     int | None,
@@ -100,8 +101,8 @@ Mode = Annotated[
     events.Mode,
     WithJsonSchema({"enum": ["auto", "static", "adaptive"], "type": "string"}),
     Field(
-        description="static: plan once. adaptive: plan anew as results come in. auto: as the "
-        "planner thinks best."
+        description="static: plan once; adaptive: plan on as results come in; auto: the planner "
+        "decides."
     ),
 ]
 BudgetUsd = Annotated[
@@ -113,18 +114,20 @@ OutputSchema = Annotated[
     WithJsonSchema({"type": "object"}),
     Field(description="JSON Schema (type object) of the answer, returned as value."),
 ]
+IdempotencyKey = Annotated[
+    str,
+    Field(max_length=200, description="Calls with the same get the same run."),
+]
 WaitSeconds = Annotated[
     float,
+    WithJsonSchema({"type": "number"}),
     Field(
         ge=0,
         le=3600,
-        description="Seconds to wait for the end; then the reply is the state so far and the "
-        "run goes on.",
+        description="Seconds to wait for the end; the run goes on.",
     ),
 ]
-Offset = Annotated[
-    int, Field(ge=0, description="Character to read on from: next_offset of a cut reply.")
-]
+Offset = Annotated[int, Field(ge=0, description="Read on from here: next_offset of a cut reply.")]
 
 
 async def plan_task(
@@ -160,6 +163,7 @@ async def run_worker(
     constraints: Annotated[Texts, Field(description="What the worker must or must not do.")] = (),
     budget_usd: BudgetUsd = None,
     output_schema: OutputSchema = None,
+    idempotency_key: IdempotencyKey = "",
     wait_seconds: WaitSeconds = FOLLOW_SECONDS,
 ) -> Annotated[CallToolResult, RunReply]:
     """Have one worker do one thing."""
@@ -171,8 +175,9 @@ async def run_worker(
         constraints=constraints,
         budget_usd=budget_usd,
         output_schema=output_schema,
+        idempotency_key=idempotency_key,
     )
-    return _run_result(await start_and_follow(ctx, order, seconds=wait_seconds))
+    return run_result(await start_and_follow(ctx, order, seconds=wait_seconds))
 
 
 async def run_orchestration(
@@ -188,10 +193,8 @@ async def run_orchestration(
         Plan | None,
         WithJsonSchema({"type": "object"}),
         Field(
-            description="Run this plan: what plan_task returned, edited: {analysis, mode, "
-            "verify, custom_workers, subtasks: [{id, worker, objective, why, depends_on, "
-            "priority, inputs, expects, needs_all, decisive, strategy: {kind: single, revise, "
-            "vote or map}}]}. Needs the task, and the inputs that the subtasks name."
+            description="Run this plan, in the form of plan_task: {subtasks: [{id, worker, "
+            "objective, depends_on, inputs, …}], …}. Needs task and inputs."
         ),
     ] = None,
     inputs: Inputs = (),
@@ -200,10 +203,7 @@ async def run_orchestration(
     mode: Mode = "auto",
     verify: Annotated[
         Verify | None,
-        Field(
-            description="Check results against one another: report what disagrees, or have "
-            "workers mend it. Default: as planned."
-        ),
+        Field(description="Where results disagree: report it, or have workers mend it."),
     ] = None,
     guard: Annotated[
         str, Field(description="Worker that screens task and inputs before anything gets out.")
@@ -214,6 +214,7 @@ async def run_orchestration(
     ] = None,
     budget_usd: BudgetUsd = None,
     output_schema: OutputSchema = None,
+    idempotency_key: IdempotencyKey = "",
     wait_seconds: WaitSeconds = FOLLOW_SECONDS,
 ) -> Annotated[CallToolResult, RunReply]:
     """Plan, delegate, synthesize."""
@@ -230,8 +231,9 @@ async def run_orchestration(
         deadline_seconds=deadline_seconds,
         budget_usd=budget_usd,
         output_schema=output_schema,
+        idempotency_key=idempotency_key,
     )
-    return _run_result(await start_and_follow(ctx, order, seconds=wait_seconds))
+    return run_result(await start_and_follow(ctx, order, seconds=wait_seconds))
 
 
 async def get_run(
@@ -251,7 +253,7 @@ async def get_run(
         return tool_result(runs_reply(await service.recent(), notice=service.notice))
     state = await follow(ctx, run_id, seconds=wait_seconds)
     if not subtask_id:
-        return _run_result(state, offset=offset)
+        return run_result(state, offset=offset)
     result = await service.result(run_id, subtask_id)
     return fitted_result(partial(subtask_reply, state, result), result_text(result), offset=offset)
 
@@ -262,44 +264,63 @@ async def cancel_run(
     """Stop a run."""
     service = await state_of(ctx).service()
     state = await service.cancel(run_id, reason="cancel_run was called")
-    return _run_result(state)
+    return run_result(state)
 
 
-def _run_result(state: RunState, *, offset: int = 0) -> CallToolResult:
-    return fitted_result(partial(run_reply, state), long_text(state), offset=offset)
+async def resume_run(
+    ctx: Ctx,
+    run_id: Annotated[str, Field(description="The run to go on with.")],
+    plan: Annotated[
+        Plan | None,
+        WithJsonSchema({"type": "object"}),
+        Field(description="Its plan, edited (runs://RUN/plan)."),
+    ] = None,
+    from_subtask: Annotated[
+        str, Field(description="Do this subtask anew, and what depends on it.")
+    ] = "",
+    wait_seconds: WaitSeconds = FOLLOW_SECONDS,
+) -> Annotated[CallToolResult, RunReply]:
+    """Go on with a run."""
+    if plan is None and not from_subtask:
+        return run_result(await resume_and_follow(ctx, run_id, seconds=wait_seconds))
+    redo = [from_subtask] if from_subtask else []
+    state = await rerun_and_follow(ctx, run_id, plan=plan, redo=redo, seconds=wait_seconds)
+    return run_result(state)
 
 
 PLAN_TASK = """\
-Analyse a task and return a checked plan for it (subtasks, their workers and dependencies) \
-without running it. Use it to see or change how a large task would be divided before paying for \
-it; to simply get the task done, call run_orchestration. A request that needs no workers comes \
-back with direct_answer instead of subtasks. Next: run_orchestration with the plan_id, or with \
-the edited plan."""
+Return a checked plan for a task without running it, to see or change how it would be divided \
+before paying for it; to simply get it done, call run_orchestration. A request that needs no \
+workers comes back with direct_answer. Next: run_orchestration with the plan_id, or with the \
+edited plan."""
 
 RUN_WORKER = """\
 Have one specialist do one well-defined thing and return its result, without planning or \
-synthesis. Use it when it is clear who should do what; several calls may run at once. For a task \
-with several parts call run_orchestration. The worker starts with an empty context: put all it \
-needs into task, context and inputs. If the reply says status running, follow it with get_run."""
+synthesis. Several calls may run at once. For a task with several parts call run_orchestration. \
+The worker starts with an empty context: put all it needs into task, context and inputs. Status \
+running: follow it with get_run."""
 
 RUN_ORCHESTRATION = """\
-Get a large or many-sided task done: it is divided into subtasks, specialist workers do them in \
-parallel, and their findings are merged into one answer. Use it for reviews, analyses and \
-research with several angles, above all over many files: they go to the workers, not into your \
-context. Do not use it for what you can answer at once or one worker can do (run_worker). Give \
-task alone, or plan_id, or plan with task. The reply has status and answer. Status running means \
-it is not over: call get_run with the run_id. Status partial means that something is missing, \
-named in reasons: say so when you pass the answer on."""
+Get a large or many-sided task done: specialist workers do its subtasks in parallel, and their \
+findings are merged into one answer. For reviews, analyses and research with several angles, \
+above all over many files, which do not enter your context; not for what you can answer at once \
+or one worker can do (run_worker). Status running: it is not over, so call \
+get_run with the run_id. Status partial: something is missing, named in reasons; say so when you \
+pass the answer on."""
 
 GET_RUN = """\
-See where a run stands and read its answer; costs nothing and changes nothing. Use it after a \
-reply with status running, giving wait_seconds (such as 45) rather than asking again and again: \
-it returns when the run is over or the time is up. With subtask_id: one result in full. With \
-offset: the next part of a long answer. Without run_id: the latest runs."""
+See where a run stands and read its answer; changes nothing. Use it after a reply with status \
+running, with wait_seconds (such as 45): it returns when the run is over or the time is up. With \
+subtask_id: one result in full. Without run_id: the latest runs."""
 
 CANCEL_RUN = """\
-Stop a run that is no longer wanted. What is finished is kept and can be read with get_run; what \
-is under way is lost. Does nothing to a run that is over."""
+Stop a run that is no longer wanted. What is finished is kept and can be read with get_run. Does \
+nothing to a run that is over."""
+
+RESUME_RUN = """\
+Go on with a run that is interrupted, cancelled, failed or partial: what succeeded is kept and \
+not paid for again; the rest is tried again. A run under way is only followed. With plan or \
+from_subtask: a new run, which takes over what nothing has changed for."""
 
 # plan_task and run_worker change nothing but the server's own record, so clients may make such
 # calls side by side. run_orchestration starts work that can be large and outlasts the call: a
@@ -347,5 +368,19 @@ TOOLS: tuple[Tool, ...] = (
             open_world_hint=False,
         ),
     ),
+    SentenceTool.from_function(
+        resume_run,
+        title="Go on with a run",
+        description=RESUME_RUN,
+        annotations=ToolAnnotations(
+            read_only_hint=False,
+            destructive_hint=False,
+            idempotent_hint=False,
+            open_world_hint=True,
+        ),
+    ),
 )
 """All tools, in the order in which clients list them."""
+
+TASK_TOOLS = frozenset({"run_orchestration", "run_worker", "resume_run"})
+"""The tools whose calls last as long as a run, unless they are told to wait for less."""

@@ -99,16 +99,21 @@ class ToolRegistry:
         self,
         tools: Iterable[WorkerTool] = (),
         *,
+        missing: Mapping[str, str] | None = None,
         sources: Mapping[str, ToolSource] | None = None,
         policy: ToolPolicy | None = None,
     ) -> None:
         self._tools = {tool.spec.name: tool for tool in tools}
+        self.missing = dict(missing or {})
+        """Why there is none of the tools that others have, by its name."""
         self._sources = dict(sources or {})
         self._policy = policy or ToolPolicy()
 
     def joined(self, sources: Mapping[str, ToolSource], policy: ToolPolicy) -> "ToolRegistry":
         """Return a registry of these tools and of `sources`, under a policy."""
-        return ToolRegistry(self._tools.values(), sources=sources, policy=policy)
+        return ToolRegistry(
+            self._tools.values(), missing=self.missing, sources=sources, policy=policy
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
