@@ -25,10 +25,10 @@ from pydantic import (
     SecretStr,
     ValidationError,
 )
-from pydantic_core import PydanticCustomError
 
 from concertmaster.engine.events import Decomposition, Limits
 from concertmaster.errors import SettingsError, did_you_mean
+from concertmaster.llm.address import Address
 from concertmaster.llm.prices import ModelFacts
 from concertmaster.runs.private import is_open_to_others
 from concertmaster.tools.policy import Decision
@@ -74,22 +74,11 @@ def _read_json(value: object) -> object:
     return json.loads(value) if isinstance(value, str) else value
 
 
-def _without_user(address: str) -> str:
-    # Addresses are shown and logged, where a password must not be.
-    if "@" in address:
-        raise PydanticCustomError(
-            "address_with_user",
-            "an address must have no user name or password in it; use api_key or auth_token",
-        )
-    return address
-
-
 def _splittable(command: str) -> str:
     shlex.split(command)
     return command
 
 
-Address = Annotated[str, Field(pattern=r"^https?://"), AfterValidator(_without_user)]
 Folder = Annotated[Path, AfterValidator(_absolute)]
 Folders = Annotated[tuple[Folder, ...], BeforeValidator(_split_folders)]
 LogLevel = Annotated[

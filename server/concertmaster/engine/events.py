@@ -245,10 +245,7 @@ class ToolCalled(_Event):
 
 
 class ToolStarted(_Event):
-    """A worker tool is about to be called that may change something.
-
-    Where the outcome is missing, nobody knows whether it did, and so it is not called again.
-    """
+    """A tool that may change something is about to be called. It is never called again."""
 
     kind: Literal["tool-started"] = "tool-started"
     step: str
