@@ -16,7 +16,7 @@ LAYERS = [
     {"llm", "fake_api"},
     {"catalog", "tools"},
     {"engine"},
-    {"runs", "http_settings"},
+    {"runs", "http_settings", "setting_types"},
     {"protocol", "settings", "telemetry"},
     {"cli"},
     {"__main__"},
@@ -24,7 +24,7 @@ LAYERS = [
 """From the bottom up; rooms of one layer do not know each other."""
 
 OWNERS = {
-    "mcp": {"protocol"},
+    "mcp": {"protocol", "tools/servers"},
     "mcp_types": {"protocol"},
     "starlette": {"protocol", "fake_api"},
     "uvicorn": {"protocol", "fake_api"},
@@ -47,11 +47,21 @@ OWNERS = {
     "click": {"cli"},
     "yaml": {"catalog"},
 }
-"""The rooms that may import an outside library."""
+"""The rooms, or folders of a room, that may import an outside library.
+
+MCP is spoken on both sides: `protocol` serves it to clients, `tools/servers` uses the servers of
+others. The rest of `tools` knows neither, as whoever needs no server must not wait for the SDK.
+"""
 
 
 def room(module: Path) -> str:
     return module.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def places(module: Path) -> set[str]:
+    """Return the folders that a module is in, and its room."""
+    folders = module.relative_to(PACKAGE).parents
+    return {room(module), *(folder.as_posix() for folder in folders)}
 
 
 def level(name: str) -> int:
@@ -91,7 +101,7 @@ def test_imports_point_down(module: Path) -> None:
 def test_each_outside_library_has_one_owner(module: Path) -> None:
     for name in imports(module):
         owners = OWNERS.get(name.split(".")[0])
-        assert owners is None or room(module) in owners, f"{module} imports {name}"
+        assert owners is None or owners & places(module), f"{module} imports {name}"
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -16,9 +16,10 @@ from concertmaster.engine.events import (
     RunRequest,
 )
 from concertmaster.engine.plan import Plan
+from concertmaster.engine.run import Setup
 from concertmaster.errors import ModelUnavailableError, StoreError
-from concertmaster.llm.protocol import Request
-from fakes import USAGE, FakeLLM, Script, plan_json, subtask, texts
+from concertmaster.llm.protocol import Reply, Request, ToolMessage
+from fakes import USAGE, FakeLLM, FakeTool, Script, plan_json, subtask, texts, wants
 
 pytestmark = pytest.mark.anyio
 
@@ -38,6 +39,49 @@ async def test_a_task_that_passes_is_worked_on_as_ever() -> None:
     assert (run.end.status, run.end.answer) == ("succeeded", "so")
     assert llm.callers().count("guard") == 1
     assert decisions(run) == [(True, "nothing is touched")]
+
+
+def calling(tool: FakeTool, asked: anyio.Event, verdict: str) -> tuple[Setup, list[int]]:
+    """Return a setup whose guard answers only once a worker has asked for `tool`."""
+    calls_before: list[int] = []
+
+    def ask(request: Request) -> Reply | str:
+        asked.set()
+        told = isinstance(request.messages[-1], ToolMessage)
+        return "told" if told else wants((tool.spec.name, {}))
+
+    async def screen(_: Request) -> str:
+        await asked.wait()
+        await anyio.wait_all_tasks_blocked()
+        calls_before.append(len(tool.calls))
+        return verdict
+
+    llm = FakeLLM({"worker:analyst": ask, "guard": screen})
+    caller = worker("analyst", tools=(tool.spec.name,))
+    return setup(llm, workers=[caller], tools=[tool]), calls_before
+
+
+ONE = GUARDED.model_copy(update={"plan": Plan(subtasks=(subtask("s1"),))})
+
+
+@pytest.mark.parametrize(("verdict", "calls"), [(PASSED, 1), (OBJECTED, 0)])
+async def test_nothing_is_said_to_others_by_a_tool_before_the_guard_lets_it_pass(
+    verdict: str, calls: int
+) -> None:
+    tool = FakeTool("look", lambda _arguments, _scope: "seen", outward=True)
+    chosen, before = calling(tool, anyio.Event(), verdict)
+    with anyio.fail_after(5):
+        await RecordedRun(ONE).drive(chosen)
+    assert before == [0]
+    assert len(tool.calls) == calls
+
+
+async def test_a_tool_that_tells_nobody_is_called_while_the_guard_is_reading() -> None:
+    tool = FakeTool("look", lambda _arguments, _scope: "seen")
+    chosen, before = calling(tool, anyio.Event(), PASSED)
+    with anyio.fail_after(5):
+        await RecordedRun(ONE).drive(chosen)
+    assert before == [1]
 
 
 async def test_a_run_without_a_guard_is_not_screened() -> None:

@@ -25,6 +25,7 @@ _COMMANDS = {
     "cancel": ("history", "Stop a run; what is finished stays."),
     "resume": ("work", "Go on with a run that was cut off or did not succeed."),
     "workers": ("definitions", "List the workers and check their files."),
+    "servers": ("servers", "List other MCP servers and their tools, or take over a client's."),
     "serve": ("serve", "Serve MCP clients over stdio, or over HTTP."),
     "dev": ("dev", "Serve a scripted model endpoint, for demos and tests."),
     "doctor": ("doctor", "Tell what is configured, what works and what is missing."),

@@ -151,6 +151,8 @@ def load(flags: dict[str, Any]) -> LoadedSettings:
     # Below warnings they write whole requests, and so people's documents, and addresses.
     for library in ("anthropic", "httpx2", "httpcore2"):
         logging.getLogger(library).setLevel(logging.WARNING)
+    # It writes what servers say wrongly, whole; what is worth knowing of it is told by errors.
+    logging.getLogger("mcp.client").setLevel(logging.CRITICAL)
     return loaded
 
 

@@ -1,8 +1,10 @@
 """Asking a model until there is an answer: tool calls, one retry, a deadline."""
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import groupby
+from typing import Protocol
 
 import anyio
 
@@ -19,6 +21,7 @@ from concertmaster.llm.protocol import (
     ToolCall,
     ToolMessage,
     ToolOutcome,
+    ToolSpec,
     UserMessage,
 )
 
@@ -26,13 +29,32 @@ log = logging.getLogger(__name__)
 
 NO_TURNS_LEFT = "Not called: you have no turns left. Answer now with what you have."
 
-CallTool = Callable[[str, ToolCall], Awaitable[ToolOutcome]]
-"""Makes the tool call of the step with this name."""
+
+class Tools(Protocol):
+    """What a model may call in a conversation."""
+
+    async def offer(self) -> Sequence[ToolSpec]:
+        """Return what there is."""
+        ...
+
+    async def call(self, step: str, call: ToolCall, /) -> ToolOutcome:
+        """Return the outcome of the tool call that is this step; a failed one if it fails."""
+        ...
 
 
-async def no_tools(_step: str, call: ToolCall) -> ToolOutcome:
-    """Refuse a tool call where none was offered."""
-    return ToolOutcome(id=call.id, text="You have no tools. Answer with text.", failed=True)
+class NoTools:
+    """Nothing to call."""
+
+    async def offer(self) -> Sequence[ToolSpec]:
+        """Return nothing."""
+        return ()
+
+    async def call(self, _step: str, call: ToolCall, /) -> ToolOutcome:
+        """Refuse a tool call, since none was offered."""
+        return ToolOutcome(id=call.id, text="You have no tools. Answer with text.", failed=True)
+
+
+NO_TOOLS = NoTools()
 
 
 class Conversation:
@@ -49,7 +71,7 @@ class Conversation:
         *,
         step: str,
         subtask_id: str | None = None,
-        call_tool: CallTool = no_tools,
+        tools: Tools = NO_TOOLS,
         max_turns: int = 2,
     ) -> None:
         self._steps = run.steps
@@ -57,7 +79,8 @@ class Conversation:
         self._request = request
         self._step = step
         self._subtask_id = subtask_id
-        self._call_tool = call_tool
+        self._tools = tools
+        self._offered: Sequence[ToolSpec] | None = None
         self._max_turns = max_turns
         self._last_turn = max_turns
         self._messages: list[Message] = list(request.messages)
@@ -105,6 +128,9 @@ class Conversation:
         return Verdict(status="partial" if text else "failed", text=text, problem=problem)
 
     async def _converse(self) -> Verdict:
+        if self._offered is None:
+            self._offered = await self._tools.offer()
+            self._request = replace(self._request, tools=self._offered)
         schema = self._request.output_schema
         first = judge_reply(await self._answer(), schema)
         if first.status == "succeeded":
@@ -143,12 +169,24 @@ class Conversation:
         )
 
     async def _call_tools(self, calls: Sequence[ToolCall]) -> list[ToolOutcome]:
-        """Return the outcomes in the order of `calls`, which are made at the same time."""
+        """Return the outcomes in the order of `calls`.
+
+        Calls that follow one another are made at the same time as far as their tools allow it.
+        """
         if self._turn == self._last_turn:
             return [ToolOutcome(id=call.id, text=NO_TURNS_LEFT, failed=True) for call in calls]
 
         async def outcome(numbered: tuple[int, ToolCall]) -> ToolOutcome:
             number, call = numbered
-            return await self._call_tool(f"{self._step}/tool/{self._turn}.{number}", call)
+            return await self._tools.call(f"{self._step}/tool/{self._turn}.{number}", call)
 
-        return await at_once(outcome, enumerate(calls, start=1))
+        alone = {spec.name for spec in self._request.tools if not spec.parallel}
+        outcomes: list[ToolOutcome] = []
+        for one_by_one, group in groupby(
+            enumerate(calls, start=1), key=lambda numbered: numbered[1].name in alone
+        ):
+            if one_by_one:
+                outcomes += [await outcome(numbered) for numbered in group]
+            else:
+                outcomes += await at_once(outcome, group)
+        return outcomes

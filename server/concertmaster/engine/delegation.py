@@ -148,7 +148,7 @@ class Delegation:
         self._decided = plan.mode != "adaptive"
         for revision in self._run.steps.recorded.revisions:
             self._take_in(revision)
-        self._workers = workers_of(self._plan, self._setup.catalog)
+        self._workers = workers_of(self._plan, self._setup)
         self._whole = True
         self._recall()
         self._begin()
@@ -369,7 +369,7 @@ class Delegation:
         if revision.done:
             self._stop(revision.reason)
         else:
-            self._workers = workers_of(revision.plan, self._setup.catalog)
+            self._workers = workers_of(revision.plan, self._setup)
             self._follow(self._scheduler.revise(revision.plan.subtasks))
 
     def _take_in(self, revision: PlanRevised) -> None:

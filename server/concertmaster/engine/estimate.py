@@ -148,7 +148,7 @@ class _Reckoning:
         self._setup = setup
         self._case = case
         self._limits = run.request.limits
-        self._workers = workers_of(plan, setup.catalog)
+        self._workers = workers_of(plan, setup)
         self._sizes = {name: size(item.text) for name, item in run.documents.items()}
         self._cached: set[object] = set()
         """How calls begin that a provider has cached by then, if all goes smoothly."""

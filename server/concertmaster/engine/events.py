@@ -253,6 +253,26 @@ class ToolCalled(_Event):
     call: ToolCall
     outcome: ToolOutcome
     seconds: float
+    denied: bool = False
+    """Whether it was not called, because the operator does not allow it."""
+
+
+class ToolStarted(_Event):
+    """A tool that may change something is about to be called. It is never called again."""
+
+    kind: Literal["tool-started"] = "tool-started"
+    step: str
+    subtask_id: str
+    call: ToolCall
+
+
+class ToolsMissing(_Event):
+    """A worker goes without tools that its definition names."""
+
+    kind: Literal["tools-missing"] = "tools-missing"
+    subtask_id: str
+    worker: str
+    problems: tuple[str, ...]
 
 
 class SubtaskDrafted(_Event):
@@ -372,6 +392,8 @@ Event = Annotated[
     | CallFinished
     | CallFailed
     | ToolCalled
+    | ToolStarted
+    | ToolsMissing
     | SubtaskDrafted
     | PlanRejected
     | PlanAccepted

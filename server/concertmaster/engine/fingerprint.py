@@ -33,6 +33,8 @@ def _ingredients(work: Work) -> dict[str, object]:
         ],
         "models": [work.model(Piece(worker=worker.name)) for worker in workers],
         "max_tokens": request.limits.max_tokens,
-        "tools": [asdict(spec) for worker in workers for spec in setup.tools.specs(worker.tools)],
+        "tools": [
+            asdict(spec) for worker in workers for spec in setup.tools.here(worker.tools).specs
+        ],
         "prompts": setup.prompts.digest,
     }

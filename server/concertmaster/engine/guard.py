@@ -34,9 +34,12 @@ async def guarded(run: Run, setup: Setup, work: Callable[[], Awaitable[RunEnded]
 
             tasks.start_soon(do)
             decision = await _screen(run, setup)
-            if not decision.passed:
+            if decision.passed:
+                run.passed.set()
+            else:
                 tasks.cancel_scope.cancel()
     if decision.passed:
+        run.passed.set()
         return ended[0] if ended else await work()
     return RunEnded(
         name="run/end",

@@ -100,7 +100,7 @@ async def ask_what_next(run: Run, setup: Setup, situation: Situation) -> NextSte
     rules = run.rules(setup.catalog)
     # A decision may use the workers that came with the plan, and brings along no others.
     rules = replace(rules, workers=(*rules.workers, *custom), custom_workers=0)
-    workers = workers_of(situation.plan, setup.catalog).cards(tuple(rules.workers))
+    workers = workers_of(situation.plan, setup).cards(tuple(rules.workers))
     prompt = setup.prompts.render(
         "next_step",
         workers=describe_workers(workers),

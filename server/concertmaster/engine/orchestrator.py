@@ -48,6 +48,7 @@ class Orchestrator:
         if run.request.guard:
             end = await guarded(run, self._setup, lambda: self._ending(run))
         else:
+            run.passed.set()
             end = await self._ending(run)
         await run.steps.record(end)
 

@@ -54,7 +54,7 @@ class Subtask(Frozen):
 
 
 class CustomWorker(Frozen):
-    """A worker written for one run, because the catalog has none for the work. It has no tools."""
+    """A worker written for one run, because the catalog has none for the work."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")
     description: str = Field(min_length=1)

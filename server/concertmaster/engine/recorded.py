@@ -17,6 +17,7 @@ from concertmaster.engine.events import (
     SubtaskResult,
     SubtaskStatus,
     ToolCalled,
+    ToolStarted,
 )
 from concertmaster.engine.plan import Subtask
 from concertmaster.llm.protocol import NO_USAGE, Reply, ToolOutcome, Usage
@@ -33,6 +34,8 @@ class Recorded:
     def __init__(self, events: Iterable[Event] = ()) -> None:
         self.replies: dict[str, Reply] = {}
         self.outcomes: dict[str, ToolOutcome] = {}
+        self.begun: set[str] = set()
+        """Tool calls that had begun, and may change something."""
         self.results: dict[str, SubtaskResult] = {}
         """The latest result of each subtask."""
         self.plan: PlanAccepted | None = None
@@ -57,7 +60,7 @@ class Recorded:
 
     def _take_in(self, event: Event) -> None:
         match event:
-            case CallFinished() | CallFailed() | ToolCalled():
+            case CallFinished() | CallFailed() | ToolCalled() | ToolStarted():
                 self._take_in_work(event)
             case PlanAccepted() | PlanRevised() | GuardDecided() | ResultsVerified():
                 self._take_in_decision(event)
@@ -74,7 +77,7 @@ class Recorded:
             case _:
                 pass
 
-    def _take_in_work(self, event: CallFinished | CallFailed | ToolCalled) -> None:
+    def _take_in_work(self, event: CallFinished | CallFailed | ToolCalled | ToolStarted) -> None:
         match event:
             case CallFinished(name=name, reply=reply):
                 self.replies[name] = reply
@@ -84,6 +87,9 @@ class Recorded:
             case CallFailed(step=step):
                 self._failed[step] = event.subtask_id
                 self._charge(event.subtask_id, event.usage)
+            case ToolStarted(step=step):
+                self.begun.add(step)
+                self._callers[step] = event.subtask_id
             case _:
                 self.outcomes[event.name] = event.outcome
                 self._callers[event.name] = event.subtask_id
@@ -172,6 +178,7 @@ class Recorded:
         for name in list(names):
             self.replies.pop(name, None)
             self.outcomes.pop(name, None)
+            self.begun.discard(name)
             self._callers.pop(name, None)
 
 

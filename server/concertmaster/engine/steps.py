@@ -18,10 +18,11 @@ from concertmaster.engine.events import (
     Event,
     Limits,
     ToolCalled,
+    ToolStarted,
 )
 from concertmaster.engine.recorded import Recorded
 from concertmaster.engine.spending import Spending
-from concertmaster.errors import ModelAccessError, ModelError, ToolCallError
+from concertmaster.errors import ModelAccessError, ModelError, ToolCallError, ToolDeniedError
 from concertmaster.llm.protocol import (
     LLM,
     NO_USAGE,
@@ -39,6 +40,11 @@ COMMIT_SECONDS = 25
 Longer than a store may take to find out that it cannot commit, the commit before this one
 included: else a reply could be given up that is on its way to the disk.
 """
+
+UNKNOWN_OUTCOME = (
+    "This call had begun when the process that made it ended, so nobody knows whether it took "
+    "effect. It was not made again: find out first whether it has to be."
+)
 
 
 USUAL_LIMITS = Limits()
@@ -184,17 +190,29 @@ class Steps:
         make: Callable[[], Awaitable[str]],
         *,
         subtask_id: str,
+        once: bool = False,
     ) -> ToolOutcome:
         """Return the outcome of the tool call `name`, making it if it has not been made.
 
-        A tool that cannot do what was asked is an outcome too: the model reads why.
+        A tool that cannot do what was asked is an outcome too: the model reads why. A call
+        that is to be made only `once` is not made again if it had begun.
         """
         if (outcome := self.recorded.outcomes.get(name)) is not None:
             return outcome
+        if name in self.recorded.begun:
+            return ToolOutcome(id=call.id, text=UNKNOWN_OUTCOME, failed=True)
         started = self.now()
+        if once:
+            await self.record(
+                ToolStarted(
+                    name=f"{name}/start", at=started, step=name, subtask_id=subtask_id, call=call
+                )
+            )
+        denied = False
         try:
             outcome = ToolOutcome(id=call.id, text=await make())
         except ToolCallError as exc:
+            denied = isinstance(exc, ToolDeniedError)
             outcome = ToolOutcome(id=call.id, text=str(exc), failed=True)
         ended = self.now()
         await self.record(
@@ -205,6 +223,7 @@ class Steps:
                 call=call,
                 outcome=outcome,
                 seconds=ended - started,
+                denied=denied,
             )
         )
         return outcome

@@ -128,7 +128,7 @@ async def _mended(
     """Return the results, where each that a finding concerns has been revised by its worker."""
     results = {result.subtask_id: result for result in delegated.results}
     subtasks = {subtask.id: subtask for subtask in delegated.plan.subtasks}
-    workers = workers_of(delegated.plan, setup.catalog)
+    workers = workers_of(delegated.plan, setup)
     slots = anyio.CapacityLimiter(run.request.limits.slots)
 
     async def mend(subtask: Subtask) -> SubtaskResult:

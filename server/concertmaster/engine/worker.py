@@ -1,7 +1,10 @@
 """What a worker is asked to do of a subtask."""
 
+from collections.abc import Sequence
+
 from concertmaster.catalog.definitions import WorkerDefinition
 from concertmaster.engine.conversation import Conversation
+from concertmaster.engine.events import ToolsMissing
 from concertmaster.engine.replies import Verdict
 from concertmaster.engine.run import bullets, fenced_inputs, fenced_results, input_names
 from concertmaster.engine.work import WHOLE, Piece, Work
@@ -10,10 +13,11 @@ from concertmaster.llm.protocol import (
     Request,
     ToolCall,
     ToolOutcome,
+    ToolSpec,
     UserMessage,
     WorkBrief,
 )
-from concertmaster.tools.registry import ToolScope
+from concertmaster.tools.registry import Toolbox, ToolScope
 
 
 async def do(work: Work, piece: Piece = WHOLE) -> Verdict:
@@ -27,24 +31,70 @@ def conversation(work: Work, piece: Piece = WHOLE) -> Conversation:
     worker = work.workers.get(piece.worker or work.subtask.worker)
     documents = work.inputs if piece.documents is None else piece.documents
     request = _request(work, piece, worker, documents)
-    scope = ToolScope(inputs=documents, roots=work.setup.roots)
-    tools = work.setup.tools
-
-    async def call_tool(step: str, call: ToolCall) -> ToolOutcome:
-        async def make() -> str:
-            return await tools.get(call.name, worker.tools).call(call.arguments, scope)
-
-        return await work.run.steps.tool(step, call, make, subtask_id=work.subtask.id)
-
     return Conversation(
         work.run,
         work.setup,
         request,
         step=work.step(piece.step),
         subtask_id=work.subtask.id,
-        call_tool=call_tool,
+        tools=WorkerTools(
+            work,
+            worker,
+            ToolScope(inputs=documents, roots=work.setup.roots),
+            step=work.step(piece.step),
+        ),
         max_turns=worker.max_turns,
     )
+
+
+class WorkerTools:
+    """The tools of one worker in one conversation, as its definition names them.
+
+    They are what they are when the conversation begins: nothing that is said in it adds one.
+    """
+
+    def __init__(
+        self, work: Work, worker: WorkerDefinition, scope: ToolScope, *, step: str
+    ) -> None:
+        self._work = work
+        self._worker = worker
+        self._scope = scope
+        self._step = step
+        self._toolbox = Toolbox()
+
+    async def offer(self) -> Sequence[ToolSpec]:
+        """Return the tools that there are now, having noted why others are missing."""
+        self._toolbox = await self._work.setup.tools.toolbox(
+            self._worker.tools, refused=self._worker.refused_tools
+        )
+        if self._toolbox.missing:
+            await self._work.run.steps.record(
+                ToolsMissing(
+                    name=f"{self._step}/tools",
+                    at=self._work.run.steps.now(),
+                    subtask_id=self._work.subtask.id,
+                    worker=self._worker.name,
+                    problems=self._toolbox.missing,
+                )
+            )
+        return self._toolbox.specs
+
+    async def call(self, step: str, call: ToolCall, /) -> ToolOutcome:
+        """Return the outcome of a call, which is not made if it was before."""
+        tool = self._toolbox.tools.get(call.name)
+        if tool is not None and tool.spec.outward:
+            await self._work.run.passed.wait()
+
+        async def make() -> str:
+            return await self._toolbox.get(call.name).call(call.arguments, self._scope)
+
+        return await self._work.run.steps.tool(
+            step,
+            call,
+            make,
+            subtask_id=self._work.subtask.id,
+            once=self._toolbox.may_change(call.name),
+        )
 
 
 def _request(
@@ -85,5 +135,4 @@ def _request(
         ),
         max_tokens=work.max_tokens(worker.name),
         output_schema=asked_for or worker.output_schema,
-        tools=work.setup.tools.specs(worker.tools),
     )

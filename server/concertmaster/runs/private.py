@@ -1,6 +1,7 @@
 """Folders, files and locks that nobody but this user can read: they hold people's documents."""
 
 import stat
+import sys
 from pathlib import Path
 
 from filelock import FileLock
@@ -34,6 +35,11 @@ def close_to_others(file: Path) -> None:
     mode = stat.S_IMODE(file.stat().st_mode)
     if mode & 0o077:
         file.chmod(mode & 0o700)
+
+
+def is_open_to_others(file: Path) -> bool:
+    """Tell whether the group of a file or others may do anything with it."""
+    return sys.platform != "win32" and bool(stat.S_IMODE(file.stat().st_mode) & 0o077)
 
 
 def lock(file: Path) -> FileLock:

@@ -359,15 +359,15 @@ class RunService:
             await self._journal.delete([run.run_id for run in surplus])
         return surplus
 
-    async def trace(self, run_id: str) -> Span:
-        """Return the run as a tree of spans."""
+    async def trace(self, run_id: str, *, content: bool = False) -> Span:
+        """Return the run as a tree of spans, with the `content` of tool calls if it is wanted."""
         driven = self._live.get(run_id) is not None
         row = await self._journal.row(run_id)
         events = await self._journal.events(run_id)
         alive = driven or (row.alive and not row.mine)
         if fold(run_id, events, alive=alive).withheld:
             events = [event for event in events if isinstance(event, _OUTWARD)]
-        return trace(run_id, events, alive=alive)
+        return trace(run_id, events, alive=alive, content=content)
 
 
 @asynccontextmanager
