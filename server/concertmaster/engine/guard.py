@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 
 from concertmaster.engine.concurrency import together
 from concertmaster.engine.events import GuardDecided, RunEnded
-from concertmaster.engine.judgement import NoJudgementError, judge
+from concertmaster.engine.judgement import NoJudgementError, Question, judge
 from concertmaster.engine.run import Run, Setup, input_names
 from concertmaster.llm.protocol import Frozen, closed_object
 
@@ -55,21 +55,19 @@ async def _screen(run: Run, setup: Setup) -> GuardDecided:
         task=run.request.task,
         input_names=input_names(documents),
     )
+    question = Question(
+        caller="guard",
+        act="screen a task",
+        step="guard",
+        prompt=prompt,
+        schema=SCREENING,
+        model=worker.model or setup.models.worker,
+        documents=documents,
+    )
     limits = run.request.limits
+    seconds = min(worker.timeout_seconds or limits.subtask_seconds, limits.run_seconds)
     try:
-        screening = await judge(
-            Screening,
-            SCREENING,
-            run=run,
-            setup=setup,
-            caller="guard",
-            act="screen a task",
-            step="guard",
-            prompt=prompt,
-            seconds=min(worker.timeout_seconds or limits.subtask_seconds, limits.run_seconds),
-            model=worker.model or setup.models.worker,
-            documents=documents,
-        )
+        screening = await judge(Screening, question, run=run, setup=setup, seconds=seconds)
     except NoJudgementError as exc:
         screening = Screening(allowed=False, reason=f"It could not be screened. {exc}")
     decision = GuardDecided(

@@ -3,11 +3,11 @@
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from concertmaster.catalog.prompts import describe_workers
+from concertmaster.catalog.prompts import RenderedPrompt, describe_workers
 from concertmaster.engine.events import SubtaskResult
-from concertmaster.engine.judgement import judge
+from concertmaster.engine.judgement import Question, judge
 from concertmaster.engine.plan import Plan, Subtask
-from concertmaster.engine.plan_rules import overlaps, plan_problems, subtask_schema
+from concertmaster.engine.plan_rules import PlanRules, overlaps, plan_problems, subtask_schema
 from concertmaster.engine.repair import RepairedPlan, repair_plan
 from concertmaster.engine.run import (
     Run,
@@ -100,8 +100,21 @@ async def ask_what_next(run: Run, setup: Setup, situation: Situation) -> NextSte
     rules = run.rules(setup.catalog)
     # A decision may use the workers that came with the plan, and brings along no others.
     rules = replace(rules, workers=(*rules.workers, *custom), custom_workers=0)
+    question = Question(
+        caller="orchestrator",
+        act="decide what to do next",
+        step=f"next-step/{situation.number}",
+        prompt=_prompt(run, setup, situation, rules),
+        schema=_schema(rules),
+        model=setup.models.planner,
+    )
+    seconds = min(run.request.limits.subtask_seconds, situation.seconds)
+    return await judge(NextStep, question, run=run, setup=setup, seconds=seconds)
+
+
+def _prompt(run: Run, setup: Setup, situation: Situation, rules: PlanRules) -> RenderedPrompt:
     workers = workers_of(situation.plan, setup.catalog).cards(tuple(rules.workers))
-    prompt = setup.prompts.render(
+    return setup.prompts.render(
         "next_step",
         workers=describe_workers(workers),
         task=run.request.task,
@@ -116,26 +129,16 @@ async def ask_what_next(run: Run, setup: Setup, situation: Situation) -> NextSte
         left=_left(run, situation),
         occasion=situation.occasion,
     )
-    names = {"type": "array", "items": {"type": "string"}}
-    schema: JsonSchema = closed_object(
+
+
+def _schema(rules: PlanRules) -> JsonSchema:
+    return closed_object(
         {
             "reason": {"type": "string"},
             "done": {"type": "boolean"},
             "add": {"type": "array", "items": subtask_schema(rules)},
-            "drop": names,
+            "drop": {"type": "array", "items": {"type": "string"}},
         }
-    )
-    return await judge(
-        NextStep,
-        schema,
-        run=run,
-        setup=setup,
-        caller="orchestrator",
-        act="decide what to do next",
-        step=f"next-step/{situation.number}",
-        prompt=prompt,
-        seconds=min(run.request.limits.subtask_seconds, situation.seconds),
-        model=setup.models.planner,
     )
 
 
@@ -168,25 +171,10 @@ def revise_plan(
     """
     if step.done:
         return RepairedPlan(plan=plan)
-    warnings = [
-        f"Subtask {subtask.id!r} was to be replaced, but had been started; it was left as it is."
-        for subtask in step.add
-        if subtask.id in started
-    ]
-    replaced = {subtask.id: subtask for subtask in step.add if subtask.id not in started}
-    dropped = set(step.drop) - set(started) - replaced.keys()
-    kept = [
-        replaced.pop(subtask.id, subtask) for subtask in plan.subtasks if subtask.id not in dropped
-    ]
-    warnings += [
-        f"Subtask {subtask.id!r} was dropped, because {step.reason}: {subtask.objective}"
-        for subtask in plan.subtasks
-        if subtask.id in dropped
-    ]
+    kept, added, warnings = _changes(plan, step, started)
     # Those that came with the plan stay; a decision brings none along.
     rules = replace(run.rules(setup.catalog), custom_workers=len(plan.custom_workers))
     room = max(0, rules.max_subtasks - len(kept))
-    added = list(replaced.values())
     left_out = [
         f"Subtask {subtask.id!r} was left out, because a run has at most {rules.max_subtasks}: "
         f"{subtask.objective}"
@@ -203,3 +191,23 @@ def revise_plan(
         warnings=(*warnings, *repaired.warnings, *overlapping),
         left_out=(*left_out, *repaired.left_out),
     )
+
+
+def _changes(
+    plan: Plan, step: NextStep, started: Collection[str]
+) -> tuple[list[Subtask], list[Subtask], list[str]]:
+    """Return the subtasks of the plan from here on, those that are new, and warnings."""
+    warnings = [
+        f"Subtask {subtask.id!r} was to be replaced, but had been started; it was left as it is."
+        for subtask in step.add
+        if subtask.id in started
+    ]
+    new = {subtask.id: subtask for subtask in step.add if subtask.id not in started}
+    dropped = set(step.drop) - set(started) - new.keys()
+    kept = [new.pop(subtask.id, subtask) for subtask in plan.subtasks if subtask.id not in dropped]
+    warnings += [
+        f"Subtask {subtask.id!r} was dropped, because {step.reason}: {subtask.objective}"
+        for subtask in plan.subtasks
+        if subtask.id in dropped
+    ]
+    return kept, list(new.values()), warnings

@@ -13,7 +13,7 @@ from concertmaster.engine.events import (
     SubtaskFinished,
     SubtaskResult,
 )
-from concertmaster.engine.judgement import NoJudgementError, judge
+from concertmaster.engine.judgement import NoJudgementError, Question, judge
 from concertmaster.engine.plan import Subtask
 from concertmaster.engine.run import (
     Run,
@@ -87,17 +87,15 @@ async def _find(
             work_result(subtasks[result.subtask_id], result) for result in results
         ),
     )
-    verification = await judge(
-        Verification,
-        _schema([result.subtask_id for result in results]),
-        run=run,
-        setup=setup,
+    question = Question(
         caller="verifier",
         act="check results against one another",
         step="verify",
         prompt=prompt,
-        seconds=min(run.request.limits.subtask_seconds, until - anyio.current_time()),
+        schema=_schema([result.subtask_id for result in results]),
     )
+    seconds = min(run.request.limits.subtask_seconds, until - anyio.current_time())
+    verification = await judge(Verification, question, run=run, setup=setup, seconds=seconds)
     return verification.findings
 
 
