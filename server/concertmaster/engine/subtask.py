@@ -45,6 +45,7 @@ def result_of(work: Work, verdict: Verdict, *, seconds: float) -> SubtaskResult:
         status=verdict.status,
         text=verdict.text,
         value=verdict.value,
+        parts=verdict.parts,
         errors=(verdict.problem,) if verdict.problem else (),
         notes=verdict.notes,
         usage=work.run.steps.usage(work.subtask.id),
