@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 
 from concertmaster.engine.concurrency import together
+from concertmaster.engine.condensing import READABLE_CHARS
 from concertmaster.engine.events import GuardDecided, RunEnded
 from concertmaster.engine.judgement import NoJudgementError, Question, judge
 from concertmaster.engine.run import Run, Setup, input_names
@@ -25,7 +26,7 @@ async def guarded(run: Run, setup: Setup, work: Callable[[], Awaitable[RunEnded]
     lets nothing pass.
     """
     ended: list[RunEnded] = []
-    decision = run.steps.guard
+    decision = run.steps.guard or await _unreadable(run)
     if decision is None:
         async with together() as tasks:
 
@@ -44,6 +45,17 @@ async def guarded(run: Run, setup: Setup, work: Callable[[], Awaitable[RunEnded]
         status="failed",
         reasons=(f"The guard {run.request.guard} did not let it pass: {decision.reason}",),
     )
+
+
+async def _unreadable(run: Run) -> GuardDecided | None:
+    """Return the decision on inputs that are too long to be screened whole, if they are."""
+    chars = sum(len(document.text) for document in run.documents.values())
+    if chars <= READABLE_CHARS:
+        return None
+    reason = (
+        f"Its inputs have {chars:,} characters, of which a guard reads {READABLE_CHARS:,} at most."
+    )
+    return await _decided(run, Screening(allowed=False, reason=reason))
 
 
 async def _screen(run: Run, setup: Setup) -> GuardDecided:
@@ -70,6 +82,10 @@ async def _screen(run: Run, setup: Setup) -> GuardDecided:
         screening = await judge(Screening, question, run=run, setup=setup, seconds=seconds)
     except NoJudgementError as exc:
         screening = Screening(allowed=False, reason=f"It could not be screened. {exc}")
+    return await _decided(run, screening)
+
+
+async def _decided(run: Run, screening: Screening) -> GuardDecided:
     decision = GuardDecided(
         name="guard", at=run.steps.now(), passed=screening.allowed, reason=screening.reason
     )

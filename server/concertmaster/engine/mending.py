@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import anyio
 
 from concertmaster.engine.concurrency import at_once
+from concertmaster.engine.condensing import with_condensed_dependencies
 from concertmaster.engine.delegation import Delegated
 from concertmaster.engine.events import Finding, PartResult, SubtaskFinished, SubtaskResult
 from concertmaster.engine.plan import Subtask
@@ -46,7 +47,7 @@ async def mended(
             until=until,
             take_slot=lambda _: slots,
         )
-        return await _mended(work, result, concerning)
+        return await _mended(await with_condensed_dependencies(work), result, concerning)
 
     return tuple(await at_once(mend, delegated.plan.subtasks))
 

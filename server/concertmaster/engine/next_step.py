@@ -1,9 +1,12 @@
 """What to do next in an adaptive run: when to ask the orchestrator, and what becomes of it."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import anyio
+
 from concertmaster.catalog.prompts import RenderedPrompt, describe_workers
+from concertmaster.engine.condensing import condensed
 from concertmaster.engine.events import SubtaskResult
 from concertmaster.engine.judgement import Question, judge
 from concertmaster.engine.plan import Plan, Subtask
@@ -19,7 +22,7 @@ from concertmaster.engine.run import (
     workers_of,
 )
 from concertmaster.engine.scheduler import Scheduler
-from concertmaster.llm.protocol import Frozen, JsonSchema, closed_object
+from concertmaster.llm.protocol import Frozen, JsonSchema, WorkResult, closed_object
 
 
 class NextStep(Frozen):
@@ -100,19 +103,33 @@ async def ask_what_next(run: Run, setup: Setup, situation: Situation) -> NextSte
     rules = run.rules(setup.catalog)
     # A decision may use the workers that came with the plan, and brings along no others.
     rules = replace(rules, workers=(*rules.workers, *custom), custom_workers=0)
+    done = [
+        work_result(subtask, situation.results[subtask.id])
+        for subtask in situation.plan.subtasks
+        if subtask.id in situation.results
+    ]
+    now = anyio.current_time()
+    seconds = min(run.request.limits.subtask_seconds, situation.seconds)
+    short = await condensed(run, setup, done, until=now + seconds / 2)
     question = Question(
         caller="orchestrator",
         act="decide what to do next",
         step=f"next-step/{situation.number}",
-        prompt=_prompt(run, setup, situation, rules),
+        prompt=_prompt(run, setup, situation, rules, short),
         schema=_schema(rules),
         model=setup.models.planner,
     )
-    seconds = min(run.request.limits.subtask_seconds, situation.seconds)
-    return await judge(NextStep, question, run=run, setup=setup, seconds=seconds)
+    left = now + seconds - anyio.current_time()
+    return await judge(NextStep, question, run=run, setup=setup, seconds=left)
 
 
-def _prompt(run: Run, setup: Setup, situation: Situation, rules: PlanRules) -> RenderedPrompt:
+def _prompt(
+    run: Run,
+    setup: Setup,
+    situation: Situation,
+    rules: PlanRules,
+    results: Sequence[WorkResult],
+) -> RenderedPrompt:
     workers = workers_of(situation.plan, setup.catalog).cards(tuple(rules.workers))
     return setup.prompts.render(
         "next_step",
@@ -121,11 +138,7 @@ def _prompt(run: Run, setup: Setup, situation: Situation, rules: PlanRules) -> R
         input_names=input_names(run.documents.values()),
         constraints=bullets(run.request.constraints),
         subtasks=bullets(_state(subtask, situation) for subtask in situation.plan.subtasks),
-        results=fenced_results(
-            work_result(subtask, situation.results[subtask.id])
-            for subtask in situation.plan.subtasks
-            if subtask.id in situation.results
-        ),
+        results=fenced_results(results),
         left=_left(run, situation),
         occasion=situation.occasion,
     )

@@ -2,6 +2,7 @@
 
 import logging
 
+from concertmaster.engine.condensing import with_condensed_dependencies
 from concertmaster.engine.events import SubtaskResult
 from concertmaster.engine.plan import Subtask
 from concertmaster.engine.replies import Verdict
@@ -63,6 +64,7 @@ def not_done(subtask: Subtask, why: str) -> SubtaskResult:
 async def _verdict(work: Work) -> Verdict:
     if (refusal := work.run.steps.refusal(work.model())) is not None:
         return Verdict(status="skipped", problem=str(refusal))
+    work = await with_condensed_dependencies(work)
     match work.subtask.strategy:
         case Revise() as strategy:
             return await do_with_revisions(work, strategy)

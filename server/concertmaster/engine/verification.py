@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import anyio
 
+from concertmaster.engine.condensing import condensed
 from concertmaster.engine.delegation import Delegated
 from concertmaster.engine.events import Finding, ResultsVerified, SubtaskResult
 from concertmaster.engine.judgement import NoJudgementError, Question, judge
@@ -61,13 +62,10 @@ async def _find(
     *,
     until: float,
 ) -> tuple[Finding, ...]:
-    prompt = setup.prompts.render(
-        "verify",
-        task=run.request.task,
-        results=fenced_results(
-            work_result(subtasks[result.subtask_id], result) for result in results
-        ),
-    )
+    work = [work_result(subtasks[result.subtask_id], result) for result in results]
+    now = anyio.current_time()
+    short = await condensed(run, setup, work, until=now + (until - now) / 2)
+    prompt = setup.prompts.render("verify", task=run.request.task, results=fenced_results(short))
     question = Question(
         caller="verifier",
         act="check results against one another",
