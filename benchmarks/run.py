@@ -16,6 +16,7 @@ from outside import run_cpu_figures, startup_figures
 from planning import planning_figures
 from prefix import prefix_figures
 from scheduling import makespan_figures, scheduler_figures
+from spending import spending_figures
 
 
 def table(figures: list[Figure]) -> Table:
@@ -43,6 +44,7 @@ def main() -> int:
         *run_cpu_figures(),
         *planning_figures(),
         *prefix_figures(),
+        *spending_figures(),
         *gate_figures(),
         *fault_figures(),
     ]

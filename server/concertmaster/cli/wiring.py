@@ -140,7 +140,10 @@ async def open_runs(
     catalog = build_catalog(settings)
     prompts = build_prompts(settings)
     policy = RunPolicy(
-        limits=settings.limits, decomposition=settings.decomposition, roots=(*roots, *named)
+        limits=settings.limits,
+        most_usd=settings.most_usd,
+        decomposition=settings.decomposition,
+        roots=(*roots, *named),
     )
     async with open_llm(loaded) as llm, open_sqlite(settings.data_folder) as journal:
         setup = Setup(

@@ -39,13 +39,13 @@ async def condensed(
     slots = anyio.CapacityLimiter(run.request.limits.slots)
     condenser = _Condenser(run, setup, until, subtask_id, take_slot or (lambda: slots))
     for number in range(1, ROUNDS + 1):
-        if _length(results) <= READABLE_CHARS:
+        if length(results) <= READABLE_CHARS:
             return results
         shorter = await condenser.condense(results, number)
-        if _length(shorter) >= _length(results):
+        if length(shorter) >= length(results):
             break
         results = shorter
-    return results if _length(results) <= READABLE_CHARS else _cut(results)
+    return results if length(results) <= READABLE_CHARS else cut(results, READABLE_CHARS)
 
 
 async def with_condensed_dependencies(work: Work) -> Work:
@@ -101,7 +101,7 @@ class _Condenser:
         talk = Conversation(self.run, self.setup, request, step=step, subtask_id=self.subtask_id)
         async with self.take_slot():
             verdict = await talk.verdict(seconds=self.until - anyio.current_time())
-        if not verdict.text or len(verdict.text) >= _length(group):
+        if not verdict.text or len(verdict.text) >= length(group):
             return group
         whole = all(result.status == "succeeded" for result in group)
         problems = [*(result.problem for result in group), verdict.problem]
@@ -117,7 +117,8 @@ class _Condenser:
         ]
 
 
-def _length(results: Sequence[WorkResult]) -> int:
+def length(results: Sequence[WorkResult]) -> int:
+    """Return how many characters results have."""
     return sum(len(result.text) for result in results)
 
 
@@ -136,9 +137,9 @@ def _groups(results: Sequence[WorkResult]) -> list[list[WorkResult]]:
     return groups
 
 
-def _cut(results: Sequence[WorkResult]) -> list[WorkResult]:
-    """Return the results cut to fit: the last resort, which says so."""
-    share = READABLE_CHARS // len(results)
+def cut(results: Sequence[WorkResult], chars: int) -> list[WorkResult]:
+    """Return the results cut to so many characters: the last resort, which says so."""
+    share = chars // len(results)
     return [
         replace(
             result,

@@ -17,6 +17,7 @@ from concertmaster.engine.events import (
     CallStarted,
     Event,
     GuardDecided,
+    Limits,
     PlanAccepted,
     PlanRevised,
     SubtaskDrafted,
@@ -25,6 +26,7 @@ from concertmaster.engine.events import (
     ToolCalled,
 )
 from concertmaster.engine.plan import Subtask
+from concertmaster.engine.spending import Spending
 from concertmaster.errors import ModelAccessError, ModelError, ToolCallError
 from concertmaster.llm.protocol import (
     LLM,
@@ -39,6 +41,9 @@ from concertmaster.llm.protocol import (
 
 COMMIT_SECONDS = 10
 """How long a commit may hold up a run that is being cancelled."""
+
+
+USUAL_LIMITS = Limits()
 
 
 class Append(Protocol):
@@ -57,6 +62,7 @@ class Steps:
         append: Append,
         *,
         run_id: str = "",
+        limits: Limits = USUAL_LIMITS,
         recorded: Iterable[Event] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -78,6 +84,10 @@ class Steps:
         self._refusals: dict[str | None, ModelAccessError] = {}
         for event in recorded:
             self._recall(event)
+        self.spending = Spending(limits)
+        """What the run may still spend."""
+        for usage in self._usage.values():
+            self.spending.charge(usage)
 
     def _recall(self, event: Event) -> None:
         match event:
@@ -147,7 +157,8 @@ class Steps:
         """Return the reply of the step `name`, making the call if it has not been made.
 
         However the call ends, what it cost is in the journal before this returns or raises.
-        A call that cannot succeed, as another has found out, is not made.
+        A call that cannot succeed, as another has found out, is not made; nor is one that
+        the run's budget does not allow.
         """
         if (reply := self._replies.get(name)) is not None:
             return reply
@@ -167,7 +178,7 @@ class Steps:
             wait=False,
         )
         try:
-            reply = await llm.complete(replace(request, run_id=self._run_id), draft)
+            reply = await self._paid(llm, request, draft, subtask_id)
         except ModelError as exc:
             if isinstance(exc, ModelAccessError):
                 self._refusals[exc.model] = exc
@@ -188,6 +199,16 @@ class Steps:
         )
         self._replies[name] = reply
         self._charge(subtask_id, reply.usage)
+        return reply
+
+    async def _paid(
+        self, llm: LLM, request: Request, draft: Draft, subtask_id: str | None
+    ) -> Reply:
+        """Return the reply to a call that the budget allows, perhaps with a lower bound."""
+        async with self.spending.reserved(llm, request, draft, subtask_id) as leave:
+            bounded = replace(request, run_id=self._run_id, max_tokens=leave.max_tokens)
+            reply = await llm.complete(bounded, draft)
+            leave.usage = reply.usage
         return reply
 
     async def _record_failure(

@@ -1,6 +1,7 @@
 """One subtask from its start to its result, by whatever strategy."""
 
 import logging
+from dataclasses import replace
 
 from concertmaster.engine.condensing import with_condensed_dependencies
 from concertmaster.engine.events import SubtaskResult
@@ -35,6 +36,8 @@ async def carry_out(work: Work) -> SubtaskResult:
         verdict = Verdict(
             status="failed", problem=f"An internal error ended it: {type(exc).__name__}."
         )
+    if steps.spending.turned_away(subtask.id) and not steps.usage(subtask.id).calls:
+        verdict = replace(verdict, status="skipped")
     return result_of(work, verdict, seconds=steps.now() - started)
 
 
@@ -54,6 +57,19 @@ def result_of(work: Work, verdict: Verdict, *, seconds: float) -> SubtaskResult:
     )
 
 
+def _refusal(work: Work) -> str:
+    """Return why no call of the subtask's worker can be made, or nothing if one may."""
+    steps = work.run.steps
+    if (refusal := steps.refusal(work.model())) is not None:
+        return str(refusal)
+    spending, subtask_id = steps.spending, work.subtask.id
+    if (usd := work.budget_usd) is not None:
+        spending.limit_subtask(subtask_id, usd, steps.usage(subtask_id))
+    return spending.check(
+        work.setup.llm, work.model(), max_tokens=work.max_tokens(), subtask_id=subtask_id
+    )
+
+
 def not_done(subtask: Subtask, why: str) -> SubtaskResult:
     """Return the result of a subtask that does not start, and why."""
     return SubtaskResult(
@@ -62,8 +78,8 @@ def not_done(subtask: Subtask, why: str) -> SubtaskResult:
 
 
 async def _verdict(work: Work) -> Verdict:
-    if (refusal := work.run.steps.refusal(work.model())) is not None:
-        return Verdict(status="skipped", problem=str(refusal))
+    if refusal := _refusal(work):
+        return Verdict(status="skipped", problem=refusal)
     work = await with_condensed_dependencies(work)
     match work.subtask.strategy:
         case Revise() as strategy:

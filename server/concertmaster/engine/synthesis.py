@@ -4,12 +4,17 @@ from collections.abc import Sequence
 
 import anyio
 
-from concertmaster.engine.condensing import condensed
+from concertmaster.engine.condensing import condensed, cut, length
 from concertmaster.engine.conversation import Conversation
 from concertmaster.engine.events import SynthesisStarted
 from concertmaster.engine.replies import Verdict
 from concertmaster.engine.run import Run, Setup, bullets, fenced_results
 from concertmaster.llm.protocol import Request, SynthesisBrief, UserMessage, WorkResult
+
+NOTE_CHARS = 200
+"""What is said beside a result that was shortened, at most."""
+
+TOO_DEAR = "The answer was made of shortened results, because the run's budget allowed no more."
 
 PLAIN_FORM = "Plain Markdown, as long as the content needs and no longer."
 SCHEMA_FORM = "One JSON value of the output schema, and nothing else."
@@ -27,25 +32,38 @@ async def synthesize(
     await run.steps.record(started, wait=False)
     now = anyio.current_time()
     short = await condensed(run, setup, results, until=now + seconds / 2)
+    # From here on, what was held back for the answer is there to be spent.
+    run.steps.spending.hold_back()
+    request = _request(run, setup, short, gaps)
+    too_long = run.steps.spending.unaffordable_bytes(setup.llm, request)
+    if too_long:
+        too_long += NOTE_CHARS * len(short)
+        short = cut(short, max(length(short) - too_long, 0))
+        request = _request(run, setup, short, gaps)
+    conversation = Conversation(run, setup, request, step="synthesis")
+    verdict = await conversation.verdict(seconds=now + seconds - anyio.current_time())
+    if not verdict.text:
+        return _side_by_side(results, gaps, verdict.problem)
+    return verdict.with_problem(TOO_DEAR) if too_long else verdict
+
+
+def _request(run: Run, setup: Setup, results: Sequence[WorkResult], gaps: Sequence[str]) -> Request:
     prompt = setup.prompts.render(
         "synthesize",
         task=run.request.task,
-        results=fenced_results(short),
+        results=fenced_results(results),
         gaps=bullets(gaps),
         form=SCHEMA_FORM if run.request.output_schema else PLAIN_FORM,
     )
-    request = Request(
+    return Request(
         caller="synthesizer",
         model=setup.models.synthesizer,
         system=prompt.system,
         messages=(UserMessage(text=prompt.user),),
-        brief=SynthesisBrief(task=run.request.task, results=tuple(short)),
+        brief=SynthesisBrief(task=run.request.task, results=tuple(results)),
         max_tokens=run.request.limits.max_tokens,
         output_schema=run.request.output_schema,
     )
-    conversation = Conversation(run, setup, request, step="synthesis")
-    verdict = await conversation.verdict(seconds=now + seconds - anyio.current_time())
-    return verdict if verdict.text else _side_by_side(results, gaps, verdict.problem)
 
 
 def _side_by_side(results: Sequence[WorkResult], gaps: Sequence[str], problem: str) -> Verdict:

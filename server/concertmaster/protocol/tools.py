@@ -76,8 +76,8 @@ Inputs = Annotated[
         }
     ),
     Field(
-        description="Material to work on: paths of files or folders, globs, file:// URIs "
-        "(inside the server's allowed roots), or texts as {name, text}. Workers see nothing else."
+        description="Material to work on: files, folders, globs, file:// URIs (under the "
+        "server's roots), or texts as {name, text}."
     ),
 ]
 
@@ -94,14 +94,19 @@ Workers = Annotated[
 ]
 MaxSubtasks = Annotated[
     int | None,
-    Field(ge=1, description="Most subtasks a plan may have. Default: the server's setting (8)."),
+    Field(ge=1, description="Most subtasks of a plan (usually 8)."),
 ]
 Mode = Annotated[
     events.Mode,
+    WithJsonSchema({"enum": ["auto", "static", "adaptive"], "type": "string"}),
     Field(
         description="static: plan once. adaptive: plan anew as results come in. auto: as the "
         "planner thinks best."
     ),
+]
+BudgetUsd = Annotated[
+    float | None,
+    Field(description="USD to spend at most (usually 2)."),
 ]
 OutputSchema = Annotated[
     dict[str, Any] | None,
@@ -129,10 +134,16 @@ async def plan_task(
     workers: Workers = (),
     max_subtasks: MaxSubtasks = None,
     mode: Mode = "auto",
+    budget_usd: BudgetUsd = None,
 ) -> Annotated[CallToolResult, PlanReply]:
     """Plan a task."""
     order = PlanOrder(
-        task=task, inputs=inputs, workers=workers, max_subtasks=max_subtasks, mode=mode
+        task=task,
+        inputs=inputs,
+        workers=workers,
+        max_subtasks=max_subtasks,
+        mode=mode,
+        budget_usd=budget_usd,
     )
     state = await start_and_follow(ctx, order, seconds=FOLLOW_SECONDS)
     return fitted_result(partial(plan_reply, state), state.answer)
@@ -141,10 +152,13 @@ async def plan_task(
 async def run_worker(
     ctx: Ctx,
     worker: Annotated[str, Field(description="Name of the worker (workers://catalog).")],
-    task: Annotated[str, Field(description="The worker's objective; it knows nothing else.")],
+    task: Annotated[
+        str, Field(description="The worker's objective. It knows nothing of this conversation.")
+    ],
     context: Annotated[str, Field(description="Background the worker should know.")] = "",
     inputs: Inputs = (),
     constraints: Annotated[Texts, Field(description="What the worker must or must not do.")] = (),
+    budget_usd: BudgetUsd = None,
     output_schema: OutputSchema = None,
     wait_seconds: WaitSeconds = FOLLOW_SECONDS,
 ) -> Annotated[CallToolResult, RunReply]:
@@ -155,6 +169,7 @@ async def run_worker(
         context=context,
         inputs=inputs,
         constraints=constraints,
+        budget_usd=budget_usd,
         output_schema=output_schema,
     )
     return _run_result(await start_and_follow(ctx, order, seconds=wait_seconds))
@@ -195,10 +210,9 @@ async def run_orchestration(
     ] = "",
     deadline_seconds: Annotated[
         float | None,
-        Field(
-            gt=0, description="Seconds the whole run may take. Default: the server's setting (900)."
-        ),
+        Field(description="Seconds for the whole run (usually 900)."),
     ] = None,
+    budget_usd: BudgetUsd = None,
     output_schema: OutputSchema = None,
     wait_seconds: WaitSeconds = FOLLOW_SECONDS,
 ) -> Annotated[CallToolResult, RunReply]:
@@ -214,6 +228,7 @@ async def run_orchestration(
         verify=verify,
         guard=guard,
         deadline_seconds=deadline_seconds,
+        budget_usd=budget_usd,
         output_schema=output_schema,
     )
     return _run_result(await start_and_follow(ctx, order, seconds=wait_seconds))

@@ -28,6 +28,8 @@ class RunPolicy:
     """How many subtasks a run may ask for."""
     most_seconds: float = 4 * 3600
     """How much time a run may ask for."""
+    most_usd: float = 20.0
+    """What a run may ask to spend, unless the usual budget is more."""
     decomposition: Decomposition = "hybrid"
     """Whether planners may write workers of their own, in a run that does not say so."""
     roots: tuple[Path, ...] = ()
@@ -86,7 +88,7 @@ def _plan_request(order: PlanOrder, catalog: Catalog, policy: RunPolicy) -> RunR
         workers=_workers(order.workers, catalog),
         mode=order.mode,
         decomposition=order.decomposition or policy.decomposition,
-        limits=_limits(policy, order.max_subtasks, order.deadline_seconds),
+        limits=_limits(policy, order, order.max_subtasks),
     )
 
 
@@ -99,12 +101,13 @@ def _run_request(order: RunOrder, catalog: Catalog, policy: RunPolicy) -> RunReq
         task=_text(order.task, "task"),
         workers=_workers(order.workers, catalog),
         plan=order.plan,
+        plan_gaps=order.plan_gaps,
         mode=order.mode,
         decomposition=order.decomposition or policy.decomposition,
         guard=catalog.get(order.guard).name if order.guard else "",
         verify=order.verify,
         output_schema=_schema(order.output_schema),
-        limits=_limits(policy, most, order.deadline_seconds),
+        limits=_limits(policy, order, most),
     )
 
 
@@ -113,7 +116,7 @@ def _worker_request(
 ) -> RunRequest:
     worker = catalog.get(order.worker)
     task = _text(order.task, "task")
-    limits = _limits(policy, None, order.deadline_seconds)
+    limits = _limits(policy, order, None)
     seconds = order.deadline_seconds or worker.timeout_seconds or policy.limits.subtask_seconds
     subtask = Subtask(
         id="s1",
@@ -150,8 +153,9 @@ def _workers(names: tuple[str, ...], catalog: Catalog) -> tuple[str, ...]:
     return tuple(catalog.get(name).name for name in dict.fromkeys(names))
 
 
-def _limits(policy: RunPolicy, max_subtasks: int | None, deadline: float | None) -> Limits:
+def _limits(policy: RunPolicy, order: Order, max_subtasks: int | None) -> Limits:
     limits = policy.limits
+    deadline, budget = order.deadline_seconds, order.budget_usd
     if max_subtasks is not None and not 1 <= max_subtasks <= policy.most_subtasks:
         raise RequestError(
             f"max_subtasks is {max_subtasks}; it must be from 1 to {policy.most_subtasks}."
@@ -161,10 +165,17 @@ def _limits(policy: RunPolicy, max_subtasks: int | None, deadline: float | None)
             f"deadline_seconds is {deadline:g}; it must be over 0 and at most "
             f"{policy.most_seconds:g}."
         )
+    most_usd = max(policy.most_usd, limits.budget_usd)
+    if budget is not None and not 0 < budget <= most_usd:
+        raise RequestError(
+            f"budget_usd is {budget:g}; it must be over 0 and at most {most_usd:g}. The setting "
+            "most_usd allows more."
+        )
     return limits.model_copy(
         update={
             "max_subtasks": max_subtasks or limits.max_subtasks,
             "run_seconds": deadline or limits.run_seconds,
+            "budget_usd": budget or limits.budget_usd,
         }
     )
 
@@ -180,12 +191,14 @@ def _schema(schema: JsonSchema | None) -> JsonSchema | None:
 def _check_plan(request: RunRequest, catalog: Catalog) -> None:
     if request.plan is None:
         return
+    # Whoever writes a plan may bring along as many workers as they like, where any are allowed.
+    constrained = request.decomposition == "constrained"
     rules = PlanRules(
-        workers=catalog.names,
+        workers=request.workers or catalog.names,
         inputs=tuple(item.name for item in request.inputs),
         max_subtasks=request.limits.max_subtasks,
-        # Whoever writes a plan may bring along whom they like.
-        custom_workers=len(request.plan.custom_workers),
+        custom_workers=0 if constrained else len(request.plan.custom_workers),
+        taken=catalog.names,
     )
     if problems := plan_problems(request.plan, rules):
         raise InvalidPlanError(problems)

@@ -11,6 +11,8 @@ from concertmaster.tools.inputs import InputSpec
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Order:
     inputs: tuple[InputSpec, ...] = ()
+    budget_usd: float | None = None
+    """What the run may spend; the operator's setting where this is None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +43,8 @@ class RunOrder(_PlannedOrder):
     task: str = ""
     plan_id: str | None = None
     plan: Plan | None = None
+    plan_gaps: tuple[str, ...] = ()
+    """What the plan lacks of the task, a sentence each."""
     guard: str = ""
     """The worker that screens the task and its inputs; none where this is empty."""
     verify: Verify | None = None

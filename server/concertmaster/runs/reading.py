@@ -85,5 +85,12 @@ class OrderReader:
             Document(name=item.name, text=await self.journal.text(item.digest))
             for item in planned.request.inputs
         ]
-        filled = replace(order, task=planned.request.task, plan=planned.plan, plan_id=None)
+        filled = replace(
+            order,
+            task=planned.request.task,
+            plan=planned.plan,
+            plan_gaps=planned.reasons,
+            plan_id=None,
+            budget_usd=order.budget_usd or planned.request.limits.budget_usd,
+        )
         return filled, tuple(documents)

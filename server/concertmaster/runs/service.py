@@ -262,7 +262,8 @@ class RunService:
         async def append(event: Event, *, wait: bool = True) -> None:
             await self._append(live, event, wait=wait)
 
-        steps = Steps(append, run_id=live.state.run_id)
+        limits = checked.request.limits
+        steps = Steps(append, run_id=live.state.run_id, limits=limits)
         run = Run(request=checked.request, documents=checked.documents, steps=steps)
         try:
             with live.scope:

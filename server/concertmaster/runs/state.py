@@ -12,6 +12,7 @@ from concertmaster.engine.events import (
     CallFinished,
     CallStarted,
     CancelRequested,
+    Estimate,
     Event,
     Finding,
     GuardDecided,
@@ -68,6 +69,8 @@ class RunState:
     notice: str = ""
     status: RunStatus = "planning"
     plan: Plan | None = None
+    estimate: Estimate | None = None
+    """What carrying out the plan, as it was first accepted, is likely to take."""
     warnings: tuple[str, ...] = ()
     decisions: tuple[str, ...] = ()
     """Why the plan was revised, each time, and why the work was called done."""
@@ -88,6 +91,8 @@ class RunState:
     answer: str = ""
     value: JsonValue = None
     reasons: tuple[str, ...] = ()
+    rest: Estimate | None = None
+    """What is likely to be needed for what is missing, where the budget did not suffice."""
     ended_at: float | None = None
     events: int = 0
     """How many events the run has; grows with every change."""
@@ -109,12 +114,14 @@ class RunState:
         return replace(
             self,
             plan=None,
+            estimate=None,
             subtasks={},
             warnings=(),
             decisions=(),
             findings=(),
             answer="",
             value=None,
+            rest=None,
         )
 
     @property
@@ -165,7 +172,9 @@ class RunState:
         for item in event.plan.subtasks:
             self.subtasks[item.id].subtask = item
         self.status = "running"
-        if isinstance(event, PlanRevised):
+        if isinstance(event, PlanAccepted):
+            self.estimate = event.estimate
+        else:
             self.decisions += (event.reason,)
 
     def _apply_call(self, event: CallStarted | CallFinished | CallFailed) -> None:
@@ -237,6 +246,7 @@ class RunState:
         self.answer = event.answer
         self.value = event.value
         self.reasons = event.reasons
+        self.rest = event.rest
         self.ended_at = event.at
         self.calls.clear()
         if self.request.kind != "plan":
