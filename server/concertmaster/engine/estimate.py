@@ -15,8 +15,8 @@ from concertmaster.catalog.definitions import WorkerDefinition
 from concertmaster.engine.events import Amounts, Counts, Estimate
 from concertmaster.engine.plan import Plan, Subtask, Verify
 from concertmaster.engine.run import Run, Setup, workers_of
-from concertmaster.engine.strategies.parts import MOST_PARTS, TOKEN_CHARS
-from concertmaster.engine.strategy import Map, Revise, Vote
+from concertmaster.engine.strategies.parts import TOKEN_CHARS
+from concertmaster.engine.strategy import MOST_PARTS, Map, Revise, Vote
 from concertmaster.engine.tokens import BYTES_OF_LONG_TOKENS, BYTES_OF_SHORT_TOKENS, size
 from concertmaster.llm.protocol import Usage
 

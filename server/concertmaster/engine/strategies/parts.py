@@ -10,13 +10,10 @@ from semantic_text_splitter import MarkdownSplitter, TextSplitter
 from concertmaster.engine.concurrency import at_once
 from concertmaster.engine.events import PartResult
 from concertmaster.engine.replies import Verdict
-from concertmaster.engine.strategy import Context, Map
+from concertmaster.engine.strategy import MOST_PARTS, Context, Map
 from concertmaster.engine.work import Piece, Work
 from concertmaster.engine.worker import do
 from concertmaster.llm.protocol import Document
-
-MOST_PARTS = 100
-"""How many parts one subtask may have."""
 
 TOKEN_CHARS = 4
 """How many characters a token has, about."""
