@@ -9,8 +9,9 @@ from concertmaster.catalog.prompts import RenderedPrompt, describe_workers
 from concertmaster.engine.condensing import condensed
 from concertmaster.engine.events import SubtaskResult
 from concertmaster.engine.judgement import Question, judge
+from concertmaster.engine.overlap import overlaps
 from concertmaster.engine.plan import Plan, Subtask
-from concertmaster.engine.plan_rules import PlanRules, overlaps, plan_problems, subtask_schema
+from concertmaster.engine.plan_rules import PlanRules, plan_problems, subtask_schema
 from concertmaster.engine.repair import RepairedPlan, repair_plan
 from concertmaster.engine.run import (
     Run,
