@@ -108,6 +108,15 @@ async def test_a_guard_that_is_silent_lets_nothing_pass(
     assert "answer" not in run.reply
 
 
+async def test_what_is_too_long_for_the_guard_is_not_worked_on(tmp_path: Path) -> None:
+    inputs = [{"name": name, "text": "x" * 200_001} for name in "ab"]
+    async with connected(tmp_path, {"planner": TWO}) as connection:
+        run = await run_on(connection, guard="writer", inputs=inputs)
+        assert connection.llm.requests == []
+    assert run.reply["status"] == "failed"
+    assert "of which a guard reads 400,000 at most" in run.reply["reasons"][0]
+
+
 async def test_a_guard_that_does_not_exist_is_told_before_any_call(tmp_path: Path) -> None:
     async with connected(tmp_path) as connection:
         sentence = await connection.refusal("run_orchestration", task="x", guard="warden")
@@ -116,6 +125,27 @@ async def test_a_guard_that_does_not_exist_is_told_before_any_call(tmp_path: Pat
 
 
 # Checks of results against one another
+
+
+async def test_results_too_long_for_one_reader_are_checked_and_merged_in_short(
+    tmp_path: Path,
+) -> None:
+    long = "x" * 250_000
+    scripts: dict[str, Script] = {
+        "planner": TWO,
+        "worker:analyst": long,
+        "worker:critic": long,
+        "condenser": "in short",
+        "verifier": findings(),
+    }
+    run = await ran(tmp_path, scripts, verify="report")
+    assert run.reply["status"] == "succeeded"
+    assert run.calls["condenser"] == 2
+    for caller in ("verifier", "synthesizer"):
+        (read,) = texts([item for item in run.llm.requests if item.caller == caller])
+        assert read.count("in short") == 2
+        assert len(read) < 50_000
+
 
 FILES = {"a.py": "one = 1\n", "b.py": "two = 2\n"}
 DISAGREE = findings(finding("s1 says four, s2 says five.", "s1", "s2"))
