@@ -233,7 +233,7 @@ def test_ctrl_c_cancels_the_run_and_keeps_what_is_finished(
     answer_with(FakeLLM({"worker:analyst": work}))
     result = invoke("worker", "analyst", "Think")
     assert result.exit_code == 130
-    assert f"Stopping. What is finished stays: concertmaster show {run_id_of(result)}" in (
+    assert f"Stopping. What is finished stays: concertmaster resume {run_id_of(result)}" in (
         result.stderr
     )
     assert re.search(r"^cancelled · 1 subtask", result.stderr, re.M)

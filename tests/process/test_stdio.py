@@ -55,7 +55,7 @@ async def test_a_task_is_done_without_a_key(mode: str, tmp_path: Path) -> None:
             )
             run_id = structured(result)["run_id"]
             trace = await session.read_resource(f"runs://{run_id}/trace")
-    assert len(tools) == 5
+    assert len(tools) == 6
     assert structured(result)["status"] == "succeeded"
     assert "app.py" in structured(result)["answer"]
     assert structured(result)["notice"] in text_of(result)

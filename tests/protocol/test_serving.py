@@ -75,7 +75,7 @@ async def test_http_is_served_without_signals_too(
     async with served(tmp_path, monkeypatch, host=host) as address:
         assert address.endswith("/mcp")
         async with Client(address) as client:
-            assert len((await client.list_tools()).tools) == 5
+            assert len((await client.list_tools()).tools) == 6
 
 
 async def test_a_web_page_elsewhere_cannot_reach_the_server(

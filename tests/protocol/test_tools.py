@@ -54,7 +54,14 @@ async def test_the_list_of_tools_is_short_and_free_of_noise(mode: str, tmp_path:
     async with connected(tmp_path, mode=mode) as connection:
         tools = (await connection.client.list_tools()).tools
     names = [tool.name for tool in tools]
-    assert names == ["plan_task", "run_orchestration", "run_worker", "get_run", "cancel_run"]
+    assert names == [
+        "plan_task",
+        "run_orchestration",
+        "run_worker",
+        "get_run",
+        "cancel_run",
+        "resume_run",
+    ]
     listed = [
         tool.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"output_schema"})
         for tool in tools
@@ -294,7 +301,7 @@ async def test_a_run_whose_process_ended_is_interrupted(mode: str, tmp_path: Pat
     async with connected(tmp_path, mode=mode) as connection:
         reply = await connection.ask("get_run", run_id=run["run_id"], wait_seconds=60)
     assert reply["status"] == "interrupted"
-    assert "run_orchestration" in reply["next"]
+    assert f'resume_run with run_id "{run["run_id"]}"' in reply["next"]
 
 
 async def test_an_unknown_price_is_never_zero(mode: str, tmp_path: Path) -> None:

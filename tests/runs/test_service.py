@@ -1,16 +1,12 @@
 """The run service over a real store in a temporary folder, with a model that follows a script."""
 
-import sqlite3
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, closing
+from collections.abc import Mapping
 from pathlib import Path
 
 import anyio
 import anyio.lowlevel
 import pytest
 
-from building import setup
-from concertmaster.catalog.definitions import WorkerDefinition
 from concertmaster.engine import steps
 from concertmaster.engine.events import Event, Limits
 from concertmaster.engine.plan import Plan, read_plan
@@ -24,53 +20,15 @@ from concertmaster.errors import (
     UnreadableRunError,
 )
 from concertmaster.llm.protocol import NO_USAGE, Request
-from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.orders import PlanOrder, RunOrder, WorkerOrder
-from concertmaster.runs.service import RunService, open_service
-from concertmaster.runs.sqlite_store import SqliteJournal, open_sqlite
 from concertmaster.runs.state import RecentRuns
 from concertmaster.tools.inputs import InlineInput
-from fakes import USAGE, FakeLLM, Script, plan_json, reply_with, subtask
+from fakes import USAGE, FakeLLM, plan_json, reply_with, subtask
+from services import FailingJournal, Gate, change, failing_service, service_in
 
 pytestmark = pytest.mark.anyio
 
 TWO = plan_json(subtask("s1"), subtask("s2", "critic"))
-
-
-@asynccontextmanager
-async def service_in(
-    folder: Path,
-    scripts: Mapping[str, Script] | None = None,
-    *,
-    llm: FakeLLM | None = None,
-    workers: Iterable[WorkerDefinition] = (),
-    limits: Limits | None = None,
-    roots: tuple[Path, ...] = (),
-) -> AsyncGenerator[RunService]:
-    policy = RunPolicy(limits=limits or Limits(), roots=roots)
-    async with (
-        open_sqlite(folder) as journal,
-        open_service(
-            journal=journal,
-            setup=setup(llm or FakeLLM(scripts), workers=workers),
-            policy=policy,
-        ) as service,
-    ):
-        yield service
-
-
-class Gate:
-    """A script that waits until it is opened, and tells when somebody waits."""
-
-    def __init__(self, answer: str = "done") -> None:
-        self.reached = anyio.Event()
-        self.opened = anyio.Event()
-        self._answer = answer
-
-    async def __call__(self, _request: Request) -> str:
-        self.reached.set()
-        await self.opened.wait()
-        return self._answer
 
 
 async def test_a_run_goes_on_by_itself_and_can_be_waited_for(tmp_path: Path) -> None:
@@ -380,51 +338,6 @@ async def test_an_internal_error_ends_the_run_as_failed_and_harms_no_other(
         assert (await service.wait(again.run_id, seconds=60)).status == "succeeded"
 
 
-class FailingJournal(SqliteJournal):
-    """Refuses events of some kinds, as a full disk would."""
-
-    refused: tuple[str, ...] = ()
-    reads_refused = 0
-
-    async def events(self, run_id: str, *, light: bool = False) -> Sequence[Event]:
-        if self.reads_refused:
-            self.reads_refused -= 1
-            raise StoreError("The disk is gone.")
-        return await super().events(run_id, light=light)
-
-    async def append(self, run_id: str, event: Event, *, epoch: int, wait: bool = True) -> None:
-        if event.kind in self.refused:
-            raise StoreError("The disk is full.")
-        await super().append(run_id, event, epoch=epoch, wait=wait)
-
-
-def change(folder: Path, statement: str, *parameters: object) -> None:
-    """Commit a change to the file as another process would."""
-    with closing(sqlite3.connect(folder / "runs.db")) as connection, connection:
-        connection.execute(statement, parameters)
-
-
-@asynccontextmanager
-async def failing_service(
-    folder: Path,
-    llm: FakeLLM,
-    refused: tuple[str, ...] = (),
-    *,
-    reads_refused: int = 0,
-    journal: type[FailingJournal] = FailingJournal,
-) -> AsyncGenerator[RunService]:
-    store = journal(folder, patience=5)
-    store.refused = refused
-    store.reads_refused = reads_refused
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(store.write_until_closed)
-        try:
-            async with open_service(journal=store, setup=setup(llm), policy=RunPolicy()) as service:
-                yield service
-        finally:
-            store.close()
-
-
 @pytest.mark.parametrize("refused", [("call-finished",), ("subtask-finished",), ("run-ended",)])
 async def test_a_run_that_cannot_be_recorded_is_given_up_with_the_reason(
     tmp_path: Path, refused: tuple[str, ...], caplog: pytest.LogCaptureFixture
@@ -589,8 +502,10 @@ async def test_a_run_is_listed_as_under_way_from_the_moment_it_is_in_the_journal
     tmp_path: Path,
 ) -> None:
     class SlowJournal(FailingJournal):
-        async def create(self, run_id: str, event: Event, texts: Mapping[str, str]) -> None:
-            await super().create(run_id, event, texts)
+        async def create(
+            self, run_id: str, event: Event, texts: Mapping[str, str], *, key: str = ""
+        ) -> None:
+            await super().create(run_id, event, texts, key=key)
             (state,) = (await service.recent()).states
             seen.append(state.status)
 
@@ -602,9 +517,11 @@ async def test_a_run_is_listed_as_under_way_from_the_moment_it_is_in_the_journal
 
 async def test_a_run_that_could_not_be_created_is_not_there(tmp_path: Path) -> None:
     class FullJournal(FailingJournal):
-        async def create(self, run_id: str, event: Event, texts: Mapping[str, str]) -> None:
+        async def create(
+            self, run_id: str, event: Event, texts: Mapping[str, str], *, key: str = ""
+        ) -> None:
             ids.append(run_id)
-            raise StoreError(f"The disk has no room for {event.name} and {len(texts)} texts.")
+            raise StoreError(f"The disk has no room for {event.name}, {key} and {texts}.")
 
     ids: list[str] = []
     async with failing_service(tmp_path, FakeLLM(), journal=FullJournal) as service:

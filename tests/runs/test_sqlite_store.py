@@ -27,6 +27,7 @@ from concertmaster.engine.events import (
     PlanRejected,
     RunEnded,
     RunRequest,
+    RunResumed,
     RunStarted,
     SubtaskFinished,
     SubtaskResult,
@@ -45,7 +46,7 @@ from concertmaster.errors import (
 )
 from concertmaster.llm.protocol import ToolCall, ToolOutcome
 from concertmaster.runs import sqlite_store
-from concertmaster.runs.sqlite_file import explain
+from concertmaster.runs.sqlite_errors import explain
 from concertmaster.runs.sqlite_store import SqliteJournal, open_sqlite
 from fakes import USAGE, reply_with, subtask
 
@@ -326,6 +327,13 @@ async def test_a_run_that_does_not_exist_is_unknown(folder: Path) -> None:
         for attempt in attempts:
             with pytest.raises(UnknownRunError):
                 await attempt()
+
+
+async def test_a_run_that_does_not_exist_cannot_be_taken_over(folder: Path) -> None:
+    event = RunResumed(name="run/resume/2", at=2.0, epoch=2, by="test")
+    async with open_sqlite(folder) as journal:
+        with pytest.raises(UnknownRunError):
+            await journal.take_over("r-nothing", event, epoch=2)
 
 
 async def test_a_name_is_taken_once_in_an_epoch(folder: Path) -> None:
@@ -613,7 +621,7 @@ async def test_the_database_of_another_program_is_an_error_and_stays_as_it_is(
 async def test_a_file_of_a_newer_program_is_refused_and_stays_as_it_is(folder: Path) -> None:
     async with open_sqlite(folder) as journal:
         await journal.create("r-1", started(), {})
-    change(folder, "UPDATE meta SET schema_version = 2")
+    change(folder, "UPDATE meta SET schema_version = 99")
     before = content(folder / "runs.db")
     said = await refusal(folder)
     assert "newer Concertmaster" in said

@@ -23,6 +23,7 @@ _COMMANDS = {
     "runs": ("history", "List the latest runs."),
     "show": ("history", "Print a run, one of its subtasks, its trace or its diff."),
     "cancel": ("history", "Stop a run; what is finished stays."),
+    "resume": ("work", "Go on with a run that was cut off or did not succeed."),
     "workers": ("definitions", "List the workers and check their files."),
     "serve": ("serve", "Serve MCP clients over stdio, or over HTTP."),
     "dev": ("dev", "Serve a scripted model endpoint, for demos and tests."),

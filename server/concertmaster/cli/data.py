@@ -15,7 +15,7 @@ from concertmaster.protocol.replies import (
     SubtaskLine,
     SubtaskReply,
 )
-from concertmaster.protocol.views import budget, strategy_phrase, written_workers
+from concertmaster.protocol.views import budget, reused_line, strategy_phrase, written_workers
 from concertmaster.runs.state import RunState, SubtaskState
 
 
@@ -38,6 +38,7 @@ def run_data(state: RunState) -> JsonValue:
             budget=budget(state),
             rest=state.rest,
             usage=_usage(state.by_model),
+            reused=reused_line(state),
             reasons=state.reasons,
             guard=state.guard,
             decisions=state.decisions,

@@ -9,7 +9,6 @@ from anyio.abc import TaskStatus
 from rich.console import Console
 
 from concertmaster.cli.live import View, open_view
-from concertmaster.runs.orders import Order
 from concertmaster.runs.service import RunService
 from concertmaster.runs.state import RunState
 
@@ -23,9 +22,8 @@ class Followed:
     """Whether a person stopped it."""
 
 
-async def follow(service: RunService, order: Order, console: Console) -> Followed:
-    """Start a run, show it on `console`, and return once nothing more will happen to it."""
-    state = await service.start(order)
+async def follow(service: RunService, state: RunState, console: Console) -> Followed:
+    """Show a run on `console`, and return once nothing more will happen to it."""
     stopped = anyio.Event()
     with open_view(console) as view:
         async with anyio.create_task_group() as tasks:
@@ -66,7 +64,7 @@ async def _stop_on_signal(
                     if stopped.is_set():
                         raise KeyboardInterrupt
                     stopped.set()
-                    told = f"Stopping. What is finished stays: concertmaster show {run_id}"
+                    told = f"Stopping. What is finished stays: concertmaster resume {run_id}"
                     console.print(told, soft_wrap=True)
                     tasks.start_soon(cancel)
     except NotImplementedError:

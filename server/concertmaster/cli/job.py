@@ -120,7 +120,7 @@ def _run(item: Job, flags: dict[str, Any]) -> None:
     async def work() -> _Done:
         async with open_runs(loaded, roots=roots, named=named) as service:
             order = item.order(arguments, await service.input_names(inputs))
-            followed = await follow(service, order, stderr())
+            followed = await follow(service, await service.start(order), stderr())
             return _Done(followed, await service.changes(followed.state.run_id))
 
     done = run_async(work)

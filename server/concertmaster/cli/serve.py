@@ -35,7 +35,10 @@ def serve(http: bool, host: str, port: int, **flags: Any) -> None:
     async def open_service() -> AsyncGenerator["RunService"]:
         # Imported when a call first needs it: see ServerState.
         wiring = await to_thread.run_sync(importlib.import_module, "concertmaster.cli.wiring")
-        async with wiring.open_runs(loaded, roots=loaded.settings.roots) as service:
+        async with (
+            wiring.open_runs(loaded, roots=loaded.settings.roots) as service,
+            wiring.tending(service, loaded.settings),
+        ):
             yield service
 
     async def load_jobs() -> Mapping[str, "Job"]:
@@ -46,7 +49,7 @@ def serve(http: bool, host: str, port: int, **flags: Any) -> None:
         return reading.jobs
 
     async def work() -> int:
-        server = create_server(open_service, load_jobs)
+        server = create_server(open_service, load_jobs, at_once=loaded.settings.resume_interrupted)
         if http:
             return await serve_http(server, host=host, port=port, ready=_tell)
         return await serve_stdio(server)

@@ -30,7 +30,7 @@ from concertmaster.cli.wording import (
 )
 from concertmaster.engine.events import Estimate
 from concertmaster.engine.plan import Plan, Subtask
-from concertmaster.protocol.views import written_workers
+from concertmaster.protocol.views import reused_line, written_workers
 from concertmaster.runs.state import RunState, SubtaskState
 from concertmaster.runs.trace import Span
 
@@ -106,6 +106,12 @@ def _strategy(subtask: Subtask) -> str:
     return ", ".join(filter(None, [how(subtask), *details]))
 
 
+def _to_go_on(state: RunState) -> str:
+    """Return the command that has a run go on, if it has stopped short of what was wanted."""
+    stopped = state.still and state.status != "succeeded"
+    return f"concertmaster resume {state.run_id}" if stopped else ""
+
+
 def run_parts(state: RunState) -> list[RenderableType]:
     """Return what `show` prints of a run above its answer."""
     facts = Table.grid(padding=(0, 2, 0, 0))
@@ -123,6 +129,8 @@ def run_parts(state: RunState) -> list[RenderableType]:
         "inputs": ", ".join(item.name for item in state.request.inputs),
         "guard": joined((state.request.guard, state.guard)) if state.request.guard else "",
         "mode": _mode(state),
+        "taken over": reused_line(state),
+        "to go on": _to_go_on(state),
         "decisions": "\n".join(state.decisions),
         "findings": "\n".join(finding.what for finding in state.findings),
         "written": "\n".join(written_workers(state)),

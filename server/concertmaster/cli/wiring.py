@@ -5,6 +5,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Literal
 
+import anyio
+
 from concertmaster.catalog.catalog import Catalog, builtin_folder, load_catalog
 from concertmaster.catalog.prompts import Prompts, load_prompts
 from concertmaster.engine.run import Setup
@@ -16,8 +18,10 @@ from concertmaster.llm.prefixes import SharedPrefixes
 from concertmaster.llm.prices import Prices, load_prices
 from concertmaster.llm.protocol import LLM, Models
 from concertmaster.runs.intake import RunPolicy
+from concertmaster.runs.retention import Retention
 from concertmaster.runs.service import RunService, open_service
 from concertmaster.runs.sqlite_store import open_sqlite
+from concertmaster.runs.takeover import Takeover
 from concertmaster.settings import LoadedSettings, Settings, configuration_folder
 from concertmaster.tools.defaults import default_tools
 from concertmaster.tools.registry import ToolRegistry
@@ -55,6 +59,13 @@ def build_prompts(settings: Settings) -> Prompts:
         DefinitionError: a prompt file is wrong.
     """
     return load_prompts(*prompt_folders(settings))
+
+
+def retention_of(settings: Settings) -> Retention:
+    """Return which runs are kept under these settings."""
+    return Retention(
+        days=settings.keep_days, runs=settings.keep_runs, megabytes=settings.keep_megabytes
+    )
 
 
 Answering = Literal["anthropic", "offline", "missing"]
@@ -156,6 +167,20 @@ async def open_runs(
         )
         async with open_service(journal=journal, setup=setup, policy=policy) as service:
             yield service
+
+
+@asynccontextmanager
+async def tending(service: RunService, settings: Settings) -> AsyncGenerator[None]:
+    """Delete what is not to be kept, and have runs of dead processes go on meanwhile if wanted."""
+    if retention := retention_of(settings):
+        await service.prune(retention)
+    async with anyio.create_task_group() as tasks:
+        if settings.resume_interrupted:
+            tasks.start_soon(Takeover(service, by="a server").keep_on)
+        try:
+            yield
+        finally:
+            tasks.cancel_scope.cancel()
 
 
 @asynccontextmanager

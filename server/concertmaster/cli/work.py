@@ -1,6 +1,6 @@
-"""The subcommands that start a run and follow it: `run`, `plan`, `worker`."""
+"""The subcommands that have a run go on and follow it: `run`, `plan`, `worker`, `resume`."""
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -12,13 +12,16 @@ from concertmaster.cli.data import run_data
 from concertmaster.cli.follow import Followed, follow
 from concertmaster.cli.frame import style_of
 from concertmaster.cli.options import (
+    json_option,
     load,
     order_options,
     planning_options,
+    read_plan,
     read_schema,
     run_async,
     running_options,
     schema_option,
+    setup_options,
     task_text,
 )
 from concertmaster.cli.show import answer_text, summary
@@ -27,6 +30,8 @@ from concertmaster.cli.wiring import open_runs
 from concertmaster.engine.events import Mode
 from concertmaster.engine.plan import Verify
 from concertmaster.runs.orders import Order, PlanOrder, RunOrder, WorkerOrder
+from concertmaster.runs.service import RunService
+from concertmaster.runs.state import RunState
 from concertmaster.tools.inputs import InputSpec
 
 STATUSES = {"succeeded": 0, "partial": 3}
@@ -106,15 +111,55 @@ def worker(
     _work(order, flags, as_json)
 
 
+@click.command()
+@click.argument("run_id", metavar="RUN")
+@click.option(
+    "--plan",
+    "plan_file",
+    type=click.File(encoding="utf-8"),
+    metavar="FILE",
+    help="Run it anew with this plan, as `show RUN --plan` prints it.",
+)
+@click.option("--from", "redo", multiple=True, metavar="SUBTASK", help="Run it anew from there.")
+@setup_options
+@json_option
+def resume(
+    run_id: str, plan_file: TextIO | None, redo: tuple[str, ...], as_json: bool, **flags: Any
+) -> None:
+    """Go on with RUN, which was interrupted or cancelled, or did not succeed.
+
+    What succeeded is kept; everything else is tried again. A run that is under way in another
+    process is shown. Run anew, with --plan or --from, it is another run, which takes over the
+    results that nothing has changed for.
+    """
+    plan = read_plan(plan_file) if plan_file is not None else None
+
+    async def begin(service: RunService) -> RunState:
+        if plan is None and not redo:
+            return await service.resume(run_id, by="concertmaster resume")
+        return await service.rerun(run_id, plan=plan, redo=redo)
+
+    _follow(flags, as_json, begin)
+
+
 def _work(order: Order, flags: dict[str, Any], as_json: bool) -> None:
+    _follow(flags, as_json, lambda service: service.start(order), inputs=order.inputs)
+
+
+def _follow(
+    flags: dict[str, Any],
+    as_json: bool,
+    begin: Callable[[RunService], Awaitable[RunState]],
+    *,
+    inputs: Iterable[InputSpec] = (),
+) -> None:
+    """Begin something, follow it to its end, print what came of it, and exit."""
     loaded = load(flags)
     roots = loaded.settings.roots or (Path.cwd(),)
 
     async def work() -> Followed:
-        async with open_runs(
-            loaded, roots=roots, named=named_outside(order.inputs, roots)
-        ) as service:
-            return await follow(service, order, stderr())
+        async with open_runs(loaded, roots=roots, named=named_outside(inputs, roots)) as service:
+            return await follow(service, await begin(service), stderr())
 
     followed = run_async(work)
     print_followed(followed, as_json)

@@ -18,7 +18,9 @@ from concertmaster.engine.events import (
     SubtaskFinished,
     SubtaskResult,
     SubtaskStarted,
+    SubtaskStatus,
 )
+from concertmaster.engine.fingerprint import fingerprint
 from concertmaster.engine.judgement import NoJudgementError
 from concertmaster.engine.next_step import (
     NextStep,
@@ -30,7 +32,7 @@ from concertmaster.engine.next_step import (
 from concertmaster.engine.plan import Plan, Subtask
 from concertmaster.engine.run import Run, Setup, work_result, workers_of
 from concertmaster.engine.scheduler import Decision, Grant, Scheduler, Skip
-from concertmaster.engine.subtask import carry_out, not_done
+from concertmaster.engine.subtask import carry_out, not_done, not_finished
 from concertmaster.engine.work import Work
 from concertmaster.llm.protocol import WorkResult
 
@@ -119,8 +121,8 @@ class Delegation:
         self._messages = messages
         self._whole = False
         """Whether the plan is finished."""
-        self._rounds = len(run.steps.revisions)
-        self._occasions = Occasions(run.steps.revisions[-1].ended if run.steps.revisions else ())
+        self._rounds = len(run.steps.recorded.revisions)
+        self._occasions = Occasions(run.steps.recorded.told)
         self._over = anyio.Event()
 
     @property
@@ -131,7 +133,7 @@ class Delegation:
     @property
     def drafted(self) -> Mapping[str, Subtask]:
         """Return the subtasks that were started, or will be, before the plan was finished."""
-        return self._run.steps.drafted | self._drafted
+        return self._run.steps.recorded.drafted | self._drafted
 
     def draft(self, plan: Plan) -> None:
         """Start what can be of a plan that is still being written, and goes on from there."""
@@ -144,12 +146,12 @@ class Delegation:
         """Return what becomes of a plan; after a restart, of what it had become by then."""
         self._plan = plan
         self._decided = plan.mode != "adaptive"
-        for revision in self._run.steps.revisions:
+        for revision in self._run.steps.recorded.revisions:
             self._take_in(revision)
         self._workers = workers_of(self._plan, self._setup.catalog)
         self._whole = True
-        if not self._finished_before():
-            self._begin()
+        self._recall()
+        self._begin()
         self._messages.send_nowait(_Whole())
         await self._over.wait()
         return Delegated(
@@ -170,7 +172,11 @@ class Delegation:
         for subtask in leftovers:
             if subtask.id in self._running:
                 self._running[subtask.id].cancel()
-        self._follow(self._scheduler.revise((*self._plan.subtasks, *leftovers)))
+        subtasks = (*self._plan.subtasks, *leftovers)
+        ended: dict[str, SubtaskStatus] = {
+            name: result.status for name, result in self._results.items()
+        }
+        self._follow(self._scheduler.revise(subtasks, ended=ended))
 
     def _leftovers(self) -> list[Subtask]:
         """Return the drafted subtasks that have been started and are not in the plan."""
@@ -196,19 +202,17 @@ class Delegation:
                     self._over.set()
                     return
 
-    def _finished_before(self) -> bool:
-        """Tell whether the work was called done before the run was resumed, and take that in."""
-        revisions = self._run.steps.revisions
-        if not revisions or not revisions[-1].done:
-            return False
+    def _recall(self) -> None:
+        """Take in how subtasks had ended before the run was resumed, if that is to stand."""
+        recorded = self._run.steps.recorded
         for subtask in self._plan.subtasks:
-            if subtask.id not in revisions[-1].ended:
-                self._unneeded.add(subtask.id)
-            if (result := self._run.steps.ended(subtask.id)) is not None:
+            if (result := recorded.standing(subtask.id)) is not None:
                 self._results[subtask.id] = result
-            else:
-                self._leave_out(subtask, _enough(revisions[-1].reason))
-        return True
+                if result.status != "succeeded":
+                    self._unneeded.add(subtask.id)
+            elif recorded.enough and subtask.id not in recorded.results:
+                self._unneeded.add(subtask.id)
+                self._leave_out(subtask, _enough(recorded.revisions[-1].reason))
 
     def _follow(self, decisions: Iterable[Decision]) -> None:
         for decision in decisions:
@@ -223,7 +227,8 @@ class Delegation:
                     self._start_soon(self._carry_out, decision.subtask, scope)
 
     def _leave_out(self, subtask: Subtask, why: str) -> None:
-        self._results[subtask.id] = result = not_done(subtask, why)
+        result = self._run.steps.recorded.reconcile(not_done(subtask, why))
+        self._results[subtask.id] = result
         self._start_soon(self._record_skip, subtask, result)
 
     async def _record_skip(self, subtask: Subtask, result: SubtaskResult) -> None:
@@ -239,21 +244,14 @@ class Delegation:
             await steps.record(event, wait=False)
 
     async def _carry_out(self, subtask: Subtask, scope: anyio.CancelScope) -> None:
-        result = self._run.steps.finished(subtask.id)
+        result: SubtaskResult | None = None
+        with scope:
+            result = await self._result(subtask)
         if result is None:
-            with scope:
-                result = await self._result(subtask)
-            if result is None:
-                enough = "The orchestrator stopped it, having enough without it."
-                dropped = "It was stopped, because the finished plan does without it."
-                result = SubtaskResult(
-                    subtask_id=subtask.id,
-                    worker=subtask.worker,
-                    status="cancelled",
-                    errors=(enough if subtask.id in self._unneeded else dropped,),
-                    usage=self._run.steps.usage(subtask.id),
-                )
-            await self._record(result)
+            usage = self._run.steps.usage(subtask.id)
+            result = not_finished(subtask, usage, unneeded=subtask.id in self._unneeded)
+        result = self._run.steps.recorded.reconcile(result)
+        await self._record(result)
         self._messages.send_nowait(result)
 
     async def _result(self, subtask: Subtask) -> SubtaskResult:
@@ -263,21 +261,24 @@ class Delegation:
             return not_done(subtask, "The run's time was up before it could start.")
         steps = self._run.steps
         await self._introduce(subtask)
+        work = Work(
+            run=self._run,
+            setup=self._setup,
+            workers=self._workers,
+            subtask=subtask,
+            dependencies=self._dependencies(subtask),
+            until=self._until,
+            take_slot=self._slot,
+        )
         started = SubtaskStarted(
-            name=f"subtask/{subtask.id}/start", at=steps.now(), subtask_id=subtask.id
+            name=f"subtask/{subtask.id}/start",
+            at=steps.now(),
+            subtask_id=subtask.id,
+            fingerprint=fingerprint(work),
         )
         await steps.record(started, wait=False)
-        return await carry_out(
-            Work(
-                run=self._run,
-                setup=self._setup,
-                workers=self._workers,
-                subtask=subtask,
-                dependencies=self._dependencies(subtask),
-                until=self._until,
-                take_slot=self._slot,
-            )
-        )
+        known = self._run.earlier.result_of(subtask, started.fingerprint)
+        return known if known is not None else await carry_out(work)
 
     @asynccontextmanager
     async def _slot(self, subtask_id: str) -> AsyncGenerator[None]:
@@ -334,7 +335,9 @@ class Delegation:
     async def _ask(self, situation: Situation) -> None:
         try:
             step = await ask_what_next(self._run, self._setup, situation)
-            advice = _Advice(step, ended=tuple(situation.results))
+            # What it said before a restart it may have said when less had ended than has now.
+            again = self._run.steps.recorded.was_made(f"next-step/{situation.number}")
+            advice = _Advice(step, ended=() if again else tuple(situation.results))
         except NoJudgementError as exc:
             advice = _Advice(None, f"The orchestrator could not be asked what to do next: {exc}")
         self._messages.send_nowait(advice)

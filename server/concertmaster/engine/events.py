@@ -22,7 +22,7 @@ from concertmaster.llm.protocol import (
     Usage,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Version of the shapes below, written to the journal with each event."""
 
 RunKind = Literal["orchestration", "plan", "worker"]
@@ -50,7 +50,7 @@ RunStatus = Literal[
 ]
 
 FINAL_STATUSES = frozenset({"succeeded", "partial", "failed", "cancelled"})
-"""Statuses of a run that has ended for good."""
+"""Statuses of a run that has come to an end; all but the first can be resumed from there."""
 
 
 class Limits(Frozen):
@@ -148,6 +148,10 @@ class RunRequest(Frozen):
     output_schema: JsonSchema | None = None
     """What the answer must look like, as JSON Schema; plain text when None."""
     limits: Limits = Limits()
+    rerun_of: str = ""
+    """The run whose results are taken over where nothing that they depend on has changed."""
+    redo: tuple[str, ...] = ()
+    """Subtasks that are done anew all the same."""
     plan_gaps: tuple[str, ...] = ()
     """What the given plan lacks of the task, a sentence each."""
 
@@ -180,6 +184,8 @@ class SubtaskResult(Frozen):
     usage: Usage = NO_USAGE
     seconds: float = 0.0
     """Time from start to end, tool calls included."""
+    saved: Usage | None = None
+    """What it took in the earlier run that it was taken over from, if it was."""
 
 
 class _Event(Frozen):
@@ -195,6 +201,18 @@ class RunStarted(_Event):
     request: RunRequest
     notice: str = ""
     """What every reader of the answer must know of the models in use."""
+
+
+class RunResumed(_Event):
+    """A run goes on that was interrupted, or that had ended without success.
+
+    What succeeded stands; everything else is tried again, in the run's next epoch.
+    """
+
+    kind: Literal["run-resumed"] = "run-resumed"
+    epoch: int
+    by: str
+    """Who asked for it."""
 
 
 class CallStarted(_Event):
@@ -310,6 +328,8 @@ class SubtaskStarted(_Event):
 
     kind: Literal["subtask-started"] = "subtask-started"
     subtask_id: str
+    fingerprint: str = ""
+    """A digest of all that its result depends on."""
 
 
 class SubtaskFinished(_Event):
@@ -347,6 +367,7 @@ class RunEnded(_Event):
 
 Event = Annotated[
     RunStarted
+    | RunResumed
     | CallStarted
     | CallFinished
     | CallFailed

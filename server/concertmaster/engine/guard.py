@@ -26,7 +26,7 @@ async def guarded(run: Run, setup: Setup, work: Callable[[], Awaitable[RunEnded]
     lets nothing pass.
     """
     ended: list[RunEnded] = []
-    decision = run.steps.guard or await _unreadable(run)
+    decision = run.steps.recorded.guard or await _unreadable(run)
     if decision is None:
         async with together() as tasks:
 

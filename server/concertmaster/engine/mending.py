@@ -82,7 +82,7 @@ async def _mended_whole(work: Work, before: Verdict, findings: Sequence[Finding]
     # A revision mends what was found, and not what had been missing before.
     if before.problem:
         after = after.with_problem(before.problem)
-    return after.with_notes(*before.notes, REVISED)
+    return _noted(before, after)
 
 
 async def _mended_in_parts(
@@ -106,9 +106,13 @@ async def _mended_in_parts(
         return done.model_copy(update={"text": after.text, "value": after.value})
 
     pairs = zip(parts, before.parts, strict=True)
-    after = combined(await at_once(mend, enumerate(pairs, start=1)))
-    note = () if after.text == before.text else (REVISED,)
-    return after.with_notes(*before.notes, *note)
+    return _noted(before, combined(await at_once(mend, enumerate(pairs, start=1))))
+
+
+def _noted(before: Verdict, after: Verdict) -> Verdict:
+    """Return what there is after mending with the notes of before, and one if it has changed."""
+    changed = () if after.text == before.text else (REVISED,)
+    return after.with_notes(*before.notes, *changed)
 
 
 def _concerned(finding: Finding, names: Sequence[str]) -> Sequence[str]:

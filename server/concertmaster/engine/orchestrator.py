@@ -93,8 +93,8 @@ class Orchestrator:
         return end.model_copy(update={"reasons": (*end.reasons, bill), "rest": rest})
 
     async def _plan(self, run: Run, delegation: Delegation, *, seconds: float) -> PlanAccepted:
-        if run.steps.plan is not None:
-            return run.steps.plan
+        if run.steps.recorded.plan is not None:
+            return run.steps.recorded.plan
         try:
             with anyio.move_on_after(seconds):
                 made = await make_plan(run, self._setup, watch=self._watch(run, delegation))
@@ -114,7 +114,7 @@ class Orchestrator:
         """Return what starts subtasks while their plan is being written, where that may be."""
         # After a restart the plan is waited for, since its subtasks may be others than those
         # that were started before.
-        if run.request.kind == "plan" or run.steps.drafted:
+        if run.request.kind == "plan" or run.steps.recorded.drafted:
             return None
         return Drafts(run.rules(self._setup.catalog), delegation.draft).read
 

@@ -9,15 +9,17 @@ was started with, and the others wait in the same order as subtasks do.
 import heapq
 import itertools
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
+from types import MappingProxyType
 from typing import NamedTuple
 
 from concertmaster.engine.events import SubtaskStatus
 from concertmaster.engine.plan import Subtask
 
 _RANK = {"high": 0, "medium": 1, "low": 2}
+NONE_ENDED: Mapping[str, SubtaskStatus] = MappingProxyType({})
 _USABLE: frozenset[SubtaskStatus] = frozenset({"succeeded", "partial"})
 
 
@@ -127,16 +129,19 @@ class Scheduler:
         heapq.heapify(self._queue)
         self._asked[subtask_id] -= 1
 
-    def revise(self, subtasks: Sequence[Subtask]) -> list[Decision]:
+    def revise(
+        self, subtasks: Sequence[Subtask], *, ended: Mapping[str, SubtaskStatus] = NONE_ENDED
+    ) -> list[Decision]:
         """Take in the plan from here on, and return what to do next.
 
         What has not been started and is not in it is forgotten; what has been must be in it.
+        Of what is new in it, what is among `ended` has ended already.
         """
         for subtask in self._unstarted():
             del self._subtasks[subtask.id]
         pieces = [entry for entry in self._queue if entry.subtask_id in self._held]
         self._queue.clear()
-        skips = self._take_in(subtasks)
+        skips = self._take_in(subtasks, ended)
         # What a piece is worth may have changed with what now hangs on its subtask.
         self._queue += [entry._replace(order=self._order[entry.subtask_id]) for entry in pieces]
         heapq.heapify(self._queue)
@@ -154,10 +159,13 @@ class Scheduler:
         started = self._held.keys() | self._ended.keys()
         return [subtask for name, subtask in self._subtasks.items() if name not in started]
 
-    def _take_in(self, subtasks: Sequence[Subtask]) -> list[Decision]:
+    def _take_in(
+        self, subtasks: Sequence[Subtask], ended: Mapping[str, SubtaskStatus]
+    ) -> list[Decision]:
         """Add the subtasks that are new, and order all of them as they are in the plan now."""
         new = [subtask for subtask in subtasks if subtask.id not in self._subtasks]
         self._subtasks |= {subtask.id: subtask for subtask in new}
+        self._ended |= {item.id: ended[item.id] for item in new if item.id in ended}
         self._dependants.clear()
         for subtask in subtasks:
             for name in dict.fromkeys(subtask.depends_on):
@@ -169,7 +177,9 @@ class Scheduler:
         }
         for subtask in new:
             self._waits_for[subtask.id] = len(set(subtask.depends_on) - self._ended.keys())
-        return self._advance([item.id for item in new if not self._waits_for[item.id]])
+        return self._advance(
+            [item.id for item in new if not self._waits_for[item.id] and item.id not in self._ended]
+        )
 
     def _end(self, subtask_id: str, status: SubtaskStatus) -> list[str]:
         """Record an end, and return the subtasks that wait for nothing any more."""

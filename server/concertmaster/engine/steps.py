@@ -16,16 +16,10 @@ from concertmaster.engine.events import (
     CallFinished,
     CallStarted,
     Event,
-    GuardDecided,
     Limits,
-    PlanAccepted,
-    PlanRevised,
-    SubtaskDrafted,
-    SubtaskFinished,
-    SubtaskResult,
     ToolCalled,
 )
-from concertmaster.engine.plan import Subtask
+from concertmaster.engine.recorded import Recorded
 from concertmaster.engine.spending import Spending
 from concertmaster.errors import ModelAccessError, ModelError, ToolCallError
 from concertmaster.llm.protocol import (
@@ -39,8 +33,12 @@ from concertmaster.llm.protocol import (
     Usage,
 )
 
-COMMIT_SECONDS = 10
-"""How long a commit may hold up a run that is being cancelled."""
+COMMIT_SECONDS = 25
+"""How long a commit may hold up a run that is being cancelled.
+
+Longer than a store may take to find out that it cannot commit, the commit before this one
+included: else a reply could be given up that is on its way to the disk.
+"""
 
 
 USUAL_LIMITS = Limits()
@@ -69,52 +67,16 @@ class Steps:
         self._append = append
         self._run_id = run_id
         self._clock = clock
-        self._replies: dict[str, Reply] = {}
-        self._outcomes: dict[str, ToolOutcome] = {}
-        self._results: dict[str, SubtaskResult] = {}
-        self.plan: PlanAccepted | None = None
-        """The plan that was accepted before the run was resumed."""
-        self.drafted: dict[str, Subtask] = {}
-        """Subtasks that were started before there was a plan, before the run was resumed."""
-        self.revisions: list[PlanRevised] = []
-        """The decisions on it before the run was resumed."""
-        self.guard: GuardDecided | None = None
-        """What the guard had decided before the run was resumed."""
-        self._usage: dict[str | None, Usage] = {}
+        self.recorded = Recorded(recorded)
+        """What the journal tells of the run before it was resumed."""
+        self._made: dict[str, Reply] = {}
+        """Replies since then, for steps that more than one reader asks for."""
+        self._usage = dict(self.recorded.usage)
         self._refusals: dict[str | None, ModelAccessError] = {}
-        for event in recorded:
-            self._recall(event)
         self.spending = Spending(limits)
         """What the run may still spend."""
         for usage in self._usage.values():
             self.spending.charge(usage)
-
-    def _recall(self, event: Event) -> None:
-        match event:
-            case CallFinished():
-                self._replies[event.name] = event.reply
-                self._charge(event.subtask_id, event.reply.usage)
-            case CallFailed():
-                self._charge(event.subtask_id, event.usage)
-            case ToolCalled():
-                self._outcomes[event.name] = event.outcome
-            case SubtaskFinished():
-                self._results[event.name] = event.result
-            case _:
-                self._recall_decision(event)
-
-    def _recall_decision(self, event: Event) -> None:
-        match event:
-            case SubtaskDrafted():
-                self.drafted[event.subtask.id] = event.subtask
-            case PlanAccepted():
-                self.plan = event
-            case PlanRevised():
-                self.revisions.append(event)
-            case GuardDecided():
-                self.guard = event
-            case _:
-                pass
 
     def _charge(self, subtask_id: str | None, usage: Usage) -> None:
         self._usage[subtask_id] = self.usage(subtask_id) + usage
@@ -131,15 +93,6 @@ class Steps:
         """Commit an event, even when the caller is being cancelled meanwhile."""
         with anyio.move_on_after(COMMIT_SECONDS, shield=True):
             await self._append(event, wait=wait)
-
-    def ended(self, subtask_id: str) -> SubtaskResult | None:
-        """Return the result of a subtask that had ended before the run was resumed."""
-        return self._results.get(f"subtask/{subtask_id}/result")
-
-    def finished(self, subtask_id: str) -> SubtaskResult | None:
-        """Return the result of a subtask that had succeeded before the run was resumed."""
-        result = self.ended(subtask_id)
-        return result if result is not None and result.status == "succeeded" else None
 
     def refusal(self, model: str) -> ModelAccessError | None:
         """Return why no call of `model` can succeed in this run, if one has found that out."""
@@ -160,7 +113,7 @@ class Steps:
         A call that cannot succeed, as another has found out, is not made; nor is one that
         the run's budget does not allow.
         """
-        if (reply := self._replies.get(name)) is not None:
+        if (reply := self.recorded.replies.get(name) or self._made.get(name)) is not None:
             return reply
         model = llm.model_name(request.model)
         if (refusal := self.refusal(model)) is not None:
@@ -197,7 +150,7 @@ class Steps:
                 reply=reply,
             )
         )
-        self._replies[name] = reply
+        self._made[name] = reply
         self._charge(subtask_id, reply.usage)
         return reply
 
@@ -239,7 +192,7 @@ class Steps:
 
         A tool that cannot do what was asked is an outcome too: the model reads why.
         """
-        if (outcome := self._outcomes.get(name)) is not None:
+        if (outcome := self.recorded.outcomes.get(name)) is not None:
             return outcome
         started = self.now()
         try:
@@ -257,5 +210,4 @@ class Steps:
                 seconds=ended - started,
             )
         )
-        self._outcomes[name] = outcome
         return outcome

@@ -14,6 +14,7 @@ from concertmaster.engine.strategy import Map, Revise, Vote
 from concertmaster.engine.work import Work
 from concertmaster.engine.worker import do
 from concertmaster.errors import StoreError
+from concertmaster.llm.protocol import Usage
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,19 @@ def not_done(subtask: Subtask, why: str) -> SubtaskResult:
     """Return the result of a subtask that does not start, and why."""
     return SubtaskResult(
         subtask_id=subtask.id, worker=subtask.worker, status="skipped", errors=(why,)
+    )
+
+
+def not_finished(subtask: Subtask, usage: Usage, *, unneeded: bool) -> SubtaskResult:
+    """Return the result of a subtask that was stopped, as `unneeded` or as not in the plan."""
+    enough = "The orchestrator stopped it, having enough without it."
+    dropped = "It was stopped, because the finished plan does without it."
+    return SubtaskResult(
+        subtask_id=subtask.id,
+        worker=subtask.worker,
+        status="cancelled",
+        errors=(enough if unneeded else dropped,),
+        usage=usage,
     )
 
 

@@ -91,6 +91,7 @@ class RunReply(Reply):
         default=None, description="What is likely to be needed for what the budget left undone."
     )
     usage: tuple[ModelUsage, ...] = ()
+    reused: str = Field(default="", description="Results of an earlier run, and what they saved.")
     reasons: tuple[str, ...] = Field(default=(), description="Why it has not succeeded.")
     decisions: tuple[str, ...] = Field(
         default=(), description="Why the plan was changed, or the work called done."

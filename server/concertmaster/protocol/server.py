@@ -37,13 +37,13 @@ whom and in what form; name the files in inputs.
 - The prompts are ready-made jobs: each says which call of run_orchestration does it.
 - run_worker(worker, task, inputs): one specialist; workers://catalog lists them.
 - get_run(run_id, wait_seconds): follow a run that is not over, read on in a long answer, or see \
-one subtask's result. cancel_run(run_id) stops it.
+one subtask's result. cancel_run(run_id) stops it; resume_run(run_id) goes on with it.
 
 A call never blocks for long: if a run is not over after wait_seconds, the reply has status \
 running, and the run goes on. Read `next` in every reply: it says what to call. Statuses: \
 succeeded; partial (an answer exists, what is missing is in reasons, tell the user); failed; \
-cancelled; interrupted (its process ended). Runs cost money when a language model is configured; \
-`usage` says how much. If a reply has a `notice`, pass it on to the user.
+cancelled; interrupted (its process ended; resume_run goes on). Runs cost money when a language \
+model is configured; `usage` says how much. If a reply has a `notice`, pass it on to the user.
 """
 
 LISTS = CacheHint(ttl_ms=300_000, scope="public")
@@ -51,10 +51,10 @@ LISTS = CacheHint(ttl_ms=300_000, scope="public")
 
 
 class ConcertmasterServer(MCPServer[ServerState]):
-    """An MCP server over one run service, which it opens when a call first needs it."""
+    """An MCP server over one run service, which it opens when it is first needed."""
 
-    def __init__(self, open_service: OpenService, load_jobs: LoadJobs) -> None:
-        self.state = ServerState(open_service)
+    def __init__(self, open_service: OpenService, load_jobs: LoadJobs, *, at_once: bool) -> None:
+        self.state = ServerState(open_service, at_once=at_once)
         self._jobs = JobPrompts(self.state, load_jobs)
         super().__init__(
             name="concertmaster",
@@ -109,6 +109,12 @@ class ConcertmasterServer(MCPServer[ServerState]):
             await server.run(answered, outgoing, server.create_initialization_options())
 
 
-def create_server(open_service: OpenService, load_jobs: LoadJobs = no_jobs) -> ConcertmasterServer:
-    """Return the server that gives MCP clients access to a service, and to ready-made jobs."""
-    return ConcertmasterServer(open_service, load_jobs)
+def create_server(
+    open_service: OpenService, load_jobs: LoadJobs = no_jobs, *, at_once: bool = False
+) -> ConcertmasterServer:
+    """Return the server that gives MCP clients access to a service, and to ready-made jobs.
+
+    The service is opened when a call first needs it, or `at_once` when the server is first in
+    use.
+    """
+    return ConcertmasterServer(open_service, load_jobs, at_once=at_once)

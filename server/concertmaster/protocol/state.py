@@ -1,5 +1,6 @@
 """What every request handler can reach."""
 
+import logging
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -8,10 +9,14 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 from mcp.server.mcpserver import Context
 
+from concertmaster.errors import ConcertmasterError
+
 if TYPE_CHECKING:
     # All that drives runs takes as long to import as the protocol itself, and clients start
     # servers merely to ask what they can do.
     from concertmaster.runs.service import RunService
+
+log = logging.getLogger(__name__)
 
 OpenService = Callable[[], AbstractAsyncContextManager["RunService"]]
 """Opens the run service of a server."""
@@ -20,8 +25,9 @@ OpenService = Callable[[], AbstractAsyncContextManager["RunService"]]
 class ServerState:
     """The run service, opened when it is first asked for, and whether the server is ending."""
 
-    def __init__(self, open_service: OpenService) -> None:
+    def __init__(self, open_service: OpenService, *, at_once: bool = False) -> None:
         self._open_service = open_service
+        self._at_once = at_once
         self._opening = anyio.Lock()
         self._service: RunService | None = None
         self._tasks: TaskGroup | None = None
@@ -34,6 +40,8 @@ class ServerState:
         """Keep the run service open, once it is, for as long as the server is in use."""
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
+            if self._at_once:
+                tasks.start_soon(self._open)
             try:
                 yield self
             finally:
@@ -52,6 +60,13 @@ class ServerState:
                     raise RuntimeError("the server is not in use")
                 service = self._service = await self._tasks.start(self._keep_open)
             return service
+
+    async def _open(self) -> None:
+        try:
+            await self.service()
+        except ConcertmasterError as exc:
+            # Whoever calls next is told the same.
+            log.warning("not opened: %s", exc)
 
     async def _keep_open(self, *, task_status: TaskStatus["RunService"]) -> None:
         try:

@@ -23,7 +23,12 @@ from concertmaster.protocol.views import (
     runs_reply,
     subtask_reply,
 )
-from concertmaster.protocol.waiting import follow, start_and_follow
+from concertmaster.protocol.waiting import (
+    follow,
+    rerun_and_follow,
+    resume_and_follow,
+    start_and_follow,
+)
 from concertmaster.runs.orders import PlanOrder, RunOrder, WorkerOrder
 from concertmaster.runs.state import RunState
 from concertmaster.tools.inputs import InlineInput
@@ -68,7 +73,6 @@ Inputs = Annotated[
                     {"type": "string"},
                     {
                         "type": "object",
-                        "properties": {"name": {"type": "string"}, "text": {"type": "string"}},
                         "required": ["name", "text"],
                     },
                 ]
@@ -90,7 +94,7 @@ def _several(value: object) -> object:
 Texts = Annotated[tuple[str, ...], BeforeValidator(_several)]
 Workers = Annotated[
     Texts,
-    Field(description="Names of workers to choose from (workers://catalog). Default: all."),
+    Field(description="Workers to choose from (workers://catalog); all, if left out."),
 ]
 MaxSubtasks = Annotated[
     int | None,
@@ -100,8 +104,8 @@ Mode = Annotated[
     events.Mode,
     WithJsonSchema({"enum": ["auto", "static", "adaptive"], "type": "string"}),
     Field(
-        description="static: plan once. adaptive: plan anew as results come in. auto: as the "
-        "planner thinks best."
+        description="static: plan once; adaptive: plan on as results come in; auto: the planner "
+        "decides."
     ),
 ]
 BudgetUsd = Annotated[
@@ -113,18 +117,20 @@ OutputSchema = Annotated[
     WithJsonSchema({"type": "object"}),
     Field(description="JSON Schema (type object) of the answer, returned as value."),
 ]
+IdempotencyKey = Annotated[
+    str,
+    Field(max_length=200, description="Calls with the same get the same run."),
+]
 WaitSeconds = Annotated[
     float,
+    WithJsonSchema({"type": "number"}),
     Field(
         ge=0,
         le=3600,
-        description="Seconds to wait for the end; then the reply is the state so far and the "
-        "run goes on.",
+        description="Seconds to wait for the end; the run goes on.",
     ),
 ]
-Offset = Annotated[
-    int, Field(ge=0, description="Character to read on from: next_offset of a cut reply.")
-]
+Offset = Annotated[int, Field(ge=0, description="Read on from here: next_offset of a cut reply.")]
 
 
 async def plan_task(
@@ -160,6 +166,7 @@ async def run_worker(
     constraints: Annotated[Texts, Field(description="What the worker must or must not do.")] = (),
     budget_usd: BudgetUsd = None,
     output_schema: OutputSchema = None,
+    idempotency_key: IdempotencyKey = "",
     wait_seconds: WaitSeconds = FOLLOW_SECONDS,
 ) -> Annotated[CallToolResult, RunReply]:
     """Have one worker do one thing."""
@@ -171,6 +178,7 @@ async def run_worker(
         constraints=constraints,
         budget_usd=budget_usd,
         output_schema=output_schema,
+        idempotency_key=idempotency_key,
     )
     return _run_result(await start_and_follow(ctx, order, seconds=wait_seconds))
 
@@ -188,10 +196,8 @@ async def run_orchestration(
         Plan | None,
         WithJsonSchema({"type": "object"}),
         Field(
-            description="Run this plan: what plan_task returned, edited: {analysis, mode, "
-            "verify, custom_workers, subtasks: [{id, worker, objective, why, depends_on, "
-            "priority, inputs, expects, needs_all, decisive, strategy: {kind: single, revise, "
-            "vote or map}}]}. Needs the task, and the inputs that the subtasks name."
+            description="Run this plan, in the form of plan_task: {subtasks: [{id, worker, "
+            "objective, depends_on, inputs, …}], …}. Needs task and inputs."
         ),
     ] = None,
     inputs: Inputs = (),
@@ -200,10 +206,7 @@ async def run_orchestration(
     mode: Mode = "auto",
     verify: Annotated[
         Verify | None,
-        Field(
-            description="Check results against one another: report what disagrees, or have "
-            "workers mend it. Default: as planned."
-        ),
+        Field(description="Where results disagree: report it, or have workers mend it."),
     ] = None,
     guard: Annotated[
         str, Field(description="Worker that screens task and inputs before anything gets out.")
@@ -214,6 +217,7 @@ async def run_orchestration(
     ] = None,
     budget_usd: BudgetUsd = None,
     output_schema: OutputSchema = None,
+    idempotency_key: IdempotencyKey = "",
     wait_seconds: WaitSeconds = FOLLOW_SECONDS,
 ) -> Annotated[CallToolResult, RunReply]:
     """Plan, delegate, synthesize."""
@@ -230,6 +234,7 @@ async def run_orchestration(
         deadline_seconds=deadline_seconds,
         budget_usd=budget_usd,
         output_schema=output_schema,
+        idempotency_key=idempotency_key,
     )
     return _run_result(await start_and_follow(ctx, order, seconds=wait_seconds))
 
@@ -265,41 +270,64 @@ async def cancel_run(
     return _run_result(state)
 
 
+async def resume_run(
+    ctx: Ctx,
+    run_id: Annotated[str, Field(description="The run to go on with.")],
+    plan: Annotated[
+        Plan | None,
+        WithJsonSchema({"type": "object"}),
+        Field(description="Its plan, edited (runs://RUN/plan)."),
+    ] = None,
+    from_subtask: Annotated[
+        str, Field(description="Do this subtask anew, and what depends on it.")
+    ] = "",
+    wait_seconds: WaitSeconds = FOLLOW_SECONDS,
+) -> Annotated[CallToolResult, RunReply]:
+    """Go on with a run."""
+    if plan is None and not from_subtask:
+        return _run_result(await resume_and_follow(ctx, run_id, seconds=wait_seconds))
+    redo = [from_subtask] if from_subtask else []
+    state = await rerun_and_follow(ctx, run_id, plan=plan, redo=redo, seconds=wait_seconds)
+    return _run_result(state)
+
+
 def _run_result(state: RunState, *, offset: int = 0) -> CallToolResult:
     return fitted_result(partial(run_reply, state), long_text(state), offset=offset)
 
 
 PLAN_TASK = """\
-Analyse a task and return a checked plan for it (subtasks, their workers and dependencies) \
-without running it. Use it to see or change how a large task would be divided before paying for \
-it; to simply get the task done, call run_orchestration. A request that needs no workers comes \
-back with direct_answer instead of subtasks. Next: run_orchestration with the plan_id, or with \
-the edited plan."""
+Return a checked plan for a task without running it, to see or change how it would be divided \
+before paying for it; to simply get it done, call run_orchestration. A request that needs no \
+workers comes back with direct_answer. Next: run_orchestration with the plan_id, or with the \
+edited plan."""
 
 RUN_WORKER = """\
 Have one specialist do one well-defined thing and return its result, without planning or \
-synthesis. Use it when it is clear who should do what; several calls may run at once. For a task \
-with several parts call run_orchestration. The worker starts with an empty context: put all it \
-needs into task, context and inputs. If the reply says status running, follow it with get_run."""
+synthesis. Several calls may run at once. For a task with several parts call run_orchestration. \
+The worker starts with an empty context: put all it needs into task, context and inputs. Status \
+running: follow it with get_run."""
 
 RUN_ORCHESTRATION = """\
-Get a large or many-sided task done: it is divided into subtasks, specialist workers do them in \
-parallel, and their findings are merged into one answer. Use it for reviews, analyses and \
-research with several angles, above all over many files: they go to the workers, not into your \
-context. Do not use it for what you can answer at once or one worker can do (run_worker). Give \
-task alone, or plan_id, or plan with task. The reply has status and answer. Status running means \
-it is not over: call get_run with the run_id. Status partial means that something is missing, \
-named in reasons: say so when you pass the answer on."""
+Get a large or many-sided task done: specialist workers do its subtasks in parallel, and their \
+findings are merged into one answer. For reviews, analyses and research with several angles, \
+above all over many files, which do not enter your context; not for what you can answer at once \
+or one worker can do (run_worker). Status running: it is not over, so call \
+get_run with the run_id. Status partial: something is missing, named in reasons; say so when you \
+pass the answer on."""
 
 GET_RUN = """\
-See where a run stands and read its answer; costs nothing and changes nothing. Use it after a \
-reply with status running, giving wait_seconds (such as 45) rather than asking again and again: \
-it returns when the run is over or the time is up. With subtask_id: one result in full. With \
-offset: the next part of a long answer. Without run_id: the latest runs."""
+See where a run stands and read its answer; changes nothing. Use it after a reply with status \
+running, with wait_seconds (such as 45): it returns when the run is over or the time is up. With \
+subtask_id: one result in full. Without run_id: the latest runs."""
 
 CANCEL_RUN = """\
-Stop a run that is no longer wanted. What is finished is kept and can be read with get_run; what \
-is under way is lost. Does nothing to a run that is over."""
+Stop a run that is no longer wanted. What is finished is kept and can be read with get_run. Does \
+nothing to a run that is over."""
+
+RESUME_RUN = """\
+Go on with a run that is interrupted, cancelled, failed or partial: what succeeded is kept and \
+not paid for again; the rest is tried again. A run under way is only followed. With plan or \
+from_subtask: a new run, which takes over what nothing has changed for."""
 
 # plan_task and run_worker change nothing but the server's own record, so clients may make such
 # calls side by side. run_orchestration starts work that can be large and outlasts the call: a
@@ -345,6 +373,17 @@ TOOLS: tuple[Tool, ...] = (
             destructive_hint=True,
             idempotent_hint=True,
             open_world_hint=False,
+        ),
+    ),
+    SentenceTool.from_function(
+        resume_run,
+        title="Go on with a run",
+        description=RESUME_RUN,
+        annotations=ToolAnnotations(
+            read_only_hint=False,
+            destructive_hint=False,
+            idempotent_hint=False,
+            open_world_hint=True,
         ),
     ),
 )

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from concertmaster.engine.events import SubtaskResult
 from concertmaster.engine.plan import CustomWorker, Subtask
 from concertmaster.engine.strategy import Map, Revise, Vote
-from concertmaster.llm.protocol import Usage
+from concertmaster.llm.protocol import NO_USAGE, Usage
 from concertmaster.protocol.pages import Page
 from concertmaster.protocol.replies import (
     Budget,
@@ -132,6 +132,7 @@ def run_reply(state: RunState, page: Page, detail: Detail) -> RunReply:
         budget=budget(state),
         rest=state.rest,
         usage=_usage_lines(state.by_model),
+        reused=one_line(reused_line(state), detail.sentence),
         reasons=_sentences(state.reasons, detail),
         decisions=_sentences(state.decisions, detail),
         findings=_sentences([finding.what for finding in state.findings], detail),
@@ -160,6 +161,16 @@ def _lines(state: RunState, detail: Detail) -> Iterable[SubtaskLine]:
         )
 
 
+def reused_line(state: RunState) -> str:
+    """Return which results were taken over from an earlier run, and what that saved."""
+    if not (reused := state.reused):
+        return ""
+    saved = sum(reused.values(), NO_USAGE)
+    calls = f"{saved.calls} call{'' if saved.calls == 1 else 's'}"
+    price = "" if saved.usd is None else f", {saved.usd:.4f} USD"
+    return f"{', '.join(reused)} from {state.request.rerun_of}; saved {calls}{price}."
+
+
 def written_workers(state: RunState) -> list[str]:
     """Return a line for each worker that was written for a run."""
     workers = state.plan.custom_workers if state.plan is not None else ()
@@ -180,13 +191,21 @@ def _next_after_run(state: RunState, page: Page) -> str:
         )
     if state.status == "interrupted":
         return (
-            "Nothing drives the run any more; what was finished is kept. Ask again with "
-            "run_orchestration if the answer is still wanted."
+            f'Nothing drives the run any more. Call resume_run with run_id "{run_id}" to go on '
+            "with it: what was finished is kept and not paid for again."
         )
     if state.request.kind == "plan" and state.plan is not None:
         return f'Call run_orchestration with plan_id "{run_id}" to run the plan.'
+    if state.status in ("failed", "cancelled"):
+        return (
+            f'Call resume_run with run_id "{run_id}" to try again what did not succeed, once '
+            "the reason is gone."
+        )
     if state.request.kind == "orchestration" and state.subtasks:
-        return f'Call get_run with run_id "{run_id}" and a subtask_id for that result in full.'
+        again = " resume_run tries again what is missing." if state.status == "partial" else ""
+        return (
+            f'Call get_run with run_id "{run_id}" and a subtask_id for that result in full.{again}'
+        )
     return ""
 
 

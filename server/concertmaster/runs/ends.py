@@ -10,7 +10,7 @@ from concertmaster.runs.state import RunState
 def cancelled(state: RunState) -> Iterator[Event]:
     """Yield what ends a run that was asked to stop: the end of each open subtask, and its own."""
     for subtask_id, subtask in state.subtasks.items():
-        if subtask.result is None:
+        if subtask.ended_at is None and subtask.result is None:
             result = SubtaskResult(
                 subtask_id=subtask_id,
                 worker=subtask.subtask.worker,

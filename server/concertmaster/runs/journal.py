@@ -21,17 +21,38 @@ class RunRow:
     """Whether that process is this one."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredRun:
+    """What is kept of a run."""
+
+    run_id: str
+    created_at: float
+    size: int
+    """Bytes of its events and of the texts that they refer to."""
+    busy: bool
+    """Whether it is under way."""
+
+
 class Journal(Protocol):
     """Keeps the events of runs, and the texts that they refer to.
 
     Every method may raise StoreError, with a sentence that says what to do.
     """
 
-    async def create(self, run_id: str, event: Event, texts: Mapping[str, str]) -> None:
+    async def create(
+        self, run_id: str, event: Event, texts: Mapping[str, str], *, key: str = ""
+    ) -> None:
         """Commit a new run, owned by this process at epoch 1, with its first event.
 
         `texts` are kept by digest; those already known are left as they are.
+
+        Raises:
+            UsedKeyError: another run has the idempotency key `key`.
         """
+        ...
+
+    async def run_with(self, key: str) -> str | None:
+        """Return the id of the run that has an idempotency key, if there is one."""
         ...
 
     async def append(self, run_id: str, event: Event, *, epoch: int, wait: bool = True) -> None:
@@ -39,6 +60,17 @@ class Journal(Protocol):
 
         Raises:
             LostRunError: the run's epoch is another one by now.
+        """
+        ...
+
+    async def take_over(self, run_id: str, event: Event, *, epoch: int) -> None:
+        """Commit the event that begins the epoch `epoch` of a run, which this process owns then.
+
+        Only the process that owned it, one that outlives it, or whoever finds it ended can;
+        of several that try at once, one.
+
+        Raises:
+            LostRunError: the process that owns it is at work on it, or another was faster.
         """
         ...
 
@@ -58,6 +90,10 @@ class Journal(Protocol):
         """Return the latest runs, newest first."""
         ...
 
+    async def unfinished(self) -> Sequence[RunRow]:
+        """Return the runs that have not ended and whose process is dead, oldest first."""
+        ...
+
     async def events(self, run_id: str, *, light: bool = False) -> Sequence[Event]:
         """Return the events of a run in order; `light` leaves out what was said in them.
 
@@ -68,6 +104,19 @@ class Journal(Protocol):
 
     async def text(self, digest: str) -> str:
         """Return the text with this digest."""
+        ...
+
+    async def stock(self) -> Sequence[StoredRun]:
+        """Return what is kept of each run, newest first."""
+        ...
+
+    async def delete(self, run_ids: Sequence[str]) -> None:
+        """Delete runs, and the texts that no other run refers to; all of them or none.
+
+        Raises:
+            UnknownRunError: there is none of one of the ids.
+            BusyRunError: one of them is under way.
+        """
         ...
 
     async def changed_elsewhere(self) -> None:

@@ -1,68 +1,46 @@
 """Runs in the background of one process: start, watch, wait, cancel, list."""
 
-import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
 
 import anyio
 from anyio.abc import TaskGroup
 
 from concertmaster.catalog.catalog import Catalog
+from concertmaster.engine.earlier import NO_EARLIER_RUN, EarlierRun, earlier_results
 from concertmaster.engine.events import (
     CancelRequested,
-    Event,
     GuardDecided,
     RunEnded,
+    RunRequest,
+    RunResumed,
     RunStarted,
     SubtaskResult,
 )
 from concertmaster.engine.orchestrator import Orchestrator
-from concertmaster.engine.run import Run, Setup
-from concertmaster.engine.steps import Steps
-from concertmaster.errors import (
-    LostRunError,
-    StoreError,
-    UnknownRunError,
-    UnreadableRunError,
-)
-from concertmaster.runs import ends
+from concertmaster.engine.plan import Plan
+from concertmaster.engine.run import Setup
+from concertmaster.errors import LostRunError, UnknownRunError, UnreadableRunError, UsedKeyError
 from concertmaster.runs.intake import CheckedOrder, RunPolicy
-from concertmaster.runs.journal import Journal, RunRow
+from concertmaster.runs.journal import Journal, RunRow, StoredRun
+from concertmaster.runs.live import LIVENESS_SECONDS, LiveRun, LiveRuns
 from concertmaster.runs.orders import Order
-from concertmaster.runs.reading import OrderReader
+from concertmaster.runs.reading import OrderReader, check_same
+from concertmaster.runs.resumable import check_resumable
+from concertmaster.runs.retention import Retention
 from concertmaster.runs.rewrites import file_changes
 from concertmaster.runs.state import RecentRuns, RunState, fold, subtask_result
 from concertmaster.runs.trace import Span, trace
 from concertmaster.tools.changes import FileChange
 from concertmaster.tools.inputs import InputSpec
 
-log = logging.getLogger(__name__)
-
-LIVENESS_SECONDS = 1
-"""How often to look whether the process of a run is still there."""
-
 CANCEL_SECONDS = 10
 """How long a cancelled run may take to end before the caller is answered anyway."""
 
-_UNWRITABLE = (StoreError, UnknownRunError)
-"""What the journal raises when it does not take an event of a run."""
-
-
-_OUTWARD = (RunStarted, GuardDecided, CancelRequested, RunEnded)
+_OUTWARD = (RunStarted, RunResumed, GuardDecided, CancelRequested, RunEnded)
 """What the trace of a run shows before its guard has let anything pass."""
-
-
-@dataclass(slots=True, kw_only=True)
-class _LiveRun:
-    """A run that this process drives."""
-
-    state: RunState
-    epoch: int
-    scope: anyio.CancelScope
-    changed: anyio.Event
 
 
 class RunService:
@@ -77,16 +55,10 @@ class RunService:
         self._journal = journal
         self._setup = setup
         self._policy = policy
-        self._tasks = tasks
-        self._orchestrator = Orchestrator(setup)
+        self._live = LiveRuns(journal=journal, orchestrator=Orchestrator(setup), tasks=tasks)
         self._reader = OrderReader(
             journal=journal, policy=policy, catalog=setup.catalog, find=self.get
         )
-        self._live: dict[str, _LiveRun] = {}
-        self._given_up: dict[str, RunState] = {}
-        """Runs whose journal could not be written any more, of which it does not tell all."""
-        self._listeners: list[Callable[[str], None]] = []
-        self._watching_others = False
 
     @property
     def catalog(self) -> Catalog:
@@ -100,7 +72,7 @@ class RunService:
 
     def on_change(self, listener: Callable[[str], None]) -> None:
         """Have `listener` called with the run's id after each event of a run driven here."""
-        self._listeners.append(listener)
+        self._live.on_change(listener)
 
     async def start(self, order: Order) -> RunState:
         """Check an order, write it to the journal, and start it; return at once.
@@ -110,29 +82,111 @@ class RunService:
             InputError: an input cannot be read.
             StoreError: the journal cannot be written, so nothing was started.
         """
+        if (known := await self.known(order)) is not None:
+            return known
         checked = await self._reader.checked(order)
+        try:
+            return await self._begin(checked, key=order.idempotency_key)
+        except UsedKeyError as exc:
+            state = await self.get(exc.run_id)
+            check_same(state, order)
+            return state
+
+    async def rerun(
+        self, run_id: str, *, plan: Plan | None = None, redo: Sequence[str] = ()
+    ) -> RunState:
+        """Start a run like one that there is, with another plan; return at once.
+
+        What nothing has changed for is taken over from that run, except for the subtasks
+        `redo` and what depends on them.
+
+        Raises:
+            RequestError: it cannot be done as asked.
+            UnknownRunError: there is no run of that id.
+            StoreError: the journal cannot be written, so nothing was started.
+        """
+        checked = await self._reader.again(await self.get(run_id), plan=plan, redo=redo)
+        return await self._begin(checked, earlier=await self._earlier(checked.request))
+
+    async def _begin(
+        self, checked: CheckedOrder, *, key: str = "", earlier: EarlierRun = NO_EARLIER_RUN
+    ) -> RunState:
         run_id = f"r-{secrets.token_urlsafe(16)}"
         event = RunStarted(
             name="run/start", at=time.time(), request=checked.request, notice=self.notice
         )
-        live = _LiveRun(
-            state=fold(run_id, [event], alive=True),
-            epoch=1,
-            scope=anyio.CancelScope(),
-            changed=anyio.Event(),
-        )
-        # From here on, because it is in the list of runs the moment it has been committed.
-        self._live[run_id] = live
-        try:
-            await self._journal.create(run_id, event, checked.texts)
-        except BaseException:
-            del self._live[run_id]
-            raise
-        self._tasks.start_soon(self._drive, live, checked)
-        if not self._watching_others:
-            self._watching_others = True
-            self._tasks.start_soon(self._watch_others)
+        live = LiveRun(fold(run_id, [event], alive=True), epoch=1)
+
+        async def commit() -> None:
+            await self._journal.create(run_id, event, checked.texts, key=key)
+
+        await self._live.begin(live, checked.documents, commit, earlier=earlier)
         return live.state.shown()
+
+    async def _earlier(self, request: RunRequest) -> EarlierRun:
+        """Return what the run that `request` is to repeat has for it, if that is still there."""
+        if not request.rerun_of:
+            return NO_EARLIER_RUN
+        try:
+            events = await self._journal.events(request.rerun_of)
+        except (UnknownRunError, UnreadableRunError):
+            return NO_EARLIER_RUN
+        return EarlierRun(
+            run_id=request.rerun_of,
+            results=earlier_results(events),
+            redo=frozenset(request.redo),
+        )
+
+    async def known(self, order: Order) -> RunState | None:
+        """Return where the run stands that was started by an order with the same key.
+
+        Raises:
+            RequestError: that was another order.
+        """
+        run_id = order.idempotency_key and await self._journal.run_with(order.idempotency_key)
+        if not run_id:
+            return None
+        state = await self.get(run_id)
+        check_same(state, order)
+        return state
+
+    async def resume(self, run_id: str, *, by: str) -> RunState:
+        """Have a run go on that was interrupted, or that ended without success; return at once.
+
+        One that is under way, here or elsewhere, or has succeeded, is left as it is.
+
+        Raises:
+            RequestError: it cannot go on.
+            UnknownRunError: there is no run of that id.
+            StoreError: the journal cannot be written, so nothing was started.
+        """
+        state = await self.get(run_id)
+        if not state.still or state.status == "succeeded":
+            return state
+        check_resumable(state, self._setup)
+        row = await self._journal.row(run_id)
+        events = await self._journal.events(run_id)
+        documents = {item.name: item for item in await self._reader.documents_of(state.request)}
+        earlier = await self._earlier(state.request)
+        if (live := self._live.get(run_id)) is not None:
+            return live.state.shown()
+        event = RunResumed(
+            name=f"run/resume/{row.epoch + 1}", at=time.time(), epoch=row.epoch + 1, by=by
+        )
+        live = LiveRun(fold(run_id, [*events, event], alive=True), epoch=event.epoch)
+
+        async def commit() -> None:
+            await self._journal.take_over(run_id, event, epoch=event.epoch)
+
+        try:
+            await self._live.begin(live, documents, commit, earlier=earlier)
+        except LostRunError:
+            return await self.get(run_id)
+        return live.state.shown()
+
+    async def orphans(self) -> tuple[str, ...]:
+        """Return the ids of the runs that have not ended and whose process has, oldest first."""
+        return tuple(row.run_id for row in await self._journal.unfinished())
 
     async def get(self, run_id: str) -> RunState:
         """Return where a run stands.
@@ -140,16 +194,11 @@ class RunService:
         Raises:
             UnknownRunError: there is none of that id.
         """
-        if (state := self._known(run_id)) is not None:
+        if (state := self._live.known(run_id)) is not None:
             return state.shown()
         row = await self._journal.row(run_id)
         events = await self._journal.events(run_id)
         return fold(run_id, events, alive=row.alive and not row.mine).shown()
-
-    def _known(self, run_id: str) -> RunState | None:
-        """Return the state of a run that this process knows better than the journal."""
-        live = self._live.get(run_id)
-        return live.state if live is not None else self._given_up.get(run_id)
 
     async def wait(self, run_id: str, *, seconds: float) -> RunState:
         """Return where a run stands once nobody drives it any more, or `seconds` have passed."""
@@ -191,18 +240,10 @@ class RunService:
             name=f"run/cancel/{secrets.token_hex(4)}", at=time.time(), reason=reason
         )
         if (live := self._live.get(run_id)) is not None:
-            await self._stop(live, event)
+            await self._live.stop(live, event)
         else:
             await self._journal.request_cancel(run_id, event)
         return await self.wait(run_id, seconds=CANCEL_SECONDS)
-
-    async def _stop(self, live: _LiveRun, event: CancelRequested) -> None:
-        # At once, since each moment may cost money, and the caller may not wait for the commit.
-        self._take_in(live, event)
-        live.scope.cancel()
-        # That nothing can be written down any more comes out when the run ends.
-        with suppress(*_UNWRITABLE):
-            await self._journal.append(live.state.run_id, event, epoch=live.epoch)
 
     async def recent(self, limit: int = 20) -> RecentRuns:
         """Return the latest runs, without the texts of what was said in them."""
@@ -210,7 +251,7 @@ class RunService:
         unreadable: list[str] = []
         for row in await self._journal.recent(limit):
             try:
-                state = self._known(row.run_id) or await self._outline(row)
+                state = self._live.known(row.run_id) or await self._outline(row)
                 states.append(state.shown())
             except UnreadableRunError as exc:
                 unreadable.append(str(exc))
@@ -248,104 +289,31 @@ class RunService:
         """Raise what `start` would, and start nothing."""
         await self._reader.checked(order)
 
+    async def delete(self, run_id: str) -> None:
+        """Delete a run with all that is known of it.
+
+        Raises:
+            UnknownRunError: there is none of that id.
+            BusyRunError: it is under way.
+        """
+        await self._journal.delete([run_id])
+
+    async def prune(self, retention: Retention) -> Sequence[StoredRun]:
+        """Delete the runs that are not to be kept, and return what they were."""
+        surplus = retention.surplus(await self._journal.stock(), now=time.time())
+        if surplus:
+            await self._journal.delete([run.run_id for run in surplus])
+        return surplus
+
     async def trace(self, run_id: str) -> Span:
         """Return the run as a tree of spans."""
-        driven = run_id in self._live
+        driven = self._live.get(run_id) is not None
         row = await self._journal.row(run_id)
         events = await self._journal.events(run_id)
         alive = driven or (row.alive and not row.mine)
         if fold(run_id, events, alive=alive).withheld:
             events = [event for event in events if isinstance(event, _OUTWARD)]
         return trace(run_id, events, alive=alive)
-
-    async def _drive(self, live: _LiveRun, checked: CheckedOrder) -> None:
-        async def append(event: Event, *, wait: bool = True) -> None:
-            await self._append(live, event, wait=wait)
-
-        limits = checked.request.limits
-        steps = Steps(append, run_id=live.state.run_id, limits=limits)
-        run = Run(request=checked.request, documents=checked.documents, steps=steps)
-        try:
-            with live.scope:
-                await self._orchestrator.drive(run)
-            if live.state.cancel_requested is not None and not live.state.over:
-                for event in list(ends.cancelled(live.state)):
-                    await self._append(live, event)
-        except _UNWRITABLE as exc:
-            self._give_up(live, exc)
-        except Exception:
-            log.exception("run broke", extra={"run": live.state.run_id})
-            await self._end_broken(live)
-        finally:
-            if not live.state.still:
-                live.state.interrupt()
-            # Once it is over its journal tells all; only runs under way are kept in memory.
-            del self._live[live.state.run_id]
-            self._notify(live)
-
-    async def _end_broken(self, live: _LiveRun) -> None:
-        try:
-            await self._append(live, ends.broken())
-        except _UNWRITABLE as exc:
-            self._give_up(live, exc)
-
-    def _give_up(self, live: _LiveRun, error: StoreError | UnknownRunError) -> None:
-        run_id = live.state.run_id
-        log.error("run given up: %s", error, extra={"run": run_id})
-        log.debug("run given up", exc_info=error, extra={"run": run_id})
-        live.state.interrupt(f"The run was given up. {error}")
-        # Of a run that another process has taken over, the journal tells all.
-        if not isinstance(error, LostRunError):
-            self._given_up[run_id] = live.state
-
-    async def _append(self, live: _LiveRun, event: Event, *, wait: bool = True) -> None:
-        try:
-            await self._journal.append(live.state.run_id, event, epoch=live.epoch, wait=wait)
-        except _UNWRITABLE:
-            # The money is spent, whether or not that can be written down.
-            live.state.charge(event)
-            raise
-        except anyio.get_cancelled_exc_class():
-            # The journal commits what it has been given, though nobody waits for it.
-            self._take_in(live, event)
-            raise
-        self._take_in(live, event)
-
-    def _take_in(self, live: _LiveRun, event: Event) -> None:
-        live.state.apply(event)
-        self._notify(live)
-
-    def _notify(self, live: _LiveRun) -> None:
-        live.changed.set()
-        live.changed = anyio.Event()
-        for listener in self._listeners:
-            listener(live.state.run_id)
-
-    async def _watch_others(self) -> None:
-        """Stop runs of this process that another one has asked to stop."""
-        while self._live:
-            # Bounded, because a change between two calls goes unnoticed.
-            with anyio.move_on_after(LIVENESS_SECONDS):
-                try:
-                    await self._journal.changed_elsewhere()
-                    for live in list(self._live.values()):
-                        await self._heed(live)
-                except StoreError as exc:
-                    log.warning("store not looked at: %s", exc)
-                    log.debug("store not looked at", exc_info=True)
-                    await anyio.sleep_forever()
-        self._watching_others = False
-
-    async def _heed(self, live: _LiveRun) -> None:
-        try:
-            events = await self._journal.events(live.state.run_id, light=True)
-        except (UnknownRunError, UnreadableRunError):
-            # It is about to be committed, or damaged; others may have been asked to stop.
-            return
-        for event in events:
-            if isinstance(event, CancelRequested) and live.state.cancel_requested is None:
-                live.state.apply(event)
-                live.scope.cancel()
 
 
 @asynccontextmanager

@@ -7,10 +7,9 @@ corrupt a file when one connection commits at the moment another starts the WAL 
 no process knows the version of the others, all of them take the lock.
 """
 
-import errno
 import sqlite3
 import threading
-from collections.abc import Container, Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,42 +18,19 @@ from pydantic import ValidationError
 
 from concertmaster.engine.events import EVENT, SCHEMA_VERSION, Event
 from concertmaster.errors import (
+    BusyRunError,
     ConcertmasterError,
     LostRunError,
     StoreError,
     UnknownRunError,
     UnreadableRunError,
+    UsedKeyError,
 )
 from concertmaster.runs import private
-from concertmaster.runs.journal import RunRow
+from concertmaster.runs.journal import RunRow, StoredRun
 from concertmaster.runs.owners import POLL_SECONDS, Owners
-
-LAYOUT = 1
-"""Version of the tables below."""
-
-_TABLES = (
-    "CREATE TABLE meta (schema_version INTEGER NOT NULL)",
-    """CREATE TABLE runs (
-        run_id TEXT PRIMARY KEY,
-        created_at REAL NOT NULL,
-        epoch INTEGER NOT NULL,
-        owner TEXT NOT NULL
-    )""",
-    "CREATE INDEX runs_by_time ON runs (created_at)",
-    """CREATE TABLE events (
-        run_id TEXT NOT NULL,
-        seq INTEGER NOT NULL,
-        epoch INTEGER NOT NULL,
-        name TEXT NOT NULL,
-        kind TEXT NOT NULL,
-        version INTEGER NOT NULL,
-        at REAL NOT NULL,
-        data TEXT NOT NULL,
-        PRIMARY KEY (run_id, seq),
-        UNIQUE (run_id, epoch, name)
-    )""",
-    "CREATE TABLE texts (digest TEXT PRIMARY KEY, text TEXT NOT NULL)",
-)
+from concertmaster.runs.sqlite_errors import explain
+from concertmaster.runs.sqlite_layout import lay_out
 
 _INSERT_EVENT = """
     INSERT INTO events (run_id, seq, epoch, name, kind, version, at, data)
@@ -65,6 +41,39 @@ _INSERT_EVENT = """
     FROM runs
     WHERE run_id = :run_id AND epoch = coalesce(:epoch, epoch)
 """
+
+_ENDED = """EXISTS (
+    SELECT 1 FROM events
+    WHERE events.run_id = runs.run_id AND events.epoch = runs.epoch AND kind = 'run-ended'
+)"""
+
+_INSERT_RUN = """
+    INSERT INTO runs (run_id, created_at, epoch, owner, idempotency_key) VALUES (?, ?, 1, ?, ?)
+"""
+
+_SELECT_KEY = "SELECT run_id FROM runs WHERE idempotency_key = ?"
+
+_SELECT_SIZES = """
+    SELECT
+        run_id,
+        (SELECT sum(length(CAST(data AS BLOB))) FROM events WHERE events.run_id = runs.run_id)
+        + (
+            SELECT coalesce(sum(length(CAST(text AS BLOB))), 0)
+            FROM run_texts JOIN texts USING (digest)
+            WHERE run_texts.run_id = runs.run_id
+        )
+    FROM runs
+"""
+
+_DELETE_RUN = (
+    "DELETE FROM events WHERE run_id = ?",
+    "DELETE FROM run_texts WHERE run_id = ?",
+    "DELETE FROM runs WHERE run_id = ?",
+)
+
+_SELECT_ROWS = "SELECT run_id, created_at, epoch, owner FROM runs"
+
+_SELECT_OWNER = f"SELECT epoch, owner, {_ENDED} FROM runs WHERE run_id = ?"  # noqa: S608
 
 _SELECT_EVENTS = """
     SELECT version, CASE
@@ -79,6 +88,16 @@ _SELECT_EVENTS = """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NewRun:
+    """What is kept of a run besides its events."""
+
+    texts: Mapping[str, str]
+    """What they refer to, by digest."""
+    key: str | None
+    """What makes another run like it unnecessary."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Write:
     """One event to be committed."""
 
@@ -88,8 +107,15 @@ class Write:
     """The event as JSON."""
     epoch: int | None = None
     """The epoch that the run must have; None for whichever it has."""
-    begins_with: Mapping[str, str] | None = None
-    """For the event that a run begins with: the texts to be kept, by digest."""
+    begins: NewRun | None = None
+    """For the event that a run begins with: what else there is to keep of it."""
+    takes_over: bool = False
+    """Whether the run belongs to this process from here on, in its next epoch."""
+
+    @property
+    def owns(self) -> bool:
+        """Tell whether it makes this process the owner of the run."""
+        return self.takes_over or self.begins is not None
 
 
 class SqliteFile:
@@ -112,7 +138,7 @@ class SqliteFile:
         """Commit the writes together and return, for each, why it was left out, if it was."""
         with self._explained():
             writer, _ = self._opened()
-            if any(write.begins_with is not None for write in writes):
+            if any(write.owns for write in writes):
                 self._owners.hold()
             with self._alone(), writer:
                 writer.execute("BEGIN IMMEDIATE")
@@ -121,8 +147,10 @@ class SqliteFile:
     def _write(self, writer: sqlite3.Connection, write: Write) -> ConcertmasterError | None:
         event = write.event
         try:
-            if write.begins_with is not None:
-                self._begin(writer, write, write.begins_with)
+            if write.begins is not None and (used := self._begin(writer, write, write.begins)):
+                return UsedKeyError(used)
+            if write.takes_over and not self._take_over(writer, write):
+                return _refusal(writer, write.run_id)
             inserted = writer.execute(
                 _INSERT_EVENT,
                 {
@@ -139,15 +167,60 @@ class SqliteFile:
             return StoreError(f"The journal of run {write.run_id} has {event.name!r} already.")
         if inserted:
             return None
-        known = writer.execute("SELECT 1 FROM runs WHERE run_id = ?", (write.run_id,)).fetchone()
-        return LostRunError(write.run_id) if known else UnknownRunError(write.run_id)
+        return _refusal(writer, write.run_id)
 
-    def _begin(self, writer: sqlite3.Connection, write: Write, texts: Mapping[str, str]) -> None:
-        writer.execute(
-            "INSERT INTO runs (run_id, created_at, epoch, owner) VALUES (?, ?, 1, ?)",
-            (write.run_id, write.event.at, self._owners.me),
-        )
-        writer.executemany("INSERT OR IGNORE INTO texts VALUES (?, ?)", texts.items())
+    def _begin(self, writer: sqlite3.Connection, write: Write, new: NewRun) -> str | None:
+        """Let a run begin, unless another has its key; return the id of that."""
+        found = writer.execute(_SELECT_KEY, (new.key,)).fetchone()
+        if found is not None:
+            return found[0]
+        run = (write.run_id, write.event.at, self._owners.me, new.key)
+        writer.execute(_INSERT_RUN, run)
+        writer.executemany("INSERT OR IGNORE INTO texts VALUES (?, ?)", new.texts.items())
+        refers = [(write.run_id, digest) for digest in new.texts]
+        writer.executemany("INSERT INTO run_texts VALUES (?, ?)", refers)
+        return None
+
+    def _take_over(self, writer: sqlite3.Connection, write: Write) -> bool:
+        """Let the next epoch of a run begin here, unless its owner is at work on it."""
+        found = writer.execute(_SELECT_OWNER, (write.run_id,)).fetchone()
+        if found is None:
+            return False
+        epoch, owner, ended = found
+        free = ended or owner == self._owners.me or not self._owners.alive(owner)
+        if not free or write.epoch != epoch + 1:
+            return False
+        changes = "UPDATE runs SET epoch = ?, owner = ? WHERE run_id = ?"
+        writer.execute(changes, (write.epoch, self._owners.me, write.run_id))
+        return True
+
+    def delete(self, run_ids: Sequence[str]) -> None:
+        """Delete runs and the texts that no other refers to; for the writing thread."""
+        with self._explained():
+            writer, _ = self._opened()
+            with self._alone():
+                with writer:
+                    writer.execute("BEGIN IMMEDIATE")
+                    for run_id in run_ids:
+                        self._delete(writer, run_id)
+                    writer.execute(
+                        "DELETE FROM texts WHERE digest NOT IN (SELECT digest FROM run_texts)"
+                    )
+                # What was deleted is to be gone from the disk. A process that reads just now
+                # keeps it from that; then the next deletion sees to it.
+                with suppress(sqlite3.OperationalError):
+                    writer.execute("VACUUM")
+                    writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _delete(self, writer: sqlite3.Connection, run_id: str) -> None:
+        found = writer.execute(_SELECT_OWNER, (run_id,)).fetchone()
+        if found is None:
+            raise UnknownRunError(run_id)
+        _, owner, ended = found
+        if not ended and self._owners.alive(owner):
+            raise BusyRunError(run_id)
+        for statement in _DELETE_RUN:
+            writer.execute(statement, (run_id,))
 
     def commits_of_others(self) -> int:
         """Return a number that changes when another process commits; for the writing thread."""
@@ -158,7 +231,7 @@ class SqliteFile:
 
     def row(self, run_id: str) -> RunRow:
         """Return what is known of a run, or raise UnknownRunError."""
-        query = "SELECT run_id, created_at, epoch, owner FROM runs WHERE run_id = ?"
+        query = f"{_SELECT_ROWS} WHERE run_id = ?"
         rows = self._rows(query, run_id)
         if not rows:
             raise UnknownRunError(run_id)
@@ -166,16 +239,42 @@ class SqliteFile:
 
     def recent(self, limit: int) -> list[RunRow]:
         """Return the latest runs, newest first."""
-        query = """
-            SELECT run_id, created_at, epoch, owner FROM runs
-            ORDER BY created_at DESC, rowid DESC LIMIT ?
-        """
-        return self._rows(query, limit)
+        return self._rows(f"{_SELECT_ROWS} ORDER BY created_at DESC, rowid DESC LIMIT ?", limit)
 
-    def _rows(self, query: str, parameter: str | int) -> list[RunRow]:
+    def unfinished(self) -> list[RunRow]:
+        """Return the runs that have not ended and whose process is dead, oldest first."""
+        rows = self._rows(f"{_SELECT_ROWS} WHERE NOT {_ENDED} ORDER BY created_at, rowid")
+        return [row for row in rows if not row.alive]
+
+    def run_with(self, key: str) -> str | None:
+        """Return the id of the run that has an idempotency key, if there is one."""
         with self._explained():
             _, reader = self._opened()
-            found = reader.execute(query, (parameter,)).fetchall()
+            found = reader.execute(_SELECT_KEY, (key,)).fetchone()
+            return found[0] if found else None
+
+    def stock(self) -> list[StoredRun]:
+        """Return what is kept of each run, newest first."""
+        rows = self._rows(f"{_SELECT_ROWS} ORDER BY created_at DESC, rowid DESC")
+        busy = self._rows(f"{_SELECT_ROWS} WHERE NOT {_ENDED}")
+        with self._explained():
+            _, reader = self._opened()
+            sizes = dict(reader.execute(_SELECT_SIZES).fetchall())
+        alive = {row.run_id for row in busy if row.alive}
+        return [
+            StoredRun(
+                run_id=row.run_id,
+                created_at=row.created_at,
+                size=sizes.get(row.run_id) or 0,
+                busy=row.run_id in alive,
+            )
+            for row in rows
+        ]
+
+    def _rows(self, query: str, *parameters: str | int) -> list[RunRow]:
+        with self._explained():
+            _, reader = self._opened()
+            found = reader.execute(query, parameters).fetchall()
             alive = {owner: self._owners.alive(owner) for owner in {row[3] for row in found}}
         return [
             RunRow(
@@ -239,7 +338,9 @@ class SqliteFile:
                 private.close_to_others(self._path.with_name(self._path.name + suffix))
         with ExitStack() as undo:
             writer = undo.enter_context(closing(self._connect()))
-            self._lay_out(writer)
+            lay_out(writer, self._path)
+            writer.execute("PRAGMA journal_mode = WAL")
+            writer.execute("PRAGMA synchronous = FULL")
             reader = undo.enter_context(closing(self._connect()))
             undo.pop_all()
             return writer, reader
@@ -248,32 +349,6 @@ class SqliteFile:
         return sqlite3.connect(
             self._path, timeout=self._patience, isolation_level=None, check_same_thread=False
         )
-
-    def _lay_out(self, writer: sqlite3.Connection) -> None:
-        """Create the tables in a new file; leave one alone that this program does not know."""
-        tables = {name for (name,) in writer.execute("SELECT name FROM sqlite_master")}
-        if tables:
-            self._check_layout(writer, tables)
-        writer.execute("PRAGMA journal_mode = WAL")
-        writer.execute("PRAGMA synchronous = FULL")
-        if not tables:
-            with writer:
-                writer.execute("BEGIN IMMEDIATE")
-                for table in _TABLES:
-                    writer.execute(table)
-                writer.execute("INSERT INTO meta VALUES (?)", (LAYOUT,))
-
-    def _check_layout(self, writer: sqlite3.Connection, tables: Container[str]) -> None:
-        versions = "SELECT schema_version FROM meta"
-        found = writer.execute(versions).fetchone() if "meta" in tables else None
-        if found is None:
-            raise StoreError(_NO_JOURNAL.format(file=self._path))
-        if found[0] != LAYOUT:
-            raise StoreError(
-                f"{self._path} was written by a newer Concertmaster (layout {found[0]}; this one "
-                f"knows {LAYOUT}). Install the newer one, or set CONCERTMASTER_DATA_FOLDER to "
-                "another folder."
-            )
 
     @contextmanager
     def _alone(self) -> Generator[None]:
@@ -289,6 +364,12 @@ class SqliteFile:
             raise StoreError(explain(exc, self._path)) from exc
 
 
+def _refusal(writer: sqlite3.Connection, run_id: str) -> ConcertmasterError:
+    """Return why an event of a run was not taken."""
+    known = writer.execute("SELECT 1 FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+    return LostRunError(run_id) if known else UnknownRunError(run_id)
+
+
 def _parsed(run_id: str, rows: Iterable[tuple[int, str]]) -> Generator[Event]:
     for version, data in rows:
         if version > SCHEMA_VERSION:
@@ -301,66 +382,3 @@ def _parsed(run_id: str, rows: Iterable[tuple[int, str]]) -> Generator[Event]:
             where = "".join(f"{part}: " for part in first["loc"])
             problem = f"an event in its journal is damaged ({where}{first['msg']})."
             raise UnreadableRunError(run_id, problem) from None
-
-
-_DENIED = (
-    "The data folder {folder} cannot be written ({reason}). Let this user write to it and to "
-    "what is in it, or set CONCERTMASTER_DATA_FOLDER to another folder."
-)
-_NO_FOLDER = (
-    "The data folder {folder} cannot be made: there is a file of that name, or on the way to "
-    "it. Move the file away, or set CONCERTMASTER_DATA_FOLDER to another folder."
-)
-_FULL = (
-    "The disk of the data folder {folder} is full. Make room on it, or set "
-    "CONCERTMASTER_DATA_FOLDER to a folder on another disk."
-)
-_DAMAGED = (
-    "{file} is damaged ({reason}). Move it and the files beside it that begin with its name "
-    "away, to begin with an empty one, or set CONCERTMASTER_DATA_FOLDER to another folder."
-)
-_NO_JOURNAL = (
-    "{file} is no journal of Concertmaster, or a damaged one. Move it and the files beside it "
-    "that begin with its name away, to begin with an empty one, or set "
-    "CONCERTMASTER_DATA_FOLDER to another folder."
-)
-_LOCKED = (
-    "Another process keeps {file} locked. Wait for it or end it, or set "
-    "CONCERTMASTER_DATA_FOLDER to another folder."
-)
-_UNUSABLE = (
-    "The data folder {folder} cannot be used ({reason}). It should be a folder on a local disk "
-    "that this user can write; CONCERTMASTER_DATA_FOLDER sets another one."
-)
-
-_BY_ERRNO = {
-    errno.EACCES: _DENIED,
-    errno.EPERM: _DENIED,
-    errno.EROFS: _DENIED,
-    errno.EEXIST: _NO_FOLDER,
-    errno.ENOTDIR: _NO_FOLDER,
-    errno.ENOSPC: _FULL,
-}
-_BY_SQLITE_CODE = {
-    sqlite3.SQLITE_PERM: _DENIED,
-    sqlite3.SQLITE_READONLY: _DENIED,
-    sqlite3.SQLITE_CANTOPEN: _DENIED,
-    sqlite3.SQLITE_FULL: _FULL,
-    sqlite3.SQLITE_CORRUPT: _DAMAGED,
-    sqlite3.SQLITE_NOTADB: _DAMAGED,
-    sqlite3.SQLITE_BUSY: _LOCKED,
-}
-
-
-def explain(error: sqlite3.Error | OSError, file: Path) -> str:
-    """Return what is wrong with a journal's file and what to do about it, in sentences."""
-    if isinstance(error, sqlite3.Error):
-        # The low byte; the others say more closely what happened.
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        sentence, reason = _BY_SQLITE_CODE.get(code, _UNUSABLE), str(error)
-    elif isinstance(error, TimeoutError):
-        sentence, reason = _LOCKED, ""
-    else:
-        sentence = _BY_ERRNO.get(error.errno or 0, _UNUSABLE)
-        reason = error.strerror or str(error)
-    return sentence.format(folder=file.parent, file=file, reason=reason)

@@ -15,8 +15,8 @@ from pydantic_core import PydanticSerializationError
 
 from concertmaster.engine.events import EVENT, Event
 from concertmaster.errors import ConcertmasterError, StoreError
-from concertmaster.runs.journal import RunRow
-from concertmaster.runs.sqlite_file import SqliteFile, Write
+from concertmaster.runs.journal import RunRow, StoredRun
+from concertmaster.runs.sqlite_file import NewRun, SqliteFile, Write
 
 log = logging.getLogger(__name__)
 
@@ -56,15 +56,27 @@ class SqliteJournal:
         """By run: the failure of a write that nobody waited for."""
         self._seen_of_others: int | None = None
 
-    async def create(self, run_id: str, event: Event, texts: Mapping[str, str]) -> None:
+    async def create(
+        self, run_id: str, event: Event, texts: Mapping[str, str], *, key: str = ""
+    ) -> None:
         """Commit a new run, owned by this process at epoch 1, with its first event."""
-        write = Write(run_id=run_id, event=event, data=_json(event), epoch=1, begins_with=texts)
+        new = NewRun(texts=texts, key=key or None)
+        write = Write(run_id=run_id, event=event, data=_json(event), epoch=1, begins=new)
         await self._submit(write)
+
+    async def run_with(self, key: str) -> str | None:
+        """Return the id of the run that has an idempotency key, if there is one."""
+        return await self._read(partial(self._file.run_with, key))
 
     async def append(self, run_id: str, event: Event, *, epoch: int, wait: bool = True) -> None:
         """Commit an event, in the order of the calls; without `wait`, return before that."""
         write = Write(run_id=run_id, event=event, data=_json(event), epoch=epoch)
         await self._submit(write, wait=wait)
+
+    async def take_over(self, run_id: str, event: Event, *, epoch: int) -> None:
+        """Commit the event that begins an epoch of a run, which this process owns from then on."""
+        write = Write(run_id=run_id, event=event, data=_json(event), epoch=epoch, takes_over=True)
+        await self._submit(write)
 
     async def request_cancel(self, run_id: str, event: Event) -> None:
         """Commit an event on behalf of a process that does not own the run."""
@@ -78,6 +90,10 @@ class SqliteJournal:
         """Return the latest runs, newest first."""
         return await self._read(partial(self._file.recent, limit))
 
+    async def unfinished(self) -> Sequence[RunRow]:
+        """Return the runs that have not ended and whose process is dead, oldest first."""
+        return await self._read(self._file.unfinished)
+
     async def events(self, run_id: str, *, light: bool = False) -> Sequence[Event]:
         """Return the events of a run in order; `light` leaves out what was said in them."""
         return await self._read(partial(self._file.events, run_id, light=light))
@@ -85,6 +101,15 @@ class SqliteJournal:
     async def text(self, digest: str) -> str:
         """Return the text with this digest."""
         return await self._read(partial(self._file.text, digest))
+
+    async def stock(self) -> Sequence[StoredRun]:
+        """Return what is kept of each run, newest first."""
+        return await self._read(self._file.stock)
+
+    async def delete(self, run_ids: Sequence[str]) -> None:
+        """Delete runs, and the texts that no other run refers to; all of them or none."""
+        delete = partial(self._file.delete, run_ids)
+        await to_thread.run_sync(delete, limiter=self._writing)
 
     async def changed_elsewhere(self) -> None:
         """Return when another process has committed something since the last call began.

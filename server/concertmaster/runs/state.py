@@ -21,6 +21,7 @@ from concertmaster.engine.events import (
     ResultsVerified,
     RunEnded,
     RunRequest,
+    RunResumed,
     RunStarted,
     RunStatus,
     SubtaskDrafted,
@@ -31,6 +32,7 @@ from concertmaster.engine.events import (
     SynthesisStarted,
 )
 from concertmaster.engine.plan import Plan, Subtask
+from concertmaster.engine.recorded import stands
 from concertmaster.errors import UnknownSubtaskError, UnreadableRunError
 from concertmaster.llm.protocol import NO_USAGE, Usage
 
@@ -48,6 +50,14 @@ class SubtaskState:
     calls: dict[str, str] = field(default_factory=dict[str, str])
     """The models it waits for, by step."""
     result: SubtaskResult | None = None
+    """How it ended; until then, what an earlier attempt had brought."""
+
+    def try_again(self) -> None:
+        """Take in that it is to be done again."""
+        self.status = "pending"
+        self.started_at = self.ended_at = None
+        if self.result is not None and not self.result.text:
+            self.result = None
 
     @property
     def doing(self) -> str:
@@ -74,6 +84,10 @@ class RunState:
     warnings: tuple[str, ...] = ()
     decisions: tuple[str, ...] = ()
     """Why the plan was revised, each time, and why the work was called done."""
+    last_decision: PlanRevised | None = None
+    """What was decided last."""
+    in_vain: bool = False
+    """Whether it has ended without success, and tries again."""
     guard: Literal["none", "pending", "passed", "objected"] = "none"
     findings: tuple[Finding, ...] = ()
     """What results of several subtasks do not agree on."""
@@ -94,12 +108,23 @@ class RunState:
     rest: Estimate | None = None
     """What is likely to be needed for what is missing, where the budget did not suffice."""
     ended_at: float | None = None
+    resumed: int = 0
+    """How often the run went on after it had been interrupted, or had ended."""
     events: int = 0
     """How many events the run has; grows with every change."""
 
     @property
+    def reused(self) -> dict[str, Usage]:
+        """Return what the subtasks took in an earlier run whose results were taken over."""
+        return {
+            name: item.result.saved
+            for name, item in self.subtasks.items()
+            if item.result is not None and item.result.saved is not None
+        }
+
+    @property
     def over(self) -> bool:
-        """Tell whether the run has ended for good."""
+        """Tell whether the run has come to an end."""
         return self.status in FINAL_STATUSES
 
     @property
@@ -118,6 +143,7 @@ class RunState:
             subtasks={},
             warnings=(),
             decisions=(),
+            last_decision=None,
             findings=(),
             answer="",
             value=None,
@@ -159,6 +185,8 @@ class RunState:
                 self.cancel_requested = event.reason
             case RunEnded():
                 self._end(event)
+            case RunResumed():
+                self._resume()
             case _:
                 pass
 
@@ -176,6 +204,7 @@ class RunState:
             self.estimate = event.estimate
         else:
             self.decisions += (event.reason,)
+            self.last_decision = event
 
     def _apply_call(self, event: CallStarted | CallFinished | CallFailed) -> None:
         subtask = self.subtasks.get(event.subtask_id or "")
@@ -241,18 +270,33 @@ class RunState:
             if subtask.status == "running":
                 subtask.status, subtask.started_at = "pending", None
 
+    def _resume(self) -> None:
+        self.in_vain = self.in_vain or self.status in ("partial", "failed")
+        # An answer that there is stays until there is another.
+        self.status = "planning" if self.plan is None else "running"
+        self.resumed += 1
+        self.cancel_requested = self.ended_at = None
+        self.reasons = ()
+        self.calls.clear()
+        for subtask in self.subtasks.values():
+            subtask.calls.clear()
+            name, status, decision = subtask.subtask.id, subtask.status, self.last_decision
+            if not stands(name, status, decision, in_vain=self.in_vain):
+                subtask.try_again()
+
     def _end(self, event: RunEnded) -> None:
         self.status = event.status
-        self.answer = event.answer
-        self.value = event.value
+        if event.status != "cancelled":
+            self.answer, self.value = event.answer, event.value
         self.reasons = event.reasons
         self.rest = event.rest
         self.ended_at = event.at
         self.calls.clear()
         if self.request.kind != "plan":
             for subtask in self.subtasks.values():
-                if subtask.result is None:
-                    subtask.status = "cancelled"
+                if subtask.ended_at is None:
+                    earlier = subtask.result
+                    subtask.status = "cancelled" if earlier is None else earlier.status
                     subtask.calls.clear()
 
 

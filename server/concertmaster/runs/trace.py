@@ -6,7 +6,7 @@ model or by it is not in the trace.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
 from pydantic import JsonValue
 
@@ -22,6 +22,7 @@ from concertmaster.engine.events import (
     PlanRevised,
     ResultsVerified,
     RunEnded,
+    RunResumed,
     RunStarted,
     SubtaskDrafted,
     SubtaskFinished,
@@ -140,6 +141,8 @@ class _Tree:
         """Subtasks by id. One that has ended may go on, when its result is mended."""
         self._calls: dict[str, _Node] = {}
         """Calls under way by step."""
+        self._cut_off: set[str] = set()
+        """Steps whose calls were under way when the run was interrupted."""
 
     def apply(self, event: Event) -> None:
         match event:
@@ -155,6 +158,7 @@ class _Tree:
     def _apply_run(
         self,
         event: RunStarted
+        | RunResumed
         | GuardDecided
         | ResultsVerified
         | SynthesisStarted
@@ -164,6 +168,8 @@ class _Tree:
         match event:
             case RunStarted():
                 self.root.attributes["kind"] = event.request.kind
+            case RunResumed():
+                self._resume(event)
             case SynthesisStarted():
                 self._synthesis = self.root.begin("invoke_agent synthesizer", "synthesis", event.at)
             case GuardDecided():
@@ -177,6 +183,18 @@ class _Tree:
                 self.root.end(
                     event.at, event.status, chars=len(event.answer), reasons=list(event.reasons)
                 )
+
+    def _resume(self, event: RunResumed) -> None:
+        self._cut_off |= self._calls.keys()
+        self.root.stop(None, "interrupted")
+        self.root.status, self.root.ended_at = "", None
+        self._plan = self._synthesis = None
+        self._begun = {name: node for name, node in self._begun.items() if node.ended_at}
+        self._calls.clear()
+        resumed = self.root.attributes.setdefault("resumed", [])
+        cast("list[JsonValue]", resumed).append(
+            {"at": event.at, "by": event.by, "epoch": event.epoch}
+        )
 
     def _apply_plan(self, event: PlanRejected | PlanAccepted | PlanRevised) -> None:
         plan = self._planning(event.at)
@@ -273,6 +291,8 @@ class _Tree:
         node = parent.begin(
             f"chat {event.model}", "call", event.at, step=event.step, caller=event.caller
         )
+        if event.step in self._cut_off:
+            node.attributes["made_again"] = True
         _replace(self._calls, event.step, node)
 
 

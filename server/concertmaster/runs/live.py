@@ -1,0 +1,208 @@
+"""The runs that this process drives, each in the background until it ends or is lost."""
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+
+import anyio
+from anyio.abc import TaskGroup
+
+from concertmaster.engine.earlier import NO_EARLIER_RUN, EarlierRun
+from concertmaster.engine.events import CancelRequested, Event
+from concertmaster.engine.orchestrator import Orchestrator
+from concertmaster.engine.run import Run
+from concertmaster.engine.steps import Steps
+from concertmaster.errors import LostRunError, StoreError, UnknownRunError, UnreadableRunError
+from concertmaster.llm.protocol import Document
+from concertmaster.runs import ends
+from concertmaster.runs.journal import Journal
+from concertmaster.runs.state import RunState, fold
+
+log = logging.getLogger(__name__)
+
+LIVENESS_SECONDS = 1
+"""How often to look whether the process of a run is still there."""
+
+_UNWRITABLE = (StoreError, UnknownRunError)
+"""What the journal raises when it does not take an event of a run."""
+
+
+class LiveRun:
+    """A run that this process drives."""
+
+    def __init__(self, state: RunState, *, epoch: int) -> None:
+        self.state = state
+        self.epoch = epoch
+        self.scope = anyio.CancelScope()
+        self.changed = anyio.Event()
+        self.begun = False
+        """Whether the journal has what this life of the run begins with."""
+
+    def begin(self, recorded: Sequence[Event]) -> None:
+        """Take in that this life has begun, and what the journal of a run that goes on has."""
+        self.begun = True
+        if recorded:
+            cancel_requested = self.state.cancel_requested
+            self.state = fold(self.state.run_id, recorded, alive=True)
+            self.state.cancel_requested = self.state.cancel_requested or cancel_requested
+
+
+class LiveRuns:
+    """Drives runs in the background, and knows where they stand before the journal does."""
+
+    def __init__(self, *, journal: Journal, orchestrator: Orchestrator, tasks: TaskGroup) -> None:
+        self._journal = journal
+        self._orchestrator = orchestrator
+        self._tasks = tasks
+        self._live: dict[str, LiveRun] = {}
+        self._given_up: dict[str, RunState] = {}
+        """Runs whose journal could not be written any more, of which it does not tell all."""
+        self._listeners: list[Callable[[str], None]] = []
+        self._watching_others = False
+
+    def get(self, run_id: str) -> LiveRun | None:
+        """Return a run that is driven here."""
+        return self._live.get(run_id)
+
+    def known(self, run_id: str) -> RunState | None:
+        """Return the state of a run that this process knows better than the journal."""
+        live = self._live.get(run_id)
+        return live.state if live is not None else self._given_up.get(run_id)
+
+    def on_change(self, listener: Callable[[str], None]) -> None:
+        """Have `listener` called with the run's id after each event of a run driven here."""
+        self._listeners.append(listener)
+
+    async def begin(
+        self,
+        live: LiveRun,
+        documents: Mapping[str, Document],
+        commit: Callable[[], Awaitable[None]],
+        *,
+        earlier: EarlierRun = NO_EARLIER_RUN,
+    ) -> None:
+        """Commit what a life of a run begins with, and drive the run from then on.
+
+        Raises:
+            StoreError: it cannot be committed, so nothing was begun.
+        """
+        run_id = live.state.run_id
+        # From here on, because it is in the list of runs the moment it has been committed.
+        self._live[run_id] = live
+
+        async def append(event: Event, *, wait: bool = True) -> None:
+            await self._append(live, event, wait=wait)
+
+        try:
+            await commit()
+            # Read only now that nobody else can write to it any more.
+            recorded = await self._journal.events(run_id) if live.epoch > 1 else ()
+        except BaseException:
+            del self._live[run_id]
+            # Whoever has found it here meanwhile looks again.
+            live.changed.set()
+            raise
+        self._given_up.pop(run_id, None)
+        live.begin(recorded)
+        self._notify(live)
+        request = live.state.request
+        steps = Steps(append, run_id=run_id, limits=request.limits, recorded=recorded)
+        run = Run(request=request, documents=documents, steps=steps, earlier=earlier)
+        self._tasks.start_soon(self._drive, live, run)
+        if not self._watching_others:
+            self._watching_others = True
+            self._tasks.start_soon(self._watch_others)
+
+    async def stop(self, live: LiveRun, event: CancelRequested) -> None:
+        """Have a run end, because of `event`."""
+        # At once, since each moment may cost money, and the caller may not wait for the commit.
+        self._take_in(live, event)
+        live.scope.cancel()
+        # That nothing can be written down any more comes out when the run ends.
+        with suppress(*_UNWRITABLE):
+            await self._journal.append(live.state.run_id, event, epoch=live.epoch)
+
+    async def _drive(self, live: LiveRun, run: Run) -> None:
+        try:
+            with live.scope:
+                await self._orchestrator.drive(run)
+            if live.state.cancel_requested is not None and not live.state.over:
+                for event in list(ends.cancelled(live.state)):
+                    await self._append(live, event)
+        except _UNWRITABLE as exc:
+            self._give_up(live, exc)
+        except Exception:
+            log.exception("run broke", extra={"run": live.state.run_id})
+            await self._end_broken(live)
+        finally:
+            if not live.state.still:
+                live.state.interrupt()
+            # Once it is over its journal tells all; only runs under way are kept in memory.
+            del self._live[live.state.run_id]
+            self._notify(live)
+
+    async def _end_broken(self, live: LiveRun) -> None:
+        try:
+            await self._append(live, ends.broken())
+        except _UNWRITABLE as exc:
+            self._give_up(live, exc)
+
+    def _give_up(self, live: LiveRun, error: StoreError | UnknownRunError) -> None:
+        run_id = live.state.run_id
+        log.error("run given up: %s", error, extra={"run": run_id})
+        log.debug("run given up", exc_info=error, extra={"run": run_id})
+        live.state.interrupt(f"The run was given up. {error}")
+        # Of a run that another process has taken over, the journal tells all.
+        if not isinstance(error, LostRunError):
+            self._given_up[run_id] = live.state
+
+    async def _append(self, live: LiveRun, event: Event, *, wait: bool = True) -> None:
+        try:
+            await self._journal.append(live.state.run_id, event, epoch=live.epoch, wait=wait)
+        except _UNWRITABLE:
+            # The money is spent, whether or not that can be written down.
+            live.state.charge(event)
+            raise
+        except anyio.get_cancelled_exc_class():
+            # The journal commits what it has been given, though nobody waits for it.
+            self._take_in(live, event)
+            raise
+        self._take_in(live, event)
+
+    def _take_in(self, live: LiveRun, event: Event) -> None:
+        live.state.apply(event)
+        self._notify(live)
+
+    def _notify(self, live: LiveRun) -> None:
+        live.changed.set()
+        live.changed = anyio.Event()
+        for listener in self._listeners:
+            listener(live.state.run_id)
+
+    async def _watch_others(self) -> None:
+        """Stop runs of this process that another one has asked to stop."""
+        while self._live:
+            # Bounded, because a change between two calls goes unnoticed.
+            with anyio.move_on_after(LIVENESS_SECONDS):
+                try:
+                    await self._journal.changed_elsewhere()
+                    for live in list(self._live.values()):
+                        await self._heed(live)
+                except StoreError as exc:
+                    log.warning("store not looked at: %s", exc)
+                    log.debug("store not looked at", exc_info=True)
+                    await anyio.sleep_forever()
+        self._watching_others = False
+
+    async def _heed(self, live: LiveRun) -> None:
+        if not live.begun:
+            return
+        try:
+            events = await self._journal.events(live.state.run_id, light=True)
+            wanted = fold(live.state.run_id, events, alive=True).cancel_requested
+        except (UnknownRunError, UnreadableRunError):
+            # It is deleted or damaged; others may have been asked to stop.
+            return
+        if wanted is not None and live.state.cancel_requested is None:
+            live.state.cancel_requested = wanted
+            live.scope.cancel()

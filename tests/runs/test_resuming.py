@@ -1,0 +1,359 @@
+"""Runs that are taken up again, by the process that had them or by another."""
+
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from building import worker
+from concertmaster.engine.steps import COMMIT_SECONDS
+from concertmaster.errors import ModelUnavailableError, RequestError, StoreError, UnknownRunError
+from concertmaster.runs import takeover
+from concertmaster.runs.orders import Order, PlanOrder, RunOrder
+from concertmaster.runs.service import RunService
+from concertmaster.runs.sqlite_store import PATIENCE_SECONDS
+from concertmaster.runs.state import RunState
+from concertmaster.runs.takeover import MOST_RESUMPTIONS, Takeover
+from concertmaster.tools.inputs import InlineInput
+from fakes import FakeLLM, Script, plan_json, reply_with, subtask
+from services import Gate, change, failing_service, service_in
+
+pytestmark = pytest.mark.anyio
+
+TWO = plan_json(subtask("s1"), subtask("s2", "critic"))
+BUSY = ModelUnavailableError("The provider is busy.")
+
+
+WHY = RunOrder(task="why?")
+
+
+def first_is_done(state: RunState) -> bool:
+    return state.status == "running" and state.subtasks["s1"].status == "succeeded"
+
+
+async def interrupted(folder: Path, order: Order = WHY) -> str:
+    """Leave a run behind whose first subtask has succeeded and whose second has not."""
+    gate = Gate()
+    async with service_in(folder, {"planner": TWO, "worker:critic": gate}) as service:
+        run_id = (await service.start(order)).run_id
+        await gate.reached.wait()
+        while not first_is_done(await service.get(run_id)):
+            await anyio.lowlevel.checkpoint()
+    return run_id
+
+
+async def over(service: RunService, run_id: str) -> RunState:
+    with anyio.fail_after(10):
+        return await service.wait(run_id, seconds=60)
+
+
+async def test_an_interrupted_run_goes_on_in_another_process(tmp_path: Path) -> None:
+    run_id = await interrupted(tmp_path)
+    llm = FakeLLM({"synthesizer": "because"})
+    async with service_in(tmp_path, llm=llm) as service:
+        before = await service.get(run_id)
+        state = await service.resume(run_id, by="test")
+        assert (state.status, state.subtasks["s1"].status) == ("running", "succeeded")
+        state = await over(service, run_id)
+    assert (state.status, state.answer) == ("succeeded", "because")
+    assert llm.callers() == ["worker:critic", "synthesizer"]
+    assert state.usage.calls == before.usage.calls + 2
+    assert state.resumed == 1
+
+
+async def test_the_inputs_of_a_run_are_there_when_it_goes_on(tmp_path: Path) -> None:
+    inputs = (InlineInput(name="a.txt", text="ALPHA"),)
+    gate = Gate()
+    plan = plan_json(subtask("s1", inputs=["a.txt"]))
+    async with service_in(tmp_path, {"planner": plan, "worker:analyst": gate}) as service:
+        run_id = (await service.start(RunOrder(task="why?", inputs=inputs))).run_id
+        await gate.reached.wait()
+    llm = FakeLLM()
+    async with service_in(tmp_path, llm=llm) as service:
+        await service.resume(run_id, by="test")
+        await over(service, run_id)
+    assert "ALPHA" in llm.requests[0].shared
+
+
+async def test_a_cancelled_run_goes_on(tmp_path: Path) -> None:
+    gate = Gate()
+    async with service_in(tmp_path, {"planner": TWO, "worker:critic": gate}) as service:
+        run_id = (await service.start(RunOrder(task="why?"))).run_id
+        await gate.reached.wait()
+        assert (await service.cancel(run_id, reason="enough")).status == "cancelled"
+        gate.opened.set()
+        state = await service.resume(run_id, by="test")
+        assert (state.status, state.cancel_requested) == ("running", None)
+        assert (await over(service, run_id)).status == "succeeded"
+        assert (await service.trace(run_id)).attributes["resumed"]
+
+
+async def test_a_run_cancelled_from_elsewhere_is_not_cancelled_again_once_it_goes_on(
+    tmp_path: Path,
+) -> None:
+    gate = Gate()
+    async with (
+        service_in(tmp_path, {"planner": TWO, "worker:critic": gate}) as owner,
+        service_in(tmp_path) as other,
+    ):
+        run_id = (await owner.start(RunOrder(task="why?"))).run_id
+        await gate.reached.wait()
+        await other.cancel(run_id, reason="from elsewhere")
+        gate.reached = anyio.Event()
+        await owner.resume(run_id, by="test")
+        await gate.reached.wait()
+        # A commit of another process is what makes the owner look whether it is to stop.
+        await other.start(PlanOrder(task="another"))
+        state = await other.cancel(run_id, reason="once more")
+        assert state.reasons == ("The run was cancelled: once more",)
+
+
+async def test_a_partial_run_keeps_its_answer_until_there_is_another(tmp_path: Path) -> None:
+    scripts: dict[str, Script] = {
+        "planner": TWO,
+        "worker:critic": BUSY,
+        "synthesizer": "half of it",
+    }
+    async with service_in(tmp_path, scripts) as service:
+        run_id = (await service.start(RunOrder(task="why?"))).run_id
+        assert (await over(service, run_id)).status == "partial"
+    gate = Gate("the rest")
+    async with service_in(tmp_path, {"worker:critic": gate, "synthesizer": "all of it"}) as service:
+        await service.resume(run_id, by="test")
+        await gate.reached.wait()
+        state = await service.get(run_id)
+        assert (state.answer, state.reasons) == ("half of it", ())
+        state = await service.cancel(run_id, reason="enough")
+        assert (state.status, state.answer) == ("cancelled", "half of it")
+        gate.opened.set()
+        await service.resume(run_id, by="test")
+        state = await over(service, run_id)
+    assert (state.status, state.answer) == ("succeeded", "all of it")
+
+
+async def test_a_partial_result_stays_when_its_next_attempt_is_cancelled(tmp_path: Path) -> None:
+    cut = FakeLLM({"planner": TWO, "worker:critic": reply_with("half", stop_reason="max_tokens")})
+    async with service_in(tmp_path, llm=cut) as service:
+        run_id = (await service.start(RunOrder(task="why?"))).run_id
+        assert (await over(service, run_id)).status == "partial"
+    gate = Gate()
+    async with service_in(tmp_path, {"worker:critic": gate}) as service:
+        await service.resume(run_id, by="test")
+        await gate.reached.wait()
+        state = await service.cancel(run_id, reason="enough")
+        assert state.subtasks["s2"].status == "partial"
+        assert (await service.result(run_id, "s2")).text == "half"
+
+
+async def test_a_run_that_has_succeeded_stays_as_it_is(tmp_path: Path) -> None:
+    async with service_in(tmp_path, {"planner": TWO}) as service:
+        run_id = (await service.start(RunOrder(task="why?"))).run_id
+        await over(service, run_id)
+        state = await service.resume(run_id, by="test")
+        assert (state.status, state.resumed) == ("succeeded", 0)
+        with pytest.raises(UnknownRunError):
+            await service.resume("r-nothing", by="test")
+
+
+async def test_a_run_whose_worker_is_gone_says_so(tmp_path: Path) -> None:
+    gate = Gate()
+    plan = plan_json(subtask("s1", "poet"))
+    async with service_in(
+        tmp_path, {"planner": plan, "worker:poet": gate}, workers=[worker("poet")]
+    ) as service:
+        run_id = (await service.start(RunOrder(task="why?"))).run_id
+        await gate.reached.wait()
+    async with service_in(tmp_path) as service:
+        with pytest.raises(RequestError, match="'poet'"):
+            await service.resume(run_id, by="test")
+
+
+async def test_a_run_that_was_cut_off_before_it_had_a_plan_is_planned(tmp_path: Path) -> None:
+    gate = Gate()
+    async with service_in(tmp_path, {"planner": gate}) as service:
+        run_id = (await service.start(RunOrder(task="why?"))).run_id
+        await gate.reached.wait()
+    async with service_in(tmp_path, {"planner": TWO}) as service:
+        assert (await service.resume(run_id, by="test")).status == "planning"
+        assert (await over(service, run_id)).status == "succeeded"
+
+
+async def test_a_run_under_way_is_left_as_it_is(tmp_path: Path) -> None:
+    gate = Gate()
+    async with (
+        service_in(tmp_path, {"planner": TWO, "worker:critic": gate}) as owner,
+        service_in(tmp_path) as other,
+    ):
+        run_id = (await owner.start(RunOrder(task="why?"))).run_id
+        await gate.reached.wait()
+        for service in (owner, other):
+            state = await service.resume(run_id, by="test")
+            assert (state.still, state.resumed) == (False, 0)
+        gate.opened.set()
+        assert (await over(owner, run_id)).status == "succeeded"
+
+
+async def test_a_run_that_ended_elsewhere_can_be_taken_up_though_its_process_lives(
+    tmp_path: Path,
+) -> None:
+    async with (
+        service_in(tmp_path, {"planner": TWO, "worker:critic": BUSY}) as owner,
+        service_in(tmp_path) as other,
+    ):
+        run_id = (await owner.start(RunOrder(task="why?"))).run_id
+        assert (await over(owner, run_id)).status == "partial"
+        await other.resume(run_id, by="test")
+        assert (await over(other, run_id)).status == "succeeded"
+        assert (await owner.get(run_id)).status == "succeeded"
+
+
+@pytest.mark.parametrize("services", [1, 2])
+async def test_of_many_who_resume_at_once_one_wins_and_the_others_follow(
+    tmp_path: Path, services: int
+) -> None:
+    run_id = await interrupted(tmp_path)
+    llm = FakeLLM()
+    async with AsyncExitStack() as stack:
+        opened = [
+            await stack.enter_async_context(service_in(tmp_path, llm=llm)) for _ in range(services)
+        ]
+
+        async def resume(service: RunService) -> None:
+            await service.resume(run_id, by="test")
+            assert (await over(service, run_id)).status == "succeeded"
+
+        await anyio.amap(resume, opened * 4)
+    assert llm.callers() == ["worker:critic", "synthesizer"]
+
+
+async def test_a_process_that_comes_back_cannot_write_to_a_run_that_another_took_over(
+    tmp_path: Path,
+) -> None:
+    gate = Gate()
+    async with service_in(tmp_path, {"planner": TWO, "worker:critic": gate}) as owner:
+        run_id = (await owner.start(RunOrder(task="why?"))).run_id
+        await gate.reached.wait()
+        # Its own process is thought dead.
+        change(tmp_path, "UPDATE runs SET owner = 'dead'")
+        async with service_in(tmp_path, {"planner": TWO}) as other:
+            await other.resume(run_id, by="test")
+            ended = await over(other, run_id)
+            gate.opened.set()
+            assert (await over(owner, run_id)).events == ended.events
+            assert ended.status == "succeeded"
+
+
+async def test_a_run_whose_journal_could_not_be_written_goes_on_once_it_can(
+    tmp_path: Path,
+) -> None:
+    llm = FakeLLM({"planner": TWO})
+    refused = ["subtask-finished"]
+    async with failing_service(tmp_path, llm, refused) as service:
+        run_id = (await service.start(RunOrder(task="why?"))).run_id
+        assert (await over(service, run_id)).reasons == ("The run was given up. The disk is full.",)
+        refused.clear()
+        await service.resume(run_id, by="test")
+        assert (await over(service, run_id)).status == "succeeded"
+
+
+async def test_a_run_that_cannot_be_taken_over_stays_as_it_is(tmp_path: Path) -> None:
+    run_id = await interrupted(tmp_path)
+    async with failing_service(tmp_path, FakeLLM(), ("run-resumed",)) as service:
+        with pytest.raises(StoreError):
+            await service.resume(run_id, by="test")
+        assert (await service.get(run_id)).status == "interrupted"
+
+
+async def test_runs_of_dead_processes_are_taken_up_together(tmp_path: Path) -> None:
+    first, second = await interrupted(tmp_path), await interrupted(tmp_path)
+    async with service_in(tmp_path) as service:
+        await Takeover(service, by="test").look()
+        for run_id in (first, second):
+            assert (await over(service, run_id)).status == "succeeded"
+
+
+async def test_runs_of_processes_that_die_later_are_taken_up_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(takeover, "LOOK_SECONDS", 0)
+    async with (
+        failing_service(tmp_path, FakeLLM(), reads_refused=1) as service,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(Takeover(service, by="test").keep_on)
+        run_id = await interrupted(tmp_path)
+        with anyio.fail_after(10):
+            while (await service.get(run_id)).status != "succeeded":
+                await anyio.lowlevel.checkpoint()
+        tasks.cancel_scope.cancel()
+    assert "The disk is gone." in caplog.text
+
+
+async def test_a_run_that_is_cut_off_time_and_again_is_not_taken_up_by_itself(
+    tmp_path: Path,
+) -> None:
+    run_id = await interrupted(tmp_path)
+    for _ in range(MOST_RESUMPTIONS + 2):
+        async with service_in(tmp_path, {"worker:critic": Gate()}) as service:
+            await Takeover(service, by="test").look()
+    async with service_in(tmp_path) as service:
+        assert (await service.get(run_id)).resumed == MOST_RESUMPTIONS
+
+
+async def test_a_run_that_cannot_go_on_does_not_keep_others_from_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = Gate()
+    plan = plan_json(subtask("s1", "poet"))
+    async with service_in(
+        tmp_path, {"planner": plan, "worker:poet": gate}, workers=[worker("poet")]
+    ) as service:
+        await service.start(RunOrder(task="why?"))
+        await gate.reached.wait()
+    run_id = await interrupted(tmp_path)
+    async with service_in(tmp_path) as service:
+        looking = Takeover(service, by="test")
+        await looking.look()
+        assert (await over(service, run_id)).status == "succeeded"
+        await looking.look()
+    assert caplog.text.count("'poet'") == 1
+
+
+async def test_an_orphan_that_cannot_be_read_does_not_keep_others_from_going_on(
+    tmp_path: Path,
+) -> None:
+    damaged, sound = await interrupted(tmp_path), await interrupted(tmp_path)
+    change(tmp_path, "UPDATE events SET data = '{}' WHERE run_id = ?", damaged)
+    async with service_in(tmp_path) as service:
+        await Takeover(service, by="test").look()
+        assert (await over(service, sound)).status == "succeeded"
+
+
+async def test_a_journal_that_fails_meanwhile_leaves_no_run_alone_for_good(
+    tmp_path: Path,
+) -> None:
+    run_id = await interrupted(tmp_path)
+    refused = ["run-resumed"]
+    async with failing_service(tmp_path, FakeLLM(), refused) as service:
+        looking = Takeover(service, by="test")
+        with pytest.raises(StoreError):
+            await looking.look()
+        refused.clear()
+        await looking.look()
+        assert (await over(service, run_id)).status == "succeeded"
+
+
+async def test_a_run_begun_offline_does_not_go_on_with_a_model(tmp_path: Path) -> None:
+    offline = FakeLLM({"planner": TWO, "worker:critic": Gate()})
+    offline.notice = "There is no language model."
+    async with service_in(tmp_path, llm=offline) as service:
+        run_id = (await service.start(WHY)).run_id
+    async with service_in(tmp_path) as service:
+        with pytest.raises(RequestError, match="begun without a language model"):
+            await service.resume(run_id, by="test")
+
+
+def test_a_commit_is_waited_for_longer_than_the_store_takes_to_give_it_up() -> None:
+    assert COMMIT_SECONDS > 2 * PATIENCE_SECONDS

@@ -1,0 +1,114 @@
+"""Run services over a real store, with a model that follows a script."""
+
+import sqlite3
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+
+import anyio
+
+from building import setup
+from concertmaster.catalog.definitions import WorkerDefinition
+from concertmaster.engine.events import Event, Limits
+from concertmaster.errors import StoreError
+from concertmaster.llm.protocol import Request
+from concertmaster.runs.intake import RunPolicy
+from concertmaster.runs.journal import RunRow
+from concertmaster.runs.service import RunService, open_service
+from concertmaster.runs.sqlite_store import SqliteJournal, open_sqlite
+from fakes import FakeLLM, Script
+
+
+@asynccontextmanager
+async def service_in(
+    folder: Path,
+    scripts: Mapping[str, Script] | None = None,
+    *,
+    llm: FakeLLM | None = None,
+    workers: Iterable[WorkerDefinition] = (),
+    limits: Limits | None = None,
+    roots: tuple[Path, ...] = (),
+) -> AsyncGenerator[RunService]:
+    """Open the runs in a folder, as one process has them."""
+    policy = RunPolicy(limits=limits or Limits(), roots=roots)
+    async with (
+        open_sqlite(folder) as journal,
+        open_service(
+            journal=journal,
+            setup=setup(llm or FakeLLM(scripts), workers=workers),
+            policy=policy,
+        ) as service,
+    ):
+        yield service
+
+
+class Gate:
+    """A script that waits until it is opened, and tells when somebody waits."""
+
+    def __init__(self, answer: str = "done") -> None:
+        self.reached = anyio.Event()
+        self.opened = anyio.Event()
+        self._answer = answer
+
+    async def __call__(self, _request: Request) -> str:
+        self.reached.set()
+        await self.opened.wait()
+        return self._answer
+
+
+class FailingJournal(SqliteJournal):
+    """Refuses events of some kinds, as a full disk would."""
+
+    refused: Collection[str] = ()
+    reads_refused = 0
+
+    async def events(self, run_id: str, *, light: bool = False) -> Sequence[Event]:
+        self._refuse_reads()
+        return await super().events(run_id, light=light)
+
+    async def unfinished(self) -> Sequence[RunRow]:
+        self._refuse_reads()
+        return await super().unfinished()
+
+    def _refuse_reads(self) -> None:
+        if self.reads_refused:
+            self.reads_refused -= 1
+            raise StoreError("The disk is gone.")
+
+    async def append(self, run_id: str, event: Event, *, epoch: int, wait: bool = True) -> None:
+        if event.kind in self.refused:
+            raise StoreError("The disk is full.")
+        await super().append(run_id, event, epoch=epoch, wait=wait)
+
+    async def take_over(self, run_id: str, event: Event, *, epoch: int) -> None:
+        if event.kind in self.refused:
+            raise StoreError("The disk is full.")
+        await super().take_over(run_id, event, epoch=epoch)
+
+
+def change(folder: Path, statement: str, *parameters: object) -> None:
+    """Commit a change to the file as another process would."""
+    with closing(sqlite3.connect(folder / "runs.db")) as connection, connection:
+        connection.execute(statement, parameters)
+
+
+@asynccontextmanager
+async def failing_service(
+    folder: Path,
+    llm: FakeLLM,
+    refused: Collection[str] = (),
+    *,
+    reads_refused: int = 0,
+    journal: type[FailingJournal] = FailingJournal,
+) -> AsyncGenerator[RunService]:
+    """Open the runs in a folder through a journal that refuses events of some kinds."""
+    store = journal(folder, patience=5)
+    store.refused = refused
+    store.reads_refused = reads_refused
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(store.write_until_closed)
+        try:
+            async with open_service(journal=store, setup=setup(llm), policy=RunPolicy()) as service:
+                yield service
+        finally:
+            store.close()
