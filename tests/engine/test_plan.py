@@ -121,6 +121,9 @@ def test_a_custom_worker_that_says_nothing_is_refused(empty: str) -> None:
             "names a criterion twice",
         ),
         (plan(subtask("s1", strategy=vote(voters=[{}], decide="judge"))), "takes two to vote"),
+        (plan(subtask("s1", strategy=vote(criteria=[]))), "names no criteria"),
+        (plan(subtask("s1", strategy=over_contexts(0))), "but names none"),
+        (plan(subtask("s1", strategy={"kind": "map"})), "but the subtask has none"),
         (
             plan(subtask("s1", strategy=over_contexts(MOST_PARTS + 1))),
             "has 101 parts; one subtask may have 100",
