@@ -277,7 +277,9 @@ class _Found:
 def settings_file() -> Path:
     """Return the path of the settings file, whether or not there is one."""
     named = _variable(FILE_VARIABLE)
-    return Path(named).expanduser().absolute() if named else configuration_folder() / "settings.toml"
+    if named:
+        return Path(named).expanduser().absolute()
+    return configuration_folder() / "settings.toml"
 
 
 def _variable(name: str) -> str | None:

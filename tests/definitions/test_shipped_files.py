@@ -11,10 +11,10 @@ import pytest
 
 from concertmaster.catalog.catalog import Catalog, builtin_folder, load_catalog, read_folder
 from concertmaster.catalog.prompts import PLACEHOLDERS, PromptName, load_prompts
+from concertmaster.engine.overlap import overlaps
 from concertmaster.engine.plan import Plan, Subtask, read_plan
 from concertmaster.engine.plan_rules import (
     PlanRules,
-    overlaps,
     plan_problems,
     plan_schema,
     subtask_schema,

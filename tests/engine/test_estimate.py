@@ -118,6 +118,13 @@ def test_what_a_run_does_besides_its_subtasks_is_counted(
     assert found.calls == Counts(low=low, high=high)
 
 
+def test_each_part_of_a_map_may_be_mended() -> None:
+    contexts = [{"locale": "de"}, {"locale": "da"}]
+    mapped = {"kind": "map", "over": "contexts", "contexts": contexts}
+    found = likely(subtask("s1", strategy=mapped), subtask("s2", "critic"), verify="mend")
+    assert found.calls == Counts(low=3 + 1 + 1, high=3 + 1 + 3 + 1)
+
+
 def test_one_result_needs_no_synthesis_unless_the_answer_has_a_schema() -> None:
     assert likely(subtask("s1")).calls.high == 1
     assert likely(subtask("s1"), output_schema={"type": "object"}).calls.high == 2

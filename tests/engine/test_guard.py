@@ -6,6 +6,7 @@ import anyio
 import pytest
 
 from building import RecordedRun, drive, setup, worker
+from concertmaster.engine import guard
 from concertmaster.engine.events import (
     CallFailed,
     CallFinished,
@@ -174,7 +175,7 @@ async def test_an_objection_after_all_work_is_done_lets_no_answer_out() -> None:
 
 
 @pytest.mark.parametrize(
-    "guard",
+    "said",
     [
         ModelUnavailableError("overloaded", usage=USAGE),
         "yes",
@@ -183,11 +184,22 @@ async def test_an_objection_after_all_work_is_done_lets_no_answer_out() -> None:
         '{"allowed": "true", "reason": ""}',
     ],
 )
-async def test_a_guard_that_gives_no_judgement_lets_nothing_pass(guard: Script) -> None:
-    run, _ = await drive(GUARDED, {**SCRIPTS, "guard": guard})
+async def test_a_guard_that_gives_no_judgement_lets_nothing_pass(said: Script) -> None:
+    run, _ = await drive(GUARDED, {**SCRIPTS, "guard": said})
     assert (run.end.status, run.end.answer) == ("failed", "")
     assert "It could not be screened." in run.end.reasons[0]
     assert decisions(run)[0][0] is False
+
+
+async def test_inputs_too_long_to_be_screened_whole_let_nothing_begin(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(guard, "READABLE_CHARS", 10)
+    whole, _ = await drive(GUARDED, SCRIPTS, inputs={"a": "12345", "b": "12345"})
+    run, llm = await drive(GUARDED, SCRIPTS, inputs={"a": "12345", "b": "123456"})
+    assert (whole.end.status, run.end.status) == ("succeeded", "failed")
+    assert "Its inputs have 11 characters, of which a guard reads 10" in run.end.reasons[0]
+    assert llm.requests == []
 
 
 @pytest.mark.parametrize("kind", ["plan", "worker"])

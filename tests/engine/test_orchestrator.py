@@ -222,6 +222,19 @@ async def test_a_failed_synthesis_leaves_the_results_as_they_are() -> None:
     assert "overloaded" in run.end.reasons[0]
 
 
+async def test_a_failed_synthesis_tells_what_is_missing_beside_the_results() -> None:
+    run, _ = await drive(
+        REQUEST,
+        {
+            "planner": TWO,
+            "worker:analyst": "the analysis",
+            "worker:critic": ModelUnavailableError("no route"),
+            "synthesizer": ModelUnavailableError("overloaded"),
+        },
+    )
+    assert "- Subtask s2 (critic) failed: no route" in run.end.answer
+
+
 async def test_a_run_given_a_plan_does_not_ask_the_planner() -> None:
     request = RunRequest(task="t", plan=Plan(subtasks=(subtask("s1"),)))
     run, llm = await drive(request, {})

@@ -19,7 +19,7 @@ from concertmaster.engine.orchestrator import Orchestrator
 from concertmaster.engine.plan import Plan
 from concertmaster.engine.run import Run
 from concertmaster.engine.steps import Steps
-from concertmaster.engine.strategies.parts import MOST_PARTS
+from concertmaster.engine.strategy import MOST_PARTS
 from concertmaster.errors import ModelUnavailableError, StoreError
 from concertmaster.llm.protocol import Request, WorkBrief
 from fakes import USAGE, FakeLLM, FakeTool, Script, reply_with, subtask, wants

@@ -84,10 +84,11 @@ async def test_every_critic_sees_the_latest_result_and_no_earlier_one() -> None:
     assert "FIRST" not in second
 
 
-async def test_a_critic_who_names_no_point_sends_nothing_back() -> None:
+async def test_a_critic_who_objects_without_a_point_leaves_the_result_incomplete() -> None:
     unhappy = json.dumps({"points": [], "satisfactory": False})
     run, llm = await drive(revise(), {"critic": unhappy})
-    assert run.results["s1"].status == "succeeded"
+    assert run.results["s1"].status == "partial"
+    assert run.results["s1"].errors == ("The critic was not satisfied and gave no points.",)
     assert llm.callers() == ["worker:analyst", "critic"]
 
 

@@ -2,7 +2,7 @@ import anyio
 import pytest
 
 from building import drive
-from concertmaster.engine import planner, synthesis
+from concertmaster.engine import condensing, planner
 from concertmaster.engine.events import Limits, RunRequest
 from concertmaster.engine.plan import Plan
 from concertmaster.errors import ModelUnavailableError
@@ -17,7 +17,7 @@ SIX = RunRequest(task="t", plan=Plan(subtasks=tuple(subtask(f"s{number}") for nu
 
 @pytest.fixture(autouse=True)
 def small_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(synthesis, "SYNTHESIS_CHARS", 1000)
+    monkeypatch.setattr(condensing, "READABLE_CHARS", 1000)
     monkeypatch.setattr(planner, "PLANNER_CHARS", 1000)
 
 

@@ -108,7 +108,7 @@ class Delegation:
         self._until = until
         self._plan = Plan()
         self._workers = setup.catalog
-        self._scheduler = Scheduler((), slots=run.request.limits.slots)
+        self._scheduler = Scheduler(slots=run.request.limits.slots)
         self._results: dict[str, SubtaskResult] = {}
         self._running: dict[str, anyio.CancelScope] = {}
         self._drafted: dict[str, Subtask] = {}

@@ -6,6 +6,7 @@ from graphlib import TopologicalSorter
 from pydantic import ValidationError
 from pydantic_core import from_json
 
+from concertmaster.engine.overlap import same_work
 from concertmaster.engine.plan import Plan, Subtask, free_id
 from concertmaster.engine.plan_rules import PlanRules, plan_problems
 
@@ -69,7 +70,9 @@ class Drafts:
 
     def _take_in(self, subtask: Subtask, plan: Plan) -> None:
         """Count a subtask as started, unless something speaks against it so far."""
-        if subtask.id in self._started:
+        if any(
+            subtask.id == each.id or same_work(subtask, each) for each in self._started.values()
+        ):
             return
         candidate = self._runnable(plan, [*self._started.values(), subtask])
         if not plan_problems(candidate, self._rules):

@@ -15,8 +15,8 @@ from concertmaster.catalog.definitions import WorkerDefinition
 from concertmaster.engine.events import Amounts, Counts, Estimate
 from concertmaster.engine.plan import Plan, Subtask, Verify
 from concertmaster.engine.run import Run, Setup, workers_of
-from concertmaster.engine.strategies.parts import MOST_PARTS, TOKEN_CHARS
-from concertmaster.engine.strategy import Map, Revise, Vote
+from concertmaster.engine.strategies.parts import TOKEN_CHARS
+from concertmaster.engine.strategy import MOST_PARTS, Map, Revise, Vote
 from concertmaster.engine.tokens import BYTES_OF_LONG_TOKENS, BYTES_OF_SHORT_TOKENS, size
 from concertmaster.llm.protocol import Usage
 
@@ -190,8 +190,13 @@ class _Reckoning:
         load = self._synthesis(results)
         if verify == "report" or not self._case.high:
             return load
-        mended = (self._answer(item, self._inputs(item)) for item in self._plan.subtasks)
+        mended = (self._mended(item) for item in self._plan.subtasks)
         return load.then(reduce(_Load.beside, mended, NO_LOAD))
+
+    def _mended(self, subtask: Subtask) -> _Load:
+        if isinstance(subtask.strategy, Map):
+            return self._mapped(subtask, subtask.strategy)
+        return self._answer(subtask, self._inputs(subtask))
 
     def _guard(self) -> _Load:
         guard = self._run.request.guard
@@ -215,8 +220,7 @@ class _Reckoning:
             case Vote() as strategy:
                 return self._voted(subtask, strategy, inputs)
             case Map() as strategy:
-                parts = [self._answer(subtask, part) for part in self._parts(subtask, strategy)]
-                return reduce(_Load.beside, parts, NO_LOAD)
+                return self._mapped(subtask, strategy)
             case _:
                 return self._answer(subtask, inputs)
 
@@ -243,6 +247,10 @@ class _Reckoning:
                 return load.then(_times(one, len(answers) * each, _Load.beside))
             case _:
                 return load
+
+    def _mapped(self, subtask: Subtask, strategy: Map) -> _Load:
+        parts = [self._answer(subtask, part) for part in self._parts(subtask, strategy)]
+        return reduce(_Load.beside, parts, NO_LOAD)
 
     def _parts(self, subtask: Subtask, strategy: Map) -> Sequence[_Inputs]:
         """Return what each part reads of the inputs."""

@@ -156,6 +156,17 @@ class RunRequest(Frozen):
     """What the given plan lacks of the task, a sentence each."""
 
 
+class PartResult(Frozen):
+    """What came of one part of a subtask that does the same to each of several parts."""
+
+    name: str
+    """The input, its section or the context that the part is."""
+    text: Text = ""
+    value: JsonValue = None
+    problem: str = ""
+    """What is wrong with it; nothing if it is all that it should be."""
+
+
 class SubtaskResult(Frozen):
     """How a subtask ended."""
 
@@ -165,6 +176,8 @@ class SubtaskResult(Frozen):
     text: Text = ""
     value: JsonValue = None
     """The parsed result, when an output schema was asked for and met."""
+    parts: tuple[PartResult, ...] = ()
+    """What `text` and `value` are made of, where the subtask was done part by part."""
     errors: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     """How the result came about, where more than one worker's word decided it."""

@@ -3,8 +3,9 @@
 from collections.abc import Awaitable, Callable
 
 from concertmaster.engine.concurrency import together
+from concertmaster.engine.condensing import READABLE_CHARS
 from concertmaster.engine.events import GuardDecided, RunEnded
-from concertmaster.engine.judgement import NoJudgementError, judge
+from concertmaster.engine.judgement import NoJudgementError, Question, judge
 from concertmaster.engine.run import Run, Setup, input_names
 from concertmaster.llm.protocol import Frozen, closed_object
 
@@ -25,7 +26,7 @@ async def guarded(run: Run, setup: Setup, work: Callable[[], Awaitable[RunEnded]
     lets nothing pass.
     """
     ended: list[RunEnded] = []
-    decision = run.steps.recorded.guard
+    decision = run.steps.recorded.guard or await _unreadable(run)
     if decision is None:
         async with together() as tasks:
 
@@ -49,6 +50,17 @@ async def guarded(run: Run, setup: Setup, work: Callable[[], Awaitable[RunEnded]
     )
 
 
+async def _unreadable(run: Run) -> GuardDecided | None:
+    """Return the decision on inputs that are too long to be screened whole, if they are."""
+    chars = sum(len(document.text) for document in run.documents.values())
+    if chars <= READABLE_CHARS:
+        return None
+    reason = (
+        f"Its inputs have {chars:,} characters, of which a guard reads {READABLE_CHARS:,} at most."
+    )
+    return await _decided(run, Screening(allowed=False, reason=reason))
+
+
 async def _screen(run: Run, setup: Setup) -> GuardDecided:
     worker = setup.catalog.get(run.request.guard)
     documents = tuple(run.documents.values())
@@ -58,23 +70,25 @@ async def _screen(run: Run, setup: Setup) -> GuardDecided:
         task=run.request.task,
         input_names=input_names(documents),
     )
+    question = Question(
+        caller="guard",
+        act="screen a task",
+        step="guard",
+        prompt=prompt,
+        schema=SCREENING,
+        model=worker.model or setup.models.worker,
+        documents=documents,
+    )
     limits = run.request.limits
+    seconds = min(worker.timeout_seconds or limits.subtask_seconds, limits.run_seconds)
     try:
-        screening = await judge(
-            Screening,
-            SCREENING,
-            run=run,
-            setup=setup,
-            caller="guard",
-            act="screen a task",
-            step="guard",
-            prompt=prompt,
-            seconds=min(worker.timeout_seconds or limits.subtask_seconds, limits.run_seconds),
-            model=worker.model or setup.models.worker,
-            documents=documents,
-        )
+        screening = await judge(Screening, question, run=run, setup=setup, seconds=seconds)
     except NoJudgementError as exc:
         screening = Screening(allowed=False, reason=f"It could not be screened. {exc}")
+    return await _decided(run, screening)
+
+
+async def _decided(run: Run, screening: Screening) -> GuardDecided:
     decision = GuardDecided(
         name="guard", at=run.steps.now(), passed=screening.allowed, reason=screening.reason
     )

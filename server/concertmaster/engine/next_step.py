@@ -1,13 +1,17 @@
 """What to do next in an adaptive run: when to ask the orchestrator, and what becomes of it."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from concertmaster.catalog.prompts import describe_workers
+import anyio
+
+from concertmaster.catalog.prompts import RenderedPrompt, describe_workers
+from concertmaster.engine.condensing import condensed
 from concertmaster.engine.events import SubtaskResult
-from concertmaster.engine.judgement import judge
+from concertmaster.engine.judgement import Question, judge
+from concertmaster.engine.overlap import overlaps
 from concertmaster.engine.plan import Plan, Subtask
-from concertmaster.engine.plan_rules import overlaps, plan_problems, subtask_schema
+from concertmaster.engine.plan_rules import PlanRules, plan_problems, subtask_schema
 from concertmaster.engine.repair import RepairedPlan, repair_plan
 from concertmaster.engine.run import (
     Run,
@@ -19,7 +23,7 @@ from concertmaster.engine.run import (
     workers_of,
 )
 from concertmaster.engine.scheduler import Scheduler
-from concertmaster.llm.protocol import Frozen, JsonSchema, closed_object
+from concertmaster.llm.protocol import Frozen, JsonSchema, WorkResult, closed_object
 
 
 class NextStep(Frozen):
@@ -100,42 +104,55 @@ async def ask_what_next(run: Run, setup: Setup, situation: Situation) -> NextSte
     rules = run.rules(setup.catalog)
     # A decision may use the workers that came with the plan, and brings along no others.
     rules = replace(rules, workers=(*rules.workers, *custom), custom_workers=0)
+    done = [
+        work_result(subtask, situation.results[subtask.id])
+        for subtask in situation.plan.subtasks
+        if subtask.id in situation.results
+    ]
+    now = anyio.current_time()
+    seconds = min(run.request.limits.subtask_seconds, situation.seconds)
+    short = await condensed(run, setup, done, until=now + seconds / 2)
+    question = Question(
+        caller="orchestrator",
+        act="decide what to do next",
+        step=f"next-step/{situation.number}",
+        prompt=_prompt(run, setup, situation, rules, short),
+        schema=_schema(rules),
+        model=setup.models.planner,
+    )
+    left = now + seconds - anyio.current_time()
+    return await judge(NextStep, question, run=run, setup=setup, seconds=left)
+
+
+def _prompt(
+    run: Run,
+    setup: Setup,
+    situation: Situation,
+    rules: PlanRules,
+    results: Sequence[WorkResult],
+) -> RenderedPrompt:
     workers = workers_of(situation.plan, setup).cards(tuple(rules.workers))
-    prompt = setup.prompts.render(
+    return setup.prompts.render(
         "next_step",
         workers=describe_workers(workers),
         task=run.request.task,
         input_names=input_names(run.documents.values()),
         constraints=bullets(run.request.constraints),
         subtasks=bullets(_state(subtask, situation) for subtask in situation.plan.subtasks),
-        results=fenced_results(
-            work_result(subtask, situation.results[subtask.id])
-            for subtask in situation.plan.subtasks
-            if subtask.id in situation.results
-        ),
+        results=fenced_results(results),
         left=_left(run, situation),
         occasion=situation.occasion,
     )
-    names = {"type": "array", "items": {"type": "string"}}
-    schema: JsonSchema = closed_object(
+
+
+def _schema(rules: PlanRules) -> JsonSchema:
+    return closed_object(
         {
             "reason": {"type": "string"},
             "done": {"type": "boolean"},
             "add": {"type": "array", "items": subtask_schema(rules)},
-            "drop": names,
+            "drop": {"type": "array", "items": {"type": "string"}},
         }
-    )
-    return await judge(
-        NextStep,
-        schema,
-        run=run,
-        setup=setup,
-        caller="orchestrator",
-        act="decide what to do next",
-        step=f"next-step/{situation.number}",
-        prompt=prompt,
-        seconds=min(run.request.limits.subtask_seconds, situation.seconds),
-        model=setup.models.planner,
     )
 
 
@@ -170,25 +187,10 @@ def revise_plan(
     """
     if step.done:
         return RepairedPlan(plan=plan)
-    warnings = [
-        f"Subtask {subtask.id!r} was to be replaced, but had been started; it was left as it is."
-        for subtask in step.add
-        if subtask.id in started
-    ]
-    replaced = {subtask.id: subtask for subtask in step.add if subtask.id not in started}
-    dropped = set(step.drop) - set(started) - replaced.keys()
-    kept = [
-        replaced.pop(subtask.id, subtask) for subtask in plan.subtasks if subtask.id not in dropped
-    ]
-    warnings += [
-        f"Subtask {subtask.id!r} was dropped, because {step.reason}: {subtask.objective}"
-        for subtask in plan.subtasks
-        if subtask.id in dropped
-    ]
+    kept, added, warnings = _changes(plan, step, started)
     # Those that came with the plan stay; a decision brings none along.
     rules = replace(run.rules(setup.catalog), custom_workers=len(plan.custom_workers))
     room = max(0, rules.max_subtasks - len(kept))
-    added = list(replaced.values())
     left_out = [
         f"Subtask {subtask.id!r} was left out, because a run has at most {rules.max_subtasks}: "
         f"{subtask.objective}"
@@ -205,3 +207,23 @@ def revise_plan(
         warnings=(*warnings, *repaired.warnings, *overlapping),
         left_out=(*left_out, *repaired.left_out),
     )
+
+
+def _changes(
+    plan: Plan, step: NextStep, started: Collection[str]
+) -> tuple[list[Subtask], list[Subtask], list[str]]:
+    """Return the subtasks of the plan from here on, those that are new, and warnings."""
+    warnings = [
+        f"Subtask {subtask.id!r} was to be replaced, but had been started; it was left as it is."
+        for subtask in step.add
+        if subtask.id in started
+    ]
+    new = {subtask.id: subtask for subtask in step.add if subtask.id not in started}
+    dropped = set(step.drop) - set(started) - new.keys()
+    kept = [new.pop(subtask.id, subtask) for subtask in plan.subtasks if subtask.id not in dropped]
+    warnings += [
+        f"Subtask {subtask.id!r} was dropped, because {step.reason}: {subtask.objective}"
+        for subtask in plan.subtasks
+        if subtask.id in dropped
+    ]
+    return kept, list(new.values()), warnings

@@ -4,9 +4,9 @@ import itertools
 import json
 import re
 from collections.abc import Collection, Sequence
-from typing import Literal, cast
+from typing import Annotated, Literal, cast
 
-from pydantic import Field, ValidationError
+from pydantic import Field, StringConstraints, ValidationError
 
 from concertmaster.engine.strategy import SINGLE, Strategy
 from concertmaster.errors import InvalidPlanError
@@ -21,6 +21,9 @@ PlanMode = Literal["static", "adaptive"]
 Verify = Literal["none", "report", "mend"]
 """Whether results are checked against one another; and whether that goes back to the workers."""
 
+
+Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+"""Text that says something."""
 
 ID_CHARS = 40
 """The longest id of a subtask."""
@@ -57,9 +60,9 @@ class CustomWorker(Frozen):
     """A worker written for one run, because the catalog has none for the work."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")
-    description: str = Field(min_length=1)
-    instructions: str = Field(min_length=1)
-    why: str = Field(min_length=1)
+    description: Words
+    instructions: Words
+    why: Words
     """Why no worker of the catalog will do."""
 
 

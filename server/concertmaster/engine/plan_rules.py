@@ -1,18 +1,20 @@
 """What a plan of a run may say, what is wrong with one that says otherwise."""
 
-import difflib
-import itertools
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from concertmaster.engine.plan import ID_PATTERN, Plan, PlanMode, Subtask
-from concertmaster.engine.strategy import Map, Revise, Strategy, Vote, strategy_schema
+from concertmaster.engine.strategy import (
+    MOST_PARTS,
+    Map,
+    Revise,
+    Strategy,
+    Vote,
+    strategy_schema,
+)
 from concertmaster.llm.protocol import JsonSchema, closed_object
-
-ALIKE = 0.85
-"""How much of two objectives' words must agree for them to count as the same work."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,11 +127,19 @@ def strategy_problems(subtask: Subtask, workers: Collection[str]) -> list[str]:
             problems.append(f"{at} has one voter; it takes two to vote.")
         case Map(over="contexts", contexts=()):
             problems.append(f"{at} goes over contexts, but names none.")
+        case Map(over="contexts", contexts=contexts) if len(contexts) > MOST_PARTS:
+            problems.append(_too_many_parts(at, len(contexts)))
         case Map(over="inputs" | "sections") if not subtask.inputs:
             problems.append(f"{at} goes over inputs, but the subtask has none.")
+        case Map(over="inputs") if len(subtask.inputs) > MOST_PARTS:
+            problems.append(_too_many_parts(at, len(subtask.inputs)))
         case _:
             pass
     return problems
+
+
+def _too_many_parts(at: str, parts: int) -> str:
+    return f"{at} has {parts} parts; one subtask may have {MOST_PARTS}."
 
 
 def strategy_workers(strategy: Strategy) -> list[str]:
@@ -154,26 +164,6 @@ def find_cycle(subtasks: Iterable[Subtask]) -> list[str]:
     except CycleError as exc:
         return [str(name) for name in reversed(exc.args[1])]
     return []
-
-
-def overlaps(subtasks: Sequence[Subtask]) -> list[str]:
-    """Return a sentence for each two subtasks that seem to do the same."""
-    return [
-        f"Subtasks {one.id!r} and {other.id!r} seem to do the same with the same inputs."
-        for one, other in itertools.combinations(subtasks, 2)
-        if set(one.inputs) == set(other.inputs) and alike(one.objective, other.objective)
-    ]
-
-
-def alike(one: str, other: str) -> bool:
-    """Tell whether two objectives say the same in nearly the same words."""
-    matcher = difflib.SequenceMatcher(None, one.lower().split(), other.lower().split(), False)
-    # The cheap upper bounds first: most pairs have nothing in common.
-    return (
-        matcher.real_quick_ratio() >= ALIKE
-        and matcher.quick_ratio() >= ALIKE
-        and matcher.ratio() >= ALIKE
-    )
 
 
 def plan_schema(rules: PlanRules) -> JsonSchema:

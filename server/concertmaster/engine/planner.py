@@ -5,8 +5,9 @@ from dataclasses import replace
 
 from concertmaster.catalog.prompts import describe_workers
 from concertmaster.engine.events import PlanRejected
+from concertmaster.engine.overlap import merged, overlaps
 from concertmaster.engine.plan import Plan, read_plan
-from concertmaster.engine.plan_rules import PlanRules, overlaps, plan_problems, plan_schema
+from concertmaster.engine.plan_rules import PlanRules, plan_problems, plan_schema
 from concertmaster.engine.repair import RepairedPlan, repair_plan
 from concertmaster.engine.run import Run, Setup, bullets, fenced_inputs, input_names
 from concertmaster.errors import InvalidPlanError
@@ -74,12 +75,13 @@ async def make_plan(
 
 
 def _accepted(plan: Plan, rules: PlanRules, repaired: RepairedPlan | None = None) -> RepairedPlan:
-    """Return the plan to run, in the mode that it must have, with warnings of likely waste."""
+    """Return the plan to run, in the mode that it must have, without what would be waste."""
     repaired = repaired or RepairedPlan(plan=plan)
+    plan, merges = merged(repaired.plan)
     return replace(
         repaired,
-        plan=_in_mode(repaired.plan, rules),
-        warnings=(*repaired.warnings, *overlaps(repaired.plan.subtasks)),
+        plan=_in_mode(plan, rules),
+        warnings=(*repaired.warnings, *merges, *overlaps(plan.subtasks)),
     )
 
 

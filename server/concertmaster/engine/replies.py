@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from pydantic import JsonValue
 
-from concertmaster.engine.events import SubtaskStatus
+from concertmaster.engine.events import PartResult, SubtaskStatus
 from concertmaster.llm import structured
 from concertmaster.llm.protocol import JsonSchema, Reply
 
@@ -20,6 +20,8 @@ class Verdict:
     value: JsonValue = None
     problem: str = ""
     """What is wrong, as a sentence for the model and for the reader."""
+    parts: tuple[PartResult, ...] = ()
+    """What it is made of, where there are parts."""
     notes: tuple[str, ...] = ()
     """How the answer came about, where more than one model's word decided it."""
 

@@ -61,11 +61,11 @@ class _Waiting(NamedTuple):
 class Scheduler:
     """The subtasks of one run and what has become of them.
 
-    Feed it `ended` for every subtask it told to start; it answers with what to do next.
-    The first decisions come from `begin`.
+    Give it the plan with `revise`, and feed it `ended` for every subtask it told to start; it
+    answers with what to do next.
     """
 
-    def __init__(self, subtasks: Sequence[Subtask], *, slots: int) -> None:
+    def __init__(self, *, slots: int) -> None:
         self._subtasks: dict[str, Subtask] = {}
         self._free = slots
         self._waits_for: dict[str, int] = {}
@@ -80,7 +80,6 @@ class Scheduler:
         self._asked: dict[str, int] = defaultdict(int)
         """The pieces of each running subtask that wait for a slot."""
         self._ended: dict[str, SubtaskStatus] = {}
-        self._take_in(subtasks, {})
 
     @property
     def over(self) -> bool:
@@ -91,10 +90,6 @@ class Scheduler:
     def all_started(self) -> bool:
         """Tell whether no subtask is left to start."""
         return len(self._ended) + len(self._held) == len(self._subtasks)
-
-    def begin(self) -> list[Decision]:
-        """Return the first decisions."""
-        return self._fill()
 
     def ended(self, subtask_id: str, status: SubtaskStatus) -> list[Decision]:
         """Take in that a running subtask has ended, and return what to do next."""

@@ -75,6 +75,8 @@ class Steps:
         self._clock = clock
         self.recorded = Recorded(recorded)
         """What the journal tells of the run before it was resumed."""
+        self._made: dict[str, Reply] = {}
+        """Replies since then, for steps that more than one reader asks for."""
         self._usage = dict(self.recorded.usage)
         self._refusals: dict[str | None, ModelAccessError] = {}
         self.spending = Spending(limits)
@@ -117,25 +119,35 @@ class Steps:
         A call that cannot succeed, as another has found out, is not made; nor is one that
         the run's budget does not allow.
         """
-        if (reply := self.recorded.replies.get(name)) is not None:
+        if (reply := self.recorded.replies.get(name) or self._made.get(name)) is not None:
             return reply
         model = llm.model_name(request.model)
         if (refusal := self.refusal(model)) is not None:
             raise ModelAccessError(str(refusal), model=refusal.model)
-        draft = draft or Draft()
-        await self.record(
-            CallStarted(
-                name=f"{name}/start",
-                at=self.now(),
-                step=name,
-                caller=request.caller,
-                model=model,
-                subtask_id=subtask_id,
-            ),
-            wait=False,
+        started = CallStarted(
+            name=f"{name}/start",
+            at=self.now(),
+            step=name,
+            caller=request.caller,
+            model=model,
+            subtask_id=subtask_id,
         )
+        await self.record(started, wait=False)
+        reply = await self._reply(name, llm, request, subtask_id, draft or Draft())
+        finished = CallFinished(
+            name=name, at=self.now(), caller=request.caller, subtask_id=subtask_id, reply=reply
+        )
+        await self.record(finished)
+        self._made[name] = reply
+        self._charge(subtask_id, reply.usage)
+        return reply
+
+    async def _reply(
+        self, name: str, llm: LLM, request: Request, subtask_id: str | None, draft: Draft
+    ) -> Reply:
+        """Return the reply to a call; what one cost that brings none is in the journal."""
         try:
-            reply = await self._paid(llm, request, draft, subtask_id)
+            return await self._paid(llm, request, draft, subtask_id)
         except ModelError as exc:
             if isinstance(exc, ModelAccessError):
                 self._refusals[exc.model] = exc
@@ -145,17 +157,6 @@ class Steps:
         except anyio.get_cancelled_exc_class():
             await self._record_failure(name, request.caller, subtask_id, "abandoned", draft.usage)
             raise
-        await self.record(
-            CallFinished(
-                name=name,
-                at=self.now(),
-                caller=request.caller,
-                subtask_id=subtask_id,
-                reply=reply,
-            )
-        )
-        self._charge(subtask_id, reply.usage)
-        return reply
 
     async def _paid(
         self, llm: LLM, request: Request, draft: Draft, subtask_id: str | None

@@ -7,6 +7,9 @@ from pydantic import BeforeValidator, Field
 
 from concertmaster.llm.protocol import Frozen, JsonSchema, Text, closed_object
 
+MOST_PARTS = 100
+"""How many parts one subtask may have."""
+
 Weight = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
 
 
@@ -127,8 +130,13 @@ SINGLE = Single(kind="single")
 
 
 def strategy_schema() -> JsonSchema:
-    """Return the JSON Schema of the strategies that a planner may choose."""
+    """Return the JSON Schema of the strategies that a planner may choose.
+
+    Who votes, and with what weight, is for whoever knows the models: a user.
+    """
     text = {"type": "string"}
+    criterion = closed_object({"name": text, "weight": {"type": "number", "exclusiveMinimum": 0}})
+    share = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
     pair = closed_object({"key": text, "value": text})
     return {
         "anyOf": [
@@ -145,13 +153,16 @@ def strategy_schema() -> JsonSchema:
                     "kind": {"const": "vote"},
                     "answers": {"type": "integer", "minimum": 2, "maximum": 9},
                     "decide": {"enum": ["judge", "rubric", "consensus"]},
-                    "criteria": {"type": "array", "items": closed_object({"name": text})},
+                    "criteria": {"type": "array", "items": criterion},
+                    "separate_criteria": {"type": "boolean"},
+                    "share": share,
                 }
             ),
             closed_object(
                 {
                     "kind": {"const": "map"},
                     "over": {"enum": ["inputs", "sections", "contexts"]},
+                    "section_tokens": {"type": "integer", "minimum": 100, "maximum": 100_000},
                     "contexts": {"type": "array", "items": {"type": "array", "items": pair}},
                 }
             ),

@@ -3,6 +3,7 @@
 import logging
 from dataclasses import replace
 
+from concertmaster.engine.condensing import with_condensed_dependencies
 from concertmaster.engine.events import SubtaskResult
 from concertmaster.engine.plan import Subtask
 from concertmaster.engine.replies import Verdict
@@ -49,6 +50,7 @@ def result_of(work: Work, verdict: Verdict, *, seconds: float) -> SubtaskResult:
         status=verdict.status,
         text=verdict.text,
         value=verdict.value,
+        parts=verdict.parts,
         errors=(verdict.problem,) if verdict.problem else (),
         notes=verdict.notes,
         usage=work.run.steps.usage(work.subtask.id),
@@ -92,6 +94,7 @@ def not_finished(subtask: Subtask, usage: Usage, *, unneeded: bool) -> SubtaskRe
 async def _verdict(work: Work) -> Verdict:
     if refusal := _refusal(work):
         return Verdict(status="skipped", problem=refusal)
+    work = await with_condensed_dependencies(work)
     match work.subtask.strategy:
         case Revise() as strategy:
             return await do_with_revisions(work, strategy)

@@ -1,36 +1,18 @@
-"""Checking the results of a run against one another, and having workers mend what is found."""
+"""Checking the results of a run against one another."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import anyio
 
-from concertmaster.engine.concurrency import at_once
+from concertmaster.engine.condensing import condensed
 from concertmaster.engine.delegation import Delegated
-from concertmaster.engine.events import (
-    Finding,
-    ResultsVerified,
-    SubtaskFinished,
-    SubtaskResult,
-)
-from concertmaster.engine.judgement import NoJudgementError, judge
+from concertmaster.engine.events import Finding, ResultsVerified, SubtaskResult
+from concertmaster.engine.judgement import NoJudgementError, Question, judge
+from concertmaster.engine.mending import mended
 from concertmaster.engine.plan import Subtask
-from concertmaster.engine.run import (
-    Run,
-    Setup,
-    bullets,
-    fenced_results,
-    work_result,
-    workers_of,
-)
-from concertmaster.engine.subtask import result_of
-from concertmaster.engine.work import Piece, Work
-from concertmaster.engine.worker import conversation
+from concertmaster.engine.run import Run, Setup, fenced_results, work_result
 from concertmaster.llm.protocol import Frozen, JsonSchema, closed_object
-
-MEND = Piece(step="mend")
-
-REVISED = "Its worker revised it after the check of all results."
 
 
 class Verification(Frozen):
@@ -68,7 +50,7 @@ async def verify(
     notes = tuple(_note(finding, mend=mend) for finding in findings)
     if not mend or not findings:
         return Verified(results=delegated.results, notes=notes)
-    results = await _mended(run, setup, delegated, findings, until=until)
+    results = await mended(run, setup, delegated, findings, until=until)
     return Verified(results=results, notes=notes)
 
 
@@ -80,24 +62,19 @@ async def _find(
     *,
     until: float,
 ) -> tuple[Finding, ...]:
-    prompt = setup.prompts.render(
-        "verify",
-        task=run.request.task,
-        results=fenced_results(
-            work_result(subtasks[result.subtask_id], result) for result in results
-        ),
-    )
-    verification = await judge(
-        Verification,
-        _schema([result.subtask_id for result in results]),
-        run=run,
-        setup=setup,
+    work = [work_result(subtasks[result.subtask_id], result) for result in results]
+    now = anyio.current_time()
+    short = await condensed(run, setup, work, until=now + (until - now) / 2)
+    prompt = setup.prompts.render("verify", task=run.request.task, results=fenced_results(short))
+    question = Question(
         caller="verifier",
         act="check results against one another",
         step="verify",
         prompt=prompt,
-        seconds=min(run.request.limits.subtask_seconds, until - anyio.current_time()),
+        schema=_schema([result.subtask_id for result in results]),
     )
+    seconds = min(run.request.limits.subtask_seconds, until - anyio.current_time())
+    verification = await judge(Verification, question, run=run, setup=setup, seconds=seconds)
     return verification.findings
 
 
@@ -120,62 +97,3 @@ def _note(finding: Finding, *, mend: bool) -> str:
         f"Checking the results against one another ({where}, {finding.severity}): "
         f"{finding.what}{back}"
     )
-
-
-async def _mended(
-    run: Run, setup: Setup, delegated: Delegated, findings: Sequence[Finding], *, until: float
-) -> tuple[SubtaskResult, ...]:
-    """Return the results, where each that a finding concerns has been revised by its worker."""
-    results = {result.subtask_id: result for result in delegated.results}
-    subtasks = {subtask.id: subtask for subtask in delegated.plan.subtasks}
-    workers = workers_of(delegated.plan, setup)
-    slots = anyio.CapacityLimiter(run.request.limits.slots)
-
-    async def mend(subtask: Subtask) -> SubtaskResult:
-        result = results[subtask.id]
-        points = [
-            f"{finding.what} {finding.mend}"
-            for finding in findings
-            if subtask.id in finding.subtasks
-        ]
-        if not points:
-            return result
-        work = Work(
-            run=run,
-            setup=setup,
-            workers=workers,
-            subtask=subtask,
-            dependencies=[
-                work_result(subtasks[name], results[name]) for name in subtask.depends_on
-            ],
-            until=until,
-            take_slot=lambda _: slots,
-        )
-        return await _revised(work, result, points)
-
-    return tuple(await at_once(mend, delegated.plan.subtasks))
-
-
-async def _revised(work: Work, result: SubtaskResult, points: Sequence[str]) -> SubtaskResult:
-    wish = work.setup.prompts.render("revise", points=bullets(points))
-    talk = conversation(work, MEND)
-    async with work.slot():
-        verdict = await talk.revise(result.text, wish.user, seconds=work.seconds())
-    if verdict.status != "succeeded":
-        problem = f"It was not revised after the check of all results: {verdict.problem}"
-        revised = result.model_copy(
-            update={"status": "partial", "errors": (*result.errors, problem)}
-        )
-    else:
-        verdict = verdict.with_notes(*result.notes, REVISED)
-        # A revision mends what was found, and not what had been missing before.
-        if result.errors:
-            verdict = verdict.with_problem(" ".join(result.errors))
-        revised = result_of(work, verdict, seconds=result.seconds)
-    steps = work.run.steps
-    await steps.record(
-        SubtaskFinished(
-            name=f"subtask/{result.subtask_id}/result/mended", at=steps.now(), result=revised
-        )
-    )
-    return revised

@@ -6,8 +6,9 @@ from string import ascii_uppercase
 
 from pydantic import Field
 
+from concertmaster.catalog.prompts import RenderedPrompt
 from concertmaster.engine.concurrency import at_once
-from concertmaster.engine.judgement import NoJudgementError, judge
+from concertmaster.engine.judgement import NoJudgementError, Question, judge
 from concertmaster.engine.run import bullets, fenced_answer, fenced_results
 from concertmaster.engine.strategy import Criterion, Vote
 from concertmaster.engine.work import Work
@@ -50,35 +51,34 @@ async def best_of(work: Work, answers: Mapping[int, str]) -> tuple[int, str]:
     seed = f"{work.run.request.task}\0{work.subtask.id}"
     random.Random(seed).shuffle(order)  # noqa: S311 (not a secret)
     labelled = dict(zip(ascii_uppercase, order, strict=False))
-    prompt = work.setup.prompts.render(
+    # A letter stands for an answer only among these: one that failed may come when the run
+    # is resumed.
+    among = "+".join(str(number) for number in sorted(answers))
+    question = Question(
+        caller="judge",
+        act="judge between answers",
+        step=work.step(f"judge/{among}"),
+        prompt=_judge_prompt(work, {label: answers[each] for label, each in labelled.items()}),
+        schema=closed_object({"reasons": {"type": "string"}, "best": {"enum": list(labelled)}}),
+        documents=work.inputs,
+        subtask_id=work.subtask.id,
+    )
+    async with work.slot():
+        choice = await judge(
+            Choice, question, run=work.run, setup=work.setup, seconds=work.seconds()
+        )
+    return labelled[choice.best], choice.reasons
+
+
+def _judge_prompt(work: Work, answers: Mapping[str, str]) -> RenderedPrompt:
+    return work.setup.prompts.render(
         "judge",
         task=work.run.request.task,
         objective=work.subtask.objective,
         expects=_expected(work),
         dependencies=fenced_results(work.dependencies),
-        answers="\n\n".join(
-            fenced_answer(label, answers[number]) for label, number in labelled.items()
-        ),
+        answers="\n\n".join(fenced_answer(label, text) for label, text in answers.items()),
     )
-    schema = closed_object({"reasons": {"type": "string"}, "best": {"enum": list(labelled)}})
-    # A letter stands for an answer only among these: one that failed may come when the run
-    # is resumed.
-    among = "+".join(str(number) for number in sorted(answers))
-    async with work.slot():
-        choice = await judge(
-            Choice,
-            schema,
-            run=work.run,
-            setup=work.setup,
-            caller="judge",
-            act="judge between answers",
-            step=work.step(f"judge/{among}"),
-            prompt=prompt,
-            seconds=work.seconds(),
-            documents=work.inputs,
-            subtask_id=work.subtask.id,
-        )
-    return labelled[choice.best], choice.reasons
 
 
 async def score(work: Work, strategy: Vote, answer: str, *, step: str) -> float:
@@ -116,19 +116,18 @@ async def _scores(
         criteria=bullets(names),
         answer=fenced_answer(work.subtask.id, answer),
     )
+    question = Question(
+        caller="rubric",
+        act="score an answer",
+        step=work.step(step),
+        prompt=prompt,
+        schema=_scores_schema(names),
+        documents=work.inputs,
+        subtask_id=work.subtask.id,
+    )
     async with work.slot():
         scores = await judge(
-            Scores,
-            _scores_schema(names),
-            run=work.run,
-            setup=work.setup,
-            caller="rubric",
-            act="score an answer",
-            step=work.step(step),
-            prompt=prompt,
-            seconds=work.seconds(),
-            documents=work.inputs,
-            subtask_id=work.subtask.id,
+            Scores, question, run=work.run, setup=work.setup, seconds=work.seconds()
         )
     return {item.criterion: item.score for item in scores.scores}
 

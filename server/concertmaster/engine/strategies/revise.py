@@ -4,7 +4,7 @@ import itertools
 from dataclasses import replace
 
 from concertmaster.engine.conversation import Conversation
-from concertmaster.engine.judgement import NoJudgementError, judge
+from concertmaster.engine.judgement import NoJudgementError, Question, judge
 from concertmaster.engine.replies import Verdict
 from concertmaster.engine.run import bullets, fenced_answer, fenced_results
 from concertmaster.engine.strategy import Revise
@@ -42,9 +42,10 @@ async def do_with_revisions(work: Work, strategy: Revise) -> Verdict:
             except NoJudgementError as exc:
                 return verdict.with_problem(f"No critic could judge it: {exc}")
             verdict = replace(verdict, notes=(_note(revisions),))
-            # Without points there is nothing that a worker could mend.
-            if critique.satisfactory or not critique.points:
+            if critique.satisfactory:
                 return verdict
+            if not critique.points:
+                return verdict.with_problem("The critic was not satisfied and gave no points.")
             if revisions == strategy.rounds:
                 return verdict.with_problem(f"The critic objects: {' '.join(critique.points)}")
             verdict = await _revised(work, talk, verdict, critique)
@@ -64,20 +65,18 @@ async def _critique(work: Work, strategy: Revise, result: str, number: int) -> C
         dependencies=fenced_results(work.dependencies),
         result=fenced_answer(subtask.id, result),
     )
-    return await judge(
-        Critique,
-        CRITIQUE,
-        run=work.run,
-        setup=setup,
+    question = Question(
         caller="critic",
         act="criticise a result",
         step=work.step(f"critique/{number}"),
         prompt=prompt,
-        seconds=work.seconds(strategy.critic),
+        schema=CRITIQUE,
         model=(critic and critic.model) or setup.models.worker,
         documents=work.inputs,
         subtask_id=subtask.id,
     )
+    seconds = work.seconds(strategy.critic)
+    return await judge(Critique, question, run=work.run, setup=setup, seconds=seconds)
 
 
 async def _revised(work: Work, talk: Conversation, verdict: Verdict, critique: Critique) -> Verdict:

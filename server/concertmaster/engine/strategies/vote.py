@@ -77,9 +77,11 @@ async def _by_judge(work: Work, strategy: Vote) -> Verdict:
         answers = {ballot.number: ballot.verdict.text for ballot in valid}
         best, reasons = await best_of(work, answers)
     except NoJudgementError as exc:
-        return valid[0].verdict.with_problem(f"No judge chose between the answers: {exc}")
+        first = valid[0].verdict.with_problem(f"No judge chose between the answers: {exc}")
+        return first.with_notes(*_uncounted(ballots))
     chosen = next(ballot.verdict for ballot in valid if ballot.number == best)
-    return chosen.with_notes(f"A judge chose answer {best} of {len(ballots)}: {reasons}")
+    note = f"A judge chose answer {best} of {len(ballots)}: {reasons}"
+    return chosen.with_notes(note, *_uncounted(ballots))
 
 
 async def _by_rubric(work: Work, strategy: Vote) -> Verdict:
@@ -99,9 +101,10 @@ async def _by_rubric(work: Work, strategy: Vote) -> Verdict:
             unscored[ballot.number] = str(exc)
 
     await at_once(score_one, valid)
-    problems = _unscored(unscored)
+    problems = _told("was not scored", "were not scored", unscored)
     if not scores:
-        return valid[0].verdict.with_problem(" ".join(problems))
+        first = valid[0].verdict.with_problem(" ".join(problems))
+        return first.with_notes(*_uncounted(ballots))
     # The first of those that have the same score, in the voters' order.
     best = max(
         (ballot for ballot in valid if ballot.number in scores),
@@ -109,18 +112,24 @@ async def _by_rubric(work: Work, strategy: Vote) -> Verdict:
     )
     marks = ", ".join(f"{number}: {scores[number]:.1f}" for number in sorted(scores))
     note = f"Answer {best.number} scored highest, of 10 by the rubric ({marks})."
-    return best.verdict.with_notes(note, *problems)
+    return best.verdict.with_notes(note, *problems, *_uncounted(ballots))
 
 
-def _unscored(reasons: Mapping[int, str]) -> list[str]:
-    """Return a sentence for each reason why answers, by their numbers, have no score."""
+def _uncounted(ballots: Sequence[_Ballot]) -> list[str]:
+    """Return a sentence for each reason why answers took no part in the vote."""
+    reasons = {item.number: item.verdict.problem for item in ballots if not item.valid}
+    return _told("did not count", "did not count", reasons)
+
+
+def _told(of_one: str, of_many: str, reasons: Mapping[int, str]) -> list[str]:
+    """Return a sentence for each reason why something became of answers, by their numbers."""
     numbers: dict[str, list[str]] = defaultdict(list)
     for number in sorted(reasons):
         numbers[reasons[number]].append(str(number))
     return [
-        f"Answer {same[0]} was not scored: {reason}"
+        f"Answer {same[0]} {of_one}: {reason}"
         if len(same) == 1
-        else f"Answers {', '.join(same)} were not scored: {reason}"
+        else f"Answers {', '.join(same)} {of_many}: {reason}"
         for reason, same in numbers.items()
     ]
 
@@ -128,20 +137,21 @@ def _unscored(reasons: Mapping[int, str]) -> list[str]:
 async def _by_majority(work: Work, strategy: Vote) -> Verdict:
     count = _Count(strategy)
     ballots = await _ballots(work, strategy, count.decided)
-    leaders = count.leaders(ballots)
-    if not leaders:
+    if sum(ballot.valid for ballot in ballots) < 2 and not count.decided(ballots):
         return _without_vote(ballots)
-    form, most = leaders[0]
+    form, most = count.leaders(ballots)[0]
     first = next(
         ballot for ballot in ballots if ballot.valid and normal_form(ballot.verdict) == form
     )
     agree = f"{float(most):g} of {float(count.whole):g}"
+    uncounted = _uncounted(ballots)
     if most > count.needed:
-        return first.verdict.with_notes(f"Won by a majority of {agree}.")
-    return first.verdict.with_problem(
+        return first.verdict.with_notes(f"Won by a majority of {agree}.", *uncounted)
+    problem = (
         f"No majority: the most common answer has {agree}, and more than "
         f"{float(count.needed):g} were needed."
     )
+    return first.verdict.with_problem(problem).with_notes(*uncounted)
 
 
 class _Count:
@@ -166,8 +176,13 @@ class _Count:
 
     def decided(self, ballots: Sequence[_Ballot]) -> bool:
         """Tell whether the leader stays in the lead, and has won or cannot win, come what may."""
-        if not (leaders := self.leaders(ballots)):
+        valid = [ballot for ballot in ballots if ballot.valid]
+        if not valid:
             return False
+        if len(valid) < 2:
+            # One answer alone is a vote only if it outweighs whatever the others could say.
+            ballots = valid
+        leaders = self.leaders(ballots)
         most = leaders[0][1]
         next_most = leaders[1][1] if len(leaders) > 1 else Fraction()
         left = self.whole - sum(self._weight(ballot) for ballot in ballots)
