@@ -8,9 +8,10 @@ import anyio
 from concertmaster.catalog.catalog import builtin_folder, load_catalog
 from concertmaster.catalog.prompts import load_prompts
 from concertmaster.engine.drafting import PlanReader
-from concertmaster.engine.events import Event, RunRequest
+from concertmaster.engine.events import Event
 from concertmaster.engine.orchestrator import Orchestrator
 from concertmaster.engine.plan import Plan, Subtask
+from concertmaster.engine.request import RunRequest
 from concertmaster.engine.run import Run, Setup
 from concertmaster.engine.steps import Steps
 from concertmaster.llm.protocol import LLM, Draft, Models, Reply, Request, Usage

@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 
 import anyio
 
-from concertmaster.engine.events import Limits
+from concertmaster.engine.request import Limits
 from concertmaster.engine.spending import Spending
 from concertmaster.llm.missing import MissingKeyLLM
 from concertmaster.llm.prices import load_prices

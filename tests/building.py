@@ -12,13 +12,12 @@ from concertmaster.engine.earlier import NO_EARLIER_RUN, EarlierRun
 from concertmaster.engine.events import (
     CallFinished,
     Event,
-    InputRef,
     RunEnded,
-    RunRequest,
     SubtaskFinished,
     SubtaskResult,
 )
 from concertmaster.engine.orchestrator import Orchestrator
+from concertmaster.engine.request import InputRef, RunRequest
 from concertmaster.engine.run import Run, Setup
 from concertmaster.engine.steps import Steps
 from concertmaster.llm.protocol import LLM, Document, Models

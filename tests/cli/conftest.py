@@ -13,7 +13,6 @@ from concertmaster.engine.events import (
     Event,
     PlanAccepted,
     RunEnded,
-    RunRequest,
     RunStarted,
     SubtaskFinished,
     SubtaskResult,
@@ -22,6 +21,7 @@ from concertmaster.engine.events import (
     SynthesisStarted,
 )
 from concertmaster.engine.plan import Plan, Subtask
+from concertmaster.engine.request import RunRequest
 from concertmaster.llm.protocol import NO_USAGE, Reply, Usage
 from concertmaster.runs.state import RunState, fold
 from fakes import FakeLLM

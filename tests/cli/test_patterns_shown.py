@@ -20,10 +20,10 @@ from concertmaster.engine.events import (
     PlanAccepted,
     PlanRevised,
     ResultsVerified,
-    RunRequest,
     RunStarted,
 )
 from concertmaster.engine.plan import Plan
+from concertmaster.engine.request import RunRequest
 from concertmaster.runs.state import RunState, fold
 from fakes import FakeLLM, plan_json, subtask
 from patterns import critique, decision, finding, findings, screening

@@ -7,8 +7,9 @@ import pytest
 
 from building import RecordedRun, drive, setup
 from concertmaster.engine import condensing
-from concertmaster.engine.events import CallFinished, Limits, RunRequest, SubtaskFinished
+from concertmaster.engine.events import CallFinished, SubtaskFinished
 from concertmaster.engine.plan import Plan, Subtask
+from concertmaster.engine.request import Limits, RunRequest
 from concertmaster.errors import ModelUnavailableError, StoreError
 from concertmaster.llm.protocol import Request
 from fakes import FakeLLM, Script, subtask, texts

@@ -7,15 +7,14 @@ from concertmaster.engine.events import (
     CallFailed,
     CallFinished,
     Event,
-    Limits,
     PlanAccepted,
     PlanRejected,
-    RunRequest,
     SubtaskFinished,
     SubtaskStarted,
 )
 from concertmaster.engine.orchestrator import Orchestrator
 from concertmaster.engine.plan import Plan
+from concertmaster.engine.request import Limits, RunRequest
 from concertmaster.engine.run import Run
 from concertmaster.engine.steps import Steps
 from concertmaster.errors import (

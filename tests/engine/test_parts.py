@@ -7,16 +7,10 @@ import anyio.lowlevel
 import pytest
 
 from building import RecordedRun, drive, setup, worker
-from concertmaster.engine.events import (
-    CallFinished,
-    CallStarted,
-    Event,
-    Limits,
-    RunRequest,
-    SubtaskFinished,
-)
+from concertmaster.engine.events import CallFinished, CallStarted, Event, SubtaskFinished
 from concertmaster.engine.orchestrator import Orchestrator
 from concertmaster.engine.plan import Plan
+from concertmaster.engine.request import Limits, RunRequest
 from concertmaster.engine.run import Run
 from concertmaster.engine.steps import Steps
 from concertmaster.engine.strategy import MOST_PARTS

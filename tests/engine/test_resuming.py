@@ -12,12 +12,12 @@ from concertmaster.engine.events import (
     CallFinished,
     Event,
     RunEnded,
-    RunRequest,
     RunResumed,
     RunStarted,
     SubtaskFinished,
 )
 from concertmaster.engine.plan import Plan
+from concertmaster.engine.request import RunRequest
 from concertmaster.errors import ModelUnavailableError, StoreError
 from concertmaster.llm.protocol import JsonSchema, Request
 from concertmaster.runs.state import fold

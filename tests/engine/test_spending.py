@@ -9,8 +9,9 @@ import pytest
 
 from building import RecordedRun, setup, worker
 from concertmaster.catalog.definitions import WorkerDefinition
-from concertmaster.engine.events import CallFailed, Event, Limits, PlanAccepted, RunRequest
+from concertmaster.engine.events import CallFailed, Event, PlanAccepted
 from concertmaster.engine.plan import Plan, Subtask
+from concertmaster.engine.request import Limits, RunRequest
 from concertmaster.engine.spending import LEAST_REPLY, Spending
 from concertmaster.engine.synthesis import TOO_DEAR
 from concertmaster.errors import BudgetError, ModelUnavailableError

@@ -3,8 +3,8 @@ import pytest
 
 from building import drive
 from concertmaster.engine import condensing, planner
-from concertmaster.engine.events import Limits, RunRequest
 from concertmaster.engine.plan import Plan
+from concertmaster.engine.request import Limits, RunRequest
 from concertmaster.errors import ModelUnavailableError
 from concertmaster.llm.protocol import PlanBrief, Request, SynthesisBrief
 from fakes import FakeLLM, reply_with, subtask

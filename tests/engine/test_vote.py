@@ -13,13 +13,12 @@ from concertmaster.engine.events import (
     CallFinished,
     CallStarted,
     Event,
-    Limits,
-    RunRequest,
     SubtaskFinished,
 )
 from concertmaster.engine.orchestrator import Orchestrator
 from concertmaster.engine.plan import Plan
 from concertmaster.engine.replies import Verdict
+from concertmaster.engine.request import Limits, RunRequest
 from concertmaster.engine.run import Run
 from concertmaster.engine.steps import Steps
 from concertmaster.engine.strategies.normal_form import normal_form

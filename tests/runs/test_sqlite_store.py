@@ -22,11 +22,9 @@ from concertmaster.engine.events import (
     CallStarted,
     CancelRequested,
     Event,
-    InputRef,
     PlanAccepted,
     PlanRejected,
     RunEnded,
-    RunRequest,
     RunResumed,
     RunStarted,
     SubtaskFinished,
@@ -36,6 +34,7 @@ from concertmaster.engine.events import (
     ToolCalled,
 )
 from concertmaster.engine.plan import Plan
+from concertmaster.engine.request import InputRef, RunRequest
 from concertmaster.errors import (
     ConcertmasterError,
     LostRunError,

@@ -13,7 +13,6 @@ from concertmaster.engine.events import (
     PlanRevised,
     ResultsVerified,
     RunEnded,
-    RunRequest,
     RunStarted,
     SubtaskDrafted,
     SubtaskFinished,
@@ -25,6 +24,7 @@ from concertmaster.engine.events import (
     ToolsMissing,
 )
 from concertmaster.engine.plan import Plan
+from concertmaster.engine.request import RunRequest
 from concertmaster.errors import UnreadableRunError
 from concertmaster.llm.protocol import NO_USAGE, ToolCall, ToolOutcome
 from concertmaster.runs.state import RunState, fold

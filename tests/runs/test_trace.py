@@ -18,7 +18,6 @@ from concertmaster.engine.events import (
     PlanRevised,
     ResultsVerified,
     RunEnded,
-    RunRequest,
     RunStarted,
     SubtaskFinished,
     SubtaskResult,
@@ -30,6 +29,7 @@ from concertmaster.engine.events import (
     ToolStarted,
 )
 from concertmaster.engine.plan import Plan
+from concertmaster.engine.request import RunRequest
 from concertmaster.errors import UnreadableRunError
 from concertmaster.llm.protocol import ToolCall, ToolOutcome
 from concertmaster.runs.trace import Span, trace

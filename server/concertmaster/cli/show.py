@@ -28,7 +28,7 @@ from concertmaster.cli.wording import (
     times,
     tokens,
 )
-from concertmaster.engine.events import Estimate
+from concertmaster.engine.amounts import Estimate
 from concertmaster.engine.plan import Plan, Subtask
 from concertmaster.protocol.views import reused_line, written_workers
 from concertmaster.runs.state import RunState, SubtaskState

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable
 
-from concertmaster.engine.events import Estimate
+from concertmaster.engine.amounts import Estimate
 from concertmaster.engine.plan import Subtask
 from concertmaster.llm.protocol import Usage
 from concertmaster.protocol.views import strategy_phrase

@@ -12,7 +12,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 from concertmaster.catalog.definitions import WorkerDefinition
-from concertmaster.engine.events import Amounts, Counts, Estimate
+from concertmaster.engine.amounts import Amounts, Counts, Estimate
 from concertmaster.engine.plan import Plan, Subtask, Verify
 from concertmaster.engine.run import Run, Setup, workers_of
 from concertmaster.engine.strategies.parts import TOKEN_CHARS

@@ -5,16 +5,16 @@ Every event has a name that is its own within a run and an epoch of it: `plan/1`
 what starts first differs after a restart.
 """
 
-from collections.abc import Callable
 from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, TypeAdapter
 
-from concertmaster.engine.plan import Plan, PlanMode, Subtask, Verify
+from concertmaster.engine.amounts import Estimate
+from concertmaster.engine.plan import Plan, Subtask
+from concertmaster.engine.request import NOBODY, Origin, RunRequest
 from concertmaster.llm.protocol import (
     NO_USAGE,
     Frozen,
-    JsonSchema,
     Reply,
     Text,
     ToolCall,
@@ -25,14 +25,6 @@ from concertmaster.llm.protocol import (
 SCHEMA_VERSION = 2
 """Version of the shapes below, written to the journal with each event."""
 
-RunKind = Literal["orchestration", "plan", "worker"]
-"""Plan, delegate and synthesize; plan only; or one worker on one subtask."""
-
-Mode = PlanMode | Literal["auto"]
-"""How a run proceeds; `auto` leaves it to the planner."""
-
-Decomposition = Literal["constrained", "hybrid", "dynamic"]
-"""Whether a planner may write workers of its own: none, one, or as many as it needs."""
 
 SubtaskStatus = Literal[
     "pending", "running", "succeeded", "partial", "failed", "skipped", "cancelled"
@@ -51,109 +43,6 @@ RunStatus = Literal[
 
 FINAL_STATUSES = frozenset({"succeeded", "partial", "failed", "cancelled"})
 """Statuses of a run that has come to an end; all but the first can be resumed from there."""
-
-
-class Limits(Frozen):
-    """Bounds on one run."""
-
-    max_subtasks: int = Field(default=8, ge=1)
-    slots: int = Field(default=8, ge=1)
-    """Subtasks that may run at the same time."""
-    subtask_seconds: float = Field(default=120, gt=0)
-    run_seconds: float = Field(default=900, gt=0)
-    max_tokens: int = Field(default=16384, ge=1)
-    """Upper bound of one reply, in tokens, what the model thinks included."""
-    rounds: int = Field(default=6, ge=1)
-    """How often an adaptive run asks what to do next."""
-    budget_usd: float = Field(default=2.0, gt=0)
-    """What the run may spend."""
-    budget_tokens: int = Field(default=2_000_000, ge=1)
-    """Tokens that it may take, but for those read from a cache; all that binds where no price
-    is known."""
-
-
-class Counts(Frozen):
-    """From how many to how many."""
-
-    low: int
-    high: int
-
-
-class Amounts(Frozen):
-    """From how much to how much."""
-
-    low: float
-    high: float
-
-
-class Estimate(Frozen):
-    """What carrying out a plan is likely to take. It is no bound; the budget is."""
-
-    calls: Counts
-    tokens: Counts
-    usd: Amounts | None = Field(default=None, description="Absent if a price is unknown.")
-    seconds: Amounts
-
-    @property
-    def words(self) -> str:
-        """Return all of it in one phrase."""
-        usd = _span(self.usd, _money) if self.usd else "an unknown price"
-        calls = "call" if self.calls.high == 1 else "calls"
-        return (
-            f"{_span(self.calls)} {calls}, {_span(self.tokens)} tokens, {usd}, "
-            f"{_span(self.seconds)} seconds"
-        )
-
-
-def _number(figure: float) -> str:
-    return str(figure).removesuffix(".0")
-
-
-def _money(usd: float) -> str:
-    return f"${usd:.2f}" if usd == 0 or usd >= 0.1 else f"${usd:g}"
-
-
-def _span(span: Counts | Amounts, written: Callable[[float], str] = _number) -> str:
-    low, high = written(span.low), written(span.high)
-    return low if low == high else f"{low} to {high}"
-
-
-class InputRef(Frozen):
-    """One input of a run; its text is kept once, under its digest."""
-
-    name: str
-    digest: str
-    """SHA-256 of the text's UTF-8, in hexadecimal."""
-    chars: int
-
-
-class RunRequest(Frozen):
-    """What was asked for, whole, so that the run can be made again from it."""
-
-    kind: RunKind = "orchestration"
-    task: Text
-    context: Text = ""
-    constraints: tuple[str, ...] = ()
-    inputs: tuple[InputRef, ...] = ()
-    workers: tuple[str, ...] = ()
-    """Names of the workers a planner may choose from; all when empty."""
-    plan: Plan | None = None
-    """A plan to run as it is, instead of asking a planner."""
-    mode: Mode = "auto"
-    decomposition: Decomposition = "hybrid"
-    guard: str = ""
-    """The worker that screens the task and its inputs before anything leaves; none if empty."""
-    verify: Verify | None = None
-    """Whether results are checked against one another; None leaves it to the planner."""
-    output_schema: JsonSchema | None = None
-    """What the answer must look like, as JSON Schema; plain text when None."""
-    limits: Limits = Limits()
-    rerun_of: str = ""
-    """The run whose results are taken over where nothing that they depend on has changed."""
-    redo: tuple[str, ...] = ()
-    """Subtasks that are done anew all the same."""
-    plan_gaps: tuple[str, ...] = ()
-    """What the given plan lacks of the task, a sentence each."""
 
 
 class PartResult(Frozen):
@@ -192,18 +81,6 @@ class _Event(Frozen):
     name: str
     at: float
     """Unix time in seconds."""
-
-
-class Origin(Frozen):
-    """Who asked for a run, and on what occasion."""
-
-    principal: str = ""
-    """Whom the run belongs to, on a server that several people use."""
-    trace_context: dict[str, str] = Field(default_factory=dict[str, str])
-    """The W3C trace context of the call: `traceparent`, and `tracestate` if there was one."""
-
-
-NOBODY = Origin()
 
 
 class RunStarted(_Event):

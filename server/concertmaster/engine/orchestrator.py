@@ -8,11 +8,12 @@ from typing import Literal
 import anyio
 from pydantic import JsonValue
 
+from concertmaster.engine.amounts import Estimate
 from concertmaster.engine.budget import NOTHING, Amount, amount_of
 from concertmaster.engine.delegation import Delegated, Delegation, open_delegation
 from concertmaster.engine.drafting import Drafts, settle
 from concertmaster.engine.estimate import estimate, synthesis_usage
-from concertmaster.engine.events import Estimate, PlanAccepted, RunEnded, SubtaskResult
+from concertmaster.engine.events import PlanAccepted, RunEnded, SubtaskResult
 from concertmaster.engine.guard import guarded
 from concertmaster.engine.plan import Plan
 from concertmaster.engine.planner import make_plan

@@ -10,9 +10,10 @@ from concertmaster.catalog.catalog import Catalog
 from concertmaster.catalog.definitions import WorkerDefinition
 from concertmaster.catalog.prompts import Prompts, fence
 from concertmaster.engine.earlier import NO_EARLIER_RUN, EarlierRun
-from concertmaster.engine.events import Decomposition, RunRequest, SubtaskResult
+from concertmaster.engine.events import SubtaskResult
 from concertmaster.engine.plan import Plan, Subtask
 from concertmaster.engine.plan_rules import PlanRules
+from concertmaster.engine.request import Decomposition, RunRequest
 from concertmaster.engine.steps import Steps
 from concertmaster.llm.protocol import LLM, Document, Models, WorkResult
 from concertmaster.tools.registry import ToolRegistry

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import anyio
 
 from concertmaster.engine.budget import NOTHING, Account, Amount, Bound, Reservation, amount_of
-from concertmaster.engine.events import Limits
+from concertmaster.engine.request import Limits
 from concertmaster.engine.tokens import (
     BYTES_OF_SHORT_TOKENS,
     ENVELOPE_TOKENS,

@@ -16,11 +16,11 @@ from concertmaster.engine.events import (
     CallFinished,
     CallStarted,
     Event,
-    Limits,
     ToolCalled,
     ToolStarted,
 )
 from concertmaster.engine.recorded import Recorded
+from concertmaster.engine.request import Limits
 from concertmaster.engine.spending import Spending
 from concertmaster.errors import ModelAccessError, ModelError, ToolCallError, ToolDeniedError
 from concertmaster.llm.protocol import (

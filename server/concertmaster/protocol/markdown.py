@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic import JsonValue
 
-from concertmaster.engine.events import Estimate
+from concertmaster.engine.amounts import Estimate
 from concertmaster.engine.plan import CustomWorker, Subtask
 from concertmaster.engine.strategy import SINGLE, Strategy
 from concertmaster.protocol.replies import (

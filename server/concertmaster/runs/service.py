@@ -12,18 +12,16 @@ from anyio.abc import TaskGroup
 from concertmaster.catalog.catalog import Catalog
 from concertmaster.engine.earlier import NO_EARLIER_RUN, EarlierRun, earlier_results
 from concertmaster.engine.events import (
-    NOBODY,
     CancelRequested,
     GuardDecided,
-    Origin,
     RunEnded,
-    RunRequest,
     RunResumed,
     RunStarted,
     SubtaskResult,
 )
 from concertmaster.engine.orchestrator import Orchestrator
 from concertmaster.engine.plan import Plan
+from concertmaster.engine.request import NOBODY, Origin, RunRequest
 from concertmaster.engine.run import Setup
 from concertmaster.errors import LostRunError, UnknownRunError, UnreadableRunError, UsedKeyError
 from concertmaster.runs.intake import CheckedOrder, RunPolicy

@@ -6,13 +6,13 @@ from typing import Literal
 
 from pydantic import JsonValue
 
+from concertmaster.engine.amounts import Estimate
 from concertmaster.engine.events import (
     FINAL_STATUSES,
     CallFailed,
     CallFinished,
     CallStarted,
     CancelRequested,
-    Estimate,
     Event,
     Finding,
     GuardDecided,
@@ -20,7 +20,6 @@ from concertmaster.engine.events import (
     PlanRevised,
     ResultsVerified,
     RunEnded,
-    RunRequest,
     RunResumed,
     RunStarted,
     RunStatus,
@@ -35,6 +34,7 @@ from concertmaster.engine.events import (
 )
 from concertmaster.engine.plan import Plan, Subtask
 from concertmaster.engine.recorded import stands
+from concertmaster.engine.request import RunRequest
 from concertmaster.errors import UnknownSubtaskError, UnreadableRunError
 from concertmaster.llm.protocol import NO_USAGE, Usage
 
