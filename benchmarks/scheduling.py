@@ -10,10 +10,10 @@ import anyio
 from concertmaster.catalog.catalog import Catalog, builtin_folder
 from concertmaster.catalog.definitions import WorkerDefinition
 from concertmaster.catalog.prompts import load_prompts
-from concertmaster.engine.plan import Plan, Subtask
-from concertmaster.engine.request import Limits
+from concertmaster.engine.orchestration.scheduler import Decision, Scheduler, Start
+from concertmaster.engine.plans.plan import Plan, Subtask
+from concertmaster.engine.record.request import Limits
 from concertmaster.engine.run import Setup
-from concertmaster.engine.scheduler import Decision, Scheduler, Start
 from concertmaster.llm.protocol import Draft, Models, Reply, Request, Usage
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.orders import RunOrder

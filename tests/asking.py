@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from concertmaster.catalog.catalog import builtin_folder, load_catalog
-from concertmaster.engine.plan import Plan, read_plan
-from concertmaster.engine.plan_rules import PlanRules, plan_problems
+from concertmaster.engine.plans.plan import Plan, read_plan
+from concertmaster.engine.plans.rules import PlanRules, plan_problems
 from concertmaster.llm.offline import OfflineLLM
 from concertmaster.llm.protocol import (
     AssistantMessage,

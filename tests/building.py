@@ -8,16 +8,16 @@ from typing import TypeVar
 from concertmaster.catalog.catalog import Catalog
 from concertmaster.catalog.definitions import WorkerDefinition
 from concertmaster.catalog.prompts import load_prompts
-from concertmaster.engine.earlier import NO_EARLIER_RUN, EarlierRun
-from concertmaster.engine.events import (
+from concertmaster.engine.orchestration.orchestrator import Orchestrator
+from concertmaster.engine.record.earlier import NO_EARLIER_RUN, EarlierRun
+from concertmaster.engine.record.events import (
     CallFinished,
     Event,
     RunEnded,
     SubtaskFinished,
     SubtaskResult,
 )
-from concertmaster.engine.orchestrator import Orchestrator
-from concertmaster.engine.request import InputRef, RunRequest
+from concertmaster.engine.record.request import InputRef, RunRequest
 from concertmaster.engine.run import Run, Setup
 from concertmaster.engine.steps import Steps
 from concertmaster.llm.protocol import LLM, Document, Models

@@ -8,7 +8,7 @@ from typing import Any
 import anyio.lowlevel
 from pydantic import JsonValue
 
-from concertmaster.engine.plan import Subtask
+from concertmaster.engine.plans.plan import Subtask
 from concertmaster.errors import ToolCallError
 from concertmaster.llm.prices import Rates
 from concertmaster.llm.protocol import Draft, JsonSchema, Reply, Request, ToolSpec, Usage

@@ -10,6 +10,7 @@ import concertmaster
 
 PACKAGE = Path(concertmaster.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
+ENGINE = PACKAGE / "engine"
 
 LAYERS = [
     {"errors"},
@@ -22,6 +23,19 @@ LAYERS = [
     {"__main__"},
 ]
 """From the bottom up; rooms of one layer do not know each other."""
+
+ENGINE_ROOMS = [
+    "plans",
+    "record",
+    "budget",
+    "concurrency",
+    "steps",
+    "run",
+    "conversations",
+    "subtasks",
+    "orchestration",
+]
+"""From the bottom up; each knows only those before it."""
 
 OWNERS = {
     "mcp": {"protocol", "tools/servers"},
@@ -122,3 +136,19 @@ def test_only_settings_reads_the_environment() -> None:
 def test_every_room_is_in_a_layer() -> None:
     known = {name for names in LAYERS for name in names}
     assert {room(module) for module in MODULES} - {"__init__"} <= known
+
+
+def engine_room(name: str) -> str:
+    return name.removeprefix("concertmaster.engine.").split(".")[0]
+
+
+IN_ENGINE = [path for path in MODULES if room(path) == "engine" and path != ENGINE / "__init__.py"]
+
+
+@pytest.mark.parametrize("module", IN_ENGINE, ids=lambda path: str(path.relative_to(ENGINE)))
+def test_rooms_of_the_engine_know_only_those_below_them(module: Path) -> None:
+    here = module.relative_to(ENGINE).parts[0].removesuffix(".py")
+    known = {
+        engine_room(name) for name in imports(module) if name.startswith("concertmaster.engine.")
+    }
+    assert known <= set(ENGINE_ROOMS[: ENGINE_ROOMS.index(here) + 1])

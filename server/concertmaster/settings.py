@@ -25,7 +25,7 @@ from pydantic import (
     ValidationError,
 )
 
-from concertmaster.engine.request import Decomposition, Limits
+from concertmaster.engine.record.request import Decomposition, Limits
 from concertmaster.errors import SettingsError, did_you_mean
 from concertmaster.http_settings import HttpSettings
 from concertmaster.llm.address import Address

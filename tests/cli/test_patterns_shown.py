@@ -12,7 +12,8 @@ from rich.console import Console
 
 from concertmaster.cli.frame import render
 from concertmaster.cli.live import lines
-from concertmaster.engine.events import (
+from concertmaster.engine.plans.plan import Plan
+from concertmaster.engine.record.events import (
     CallStarted,
     Event,
     Finding,
@@ -22,8 +23,7 @@ from concertmaster.engine.events import (
     ResultsVerified,
     RunStarted,
 )
-from concertmaster.engine.plan import Plan
-from concertmaster.engine.request import RunRequest
+from concertmaster.engine.record.request import RunRequest
 from concertmaster.runs.state import RunState, fold
 from fakes import FakeLLM, plan_json, subtask
 from patterns import critique, decision, finding, findings, screening

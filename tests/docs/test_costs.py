@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from clients import connected
-from concertmaster.engine.plan import Plan
+from concertmaster.engine.plans.plan import Plan
 from concertmaster.errors import ModelRequestError
 from concertmaster.llm.protocol import Request
 from fakes import Script, plan_json, subtask, texts

@@ -10,10 +10,10 @@ from pydantic import ValidationError
 from trio.testing import MockClock
 
 from building import RecordedRun, drive, setup, worker
-from concertmaster.engine import condensing
-from concertmaster.engine.events import CallFailed, CallFinished
-from concertmaster.engine.plan import Plan
-from concertmaster.engine.request import Limits, RunRequest
+from concertmaster.engine.plans.plan import Plan
+from concertmaster.engine.record.events import CallFailed, CallFinished
+from concertmaster.engine.record.request import Limits, RunRequest
+from concertmaster.engine.subtasks import condensing
 from concertmaster.llm.protocol import Draft, Reply, Request
 from fakes import USAGE, FakeLLM, plan_json, subtask
 

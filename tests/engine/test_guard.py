@@ -6,10 +6,16 @@ import anyio
 import pytest
 
 from building import RecordedRun, drive, setup, worker
-from concertmaster.engine import guard
-from concertmaster.engine.events import CallFailed, CallFinished, Event, GuardDecided, RunEnded
-from concertmaster.engine.plan import Plan
-from concertmaster.engine.request import Limits, RunRequest
+from concertmaster.engine.orchestration import guard
+from concertmaster.engine.plans.plan import Plan
+from concertmaster.engine.record.events import (
+    CallFailed,
+    CallFinished,
+    Event,
+    GuardDecided,
+    RunEnded,
+)
+from concertmaster.engine.record.request import Limits, RunRequest
 from concertmaster.engine.run import Setup
 from concertmaster.errors import ModelUnavailableError, StoreError
 from concertmaster.llm.protocol import Reply, Request, ToolMessage

@@ -3,7 +3,9 @@ import pytest
 from pydantic import JsonValue
 
 from building import RecordedRun, drive, setup, worker
-from concertmaster.engine.events import (
+from concertmaster.engine.orchestration.orchestrator import Orchestrator
+from concertmaster.engine.plans.plan import Plan
+from concertmaster.engine.record.events import (
     CallFailed,
     CallFinished,
     Event,
@@ -12,9 +14,7 @@ from concertmaster.engine.events import (
     SubtaskFinished,
     SubtaskStarted,
 )
-from concertmaster.engine.orchestrator import Orchestrator
-from concertmaster.engine.plan import Plan
-from concertmaster.engine.request import Limits, RunRequest
+from concertmaster.engine.record.request import Limits, RunRequest
 from concertmaster.engine.run import Run
 from concertmaster.engine.steps import Steps
 from concertmaster.errors import (

@@ -3,11 +3,11 @@ from typing import Any
 
 import pytest
 
-from concertmaster.engine.plan import CustomWorker, Plan, read_plan
-from concertmaster.engine.plan_rules import PlanRules, plan_problems, plan_schema
-from concertmaster.engine.repair import repair_plan
-from concertmaster.engine.replies import schema_errors
-from concertmaster.engine.strategy import MOST_PARTS
+from concertmaster.engine.conversations.replies import schema_errors
+from concertmaster.engine.plans.plan import CustomWorker, Plan, read_plan
+from concertmaster.engine.plans.repair import repair_plan
+from concertmaster.engine.plans.rules import PlanRules, plan_problems, plan_schema
+from concertmaster.engine.plans.strategy import MOST_PARTS
 from concertmaster.errors import InvalidPlanError
 from fakes import plan_json, subtask
 

@@ -2,9 +2,10 @@ import anyio
 import pytest
 
 from building import drive
-from concertmaster.engine import condensing, planner
-from concertmaster.engine.plan import Plan
-from concertmaster.engine.request import Limits, RunRequest
+from concertmaster.engine.orchestration import planner
+from concertmaster.engine.plans.plan import Plan
+from concertmaster.engine.record.request import Limits, RunRequest
+from concertmaster.engine.subtasks import condensing
 from concertmaster.errors import ModelUnavailableError
 from concertmaster.llm.protocol import PlanBrief, Request, SynthesisBrief
 from fakes import FakeLLM, reply_with, subtask

@@ -7,9 +7,9 @@ import anyio
 import pytest
 
 from building import RecordedRun, setup, worker
-from concertmaster.engine.events import Event, ToolCalled, ToolsMissing, ToolStarted
-from concertmaster.engine.plan import CustomWorker, Plan
-from concertmaster.engine.request import RunRequest
+from concertmaster.engine.plans.plan import CustomWorker, Plan
+from concertmaster.engine.record.events import Event, ToolCalled, ToolsMissing, ToolStarted
+from concertmaster.engine.record.request import RunRequest
 from concertmaster.engine.run import Setup
 from concertmaster.engine.steps import UNKNOWN_OUTCOME
 from concertmaster.llm.protocol import ToolMessage, ToolOutcome

@@ -9,7 +9,7 @@ import pytest
 
 from building import worker
 from clients import connected, hang
-from concertmaster.engine.request import Limits
+from concertmaster.engine.record.request import Limits
 from concertmaster.errors import ModelRequestError
 from concertmaster.llm.protocol import Request
 from concertmaster.runs.intake import RunPolicy

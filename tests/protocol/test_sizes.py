@@ -9,8 +9,8 @@ import pytest
 from mcp.types import CallToolResult
 
 from clients import Connection, connected, text_of
-from concertmaster.engine.plan import Subtask
-from concertmaster.engine.request import Limits
+from concertmaster.engine.plans.plan import Subtask
+from concertmaster.engine.record.request import Limits
 from concertmaster.errors import ModelRequestError
 from concertmaster.protocol.pages import REPLY_CHARS, page_of
 from concertmaster.protocol.views import one_line

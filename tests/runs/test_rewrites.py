@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from building import worker
-from concertmaster.engine.plan import Plan, Subtask
+from concertmaster.engine.plans.plan import Plan, Subtask
 from concertmaster.errors import InputError, InvalidPlanError, UnknownRunError
 from concertmaster.llm.protocol import Request, WorkBrief
 from concertmaster.runs.orders import RunOrder

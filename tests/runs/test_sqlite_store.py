@@ -16,7 +16,8 @@ import pytest
 from anyio.lowlevel import checkpoint
 from filelock import FileLock
 
-from concertmaster.engine.events import (
+from concertmaster.engine.plans.plan import Plan
+from concertmaster.engine.record.events import (
     CallFailed,
     CallFinished,
     CallStarted,
@@ -33,8 +34,7 @@ from concertmaster.engine.events import (
     SynthesisStarted,
     ToolCalled,
 )
-from concertmaster.engine.plan import Plan
-from concertmaster.engine.request import InputRef, RunRequest
+from concertmaster.engine.record.request import InputRef, RunRequest
 from concertmaster.errors import (
     ConcertmasterError,
     LostRunError,

@@ -1,6 +1,7 @@
 import pytest
 
-from concertmaster.engine.events import (
+from concertmaster.engine.plans.plan import Plan
+from concertmaster.engine.record.events import (
     CallFailed,
     CallFinished,
     CallStarted,
@@ -23,8 +24,7 @@ from concertmaster.engine.events import (
     ToolCalled,
     ToolsMissing,
 )
-from concertmaster.engine.plan import Plan
-from concertmaster.engine.request import RunRequest
+from concertmaster.engine.record.request import RunRequest
 from concertmaster.errors import UnreadableRunError
 from concertmaster.llm.protocol import NO_USAGE, ToolCall, ToolOutcome
 from concertmaster.runs.state import RunState, fold

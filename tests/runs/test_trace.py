@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from pydantic import JsonValue
 
-from concertmaster.engine.events import (
+from concertmaster.engine.plans.plan import Plan
+from concertmaster.engine.record.events import (
     CallFailed,
     CallFinished,
     CallStarted,
@@ -28,8 +29,7 @@ from concertmaster.engine.events import (
     ToolsMissing,
     ToolStarted,
 )
-from concertmaster.engine.plan import Plan
-from concertmaster.engine.request import RunRequest
+from concertmaster.engine.record.request import RunRequest
 from concertmaster.errors import UnreadableRunError
 from concertmaster.llm.protocol import ToolCall, ToolOutcome
 from concertmaster.runs.trace import Span, trace

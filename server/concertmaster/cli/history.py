@@ -19,7 +19,7 @@ from concertmaster.cli.terminal import (
 )
 from concertmaster.cli.wiring import open_history, retention_of
 from concertmaster.cli.wording import count
-from concertmaster.engine.events import SubtaskResult
+from concertmaster.engine.record.events import SubtaskResult
 from concertmaster.errors import RequestError
 from concertmaster.runs.retention import MEGABYTE
 from concertmaster.runs.service import RunService

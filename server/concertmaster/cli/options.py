@@ -11,7 +11,7 @@ import anyio
 import click
 from pydantic import TypeAdapter, ValidationError
 
-from concertmaster.engine.plan import Plan
+from concertmaster.engine.plans.plan import Plan
 from concertmaster.errors import ConcertmasterError, RequestError
 from concertmaster.llm.protocol import JsonSchema
 from concertmaster.settings import LoadedSettings, Settings

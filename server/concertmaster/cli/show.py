@@ -28,8 +28,8 @@ from concertmaster.cli.wording import (
     times,
     tokens,
 )
-from concertmaster.engine.amounts import Estimate
-from concertmaster.engine.plan import Plan, Subtask
+from concertmaster.engine.plans.plan import Plan, Subtask
+from concertmaster.engine.record.amounts import Estimate
 from concertmaster.protocol.views import reused_line, written_workers
 from concertmaster.runs.state import RunState, SubtaskState
 from concertmaster.runs.trace import Span

@@ -9,11 +9,11 @@ import anyio
 from concertmaster.catalog.catalog import Catalog
 from concertmaster.catalog.definitions import WorkerDefinition
 from concertmaster.catalog.prompts import Prompts, fence
-from concertmaster.engine.earlier import NO_EARLIER_RUN, EarlierRun
-from concertmaster.engine.events import SubtaskResult
-from concertmaster.engine.plan import Plan, Subtask
-from concertmaster.engine.plan_rules import PlanRules
-from concertmaster.engine.request import Decomposition, RunRequest
+from concertmaster.engine.plans.plan import Plan, Subtask
+from concertmaster.engine.plans.rules import PlanRules
+from concertmaster.engine.record.earlier import NO_EARLIER_RUN, EarlierRun
+from concertmaster.engine.record.events import SubtaskResult
+from concertmaster.engine.record.request import Decomposition, RunRequest
 from concertmaster.engine.steps import Steps
 from concertmaster.llm.protocol import LLM, Document, Models, WorkResult
 from concertmaster.tools.registry import ToolRegistry

@@ -11,7 +11,8 @@ from typing import Protocol
 
 import anyio
 
-from concertmaster.engine.events import (
+from concertmaster.engine.budget.spending import Spending
+from concertmaster.engine.record.events import (
     CallFailed,
     CallFinished,
     CallStarted,
@@ -19,9 +20,8 @@ from concertmaster.engine.events import (
     ToolCalled,
     ToolStarted,
 )
-from concertmaster.engine.recorded import Recorded
-from concertmaster.engine.request import Limits
-from concertmaster.engine.spending import Spending
+from concertmaster.engine.record.recorded import Recorded
+from concertmaster.engine.record.request import Limits
 from concertmaster.errors import ModelAccessError, ModelError, ToolCallError, ToolDeniedError
 from concertmaster.llm.protocol import (
     LLM,

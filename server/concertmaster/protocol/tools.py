@@ -7,8 +7,8 @@ from mcp.server.mcpserver.tools import Tool
 from mcp.types import CallToolResult, ToolAnnotations
 from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
 
-from concertmaster.engine import request
-from concertmaster.engine.plan import Plan, Verify
+from concertmaster.engine.plans.plan import Plan, Verify
+from concertmaster.engine.record import request
 from concertmaster.errors import RequestError
 from concertmaster.protocol.replies import FoundReply, PlanReply, RunReply
 from concertmaster.protocol.results import fitted_result, run_result, tool_result

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from concertmaster.engine.events import Event
+from concertmaster.engine.record.events import Event
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

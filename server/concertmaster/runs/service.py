@@ -10,8 +10,10 @@ import anyio
 from anyio.abc import TaskGroup
 
 from concertmaster.catalog.catalog import Catalog
-from concertmaster.engine.earlier import NO_EARLIER_RUN, EarlierRun, earlier_results
-from concertmaster.engine.events import (
+from concertmaster.engine.orchestration.orchestrator import Orchestrator
+from concertmaster.engine.plans.plan import Plan
+from concertmaster.engine.record.earlier import NO_EARLIER_RUN, EarlierRun, earlier_results
+from concertmaster.engine.record.events import (
     CancelRequested,
     GuardDecided,
     RunEnded,
@@ -19,9 +21,7 @@ from concertmaster.engine.events import (
     RunStarted,
     SubtaskResult,
 )
-from concertmaster.engine.orchestrator import Orchestrator
-from concertmaster.engine.plan import Plan
-from concertmaster.engine.request import NOBODY, Origin, RunRequest
+from concertmaster.engine.record.request import NOBODY, Origin, RunRequest
 from concertmaster.engine.run import Setup
 from concertmaster.errors import LostRunError, UnknownRunError, UnreadableRunError, UsedKeyError
 from concertmaster.runs.intake import CheckedOrder, RunPolicy

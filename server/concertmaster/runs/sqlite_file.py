@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from concertmaster.engine.events import EVENT, SCHEMA_VERSION, Event
+from concertmaster.engine.record.events import EVENT, SCHEMA_VERSION, Event
 from concertmaster.errors import (
     BusyRunError,
     ConcertmasterError,

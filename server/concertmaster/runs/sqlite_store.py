@@ -13,7 +13,7 @@ import anyio
 from anyio import to_thread
 from pydantic_core import PydanticSerializationError
 
-from concertmaster.engine.events import EVENT, Event
+from concertmaster.engine.record.events import EVENT, Event
 from concertmaster.errors import ConcertmasterError, StoreError
 from concertmaster.runs.journal import RunRow, StoredRun
 from concertmaster.runs.sqlite_file import NewRun, SqliteFile, Write

@@ -6,8 +6,9 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from concertmaster.engine.amounts import Estimate
-from concertmaster.engine.events import (
+from concertmaster.engine.plans.plan import Plan, Subtask
+from concertmaster.engine.record.amounts import Estimate
+from concertmaster.engine.record.events import (
     FINAL_STATUSES,
     CallFailed,
     CallFinished,
@@ -32,9 +33,8 @@ from concertmaster.engine.events import (
     ToolCalled,
     ToolsMissing,
 )
-from concertmaster.engine.plan import Plan, Subtask
-from concertmaster.engine.recorded import stands
-from concertmaster.engine.request import RunRequest
+from concertmaster.engine.record.recorded import stands
+from concertmaster.engine.record.request import RunRequest
 from concertmaster.errors import UnknownSubtaskError, UnreadableRunError
 from concertmaster.llm.protocol import NO_USAGE, Usage
 

@@ -12,7 +12,8 @@ from typing import Literal, cast
 
 from pydantic import JsonValue
 
-from concertmaster.engine.events import (
+from concertmaster.engine.plans.plan import Subtask
+from concertmaster.engine.record.events import (
     CallFailed,
     CallFinished,
     CallStarted,
@@ -34,7 +35,6 @@ from concertmaster.engine.events import (
     ToolsMissing,
     ToolStarted,
 )
-from concertmaster.engine.plan import Subtask
 from concertmaster.errors import UnreadableRunError
 from concertmaster.llm.protocol import NO_USAGE, Frozen, Usage
 
