@@ -29,7 +29,7 @@ from concertmaster.llm.protocol import (
     WorkResult,
 )
 from concertmaster.tools.defaults import default_tools
-from concertmaster.tools.registry import ToolScope
+from concertmaster.tools.scope import ToolScope
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

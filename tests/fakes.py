@@ -12,7 +12,7 @@ from concertmaster.engine.plans.plan import Subtask
 from concertmaster.errors import ToolCallError
 from concertmaster.llm.prices import Rates
 from concertmaster.llm.protocol import Draft, JsonSchema, Reply, Request, ToolSpec, Usage
-from concertmaster.tools.registry import ToolScope
+from concertmaster.tools.scope import ToolScope
 
 USAGE = Usage(
     model="fake", calls=1, attempts=1, tokens_in=100, tokens_out=10, usd=0.01, seconds=1.0

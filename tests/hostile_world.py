@@ -10,7 +10,8 @@ from pydantic import JsonValue
 from concertmaster.errors import ConcertmasterError
 from concertmaster.tools.fetch import FetchUrl
 from concertmaster.tools.public_http import PublicTransport, resolve
-from concertmaster.tools.registry import ToolScope, WorkerTool
+from concertmaster.tools.registry import WorkerTool
+from concertmaster.tools.scope import ToolScope
 from web import SITE, Answer, page
 
 SECRET = "canary_4711"  # noqa: S105 (it is there to be looked for)

@@ -8,7 +8,7 @@ import httpx2
 
 from concertmaster.tools.fetch import FetchUrl
 from concertmaster.tools.public_http import PublicTransport
-from concertmaster.tools.registry import ToolScope
+from concertmaster.tools.scope import ToolScope
 
 SITE = "93.184.216.34"
 """A public address; nothing is ever sent to it."""

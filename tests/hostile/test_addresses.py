@@ -9,7 +9,7 @@ import pytest
 
 from concertmaster.tools import public_http
 from concertmaster.tools.fetch import FetchUrl
-from concertmaster.tools.registry import ToolScope
+from concertmaster.tools.scope import ToolScope
 from hostile_world import SECRET, Trap, outcome
 from web import SITE, page, redirect
 

@@ -20,8 +20,8 @@ from concertmaster.tools.files import ListFiles, ReadFile
 from concertmaster.tools.inputs import read_inputs
 from concertmaster.tools.public_http import MAX_BYTES
 from concertmaster.tools.python import MAX_PRINTED_BYTES, Python
-from concertmaster.tools.registry import ToolScope
 from concertmaster.tools.roots import Roots
+from concertmaster.tools.scope import ToolScope
 from concertmaster.tools.search import SearchFiles
 from hostile_world import SECRET, Trap, World, outcome
 from web import page

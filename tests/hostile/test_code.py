@@ -6,7 +6,7 @@ import pytest
 
 from concertmaster.llm.protocol import Document
 from concertmaster.tools.python import Python
-from concertmaster.tools.registry import ToolScope
+from concertmaster.tools.scope import ToolScope
 from hostile_world import SECRET, World, outcome
 
 pytestmark = pytest.mark.anyio

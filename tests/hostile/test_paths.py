@@ -11,8 +11,8 @@ from concertmaster.llm.protocol import Document
 from concertmaster.tools.files import ListFiles, ReadFile
 from concertmaster.tools.inputs import read_inputs
 from concertmaster.tools.lint import Lint
-from concertmaster.tools.registry import ToolScope
 from concertmaster.tools.run_tests import RunTests
+from concertmaster.tools.scope import ToolScope
 from concertmaster.tools.search import SearchFiles
 from hostile_world import SECRET, World, outcome
 

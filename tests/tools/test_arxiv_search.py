@@ -6,7 +6,7 @@ from arxiv_endpoint import arxiv_endpoint
 from concertmaster.errors import ToolCallError
 from concertmaster.tools.arxiv_client import ArxivClient
 from concertmaster.tools.arxiv_search import ArxivSearch
-from concertmaster.tools.registry import ToolScope
+from concertmaster.tools.scope import ToolScope
 
 pytestmark = pytest.mark.anyio
 

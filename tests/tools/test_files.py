@@ -7,7 +7,7 @@ from concertmaster.errors import ToolCallError
 from concertmaster.llm.protocol import Document
 from concertmaster.tools import files
 from concertmaster.tools.files import MAX_CHARS, ListFiles, ReadFile
-from concertmaster.tools.registry import ToolScope
+from concertmaster.tools.scope import ToolScope
 
 pytestmark = pytest.mark.anyio
 

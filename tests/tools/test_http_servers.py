@@ -5,7 +5,7 @@ import pytest
 from pydantic import SecretStr
 
 from concertmaster.errors import ToolCallError
-from concertmaster.tools.registry import ToolScope
+from concertmaster.tools.scope import ToolScope
 from concertmaster.tools.servers.entries import HttpEntry
 from concertmaster.tools.servers.pool import Server, open_servers
 from http_server import serve

@@ -9,7 +9,7 @@ from concertmaster.errors import ToolCallError
 from concertmaster.llm.protocol import Document
 from concertmaster.tools import lint
 from concertmaster.tools.lint import Lint
-from concertmaster.tools.registry import ToolScope
+from concertmaster.tools.scope import ToolScope
 
 pytestmark = pytest.mark.anyio
 

@@ -3,8 +3,9 @@ import re
 import pytest
 
 from concertmaster.errors import ToolCallError
-from concertmaster.tools.long_results import KEPT_CHARS, PART_CHARS, LongResults, ReadResult
-from concertmaster.tools.registry import ToolScope
+from concertmaster.tools.long_results import KEPT_CHARS, PART_CHARS, LongResults
+from concertmaster.tools.read_result import ReadResult
+from concertmaster.tools.scope import ToolScope
 
 pytestmark = pytest.mark.anyio
 

@@ -3,7 +3,7 @@ import pytest
 from concertmaster.errors import ToolCallError
 from concertmaster.llm.protocol import Document
 from concertmaster.tools.python import Python
-from concertmaster.tools.registry import ToolScope
+from concertmaster.tools.scope import ToolScope
 
 pytestmark = pytest.mark.anyio
 

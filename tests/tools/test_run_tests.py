@@ -8,8 +8,8 @@ from anyio import to_thread
 
 from concertmaster.errors import ToolCallError
 from concertmaster.tools import run_tests
-from concertmaster.tools.registry import ToolScope
 from concertmaster.tools.run_tests import RunTests
+from concertmaster.tools.scope import ToolScope
 
 pytestmark = pytest.mark.anyio
 

@@ -5,7 +5,7 @@ import pytest
 from concertmaster.errors import ToolCallError
 from concertmaster.llm.protocol import Document
 from concertmaster.tools import search
-from concertmaster.tools.registry import ToolScope
+from concertmaster.tools.scope import ToolScope
 from concertmaster.tools.search import MAX_LINE, SearchFiles
 
 pytestmark = pytest.mark.anyio

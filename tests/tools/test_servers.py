@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 import foreign_server
 from concertmaster.errors import ToolCallError
-from concertmaster.tools.registry import ToolScope
+from concertmaster.tools.scope import ToolScope
 from concertmaster.tools.servers import pool
 from concertmaster.tools.servers.entries import StdioEntry
 from concertmaster.tools.servers.pool import Server, ServerTool, open_servers

@@ -33,7 +33,8 @@ from concertmaster.errors import ConcertmasterError
 from concertmaster.llm.protocol import Document
 from concertmaster.settings import SECRETS, LoadedSettings, Settings
 from concertmaster.tools.policy import ToolPolicy
-from concertmaster.tools.registry import ToolRegistry, ToolScope
+from concertmaster.tools.registry import ToolRegistry
+from concertmaster.tools.scope import ToolScope
 
 PACKAGES = ("concertmaster", "mcp", "anthropic", "pydantic", "anyio")
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from concertmaster.llm.protocol import ToolSpec
 from concertmaster.tools.arguments import parse_arguments
-from concertmaster.tools.registry import ToolScope
+from concertmaster.tools.scope import ToolScope
 
 if TYPE_CHECKING:
     from concertmaster.tools.arxiv_client import ArxivClient

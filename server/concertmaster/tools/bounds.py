@@ -7,7 +7,8 @@ from pydantic import JsonValue
 
 from concertmaster.errors import ToolCallError
 from concertmaster.llm.protocol import ToolSpec, whole_characters
-from concertmaster.tools.registry import ToolScope, WorkerTool
+from concertmaster.tools.registry import WorkerTool
+from concertmaster.tools.scope import ToolScope
 
 MAX_ERROR_CHARS = 4_000
 """How much a tool says of why it failed."""

@@ -16,7 +16,7 @@ from ruff import find_ruff_bin  # pyright: ignore[reportMissingTypeStubs] (it ha
 from concertmaster.errors import ToolCallError
 from concertmaster.llm.protocol import Document, ToolSpec
 from concertmaster.tools.arguments import parse_arguments
-from concertmaster.tools.registry import ToolScope
+from concertmaster.tools.scope import ToolScope
 
 PYTHON_SUFFIXES = frozenset({".py", ".pyi"})
 

@@ -1,19 +1,13 @@
 """Results that are too long to be read at once: their beginning, and the rest on demand."""
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from concertmaster.errors import ToolCallError
 from concertmaster.llm.fencing import fence
-from concertmaster.llm.protocol import ToolSpec
-from concertmaster.tools.arguments import parse_arguments
 
-if TYPE_CHECKING:
-    from concertmaster.tools.registry import ToolScope
+READ_RESULT = "read_result"
+"""The name of the tool that reads on in a long result."""
 
 PART_CHARS = 40_000
 """How much of a result is read at once."""
@@ -67,30 +61,6 @@ class LongResults:
         if end < chars:
             return (
                 f"{part}\n[cut after {end:,} of {chars:,} characters; to read on, call "
-                f'{ReadResult.spec.name} with result "{reference}" and offset {end}]'
+                f'{READ_RESULT} with result "{reference}" and offset {end}]'
             )
         return f"{part}\n[{kept.lost:,} more characters were not kept]" if kept.lost else part
-
-
-class ReadResultArguments(BaseModel):
-    """What `read_result` is called with."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    result: str = Field(min_length=1, description="Which result, as told where it was cut.")
-    offset: int = Field(ge=0, description="The first character to return, from 0.")
-
-
-class ReadResult:
-    """Returns the next part of a result that was cut."""
-
-    spec = ToolSpec(
-        name="read_result",
-        description="Returns the next part of a tool's result that was too long to return whole.",
-        input_schema=ReadResultArguments.model_json_schema(),
-    )
-
-    async def call(self, arguments: Mapping[str, JsonValue], scope: "ToolScope", /) -> str:
-        """Return the part, and how to read on if there is more."""
-        asked = parse_arguments(ReadResultArguments, arguments)
-        return scope.long_results.part(asked.result, asked.offset)

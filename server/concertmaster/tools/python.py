@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from concertmaster.errors import InputError, ToolCallError
 from concertmaster.llm.protocol import Document, ToolSpec
 from concertmaster.tools.arguments import parse_arguments
-from concertmaster.tools.registry import ToolScope
+from concertmaster.tools.scope import ToolScope
 from concertmaster.tools.tables import is_data, read_data
 
 MAX_MEMORY_BYTES = 256 << 20

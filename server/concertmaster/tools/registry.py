@@ -2,26 +2,16 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 import anyio
 from pydantic import JsonValue
 
 from concertmaster.errors import ToolCallError, ToolDeniedError
-from concertmaster.llm.protocol import Document, ToolSpec
-from concertmaster.tools.long_results import LongResults, ReadResult
+from concertmaster.llm.protocol import ToolSpec
 from concertmaster.tools.policy import ToolPolicy
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToolScope:
-    """What one subtask's tool calls may reach: its own inputs, and files under the roots."""
-
-    inputs: tuple[Document, ...] = ()
-    roots: tuple[Path, ...] = ()
-    long_results: LongResults = field(default_factory=LongResults)
-    """Results of which the worker got only the beginning yet."""
+from concertmaster.tools.read_result import ReadResult
+from concertmaster.tools.scope import ToolScope
 
 
 class WorkerTool(Protocol):

@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from concertmaster.errors import InputError, ToolCallError
 from concertmaster.llm.protocol import ToolSpec
 from concertmaster.tools.arguments import parse_arguments
-from concertmaster.tools.registry import ToolScope
 from concertmaster.tools.roots import Roots
+from concertmaster.tools.scope import ToolScope
 
 MAX_OUTPUT_BYTES = 16_000
 """How much of the end of the output is kept: that is where tests sum up."""

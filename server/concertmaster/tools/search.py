@@ -19,8 +19,8 @@ from concertmaster.errors import InputError, ToolCallError
 from concertmaster.llm.protocol import Document, ToolSpec
 from concertmaster.tools.arguments import parse_arguments
 from concertmaster.tools.reading import read_text
-from concertmaster.tools.registry import ToolScope
 from concertmaster.tools.roots import Roots, matches
+from concertmaster.tools.scope import ToolScope
 
 MAX_MATCHES = 200
 """How many lines one call returns."""

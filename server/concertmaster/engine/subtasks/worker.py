@@ -17,7 +17,8 @@ from concertmaster.llm.protocol import (
     UserMessage,
     WorkBrief,
 )
-from concertmaster.tools.registry import Toolbox, ToolScope
+from concertmaster.tools.registry import Toolbox
+from concertmaster.tools.scope import ToolScope
 
 
 async def do(work: Work, piece: Piece = WHOLE) -> Verdict:

@@ -13,7 +13,7 @@ from pydantic import JsonValue
 
 from concertmaster.errors import ToolCallError
 from concertmaster.llm.protocol import ToolSpec
-from concertmaster.tools.registry import ToolScope
+from concertmaster.tools.scope import ToolScope
 from concertmaster.tools.servers.entries import ITSELF, HttpEntry, StdioEntry
 
 if TYPE_CHECKING:
