@@ -105,10 +105,8 @@ async def failing_service(
     store = journal(folder, patience=5)
     store.refused = refused
     store.reads_refused = reads_refused
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(store.write_until_closed)
-        try:
-            async with open_service(journal=store, setup=setup(llm), policy=RunPolicy()) as service:
-                yield service
-        finally:
-            store.close()
+    async with (
+        store.committing(),
+        open_service(journal=store, setup=setup(llm), policy=RunPolicy()) as service,
+    ):
+        yield service

@@ -9,25 +9,22 @@ no process knows the version of the others, all of them take the lock.
 
 import sqlite3
 import threading
-from collections.abc import Container, Generator, Iterable, Mapping, Sequence
+from collections.abc import Container, Generator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from concertmaster.engine.events import EVENT, SCHEMA_VERSION, Event
+from concertmaster.engine.events import SCHEMA_VERSION, Event
 from concertmaster.errors import (
     ConcertmasterError,
     LostRunError,
     StoreError,
     UnknownRunError,
-    UnreadableRunError,
 )
 from concertmaster.runs import private
 from concertmaster.runs.journal import RunRow
 from concertmaster.runs.owners import POLL_SECONDS, Owners
 from concertmaster.runs.sqlite_errors import NO_JOURNAL, explain
+from concertmaster.runs.stored import Write, parsed
 
 LAYOUT = 1
 """Version of the tables below."""
@@ -85,27 +82,6 @@ _SELECT_EVENTS = """
     WHERE run_id = :run_id AND NOT (:light AND kind IN ('call-started', 'tool-called'))
     ORDER BY seq
 """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Write:
-    """One event to be committed."""
-
-    run_id: str
-    event: Event
-    data: str
-    """The event as JSON."""
-    epoch: int | None = None
-    """The epoch that the run must have; None for whichever it has."""
-    begins_with: Mapping[str, str] | None = None
-    """For the event that a run begins with: the texts to be kept, by digest."""
-    takes_over: bool = False
-    """Whether the run belongs to this process from here on, in its next epoch."""
-
-    @property
-    def owns(self) -> bool:
-        """Tell whether it makes this process the owner of the run."""
-        return self.takes_over or self.begins_with is not None
 
 
 class SqliteFile:
@@ -228,7 +204,7 @@ class SqliteFile:
         if not found:
             # Whoever asks for the events of no run is told so; a run without events is damaged.
             self.row(run_id)
-        return list(_parsed(run_id, found))
+        return list(parsed(run_id, found))
 
     def text(self, digest: str) -> str:
         """Return the text with this digest."""
@@ -324,17 +300,3 @@ def _refusal(writer: sqlite3.Connection, run_id: str) -> ConcertmasterError:
     """Return why an event of a run was not taken."""
     known = writer.execute("SELECT 1 FROM runs WHERE run_id = ?", (run_id,)).fetchone()
     return LostRunError(run_id) if known else UnknownRunError(run_id)
-
-
-def _parsed(run_id: str, rows: Iterable[tuple[int, str]]) -> Generator[Event]:
-    for version, data in rows:
-        if version > SCHEMA_VERSION:
-            problem = "it was written by a newer Concertmaster. Install that to read it."
-            raise UnreadableRunError(run_id, problem)
-        try:
-            yield EVENT.validate_json(data)
-        except ValidationError as exc:
-            first = exc.errors(include_url=False, include_input=False, include_context=False)[0]
-            where = "".join(f"{part}: " for part in first["loc"])
-            problem = f"an event in its journal is damaged ({where}{first['msg']})."
-            raise UnreadableRunError(run_id, problem) from None
