@@ -12,7 +12,7 @@ from anyio import to_thread
 from anyio.abc import TaskGroup
 
 from concertmaster.engine.events import Event
-from concertmaster.errors import ConcertmasterError, StoreError
+from concertmaster.errors import ConcertmasterError, StoreError, UnknownRunError
 from concertmaster.runs.journal import RunRow
 from concertmaster.runs.stored import Write, to_json
 
@@ -104,6 +104,7 @@ class GroupCommit:
 
     async def row(self, run_id: str) -> RunRow:
         """Return what is known of a run."""
+        _check_id(run_id)
         return await self._read(partial(self._tables.row, run_id))
 
     async def recent(self, limit: int) -> Sequence[RunRow]:
@@ -116,6 +117,7 @@ class GroupCommit:
 
     async def events(self, run_id: str, *, light: bool = False) -> Sequence[Event]:
         """Return the events of a run in order; `light` leaves out what was said in them."""
+        _check_id(run_id)
         return await self._read(partial(self._tables.events, run_id, light=light))
 
     async def text(self, digest: str) -> str:
@@ -194,3 +196,9 @@ class GroupCommit:
             pending.settled.set()
         elif pending.error is not None:
             self._untold[run_id] = pending.error
+
+
+def _check_id(run_id: str) -> None:
+    # Callers can name anything, and databases take no half characters and no NUL.
+    if not (run_id.isascii() and run_id.isprintable()):
+        raise UnknownRunError(run_id)

@@ -1,0 +1,51 @@
+-- Processes that share the store. One is alive until the time it has named last.
+CREATE TABLE processes (
+    process text PRIMARY KEY,
+    works boolean NOT NULL,
+    until timestamptz NOT NULL
+);
+
+CREATE TABLE runs (
+    run_id text PRIMARY KEY,
+    created_at float8 NOT NULL,
+    place bigint GENERATED ALWAYS AS IDENTITY,
+    epoch integer NOT NULL,
+    owner text,
+    ended boolean NOT NULL DEFAULT FALSE
+);
+
+CREATE INDEX runs_by_time ON runs (created_at, place);
+
+CREATE INDEX runs_unfinished ON runs (created_at, place) WHERE NOT ended;
+
+CREATE TABLE events (
+    run_id text NOT NULL,
+    seq bigint GENERATED ALWAYS AS IDENTITY,
+    epoch integer NOT NULL,
+    name text NOT NULL,
+    kind text NOT NULL,
+    version integer NOT NULL,
+    at float8 NOT NULL,
+    data text NOT NULL,
+    light text,
+    PRIMARY KEY (run_id, seq),
+    UNIQUE (run_id, epoch, name)
+);
+
+CREATE INDEX events_cancel_requested ON events (run_id) WHERE kind = 'cancel-requested';
+
+-- Bytes, because a text cannot have the character NUL in it.
+CREATE TABLE texts (digest text PRIMARY KEY, text bytea NOT NULL);
+
+CREATE VIEW living AS SELECT process, works FROM processes WHERE until > clock_timestamp();
+
+CREATE VIEW run_rows AS
+SELECT
+    run_id,
+    created_at,
+    place,
+    epoch,
+    owner,
+    ended,
+    EXISTS (SELECT FROM living WHERE process = owner) AS alive
+FROM runs;
