@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Protocol, TypeVar
@@ -13,7 +13,7 @@ from anyio.abc import TaskGroup
 
 from concertmaster.engine.events import Event
 from concertmaster.errors import ConcertmasterError, StoreError, UnknownRunError
-from concertmaster.runs.journal import RunRow
+from concertmaster.runs.journal import RunRow, Standing
 from concertmaster.runs.stored import Write, to_json
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,11 @@ class Tables(Protocol):
         ...
 
     def unfinished(self) -> Sequence[RunRow]:
-        """Return the runs that have not ended and whose process is dead, oldest first."""
+        """Return the runs that have not ended and that no other process has, oldest first."""
+        ...
+
+    def standing(self, run_ids: Collection[str]) -> Mapping[str, Standing]:
+        """Return how those of the runs stand that there are."""
         ...
 
     def events(self, run_id: str, *, light: bool) -> Sequence[Event]:
@@ -82,21 +86,43 @@ class GroupCommit:
         self._untold: dict[str, ConcertmasterError] = {}
         """By run: the failure of a write that nobody waited for."""
 
-    async def create(self, run_id: str, event: Event, texts: Mapping[str, str]) -> None:
+    async def create(
+        self, run_id: str, event: Event, texts: Mapping[str, str], *, queued: bool = False
+    ) -> None:
         """Commit a new run, owned by this process at epoch 1, with its first event."""
         data = to_json(event)
-        await self._submit(Write(run_id=run_id, event=event, data=data, epoch=1, begins_with=texts))
+        await self._submit(
+            Write(
+                run_id=run_id, event=event, data=data, epoch=1, begins_with=texts, queued=queued
+            )
+        )
 
     async def append(self, run_id: str, event: Event, *, epoch: int, wait: bool = True) -> None:
         """Commit an event, in the order of the calls; without `wait`, return before that."""
         write = Write(run_id=run_id, event=event, data=to_json(event), epoch=epoch)
         await self._submit(write, wait=wait)
 
-    async def take_over(self, run_id: str, event: Event, *, epoch: int) -> None:
+    async def take_over(
+        self,
+        run_id: str,
+        event: Event,
+        *,
+        epoch: int,
+        queued: bool = False,
+        most: int | None = None,
+    ) -> None:
         """Commit the event that begins an epoch of a run, which this process owns from then on."""
-        data = to_json(event)
-        write = Write(run_id=run_id, event=event, data=data, epoch=epoch, takes_over=True)
-        await self._submit(write)
+        await self._submit(
+            Write(
+                run_id=run_id,
+                event=event,
+                data=to_json(event),
+                epoch=epoch,
+                takes_over=True,
+                queued=queued,
+                most=most,
+            )
+        )
 
     async def request_cancel(self, run_id: str, event: Event) -> None:
         """Commit an event on behalf of a process that does not own the run."""
@@ -112,8 +138,12 @@ class GroupCommit:
         return await self._read(partial(self._tables.recent, limit))
 
     async def unfinished(self) -> Sequence[RunRow]:
-        """Return the runs that have not ended and whose process is dead, oldest first."""
+        """Return the runs that have not ended and that no other process has, oldest first."""
         return await self._read(self._tables.unfinished)
+
+    async def standing(self, run_ids: Collection[str]) -> Mapping[str, Standing]:
+        """Return how those of the runs stand that there are."""
+        return await self._read(partial(self._tables.standing, run_ids))
 
     async def events(self, run_id: str, *, light: bool = False) -> Sequence[Event]:
         """Return the events of a run in order; `light` leaves out what was said in them."""

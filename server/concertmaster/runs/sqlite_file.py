@@ -7,9 +7,10 @@ corrupt a file when one connection commits at the moment another starts the WAL 
 no process knows the version of the others, all of them take the lock.
 """
 
+import json
 import sqlite3
 import threading
-from collections.abc import Container, Generator, Mapping, Sequence
+from collections.abc import Collection, Container, Generator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
@@ -21,10 +22,13 @@ from concertmaster.errors import (
     UnknownRunError,
 )
 from concertmaster.runs import private
-from concertmaster.runs.journal import RunRow
+from concertmaster.runs.journal import RunRow, Standing
 from concertmaster.runs.owners import POLL_SECONDS, Owners
 from concertmaster.runs.sqlite_errors import NO_JOURNAL, explain
 from concertmaster.runs.stored import Write, parsed
+
+NOBODY = ""
+"""The owner of runs that wait for a process with room."""
 
 LAYOUT = 1
 """Version of the tables below."""
@@ -71,6 +75,14 @@ _ENDED = """EXISTS (
 _SELECT_ROWS = "SELECT run_id, created_at, epoch, owner FROM runs"
 
 _SELECT_OWNER = f"SELECT epoch, owner, {_ENDED} FROM runs WHERE run_id = ?"  # noqa: S608
+
+_SELECT_STANDING = """
+    SELECT runs.run_id, runs.epoch, json_extract(data, '$.reason')
+    FROM runs LEFT JOIN events
+    ON events.run_id = runs.run_id AND events.epoch = runs.epoch AND kind = 'cancel-requested'
+    WHERE runs.run_id IN (SELECT value FROM json_each(?))
+    ORDER BY seq
+"""
 
 _SELECT_EVENTS = """
     SELECT version, CASE
@@ -138,7 +150,7 @@ class SqliteFile:
     def _begin(self, writer: sqlite3.Connection, write: Write, texts: Mapping[str, str]) -> None:
         writer.execute(
             "INSERT INTO runs (run_id, created_at, epoch, owner) VALUES (?, ?, 1, ?)",
-            (write.run_id, write.event.at, self._owners.me),
+            (write.run_id, write.event.at, NOBODY if write.queued else self._owners.me),
         )
         writer.executemany("INSERT OR IGNORE INTO texts VALUES (?, ?)", texts.items())
 
@@ -149,11 +161,19 @@ class SqliteFile:
             return False
         epoch, owner, ended = found
         free = ended or owner == self._owners.me or not self._owners.alive(owner)
-        if not free or write.epoch != epoch + 1:
+        if not free or write.epoch != epoch + 1 or self._crowded(writer, write.most):
             return False
         changes = "UPDATE runs SET epoch = ?, owner = ? WHERE run_id = ?"
-        writer.execute(changes, (write.epoch, self._owners.me, write.run_id))
+        owner = NOBODY if write.queued else self._owners.me
+        writer.execute(changes, (write.epoch, owner, write.run_id))
         return True
+
+    def _crowded(self, writer: sqlite3.Connection, most: int | None) -> bool:
+        """Tell whether so many runs are under way in living processes."""
+        if most is None:
+            return False
+        owners = [owner for *_, owner in writer.execute(f"{_SELECT_ROWS} WHERE NOT {_ENDED}")]
+        return sum(map(self._owners.alive, owners)) >= most
 
     def commits_of_others(self) -> int:
         """Return a number that changes when another process commits; for the writing thread."""
@@ -175,9 +195,19 @@ class SqliteFile:
         return self._rows(f"{_SELECT_ROWS} ORDER BY created_at DESC, rowid DESC LIMIT ?", limit)
 
     def unfinished(self) -> list[RunRow]:
-        """Return the runs that have not ended and whose process is dead, oldest first."""
+        """Return the runs that have not ended and that no other process has, oldest first."""
         rows = self._rows(f"{_SELECT_ROWS} WHERE NOT {_ENDED} ORDER BY created_at, rowid")
-        return [row for row in rows if not row.alive]
+        return [row for row in rows if row.mine or not row.alive]
+
+    def standing(self, run_ids: Collection[str]) -> dict[str, Standing]:
+        """Return how those of the runs stand that there are."""
+        with self._explained():
+            _, reader = self._opened()
+            found = reader.execute(_SELECT_STANDING, (json.dumps(list(run_ids)),)).fetchall()
+        return {
+            run_id: Standing(epoch=epoch, cancel_requested=reason)
+            for run_id, epoch, reason in found
+        }
 
     def _rows(self, query: str, *parameters: str | int) -> list[RunRow]:
         with self._explained():
@@ -191,6 +221,7 @@ class SqliteFile:
                 epoch=epoch,
                 alive=alive[owner],
                 mine=owner == self._owners.me,
+                queued=owner == NOBODY,
             )
             for run_id, created_at, epoch, owner in found
         ]

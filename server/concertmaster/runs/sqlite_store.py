@@ -26,11 +26,12 @@ class SqliteJournal(GroupCommit):
         super().__init__(self._file)
         self._seen_of_others: int | None = None
 
-    async def changed_elsewhere(self) -> None:
+    async def changed_elsewhere(self, run_id: str = "") -> None:
         """Return when another process has committed something since the last call began.
 
         The first call returns at once, since something may have come before it.
         """
+        del run_id  # SQLite tells that the file has changed, and no more.
         since = self._seen_of_others
         # Asked of the connection that writes, to which commits of this process are no news.
         look = partial(to_thread.run_sync, self._file.commits_of_others, limiter=self._writing)

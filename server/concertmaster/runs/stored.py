@@ -25,6 +25,10 @@ class Write:
     """For the event that a run begins with: the texts to be kept, by digest."""
     takes_over: bool = False
     """Whether the run belongs to this process from here on, in its next epoch."""
+    queued: bool = False
+    """Whether the run belongs to nobody instead."""
+    most: int | None = None
+    """How many runs may be under way, if this is to be one more."""
 
     @property
     def owns(self) -> bool:
