@@ -1,11 +1,13 @@
 """Builders of what engine and run tests work with: real definitions, a fake model."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from hashlib import sha256
 from pathlib import Path
 
 from concertmaster.catalog.catalog import Catalog
 from concertmaster.catalog.definitions import WorkerDefinition
 from concertmaster.catalog.prompts import load_prompts
+from concertmaster.engine.earlier import NO_EARLIER_RUN, EarlierRun
 from concertmaster.engine.events import (
     Event,
     InputRef,
@@ -64,16 +66,21 @@ class RecordedRun:
         inputs: Mapping[str, str] | None = None,
         recorded: Iterable[Event] = (),
         before: Callable[[Event], Awaitable[None]] | None = None,
+        earlier: EarlierRun = NO_EARLIER_RUN,
     ) -> None:
         """`before` is awaited before an event is written, and may raise."""
         inputs = inputs or {}
-        refs = tuple(InputRef(name=name, digest="0", chars=1) for name in inputs)
+        refs = tuple(
+            InputRef(name=name, digest=sha256(text.encode()).hexdigest(), chars=len(text))
+            for name, text in inputs.items()
+        )
         self.events: list[Event] = []
         self._before = before
         self.run = Run(
             request=request.model_copy(update={"inputs": refs}),
             documents={name: Document(name=name, text=text) for name, text in inputs.items()},
             steps=Steps(self._append, recorded=recorded),
+            earlier=earlier,
         )
 
     async def _append(self, event: Event, /, *, wait: bool = True) -> None:

@@ -39,7 +39,7 @@ class Postgres:
     def store(self) -> str:
         """Return the address of a store that is empty; there is one at a time."""
         # Making a database for each test would take ten times as long.
-        execute(self.url("store"), "TRUNCATE processes, runs, events, texts RESTART IDENTITY")
+        execute(self.url("store"), "TRUNCATE processes, runs, events, texts, run_texts")
         return self.url("store")
 
 

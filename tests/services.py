@@ -13,7 +13,7 @@ from concertmaster.engine.events import Event, Limits
 from concertmaster.errors import StoreError
 from concertmaster.llm.protocol import Request
 from concertmaster.runs.intake import RunPolicy
-from concertmaster.runs.journal import RunRow
+from concertmaster.runs.journal import RunRow, Standing
 from concertmaster.runs.service import RunService, open_service
 from concertmaster.runs.sqlite_store import SqliteJournal, open_sqlite
 from fakes import FakeLLM, Script
@@ -70,6 +70,10 @@ class FailingJournal(SqliteJournal):
         self._refuse_reads()
         return await super().unfinished()
 
+    async def standing(self, run_ids: Collection[str]) -> Mapping[str, Standing]:
+        self._refuse_reads()
+        return await super().standing(run_ids)
+
     def _refuse_reads(self) -> None:
         if self.reads_refused:
             self.reads_refused -= 1
@@ -80,10 +84,18 @@ class FailingJournal(SqliteJournal):
             raise StoreError("The disk is full.")
         await super().append(run_id, event, epoch=epoch, wait=wait)
 
-    async def take_over(self, run_id: str, event: Event, *, epoch: int) -> None:
+    async def take_over(
+        self,
+        run_id: str,
+        event: Event,
+        *,
+        epoch: int,
+        queued: bool = False,
+        most: int | None = None,
+    ) -> None:
         if event.kind in self.refused:
             raise StoreError("The disk is full.")
-        await super().take_over(run_id, event, epoch=epoch)
+        await super().take_over(run_id, event, epoch=epoch, queued=queued, most=most)
 
 
 def change(folder: Path, statement: str, *parameters: object) -> None:

@@ -8,9 +8,11 @@
     │   ├── UnknownWorkerError
     │   ├── UnknownRunError
     │   ├── UnknownSubtaskError
+    │   ├── BusyRunError         a run is under way, and must not be
     │   └── InvalidPlanError     carries every problem of the plan
     ├── StoreError               the journal cannot be read or written
     │   ├── LostRunError         another process owns this run now
+    │   ├── UsedKeyError         there is a run with this idempotency key
     │   └── UnreadableRunError   one run's events make no sense; those of others may
     ├── ToolCallError            a worker tool cannot do what its caller asked; goes to the model
     └── ModelError               a model call failed; carries what it cost
@@ -94,6 +96,17 @@ class UnknownSubtaskError(RequestError):
         self.subtask_id = subtask_id
 
 
+class BusyRunError(RequestError):
+    """A run is under way, and must not be for what is asked."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(
+            f"Run {run_id} is under way. Wait for its end or stop it (concertmaster cancel "
+            f"{run_id}), then try again."
+        )
+        self.run_id = run_id
+
+
 class InvalidPlanError(RequestError):
     """A plan cannot be run; `problems` has one sentence for each thing to mend."""
 
@@ -111,6 +124,14 @@ class LostRunError(StoreError):
 
     def __init__(self, run_id: str) -> None:
         super().__init__(f"Run {run_id} is owned by another process now.")
+        self.run_id = run_id
+
+
+class UsedKeyError(StoreError):
+    """There is a run with this idempotency key already."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"Run {run_id} has this idempotency key.")
         self.run_id = run_id
 
 

@@ -166,6 +166,15 @@ class Settings(BaseModel):
     data_folder: Folder = Field(
         default_factory=_default_data_folder, description="Where runs are kept."
     )
+    keep_days: float | None = Field(
+        default=None, gt=0, description="Days that runs are kept; left out: for ever."
+    )
+    keep_runs: int | None = Field(
+        default=None, ge=1, description="Runs that are kept, the newest; left out: all."
+    )
+    keep_megabytes: float | None = Field(
+        default=None, gt=0, description="Megabytes of runs that are kept; left out: all."
+    )
     resume_interrupted: bool = Field(
         default=False,
         description="A server goes on with runs whose process has died.",

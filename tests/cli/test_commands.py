@@ -438,6 +438,7 @@ def test_doctor_notes_that_no_language_model_answers(invoke: Invoke) -> None:
         ("CONCERTMASTER_DATA_FOLDER", "app.py", "data folder"),
         ("CONCERTMASTER_ROOTS", "none", "roots"),
         ("CONCERTMASTER_WORKER_FOLDERS", "none", "workers"),
+        ("CONCERTMASTER_JOB_FOLDERS", "none", "jobs"),
         ("CONCERTMASTER_PROMPT_FOLDERS", "none", "prompts"),
     ],
 )

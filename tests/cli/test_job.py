@@ -79,9 +79,10 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeLLM]:
 
 def test_jobs_are_listed_with_what_they_take(invoke: Invoke) -> None:
     listed = invoke("job").stdout
-    assert re.search(r"^review_code +FILES… \[--reviewers …\] +Several reviewers", listed, re.M)
-    assert re.search(r"^analyze_document +FILE --kind contract\|report\|article ", listed, re.M)
-    assert re.search(r"^research +--question … \[FILES…\] ", listed, re.M)
+    assert re.search(r"^review_code FILES… \[--reviewers …\]\n    Several reviewers", listed, re.M)
+    assert re.search(r"^analyze_document FILE --kind contract\|report\|article$", listed, re.M)
+    assert re.search(r"^research --question … \[FILES…\]$", listed, re.M)
+    assert "…" not in "".join(line for line in listed.splitlines() if line.startswith(" "))
 
 
 def test_jobs_are_listed_as_json(invoke: Invoke) -> None:
@@ -154,7 +155,82 @@ def test_the_example_of_a_change_is_a_diff_that_leaves_the_files(
     found = re.search(r"concertmaster show (r-\S+) --diff", result.stderr)
     assert found is not None
     assert invoke("show", found.group(1), "--diff").stdout == diff
-    assert "Files that the run changes: examples/orders/statement.py, " in result.stderr
+    assert json.loads(invoke("show", found.group(1), "--diff", "--json").stdout) == {
+        "run_id": found.group(1),
+        "files": ["examples/orders/statement.py", "examples/orders/store.py"],
+        "diff": diff,
+    }
+    assert (
+        "The run changes 2 files, not written yet: examples/orders/statement.py, " in result.stderr
+    )
+    assert "The diff is in orders.diff." in result.stderr
+
+
+def test_a_diff_takes_the_place_of_an_older_one(
+    invoke: Invoke, scripted: Callable[..., FakeLLM], folder: Path
+) -> None:
+    scripted()
+    arguments = ("job", "refactor_files", "store.py", "--change", "x", "--diff", "my.diff")
+    (folder / "my.diff").touch()
+    assert invoke(*arguments).exit_code == 0
+    first = (folder / "my.diff").read_text()
+    assert "+def load_orders" in first
+    (folder / "store.py").write_text("def loader(): ...\n")
+    assert invoke(*arguments).exit_code == 0
+    assert (folder / "my.diff").read_text() == ""
+    (folder / "my.diff").write_text(first)
+    assert invoke(*arguments).exit_code == 0
+
+
+def test_a_diff_takes_the_place_of_nothing_else(
+    invoke: Invoke, scripted: Callable[..., FakeLLM], folder: Path
+) -> None:
+    llm = scripted()
+    result = invoke("job", "refactor_files", "store.py", "--change", "x", "--diff", "use.py")
+    assert result.exit_code == 2
+    assert "use.py is there already, and is no diff" in result.stderr
+    assert unchanged(folder)
+    assert llm.requests == []
+
+
+def test_a_diff_that_cannot_be_written_is_told_and_loses_nothing(
+    invoke: Invoke, scripted: Callable[..., FakeLLM], folder: Path
+) -> None:
+    def take_the_name(request: Request) -> str:
+        (folder / "my.diff").mkdir(exist_ok=True)
+        return rewrite(request)
+
+    scripted(worker_rewriter=take_the_name)
+    result = invoke("job", "refactor_files", "store.py", "--change", "x", "--diff", "my.diff")
+    assert result.exit_code == 1
+    assert result.stdout == "# The answer\n"
+    assert "the diff could not be written: " in result.stderr
+    assert "To see how: concertmaster show r-" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "sections"),
+    [
+        (["Past, Future"], ["Past", "Future"]),
+        (["Past, as it was", "Future"], ["Past, as it was", "Future"]),
+        (["Past, as it was\nFuture"], ["Past, as it was", "Future"]),
+    ],
+)
+def test_several_values_are_one_text_with_commas_or_an_option_each(
+    given: list[str], sections: list[str], invoke: Invoke, scripted: Callable[..., FakeLLM]
+) -> None:
+    llm = scripted()
+    flags = [part for text in given for part in ("--sections", text)]
+    assert invoke("job", "report", "--topic", "Us, and them", *flags).exit_code == 0
+    briefs = [request.brief for request in llm.requests if request.caller == "worker:writer"]
+    objectives = [brief.objective for brief in briefs if isinstance(brief, WorkBrief)]
+    written = [found[1] for text in objectives if (found := re.search('section "(.*?)"', text))]
+    assert sorted(written) == sorted(sections)
+
+
+def test_a_comma_in_the_name_of_a_file_belongs_to_it(invoke: Invoke, folder: Path) -> None:
+    (folder / "a,b.py").write_text("ONE = 1\n")
+    assert invoke("job", "review_code", "a,b.py").exit_code == 0
 
 
 def refactor(invoke: Invoke, *arguments: str) -> Result:
@@ -187,7 +263,8 @@ def test_no_file_is_changed_if_one_could_not_be_rewritten(
     scripted(worker_rewriter=refuse_one)
     result = refactor(invoke, "*.py")
     assert result.exit_code == 3
-    assert "Nothing was written. Files that the run changes: store.py" in result.stderr
+    assert "Nothing was changed, since the run is partial." in result.stderr
+    assert "The run changes 1 file, not written yet: store.py" in result.stderr
     assert unchanged(folder)
 
 
@@ -202,29 +279,38 @@ def test_no_file_is_changed_if_somebody_has_changed_one_meanwhile(
     result = refactor(invoke, "*.py")
     assert result.exit_code == 1
     assert "Nothing was changed. use.py: it is not what the run has read" in result.stderr
+    assert "To see how: concertmaster show r-" in result.stderr
     assert (folder / "store.py").read_text() == TEXTS["store.py"]
 
 
-def test_no_file_outside_the_working_directory_is_changed(
+def test_no_file_outside_the_working_directory_is_changed_or_worked_on(
     invoke: Invoke, scripted: Callable[..., FakeLLM], folder: Path
 ) -> None:
     outside = folder.parent / "outside.py"
     outside.write_text("load()\n")
-    scripted()
-    result = refactor(invoke, str(outside))
-    assert result.exit_code == 1
-    assert "outside.py: it has to be under the folders" in result.stderr
+    llm = scripted()
+    result = refactor(invoke, "*.py", str(outside))
+    assert result.exit_code == 2
+    assert f"{outside} is not. Name its folder with --root" in result.stderr
+    assert llm.requests == []
     assert outside.read_text() == "load()\n"
+    assert refactor(invoke, str(outside), "--root", str(folder.parent)).exit_code == 0
+    assert outside.read_text() == "load_orders()\n"
 
 
-def test_nothing_is_written_if_nothing_has_to_change(
-    invoke: Invoke, scripted: Callable[..., FakeLLM]
+@pytest.mark.parametrize("flag", [(), ("--apply",)])
+def test_a_run_that_changes_nothing_says_so(
+    flag: tuple[str, ...], invoke: Invoke, scripted: Callable[..., FakeLLM]
 ) -> None:
     scripted(worker_rewriter=json.dumps({"new_text": None, "notes": ""}))
-    result = invoke("job", "refactor_files", "store.py", "--change", "Nothing")
+    result = invoke("job", "refactor_files", "store.py", "--change", "Nothing", *flag)
     assert result.exit_code == 0, result.stderr
-    assert "Files that the run changes: none" in result.stderr
+    assert "The run changes no file." in result.stderr
     assert "--diff" not in result.stderr
+    found = re.search(r"concertmaster show (r-\S+)", result.stderr)
+    assert found is not None
+    shown = invoke("show", found.group(1), "--diff")
+    assert (shown.exit_code, shown.stdout, shown.stderr) == (0, "", "The run changes no file.\n")
 
 
 def test_a_failed_job_has_the_status_of_a_failed_run(
@@ -249,7 +335,11 @@ def test_a_failed_job_has_the_status_of_a_failed_run(
         (["translate", "use.py", "--locales", " "], "translate needs the argument 'locales'"),
         (
             ["refactor_files", "use.py", "--change", "x", "--diff", "no/such/folder"],
-            "no/such/folder",
+            "there is no folder no/such.",
+        ),
+        (
+            ["compare", "--options", "a", "--criteria", "c"],
+            "options takes 2 values or more; there is only 'a'.",
         ),
     ],
 )
@@ -309,6 +399,10 @@ def test_a_faulty_job_is_told_and_leaves_the_others(invoke: Invoke, folder: Path
     result = invoke("job", "--jobs", "mine")
     assert result.exit_code == 1
     assert "greet" in result.stdout
+    assert "wrong.md:1: a header must come first" in result.stderr
+    result = invoke("job", "--jobs", "mine", "wrong")
+    assert result.exit_code == 2
+    assert "There is no job 'wrong'. " in result.stderr
     assert "wrong.md:1: a header must come first" in result.stderr
 
 

@@ -1,5 +1,6 @@
 import io
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -104,6 +105,18 @@ def test_a_narrow_terminal_still_shows_worker_time_and_cost(run_at: RunAt) -> No
     assert line.split() == ["✓", "s1", "security-reviewer", "3.0s", "$0.0495"]
 
 
+@pytest.mark.parametrize("width", [50, 72, 80, 96])
+def test_long_names_take_no_room_from_signs_and_figures(run_at: RunAt, width: int) -> None:
+    state = run_at("run/end")
+    (paid,) = [item for item in state.subtasks.values() if item.usage.calls]
+    named = paid.subtask.model_copy(update={"id": "consequences-of-everything-" * 2})
+    state = replace(state, subtasks={named.id: replace(paid, subtask=named)})
+    (line,) = [line for line in drawn(state, width=width).splitlines() if "consequences" in line]
+    assert line.startswith("✓  consequences")
+    assert line.endswith("$0.0495")
+    assert len(line) <= width
+
+
 def test_what_is_under_way_turns_from_frame_to_frame(run_at: RunAt) -> None:
     state = run_at("run/start")
     assert drawn(state, seconds=4) != drawn(state, seconds=4.125).replace("4.1s", "4.0s")
@@ -138,6 +151,16 @@ def test_without_a_terminal_each_change_is_one_line_in_the_order_of_time(run_at:
         "s4 writer: partial · 2.0s · The reply was cut.",
         "writing the answer",
     ]
+
+
+def test_a_line_has_the_beginning_of_a_long_objective(run_at: RunAt) -> None:
+    state = run_at("plan")
+    first = state.subtasks["s1"]
+    told = first.subtask.model_copy(update={"objective": "Find faults. " * 20})
+    state = replace(state, subtasks={"s1": replace(first, subtask=told)})
+    (line,) = [line for line in plain_lines(state) if "Find faults." in line]
+    assert line.endswith("Find faults. …")
+    assert len(line) < 200
 
 
 def test_nothing_is_written_twice(run_at: RunAt) -> None:

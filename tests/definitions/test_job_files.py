@@ -136,6 +136,11 @@ MALFORMED = {
         9,
         "'c' is none of the choices",
     ),
+    "at least two where one is taken": (
+        job_text(arguments=ONE.format(name="a", more="at_least: 2")),
+        8,
+        "it takes one value",
+    ),
     "default of several where one is taken": (
         job_text(arguments=ONE.format(name="a", more="default: [b, c]")),
         8,
@@ -255,7 +260,7 @@ def test_every_plan_of_a_job_that_is_built_in_can_be_run(job: Job) -> None:
     choices = next((item.choices for item in job.arguments if item.choices), ("",))
     for choice in choices:
         given = {
-            item.name: [choice] if item.choices else ["x"]
+            item.name: [choice] if item.choices else ["x", "y"][: item.at_least]
             for item in job.arguments
             if item.required
         }

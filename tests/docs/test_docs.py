@@ -11,8 +11,10 @@ from packaging.requirements import Requirement
 
 import concertmaster
 from concertmaster.catalog.catalog import builtin_folder, load_catalog
+from concertmaster.catalog.definitions import read_worker
 from concertmaster.cli.app import cli
 from concertmaster.protocol.tools import TOOLS
+from concertmaster.runs.job_files import read_job
 from concertmaster.settings import ENVIRONMENT_PREFIX, Settings
 from concertmaster.tools.defaults import default_tools
 
@@ -85,6 +87,15 @@ def test_the_example_configuration_starts_our_server() -> None:
     assert server["args"][:2] == ["concertmaster", "serve"]
     known = {f"{ENVIRONMENT_PREFIX}{name.upper()}" for name in Settings.model_fields}
     assert set(server["env"]) <= known | {"ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"}
+
+
+def test_the_job_and_the_worker_of_the_readme_can_be_used(tmp_path: Path) -> None:
+    worker, job = sorted(blocks("markdown"), key=lambda text: "subtasks:" in text)
+    file = tmp_path / "file.md"
+    file.write_text(worker, encoding="utf-8")
+    assert read_worker(file, tools=default_tools().names).ignored == ()
+    file.write_text(job, encoding="utf-8")
+    assert read_job(file).arguments
 
 
 def test_files_that_the_readme_links_to_exist() -> None:

@@ -502,7 +502,14 @@ async def test_added_work_like_what_is_planned_gets_a_warning_and_what_was_known
     assert all("'s3' seem to do the same" in warning for warning in warnings)
 
 
-@pytest.mark.parametrize("failure", [ModelUnavailableError("overloaded"), "no JSON"])
+# Its shape is right, and what it says is not: a context must set a part apart.
+UNUSABLE = json.loads(decide(subtask("s3")))
+UNUSABLE["add"][0]["strategy"] = {"kind": "map", "over": "contexts", "contexts": [[]]}
+
+
+@pytest.mark.parametrize(
+    "failure", [ModelUnavailableError("overloaded"), "no JSON", json.dumps(UNUSABLE)]
+)
 @pytest.mark.parametrize("asked_before", [0, 1])
 async def test_an_orchestrator_that_cannot_be_asked_leaves_what_there_is(
     failure: Exception | str, asked_before: int

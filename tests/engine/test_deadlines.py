@@ -95,6 +95,17 @@ async def test_when_the_run_s_time_is_up_nothing_new_starts_and_the_rest_is_synt
     assert any("time was up" in reason for reason in run.end.reasons)
 
 
+async def test_a_part_that_gets_its_slot_when_the_time_is_up_is_not_asked_for() -> None:
+    strategy = {"kind": "map", "over": "contexts", "contexts": [{"part": "1"}, {"part": "2"}]}
+    limits = Limits(subtask_seconds=100, run_seconds=100, slots=1)
+    run, llm = await drive(
+        request(subtask("s1", strategy=strategy), limits=limits),
+        {"worker:analyst": lambda _request: after(100)},
+    )
+    assert llm.callers() == ["worker:analyst"]
+    assert "No time was left for it." in run.results["s1"].errors[0]
+
+
 async def test_a_worker_run_has_all_of_its_time_for_the_work() -> None:
     limits = Limits(subtask_seconds=100, run_seconds=100)
     one = request(subtask("s1"), limits=limits).model_copy(update={"kind": "worker"})

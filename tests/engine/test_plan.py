@@ -17,6 +17,10 @@ def plan(*subtasks: Any, **fields: Any) -> Plan:
     return Plan(subtasks=subtasks, **fields)
 
 
+def vote(**fields: Any) -> dict[str, Any]:
+    return {"kind": "vote", "decide": "rubric"} | fields
+
+
 def test_a_plan_is_read_from_json() -> None:
     assert read_plan(plan_json(subtask("s1"))).subtasks == (subtask("s1"),)
 
@@ -42,6 +46,29 @@ def test_text_that_is_no_plan_is_refused_with_the_place(text: str, hint: str) ->
     with pytest.raises(InvalidPlanError) as caught:
         read_plan(text)
     assert hint in " ".join(caught.value.problems)
+
+
+def test_a_lenient_reader_leaves_out_what_a_plan_does_not_have() -> None:
+    vote = {"kind": "vote", "voters": [{"worker": "critic", "mood": "good"}, {}], "at": "once"}
+    text = json.dumps(
+        {
+            "colour": "red",
+            "subtasks": [
+                {"id": "s1", "worker": "analyst", "objective": "x", "where": "here"},
+                {"id": "s2", "worker": "analyst", "objective": "x", "strategy": vote},
+            ],
+        }
+    )
+    with pytest.raises(InvalidPlanError, match="colour"):
+        read_plan(text)
+    first, second = read_plan(text, lenient=True).subtasks
+    assert (first.id, second.id) == ("s1", "s2")
+    assert second.strategy.kind == "vote"
+
+
+def test_a_lenient_reader_still_refuses_what_a_plan_lacks() -> None:
+    with pytest.raises(InvalidPlanError, match="objective"):
+        read_plan('{"subtasks": [{"id": "s1", "worker": "a", "mood": "good"}]}', lenient=True)
 
 
 def test_a_good_plan_has_no_problems() -> None:
@@ -70,6 +97,11 @@ def test_a_direct_answer_alone_has_no_problems() -> None:
             plan(subtask("s1", depends_on=["s2"]), subtask("s2", depends_on=["s1"])),
             "form a cycle",
         ),
+        (
+            plan(subtask("s1", strategy=vote(criteria=[{"name": "a"}, {"name": "a"}]))),
+            "names a criterion twice",
+        ),
+        (plan(subtask("s1", strategy=vote(voters=[{}], decide="judge"))), "takes two to vote"),
     ],
 )
 def test_each_fault_of_a_plan_is_one_problem(broken: Plan, hint: str) -> None:

@@ -260,6 +260,24 @@ async def test_what_was_started_is_stopped_where_the_mended_plan_does_without_it
     assert recorded.results["s1_2"].status == "succeeded"
 
 
+async def test_what_had_ended_before_the_mended_plan_did_without_it_is_no_part_of_the_answer() -> (
+    None
+):
+    log: list[str] = []
+    broken = plan_json(subtask("s1"), subtask("s2", worker="nobody"))
+    mended = plan_json(subtask("s2", worker="critic"))
+    scripts = {"worker:analyst": working("s1", log), "worker:critic": working("s2", log)}
+    llm = WritingLLM(in_pieces(broken, 2), in_pieces(mended, 1), scripts=scripts)
+    recorded = RecordedRun(RunRequest(task="why?"))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(recorded.drive, setup(llm))
+        with anyio.fail_after(5):
+            await until(lambda: "s1" in recorded.results)
+            llm.write_all()
+    assert recorded.results["s1"].status == "succeeded"
+    assert recorded.end.answer == "s2 done"
+
+
 async def test_a_planner_that_breaks_off_leaves_what_was_started() -> None:
     log: list[str] = []
     text = plan_json(subtask("s1"), subtask("s2", worker="critic"))

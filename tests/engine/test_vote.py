@@ -240,7 +240,10 @@ async def test_of_answers_with_the_same_score_the_first_is_taken() -> None:
     assert run.results["s1"].text == "green"
 
 
-@pytest.mark.parametrize("score", [BUSY, "no JSON", '{"scores": []}'])
+TOO_MUCH = json.dumps({"scores": [{"criterion": "right", "why": "", "score": 11}]})
+
+
+@pytest.mark.parametrize("score", [BUSY, "no JSON", '{"scores": []}', TOO_MUCH])
 async def test_answers_that_cannot_be_scored_leave_the_first_incomplete(score: Script) -> None:
     run, _ = await drive(
         vote(decide="rubric", voters=voters(1, 1), criteria=[{"name": "right"}]),

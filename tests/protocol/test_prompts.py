@@ -100,6 +100,8 @@ async def test_every_job_is_a_prompt_that_says_what_it_needs(mode: str, tmp_path
     described = {item.name: item.description for item in listed["review_code"].arguments or ()}
     assert "Several with commas between them." in str(described["files"])
     assert "Default: security-reviewer, " in str(described["reviewers"])
+    (options,) = [item for item in listed["compare"].arguments or () if item.name == "options"]
+    assert "2 or more with commas between them." in str(options.description)
     (kind,) = [item for item in listed["analyze_document"].arguments or () if item.name == "kind"]
     assert "One of: contract, report, article." in str(kind.description)
 
@@ -186,6 +188,11 @@ WRONG: dict[str, tuple[str, dict[str, str], str]] = {
         "analyze_document",
         {"file": "notes.md", "kind": "novel"},
         "kind is 'novel'; it can be contract, report, article.",
+    ),
+    "too few": (
+        "compare",
+        {"options": "SQLite", "criteria": "price"},
+        "options takes 2 values or more; there is only 'SQLite'.",
     ),
     "file that is not there": ("review_code", {"files": "c.py"}, "Input 'c.py': no such file"),
     "several files": (

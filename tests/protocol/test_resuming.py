@@ -80,13 +80,10 @@ async def test_a_run_that_failed_can_be_tried_again(mode: str, tmp_path: Path) -
     assert (reply["status"], reply["answer"]) == ("succeeded", "done")
 
 
-async def test_there_is_nothing_to_resume_in_a_run_that_succeeded(
-    mode: str, tmp_path: Path
-) -> None:
+async def test_a_run_that_succeeded_answers_as_it_did(mode: str, tmp_path: Path) -> None:
     async with connected(tmp_path, mode=mode) as connection:
         done = await connection.ask("run_worker", worker="analyst", task="x")
-        refusal = await connection.refusal("resume_run", run_id=done["run_id"])
-        assert "has succeeded" in refusal
+        assert await connection.ask("resume_run", run_id=done["run_id"]) == done
         assert "r-none" in await connection.refusal("resume_run", run_id="r-none")
 
 

@@ -51,6 +51,11 @@ def plan_of(made: Job, documents: tuple[str, ...] = (), **given: list[str]) -> P
         ([TONE], {"tune": ["warm"]}, "greet has no argument 'tune'. Did you mean 'tone'?"),
         ([TONE], {"tone": ["rude"]}, "tone is 'rude'; it can be warm, cool."),
         ([TONE], {"tone": ["warm", "cool"]}, "tone takes one value; 2 were given."),
+        (
+            [argument("words", several=True, at_least=3)],
+            {"words": ["a", "b", "a"]},
+            "words takes 3 values or more; there is only 'a', 'b'.",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused_with_a_sentence(
@@ -66,9 +71,26 @@ def test_values_are_stripped_and_each_is_there_once_and_defaults_stand_in() -> N
     assert made.check({"words": [" a", "b ", "", "a"]}) == {"words": ("a", "b"), "tone": ("warm",)}
 
 
-def test_several_values_in_one_text_are_cut_at_commas_and_lines_and_one_is_left_whole() -> None:
-    split = job().split({"words": "hello, dear\nfriend", "tone": "warm, cool"})
-    assert split == {"words": ("hello", " dear", "friend"), "tone": ("warm, cool",)}
+def test_an_argument_with_a_least_number_of_values_can_be_left_out() -> None:
+    made = job(arguments=(argument("words", several=True, at_least=2),))
+    assert made.check({}) == {"words": ()}
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("hello, dear\n", ("hello", " dear\n")),
+        ("hello, dear\nfriend", ("hello, dear", "friend")),
+    ],
+)
+def test_several_values_in_one_text_are_cut_at_lines_or_else_at_commas(
+    text: str, values: tuple[str, ...]
+) -> None:
+    assert job().split({"words": text}) == {"words": values}
+
+
+def test_one_value_is_left_whole() -> None:
+    assert job().split({"tone": "warm, cool"}) == {"tone": ("warm, cool",)}
 
 
 def test_texts_have_what_was_said_and_the_names_of_inputs() -> None:

@@ -147,12 +147,12 @@ async def test_a_partial_result_stays_when_its_next_attempt_is_cancelled(tmp_pat
         assert (await service.result(run_id, "s2")).text == "half"
 
 
-async def test_a_run_that_has_succeeded_is_not_resumed(tmp_path: Path) -> None:
+async def test_a_run_that_has_succeeded_stays_as_it_is(tmp_path: Path) -> None:
     async with service_in(tmp_path, {"planner": TWO}) as service:
         run_id = (await service.start(RunOrder(task="why?"))).run_id
         await over(service, run_id)
-        with pytest.raises(RequestError, match="has succeeded"):
-            await service.resume(run_id, by="test")
+        state = await service.resume(run_id, by="test")
+        assert (state.status, state.resumed) == ("succeeded", 0)
         with pytest.raises(UnknownRunError):
             await service.resume("r-nothing", by="test")
 

@@ -15,6 +15,7 @@ from concertmaster.engine.events import (
     RunEnded,
     RunRequest,
     RunStarted,
+    SubtaskDrafted,
     SubtaskFinished,
     SubtaskResult,
     SubtaskStarted,
@@ -114,6 +115,17 @@ def test_an_accepted_plan_makes_its_subtasks_pending_in_its_order() -> None:
         ("s1", "pending"),
         ("s2", "pending"),
     ]
+
+
+@pytest.mark.parametrize("planned", [True, False])
+def test_a_subtask_that_was_drafted_counts_until_the_plan_does_without_it(planned: bool) -> None:
+    draft = SubtaskDrafted(name="subtask/s9/draft", at=2, subtask=subtask("s9"))
+    state = after(*([ACCEPTED] if planned else []), draft, started("s9"))
+    assert {name: item.status for name, item in state.subtasks.items()} == (
+        {"s1": "pending", "s2": "pending"} if planned else {"s9": "running"}
+    )
+    state = after(draft, started("s9"), ACCEPTED, finished("s9", "cancelled"))
+    assert list(state.subtasks) == ["s1", "s2"]
 
 
 def test_a_subtask_with_a_slot_is_running() -> None:

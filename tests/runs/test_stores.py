@@ -28,14 +28,16 @@ from concertmaster.engine.events import (
 )
 from concertmaster.engine.plan import Plan
 from concertmaster.errors import (
+    BusyRunError,
     LostRunError,
     RequestError,
     StoreError,
     UnknownRunError,
     UnreadableRunError,
+    UsedKeyError,
 )
 from concertmaster.llm.protocol import ToolCall, ToolOutcome
-from concertmaster.runs.journal import Journal
+from concertmaster.runs.journal import Journal, Standing
 from fakes import USAGE, reply_with, subtask
 from postgres import Postgres
 from stores import Store, a_store, cancel, names, numbered, started
@@ -393,7 +395,7 @@ async def test_a_run_under_way_is_taken_over_by_nobody_else(store: Store) -> Non
         await other.take_over("r-1", resumed(2), epoch=2)
         with pytest.raises(LostRunError):
             await owner.append("r-1", numbered(1), epoch=1)
-        assert await other.unfinished() == []
+        assert await owner.unfinished() == []
 
 
 async def test_of_several_who_take_a_run_over_at_once_one_does(store: Store) -> None:
@@ -430,3 +432,82 @@ async def test_the_id_of_no_run_may_be_anything(store: Store) -> None:
         for run_id in ("", "r-\0", "r-\ud800", "r-\u00e9"):
             with pytest.raises(UnknownRunError):
                 await journal.events(run_id)
+
+
+async def test_a_queued_run_belongs_to_nobody_until_somebody_takes_it(store: Store) -> None:
+    async with store.open() as first, store.open() as second:
+        await first.create("r-1", started(), {}, queued=True)
+        for journal in (first, second):
+            row = await journal.row("r-1")
+            assert (row.alive, row.mine, row.queued, row.waiting) == (False, False, True, True)
+            assert await journal.unfinished() == [row]
+        await second.take_over("r-1", resumed(2), epoch=2)
+        row = await first.row("r-1")
+        assert (row.alive, row.queued) == (True, False)
+        await second.append("r-1", ended(), epoch=2)
+        await first.take_over("r-1", resumed(3), epoch=3, queued=True)
+        assert (await first.row("r-1")).queued
+
+
+async def test_no_more_runs_are_taken_up_than_may_be_under_way(store: Store) -> None:
+    async with store.open() as first, store.open() as second:
+        await first.create("r-1", started(), {})
+        await first.create("r-2", started(), {}, queued=True)
+        with pytest.raises(LostRunError):
+            await second.take_over("r-2", resumed(2), epoch=2, most=1)
+        await first.append("r-1", ended(), epoch=1)
+        await second.take_over("r-2", resumed(2), epoch=2, most=1)
+
+
+async def test_who_drives_a_run_hears_of_its_epoch_and_of_wishes_to_stop_it(
+    store: Store,
+) -> None:
+    async with store.open() as journal:
+        for run_id in ("r-1", "r-2", "r-3"):
+            await journal.create(run_id, started(), {})
+        await journal.request_cancel("r-2", cancel("first"))
+        await journal.request_cancel("r-2", cancel("second"))
+        await journal.request_cancel("r-3", cancel())
+        await journal.take_over("r-3", resumed(2), epoch=2)
+        standing = await journal.standing(["r-1", "r-2", "r-3", "r-9"])
+    assert standing == {
+        "r-1": Standing(epoch=1, cancel_requested=None),
+        "r-2": Standing(epoch=1, cancel_requested="second"),
+        "r-3": Standing(epoch=2, cancel_requested=None),
+    }
+
+
+async def test_a_key_stands_for_one_run(store: Store) -> None:
+    async with store.open() as journal:
+        await journal.create("r-1", started(), {"d1": "one"}, key="a")
+        with pytest.raises(UsedKeyError) as caught:
+            await journal.create("r-2", started(), {}, key="a")
+        assert caught.value.run_id == "r-1"
+        await journal.create("r-3", started(), {})
+        await journal.create("r-4", started(), {})
+        assert [await journal.run_with(key) for key in ("a", "b")] == ["r-1", None]
+        with pytest.raises(UnknownRunError):
+            await journal.row("r-2")
+
+
+async def test_a_deleted_run_is_gone_with_the_texts_that_no_other_has(store: Store) -> None:
+    async with store.open() as first, store.open() as second:
+        await first.create("r-1", started(1), {"d1": "one", "d2": "two"}, key="a")
+        await first.create("r-2", started(2), {"d2": "two"})
+        with pytest.raises(BusyRunError):
+            await second.delete(["r-1"])
+        await first.append("r-1", ended(), epoch=1)
+        with pytest.raises(UnknownRunError):
+            await second.delete(["r-1", "r-9"])
+        stock = await second.stock()
+        assert [(run.run_id, run.created_at, run.busy) for run in stock] == [
+            ("r-2", 2.0, True),
+            ("r-1", 1.0, False),
+        ]
+        assert stock[1].size > stock[0].size > 3
+        await second.delete(["r-1"])
+        assert [run.run_id for run in await second.stock()] == ["r-2"]
+        assert await first.text("d2") == "two"
+        with pytest.raises(StoreError):
+            await first.text("d1")
+        await first.create("r-3", started(), {}, key="a")

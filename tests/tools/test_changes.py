@@ -128,6 +128,21 @@ def test_nothing_is_changed_through_a_link(tmp_path: Path, name: str) -> None:
     assert "reached by a link" in refused(outside, change(name), roots=(root,))
 
 
+def test_nothing_is_changed_if_one_file_is_read_only(tmp_path: Path) -> None:
+    write(tmp_path, a="old\n", b="old\n")
+    (tmp_path / "b").chmod(0o444)
+    assert "b: it is read-only." in refused(tmp_path, change("a"), change("b"))
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="only root gives away")
+def test_changed_files_stay_with_their_owners(tmp_path: Path) -> None:
+    write(tmp_path, a="old\n")
+    os.chown(tmp_path / "a", 12, 34)
+    apply_changes([change("a")], roots=[tmp_path])
+    status = (tmp_path / "a").stat()
+    assert (status.st_uid, status.st_gid) == (12, 34)
+
+
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root may write all")
 def test_nothing_is_changed_if_one_folder_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
@@ -140,16 +155,46 @@ def test_nothing_is_changed_if_one_folder_cannot_be_written(tmp_path: Path) -> N
         (tmp_path / "sub").chmod(0o700)
 
 
+FULL = OSError(28, "No space left on device")
+
+
+def break_replacing(monkeypatch: pytest.MonkeyPatch, *steps: BaseException | None) -> None:
+    """Have each replacement of a file, in their order, go well or end like this."""
+    left = iter(steps)
+    replace = Path.replace
+
+    def replace_or_break(path: Path, target: Path) -> Path:
+        if (problem := next(left)) is not None:
+            raise problem
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace_or_break)
+
+
 def test_what_was_replaced_is_put_back_if_a_later_file_cannot_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    write(tmp_path, a="old\n", b="old\n", c="old\n")
+    break_replacing(monkeypatch, None, FULL, None)
+    told = refused(tmp_path, change("a"), change("b"), change("c"))
+    assert told.startswith("Nothing was changed: No space left on device")
+
+
+def test_what_was_replaced_is_put_back_if_somebody_interrupts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(tmp_path, a="old\n", b="old\n")
-    replace = Path.replace
+    break_replacing(monkeypatch, None, KeyboardInterrupt(), None)
+    with pytest.raises(KeyboardInterrupt):
+        apply_changes([change("a"), change("b")], roots=[tmp_path])
+    assert contents(tmp_path) == {"a": b"old\n", "b": b"old\n"}
 
-    def replace_but_b(path: Path, target: Path) -> Path:
-        if target.name == "b":
-            raise OSError(28, "No space left on device", str(target))
-        return replace(path, target)
 
-    monkeypatch.setattr(Path, "replace", replace_but_b)
-    assert "No space left on device" in refused(tmp_path, change("a"), change("b"))
+def test_files_that_cannot_be_put_back_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, a="old\n", b="old\n", c="old\n")
+    break_replacing(monkeypatch, None, None, FULL, FULL, None)
+    with pytest.raises(RequestError, match=r"these stay so: a\.$"):
+        apply_changes([change(name) for name in "abc"], roots=[tmp_path])
+    assert contents(tmp_path) == {"a": b"new\n", "b": b"old\n", "c": b"old\n"}

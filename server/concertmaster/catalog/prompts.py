@@ -124,6 +124,9 @@ class Prompts:
 
     def __init__(self, prompts: Mapping[PromptName, Prompt]) -> None:
         self._prompts = dict(prompts)
+        texts = sorted((name, p.system.template, p.user.template) for name, p in prompts.items())
+        self.digest = hashlib.sha256(repr(texts).encode()).hexdigest()
+        """What tells these prompts from others."""
 
     def render(self, name: PromptName, /, **values: str) -> RenderedPrompt:
         """Return the prompt `name` with exactly its placeholders filled in.

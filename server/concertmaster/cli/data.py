@@ -15,7 +15,7 @@ from concertmaster.protocol.replies import (
     SubtaskLine,
     SubtaskReply,
 )
-from concertmaster.protocol.views import strategy_phrase, written_workers
+from concertmaster.protocol.views import reused_line, strategy_phrase, written_workers
 from concertmaster.runs.state import RunState, SubtaskState
 
 
@@ -35,6 +35,7 @@ def run_data(state: RunState) -> JsonValue:
             seconds=_seconds(state.started_at, state.ended_at),
             usd=state.usage.usd,
             usage=_usage(state.by_model),
+            reused=reused_line(state),
             reasons=state.reasons,
             guard=state.guard,
             decisions=state.decisions,

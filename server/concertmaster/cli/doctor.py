@@ -13,6 +13,7 @@ from rich.text import Text
 
 from concertmaster.cli.app import FAILED
 from concertmaster.cli.definitions import read_definitions
+from concertmaster.cli.jobs import find_jobs
 from concertmaster.cli.options import json_option, load, run_async, setup_options
 from concertmaster.cli.terminal import print_data, print_json
 from concertmaster.cli.wiring import (
@@ -95,7 +96,7 @@ def examine(loaded: LoadedSettings) -> Iterator[Finding]:
     yield _model(loaded)
     yield _attempt("data folder", lambda: _open_store(loaded))
     yield from _roots(loaded.settings)
-    yield _workers(loaded.settings)
+    yield from _definitions(loaded.settings)
     yield _attempt("prompts", lambda: _prompts(loaded.settings))
     yield _attempt("code checks", _lint)
 
@@ -146,13 +147,18 @@ def _roots(settings: Settings) -> Iterator[Finding]:
             yield Finding("roots", "broken", f"{root} is no folder")
 
 
-def _workers(settings: Settings) -> Finding:
-    found = read_definitions(settings)
-    number = count(len(found.catalog), "worker")
-    if found.errors:
-        faults = count(len(found.errors), "file")
-        return Finding("workers", "broken", f"{number}; {faults} wrong: concertmaster workers")
-    return Finding("workers", "ok", number)
+def _definitions(settings: Settings) -> Iterator[Finding]:
+    workers, jobs = read_definitions(settings), find_jobs(settings)
+    yield _files("worker", len(workers.catalog), len(workers.errors), listed_by="workers")
+    yield _files("job", len(jobs.jobs), len(jobs.errors), listed_by="job")
+
+
+def _files(noun: str, right: int, wrong: int, *, listed_by: str) -> Finding:
+    number = count(right, noun)
+    if wrong:
+        faults = f"{count(wrong, 'file')} wrong: concertmaster {listed_by}"
+        return Finding(f"{noun}s", "broken", f"{number}; {faults}")
+    return Finding(f"{noun}s", "ok", number)
 
 
 def _prompts(settings: Settings) -> str:

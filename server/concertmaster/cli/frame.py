@@ -140,7 +140,7 @@ class _Frame:
             table = self._table(width)
             yield Padding(table, (1, 0))
         for line in asides(state)[-ASIDES:]:
-            yield _single(line, "")
+            yield _single(line)
         sign = symbol_of(state.status, self.now)
         took = times(state.started_at, state.ended_at, self.now)
         facts = joined((_progress(state), took, spent(state.usage)))
@@ -160,18 +160,18 @@ class _Frame:
                 justify=column.justify,
                 min_width=column.min_width,
                 ratio=column.ratio,
-                no_wrap=True,
-                overflow="ellipsis",
+                # Where there is too little room, columns of words give way to signs and figures.
+                no_wrap=column.justify == "right",
             )
         for item in self.state.subtasks.values():
             sign = symbol_of(item.status, self.now)
-            cells = [Text(column.cell(item, self.now)) for column in columns]
+            cells = [_single(column.cell(item, self.now)) for column in columns]
             faint = "dim" if item.status in ("pending", "skipped") else ""
             table.add_row(Text(sign, style=style_of(item.status)), *cells, style=faint)
         return table
 
 
-def _single(text: str, style: str) -> Text:
+def _single(text: str, style: str = "") -> Text:
     return Text(text, style=style, no_wrap=True, overflow="ellipsis")
 
 

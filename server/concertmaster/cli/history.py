@@ -1,9 +1,10 @@
-"""The subcommands about runs that exist: `runs`, `show`, `cancel`."""
+"""The subcommands about runs that exist: `runs` and what it can do, `show`, `cancel`."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import click
+from pydantic import JsonValue
 
 from concertmaster.cli.app import FAILED
 from concertmaster.cli.data import run_data, run_line, subtask_data
@@ -16,20 +17,26 @@ from concertmaster.cli.terminal import (
     print_markdown,
     print_raw,
 )
-from concertmaster.cli.wiring import open_history
+from concertmaster.cli.wiring import open_history, retention_of
+from concertmaster.cli.wording import count
 from concertmaster.engine.events import SubtaskResult
+from concertmaster.errors import RequestError
+from concertmaster.runs.retention import MEGABYTE
 from concertmaster.runs.service import RunService
 from concertmaster.tools.changes import unified_diff
 
 T = TypeVar("T")
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, help="How many, at most.")
 @data_option
 @json_option
-def runs(limit: int, as_json: bool, **flags: Any) -> None:
-    """List the latest runs, newest first."""
+@click.pass_context
+def runs(ctx: click.Context, limit: int, as_json: bool, **flags: Any) -> None:
+    """List the latest runs, newest first; or delete runs."""
+    if ctx.invoked_subcommand is not None:
+        return
     recent = _ask(flags, lambda service: service.recent(limit))
     for sentence in recent.unreadable:
         print_aside(sentence, "yellow")
@@ -41,9 +48,50 @@ def runs(limit: int, as_json: bool, **flags: Any) -> None:
         print_aside('There are no runs yet. Start one: concertmaster run "…" FILES')
 
 
+@runs.command()
+@click.argument("run_ids", metavar="RUN…", nargs=-1, required=True)
+@data_option
+def delete(run_ids: tuple[str, ...], **flags: Any) -> None:
+    """Delete runs for good, with their inputs, results and traces."""
+
+    async def ask(service: RunService) -> None:
+        for run_id in run_ids:
+            await service.delete(run_id)
+            print_aside(f"{run_id}: deleted")
+
+    _ask(flags, ask)
+
+
+@runs.command()
+@click.option("--keep-days", type=float, metavar="N", help="Delete what is older.")
+@click.option("--keep-runs", type=int, metavar="N", help="Delete all but the newest N.")
+@click.option("--keep-megabytes", type=float, metavar="N", help="Delete what is more.")
+@data_option
+@json_option
+def prune(as_json: bool, **flags: Any) -> None:
+    """Delete the runs that are not to be kept, by the settings or these options.
+
+    Runs that are under way stay.
+    """
+    settings = load(flags).settings
+    retention = retention_of(settings)
+    if not retention:
+        raise RequestError(
+            "There is no bound to what is kept. Give --keep-days, --keep-runs or "
+            "--keep-megabytes, or have the settings of these names."
+        )
+    deleted = _ask(flags, lambda service: service.prune(retention))
+    if as_json:
+        print_json([run.run_id for run in deleted])
+    else:
+        size = sum(run.size for run in deleted) / MEGABYTE
+        print_aside(f"Deleted {count(len(deleted), 'run')}, {size:,.1f} MB.")
+
+
 @click.command()
 @click.argument("run_id", metavar="RUN")
 @click.option("--subtask", "subtask_id", metavar="ID", help="Print one result in full.")
+@click.option("--plan", "as_plan", is_flag=True, help="Print its plan as JSON, to edit it.")
 @click.option("--trace", "as_trace", is_flag=True, help="Print the tree of everything it did.")
 @click.option("--diff", "as_diff", is_flag=True, help="Print how it changes files, as a diff.")
 @data_option
@@ -51,15 +99,17 @@ def runs(limit: int, as_json: bool, **flags: Any) -> None:
 def show(
     run_id: str,
     subtask_id: str | None,
+    as_plan: bool,
     as_trace: bool,
     as_diff: bool,
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Print a run, one of its subtasks, its trace, or how it changes files."""
-    if as_diff:
-        changes = _ask(flags, lambda service: service.changes(run_id))
-        print_raw(unified_diff(changes))
+    """Print a run, one of its subtasks, its plan, its trace, or how it changes files."""
+    if as_plan:
+        _show_plan(run_id, flags)
+    elif as_diff:
+        _show_diff(run_id, as_json, flags)
     elif subtask_id is not None:
         _show_subtask(run_id, subtask_id, as_json, flags)
     elif as_trace:
@@ -70,6 +120,25 @@ def show(
             print_data(trace_tree(span))
     else:
         _show_run(run_id, as_json, flags)
+
+
+def _show_diff(run_id: str, as_json: bool, flags: dict[str, Any]) -> None:
+    changes = _ask(flags, lambda service: service.changes(run_id))
+    diff = unified_diff(changes)
+    if as_json:
+        files: list[JsonValue] = [change.name for change in changes]
+        print_json({"run_id": run_id, "files": files, "diff": diff})
+    elif diff:
+        print_raw(diff)
+    else:
+        print_aside("The run changes no file.")
+
+
+def _show_plan(run_id: str, flags: dict[str, Any]) -> None:
+    plan = _ask(flags, lambda service: service.get(run_id)).plan
+    if plan is None:
+        raise RequestError(f"Run {run_id} has no plan.")
+    print_json(plan.model_dump(mode="json"))
 
 
 def _show_run(run_id: str, as_json: bool, flags: dict[str, Any]) -> None:

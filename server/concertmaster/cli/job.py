@@ -1,28 +1,31 @@
 """The subcommand for ready-made jobs: `job`, with a command for each."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import click
 from pydantic import JsonValue
-from rich.table import Table
+from rich.console import RenderableType
+from rich.padding import Padding
+from rich.text import Text
 
 from concertmaster.cli.app import FAILED
+from concertmaster.cli.changes import make_changes, tell_changes, write_diff
 from concertmaster.cli.follow import Followed, follow
 from concertmaster.cli.job_options import command_of, given, usage
 from concertmaster.cli.jobs import find_jobs
 from concertmaster.cli.options import job_folders_option, json_option, load, run_async
-from concertmaster.cli.terminal import print_aside, print_data, print_json, stderr, table_of
+from concertmaster.cli.terminal import print_aside, print_data, print_json, stderr
 from concertmaster.cli.wiring import open_runs
-from concertmaster.cli.wording import count, one_line
+from concertmaster.cli.wording import one_line
 from concertmaster.cli.work import exit_status, named_outside, print_followed
 from concertmaster.errors import RequestError, did_you_mean
 from concertmaster.runs.job_files import JobsReading
-from concertmaster.runs.jobs import Job
+from concertmaster.runs.jobs import Job, listed
 from concertmaster.settings import Settings
-from concertmaster.tools.changes import FileChange, apply_changes, unified_diff
+from concertmaster.tools.changes import FileChange
 
 
 class _Jobs(click.Group):
@@ -34,13 +37,19 @@ class _Jobs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
         jobs = _reading(ctx).jobs
         if cmd_name not in jobs:
-            raise RequestError(f"There is no job {cmd_name!r}. {did_you_mean(cmd_name, jobs)}")
+            raise RequestError(_unknown(cmd_name, _reading(ctx)))
         job = jobs[cmd_name]
 
         def run(**flags: Any) -> None:
             _run(job, flags)
 
         return command_of(job, run)
+
+
+def _unknown(name: str, reading: JobsReading) -> str:
+    sentence = f"There is no job {name!r}. {did_you_mean(name, reading.jobs)}"
+    # It may be the job of a file that cannot be read.
+    return " ".join([sentence, *(f"A file is faulty: {error}" for error in reading.errors)])
 
 
 def _reading(ctx: click.Context) -> JobsReading:
@@ -63,18 +72,18 @@ def job(ctx: click.Context, as_json: bool, **_: Any) -> None:
     if as_json:
         print_json([_data(item) for item in reading.jobs.values()])
     else:
-        print_data(_table(reading))
+        print_data(*_listing(reading.jobs.values()))
+        print_aside("For the options of one: concertmaster job NAME --help", "dim")
     for error in reading.errors:
         print_aside(f"Error: {error}", "red")
     ctx.exit(FAILED if reading.errors else 0)
 
 
-def _table(reading: JobsReading) -> Table:
-    table = table_of("job", "arguments", "description")
-    for item in reading.jobs.values():
+def _listing(jobs: Iterable[Job]) -> Iterator[RenderableType]:
+    for item in jobs:
         arguments = " ".join(usage(argument) for argument in item.arguments)
-        table.add_row(item.name, arguments, one_line(item.description))
-    return table
+        yield Text.assemble((item.name, "bold"), f" {arguments}")
+        yield Padding(one_line(item.description), (0, 0, 0, 4))
 
 
 def _data(item: Job) -> JsonValue:
@@ -97,13 +106,18 @@ class _Done:
 def _run(item: Job, flags: dict[str, Any]) -> None:
     arguments = item.check(given(item, flags))
     as_json, apply = flags.pop("as_json"), flags.pop("apply", False)
-    diff_file: BinaryIO | None = flags.pop("diff_file", None)
+    diff_file: Path | None = flags.pop("diff_file", None)
     loaded = load(flags)
     roots = loaded.settings.roots or (Path.cwd(),)
     inputs = item.inputs(arguments)
+    named = named_outside(inputs, roots)
+    if apply and named:
+        raise RequestError(
+            f"--apply changes files under {listed([str(root) for root in roots])} alone, and "
+            f"{named[0]} is not. Name its folder with --root, or leave --apply out."
+        )
 
     async def work() -> _Done:
-        named = named_outside(inputs, roots)
         async with open_runs(loaded, roots=roots, named=named) as service:
             order = item.order(arguments, await service.input_names(inputs))
             followed = await follow(service, await service.start(order), stderr())
@@ -113,29 +127,18 @@ def _run(item: Job, flags: dict[str, Any]) -> None:
     print_followed(done.followed, as_json)
     status = exit_status(done.followed)
     if diff_file is not None:
-        diff_file.write(unified_diff(done.changes).encode())
+        status = write_diff(done.changes, diff_file, status)
     if item.changes_files:
-        status = _tell_changes(done, apply, status, roots)
+        status = _settle(done, apply, status, roots)
     click.get_current_context().exit(status)
 
 
-def _tell_changes(done: _Done, apply: bool, status: int, roots: Sequence[Path]) -> int:
+def _settle(done: _Done, apply: bool, status: int, roots: Sequence[Path]) -> int:
     """Change files or tell which would change, and return the exit status."""
-    if apply and status == 0:
-        return _apply(done.changes, roots)
-    names = ", ".join(change.name for change in done.changes) or "none"
-    print_aside(f"Nothing was written. Files that the run changes: {names}")
-    if done.changes:
-        print_aside(f"To see how: concertmaster show {done.followed.state.run_id} --diff")
+    state = done.followed.state
+    if apply and done.changes and status == 0:
+        return make_changes(done.changes, state, roots)
+    if apply and status != 0:
+        print_aside(f"Nothing was changed, since the run is {state.status}.", "yellow")
+    tell_changes(done.changes, state)
     return status
-
-
-def _apply(changes: Sequence[FileChange], roots: Sequence[Path]) -> int:
-    """Change the files, tell how that went, and return the exit status."""
-    try:
-        paths = apply_changes(changes, roots=roots)
-    except RequestError as exc:
-        print_aside(f"Error: {exc}", "red")
-        return FAILED
-    print_aside(f"Changed {count(len(paths), 'file')}: {', '.join(map(str, paths))}")
-    return 0

@@ -1,10 +1,12 @@
 """A job's arguments as click knows them: its files as an argument, all else as options."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
+from concertmaster.cli.changes import diff_target
 from concertmaster.cli.options import deadline_option, json_option, setup_options
 from concertmaster.errors import DefinitionError
 from concertmaster.runs.jobs import Job, JobArgument
@@ -17,7 +19,8 @@ Command = Callable[..., Any]
 _diff_option = click.option(
     "--diff",
     "diff_file",
-    type=click.File("wb", lazy=False),
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    callback=diff_target,
     metavar="FILE",
     help="Write the changes to this file, as a unified diff.",
 )
@@ -62,14 +65,15 @@ def _parameter(argument: JobArgument) -> Callable[[Command], Command]:
             required=argument.required,
             metavar=usage(argument),
         )
-    again = " May be given again." if argument.several else ""
+    again = f" {argument.amount} with commas between them, or the option again for each."
     return click.option(
         flag(argument),
         name,
-        type=click.Choice(argument.choices) if argument.choices else str,
+        type=click.Choice(argument.choices) if argument.choices and not argument.several else str,
+        metavar="|".join(argument.choices) or "TEXT",
         required=argument.required,
         multiple=argument.several,
-        help=argument.description + again,
+        help=argument.description + again * argument.several,
     )
 
 
@@ -91,6 +95,11 @@ def given(job: Job, flags: dict[str, Any]) -> dict[str, Sequence[str]]:
     """Return the job's own values, which are taken out of the `flags`."""
     values: dict[str, Sequence[str]] = {}
     for argument in job.arguments:
-        value: str | tuple[str, ...] | None = flags.pop(f"{PREFIX}{argument.name}")
-        values[argument.name] = (value,) if isinstance(value, str) else value or ()
+        match flags.pop(f"{PREFIX}{argument.name}"):
+            case (str(text),) if argument.kind != "files":
+                values |= job.split({argument.name: text})
+            case (*texts,):
+                values[argument.name] = texts
+            case text:
+                values[argument.name] = (text,) if text else ()
     return values

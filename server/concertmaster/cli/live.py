@@ -1,5 +1,6 @@
 """The view of a run while it goes on: a table that moves, or a line for each change."""
 
+import textwrap
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Protocol
@@ -10,6 +11,9 @@ from rich.live import Live
 from concertmaster.cli.frame import FRAMES_PER_SECOND, asides, render
 from concertmaster.cli.wording import count, how, joined, notes, one_line, problem, spent, times
 from concertmaster.runs.state import RunState, SubtaskState
+
+SHORT = 160
+"""How many characters a line has of a task or an objective; `show` has all of it."""
 
 
 class View(Protocol):
@@ -77,7 +81,7 @@ def lines(state: RunState, now: float) -> list[str]:
             facts = (took, spent(item.usage), notes(item), problem(item))
             happened.append((item.ended_at, f"{name}: {item.status} · {joined(facts)}"))
     happened.sort(key=lambda pair: pair[0])
-    begin = [f"run {state.run_id}: {one_line(state.request.task)[:200]}"]
+    begin = [f"run {state.run_id}: {_short(state.request.task)}"]
     begin += [one_line(text) for text in (state.notice, *state.warnings) if text]
     if state.subtasks:
         begin.append(f"plan: {count(len(state.subtasks), 'subtask')}")
@@ -90,11 +94,15 @@ def _planned(item: SubtaskState) -> str:
     after = ", ".join(item.subtask.depends_on)
     return joined(
         (
-            f"{item.subtask.id} {item.subtask.worker}: {one_line(item.subtask.objective)}",
+            f"{item.subtask.id} {item.subtask.worker}: {_short(item.subtask.objective)}",
             how(item.subtask),
             f"after {after}" if after else "",
         )
     )
+
+
+def _short(text: str) -> str:
+    return textwrap.shorten(one_line(text), SHORT, placeholder=" …")
 
 
 def _synthesis_line(state: RunState) -> list[str]:

@@ -11,6 +11,7 @@ import anyio
 import click
 from pydantic import TypeAdapter, ValidationError
 
+from concertmaster.engine.plan import Plan
 from concertmaster.errors import ConcertmasterError, RequestError
 from concertmaster.llm.protocol import JsonSchema
 from concertmaster.settings import LoadedSettings, Settings
@@ -156,6 +157,16 @@ def read_schema(file: TextIO | None) -> JsonSchema | None:
     except ValidationError as exc:
         problem = exc.errors(include_url=False, include_input=False)[0]["msg"]
         raise RequestError(f"The output schema {file.name} is no JSON object: {problem}.") from None
+
+
+def read_plan(file: TextIO) -> Plan:
+    """Return the plan in an open file."""
+    try:
+        return Plan.model_validate_json(file.read())
+    except ValidationError as exc:
+        problem = exc.errors(include_url=False, include_input=False)[0]
+        where = "".join(f"{part}: " for part in problem["loc"])
+        raise RequestError(f"{file.name} is no plan: {where}{problem['msg']}.") from None
 
 
 def run_async(work: Callable[[], Awaitable[T]]) -> T:

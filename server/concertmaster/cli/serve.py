@@ -37,7 +37,7 @@ def serve(http: bool, host: str, port: int, **flags: Any) -> None:
         wiring = await to_thread.run_sync(importlib.import_module, "concertmaster.cli.wiring")
         async with (
             wiring.open_runs(loaded, roots=loaded.settings.roots) as service,
-            wiring.taking_over(service, when=loaded.settings.resume_interrupted),
+            wiring.tending(service, loaded.settings),
         ):
             yield service
 

@@ -27,7 +27,7 @@ from concertmaster.cli.wording import (
     tokens,
 )
 from concertmaster.engine.plan import Plan, Subtask
-from concertmaster.protocol.views import written_workers
+from concertmaster.protocol.views import reused_line, written_workers
 from concertmaster.runs.state import RunState, SubtaskState
 from concertmaster.runs.trace import Span
 
@@ -116,6 +116,7 @@ def run_parts(state: RunState) -> list[RenderableType]:
         "inputs": ", ".join(item.name for item in state.request.inputs),
         "guard": joined((state.request.guard, state.guard)) if state.request.guard else "",
         "mode": _mode(state),
+        "taken over": reused_line(state),
         "decisions": "\n".join(state.decisions),
         "findings": "\n".join(finding.what for finding in state.findings),
         "written": "\n".join(written_workers(state)),

@@ -18,6 +18,7 @@ from concertmaster.llm.prefixes import SharedPrefixes
 from concertmaster.llm.prices import Prices, load_prices
 from concertmaster.llm.protocol import LLM, Models
 from concertmaster.runs.intake import RunPolicy
+from concertmaster.runs.retention import Retention
 from concertmaster.runs.service import RunService, open_service
 from concertmaster.runs.sqlite_store import open_sqlite
 from concertmaster.runs.takeover import Takeover
@@ -58,6 +59,13 @@ def build_prompts(settings: Settings) -> Prompts:
         DefinitionError: a prompt file is wrong.
     """
     return load_prompts(*prompt_folders(settings))
+
+
+def retention_of(settings: Settings) -> Retention:
+    """Return which runs are kept under these settings."""
+    return Retention(
+        days=settings.keep_days, runs=settings.keep_runs, megabytes=settings.keep_megabytes
+    )
 
 
 Answering = Literal["anthropic", "offline", "missing"]
@@ -159,10 +167,12 @@ async def open_runs(
 
 
 @asynccontextmanager
-async def taking_over(service: RunService, *, when: bool) -> AsyncGenerator[None]:
-    """Have runs of dead processes go on meanwhile, `when` that is wanted."""
+async def tending(service: RunService, settings: Settings) -> AsyncGenerator[None]:
+    """Delete what is not to be kept, and have runs of dead processes go on meanwhile if wanted."""
+    if retention := retention_of(settings):
+        await service.prune(retention)
     async with anyio.create_task_group() as tasks:
-        if when:
+        if settings.resume_interrupted:
             tasks.start_soon(Takeover(service, by="a server").keep_on)
         try:
             yield

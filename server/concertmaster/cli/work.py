@@ -16,6 +16,7 @@ from concertmaster.cli.options import (
     load,
     order_options,
     planning_options,
+    read_plan,
     read_schema,
     run_async,
     running_options,
@@ -112,15 +113,33 @@ def worker(
 
 @click.command()
 @click.argument("run_id", metavar="RUN")
+@click.option(
+    "--plan",
+    "plan_file",
+    type=click.File(encoding="utf-8"),
+    metavar="FILE",
+    help="Run it anew with this plan, as `show RUN --plan` prints it.",
+)
+@click.option("--from", "redo", multiple=True, metavar="SUBTASK", help="Run it anew from there.")
 @setup_options
 @json_option
-def resume(run_id: str, as_json: bool, **flags: Any) -> None:
+def resume(
+    run_id: str, plan_file: TextIO | None, redo: tuple[str, ...], as_json: bool, **flags: Any
+) -> None:
     """Go on with RUN, which was interrupted or cancelled, or did not succeed.
 
     What succeeded is kept; everything else is tried again. A run that is under way in another
-    process is shown.
+    process is shown. Run anew, with --plan or --from, it is another run, which takes over the
+    results that nothing has changed for.
     """
-    _follow(flags, as_json, lambda service: service.resume(run_id, by="concertmaster resume"))
+    plan = read_plan(plan_file) if plan_file is not None else None
+
+    async def begin(service: RunService) -> RunState:
+        if plan is None and not redo:
+            return await service.resume(run_id, by="concertmaster resume")
+        return await service.rerun(run_id, plan=plan, redo=redo)
+
+    _follow(flags, as_json, begin)
 
 
 def _work(order: Order, flags: dict[str, Any], as_json: bool) -> None:

@@ -24,9 +24,7 @@ async def together() -> AsyncGenerator[TaskGroup]:
             yield tasks
     except BaseExceptionGroup as group:
         _, errors = group.split(anyio.get_cancelled_exc_class())
-        if errors is None:
-            raise
-        raise _first(errors) from None
+        raise _first(errors or group) from None
 
 
 async def at_once(

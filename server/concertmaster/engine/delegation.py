@@ -20,6 +20,7 @@ from concertmaster.engine.events import (
     SubtaskStarted,
     SubtaskStatus,
 )
+from concertmaster.engine.fingerprint import fingerprint
 from concertmaster.engine.judgement import NoJudgementError
 from concertmaster.engine.next_step import (
     NextStep,
@@ -247,10 +248,8 @@ class Delegation:
         with scope:
             result = await self._result(subtask)
         if result is None:
-            enough = "The orchestrator stopped it, having enough without it."
-            dropped = "It was stopped, because the finished plan does without it."
-            why = enough if subtask.id in self._unneeded else dropped
-            result = not_finished(subtask, why, self._run.steps.usage(subtask.id))
+            usage = self._run.steps.usage(subtask.id)
+            result = not_finished(subtask, usage, unneeded=subtask.id in self._unneeded)
         result = self._run.steps.recorded.reconcile(result)
         await self._record(result)
         self._messages.send_nowait(result)
@@ -262,21 +261,24 @@ class Delegation:
             return not_done(subtask, "The run's time was up before it could start.")
         steps = self._run.steps
         await self._introduce(subtask)
+        work = Work(
+            run=self._run,
+            setup=self._setup,
+            workers=self._workers,
+            subtask=subtask,
+            dependencies=self._dependencies(subtask),
+            until=self._until,
+            take_slot=self._slot,
+        )
         started = SubtaskStarted(
-            name=f"subtask/{subtask.id}/start", at=steps.now(), subtask_id=subtask.id
+            name=f"subtask/{subtask.id}/start",
+            at=steps.now(),
+            subtask_id=subtask.id,
+            fingerprint=fingerprint(work),
         )
         await steps.record(started, wait=False)
-        return await carry_out(
-            Work(
-                run=self._run,
-                setup=self._setup,
-                workers=self._workers,
-                subtask=subtask,
-                dependencies=self._dependencies(subtask),
-                until=self._until,
-                take_slot=self._slot,
-            )
-        )
+        known = self._run.earlier.result_of(subtask, started.fingerprint)
+        return known if known is not None else await carry_out(work)
 
     @asynccontextmanager
     async def _slot(self, subtask_id: str) -> AsyncGenerator[None]:

@@ -96,6 +96,10 @@ class RunRequest(Frozen):
     output_schema: JsonSchema | None = None
     """What the answer must look like, as JSON Schema; plain text when None."""
     limits: Limits = Limits()
+    rerun_of: str = ""
+    """The run whose results are taken over where nothing that they depend on has changed."""
+    redo: tuple[str, ...] = ()
+    """Subtasks that are done anew all the same."""
 
 
 class SubtaskResult(Frozen):
@@ -113,6 +117,8 @@ class SubtaskResult(Frozen):
     usage: Usage = NO_USAGE
     seconds: float = 0.0
     """Time from start to end, tool calls included."""
+    saved: Usage | None = None
+    """What it took in the earlier run that it was taken over from, if it was."""
 
 
 class _Event(Frozen):
@@ -253,6 +259,8 @@ class SubtaskStarted(_Event):
 
     kind: Literal["subtask-started"] = "subtask-started"
     subtask_id: str
+    fingerprint: str = ""
+    """A digest of all that its result depends on."""
 
 
 class SubtaskFinished(_Event):

@@ -111,7 +111,7 @@ def strategy_problems(subtask: Subtask, workers: Collection[str]) -> list[str]:
     problems = [
         f"{at} names the worker {name!r}, which does not exist; "
         f"available: {', '.join(sorted(workers))}."
-        for name in _strategy_workers(subtask.strategy)
+        for name in strategy_workers(subtask.strategy)
         if name and name not in workers
     ]
     match subtask.strategy:
@@ -132,7 +132,8 @@ def strategy_problems(subtask: Subtask, workers: Collection[str]) -> list[str]:
     return problems
 
 
-def _strategy_workers(strategy: Strategy) -> list[str]:
+def strategy_workers(strategy: Strategy) -> list[str]:
+    """Return the workers that a strategy names; an empty name is the subtask's own."""
     match strategy:
         case Revise():
             return [strategy.critic]

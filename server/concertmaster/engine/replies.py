@@ -23,11 +23,6 @@ class Verdict:
     notes: tuple[str, ...] = ()
     """How the answer came about, where more than one model's word decided it."""
 
-    @property
-    def usable(self) -> bool:
-        """Tell whether there is something to go on with."""
-        return bool(self.text)
-
     def with_problem(self, problem: str) -> "Verdict":
         """Return the verdict that what there is, is incomplete: one more thing is wrong."""
         whole = " ".join(filter(None, [self.problem, problem]))

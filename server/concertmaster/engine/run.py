@@ -7,6 +7,7 @@ from pathlib import Path
 from concertmaster.catalog.catalog import Catalog
 from concertmaster.catalog.definitions import WorkerDefinition
 from concertmaster.catalog.prompts import Prompts, fence
+from concertmaster.engine.earlier import NO_EARLIER_RUN, EarlierRun
 from concertmaster.engine.events import Decomposition, RunRequest, SubtaskResult
 from concertmaster.engine.plan import Plan, Subtask
 from concertmaster.engine.plan_rules import PlanRules
@@ -38,6 +39,7 @@ class Run:
     documents: Mapping[str, Document]
     """The run's inputs by name."""
     steps: Steps
+    earlier: EarlierRun = NO_EARLIER_RUN
 
     def inputs_of(self, subtask: Subtask) -> tuple[Document, ...]:
         """Return the inputs that a subtask gets, in the run's order."""

@@ -60,13 +60,15 @@ def not_done(subtask: Subtask, why: str) -> SubtaskResult:
     )
 
 
-def not_finished(subtask: Subtask, why: str, usage: Usage) -> SubtaskResult:
-    """Return the result of a subtask that was stopped, and why."""
+def not_finished(subtask: Subtask, usage: Usage, *, unneeded: bool) -> SubtaskResult:
+    """Return the result of a subtask that was stopped, as `unneeded` or as not in the plan."""
+    enough = "The orchestrator stopped it, having enough without it."
+    dropped = "It was stopped, because the finished plan does without it."
     return SubtaskResult(
         subtask_id=subtask.id,
         worker=subtask.worker,
         status="cancelled",
-        errors=(why,),
+        errors=(enough if unneeded else dropped,),
         usage=usage,
     )
 

@@ -149,9 +149,9 @@ async def _mended(
                 work_result(subtasks[name], results[name]) for name in subtask.depends_on
             ],
             until=until,
+            take_slot=lambda _: slots,
         )
-        async with slots:
-            return await _revised(work, result, points)
+        return await _revised(work, result, points)
 
     return tuple(await at_once(mend, delegated.plan.subtasks))
 
@@ -159,7 +159,8 @@ async def _mended(
 async def _revised(work: Work, result: SubtaskResult, points: Sequence[str]) -> SubtaskResult:
     wish = work.setup.prompts.render("revise", points=bullets(points))
     talk = conversation(work, MEND)
-    verdict = await talk.revise(result.text, wish.user, seconds=work.seconds())
+    async with work.slot():
+        verdict = await talk.revise(result.text, wish.user, seconds=work.seconds())
     if verdict.status != "succeeded":
         problem = f"It was not revised after the check of all results: {verdict.problem}"
         revised = result.model_copy(

@@ -1,7 +1,7 @@
 """One subtask at work: what it works with, and the slots that the pieces of its work take."""
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
 import anyio
@@ -13,12 +13,6 @@ from concertmaster.llm.protocol import Document, WorkResult
 
 TakeSlot = Callable[[str], AbstractAsyncContextManager[None]]
 """Waits for a slot for a piece of the subtask with this id, and has it for a while."""
-
-
-@asynccontextmanager
-async def free_slot(_subtask_id: str) -> AsyncGenerator[None]:
-    """Have a slot at once."""
-    yield
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +46,7 @@ class Work:
     dependencies: Sequence[WorkResult] = ()
     until: float
     """When the run's time for work is over, by anyio's clock."""
-    take_slot: TakeSlot = free_slot
+    take_slot: TakeSlot
 
     def slot(self) -> AbstractAsyncContextManager[None]:
         """Wait for a slot for one more piece of the work, and have it for a while."""

@@ -7,7 +7,7 @@ from contextlib import aclosing
 import anyio
 from pydantic import ValidationError
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
@@ -60,7 +60,11 @@ class FakeApi:
         return Response(self.ledger.model_dump_json(), media_type="application/json")
 
     async def _messages(self, request: Request) -> Response:
-        body = await request.body()
+        try:
+            body = await request.body()
+        except ClientDisconnect:
+            # Nobody is there to be answered.
+            return Response(status_code=400)
         number = len(self.ledger.entries) + 1
         entry = Entry(request_id=f"req_{number:08}", status=200, began=self._now())
         self.ledger.entries.append(entry)
@@ -104,6 +108,7 @@ class FakeApi:
         self._cache.keep(use, now=self._now())
         async for event in stream(reply, entry, use, self._behaviour):
             yield event
+        entry.whole = True
 
     def _end(self, entry: Entry) -> None:
         entry.ended = self._now()

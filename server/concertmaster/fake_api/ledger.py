@@ -17,6 +17,8 @@ class Entry(BaseModel):
     tokens_out: int = 0
     cache_read: int = 0
     cache_write: int = 0
+    whole: bool = False
+    """Whether all of a reply has been sent."""
     began: float
     """Seconds by the endpoint's own clock."""
     ended: float | None = None

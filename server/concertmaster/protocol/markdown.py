@@ -38,6 +38,7 @@ def _run(reply: RunReply) -> Iterable[str]:
     yield f"Task: {reply.task}"
     yield f"Progress: {reply.progress}" if reply.progress else ""
     yield f"Guard: {reply.guard}" if reply.guard != "none" else ""
+    yield f"Taken over: {reply.reused}" if reply.reused else ""
     yield _cut(reply.answer, reply.next_offset, reply.answer_chars)
     yield _json(reply.value)
     yield _bullets("Not whole because", reply.reasons)

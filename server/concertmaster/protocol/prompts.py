@@ -152,7 +152,7 @@ def _described(argument: "JobArgument") -> str:
     if argument.choices:
         parts.append(f"One of: {', '.join(argument.choices)}.")
     if argument.several:
-        parts.append("Several with commas between them.")
+        parts.append(f"{argument.amount} with commas between them.")
     if argument.default:
         parts.append(f"Default: {', '.join(argument.default)}.")
     return " ".join(parts)

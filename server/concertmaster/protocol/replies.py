@@ -73,6 +73,7 @@ class RunReply(Reply):
     seconds: float | None = None
     usd: float | None = Field(default=None, description="Absent if a price is unknown.")
     usage: tuple[ModelUsage, ...] = ()
+    reused: str = Field(default="", description="Results of an earlier run, and what they saved.")
     reasons: tuple[str, ...] = Field(default=(), description="Why it has not succeeded.")
     decisions: tuple[str, ...] = Field(
         default=(), description="Why the plan was changed, or the work called done."

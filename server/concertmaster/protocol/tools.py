@@ -23,7 +23,12 @@ from concertmaster.protocol.views import (
     runs_reply,
     subtask_reply,
 )
-from concertmaster.protocol.waiting import follow, resume_and_follow, start_and_follow
+from concertmaster.protocol.waiting import (
+    follow,
+    rerun_and_follow,
+    resume_and_follow,
+    start_and_follow,
+)
 from concertmaster.runs.orders import PlanOrder, RunOrder, WorkerOrder
 from concertmaster.runs.state import RunState
 from concertmaster.tools.inputs import InlineInput
@@ -108,8 +113,13 @@ OutputSchema = Annotated[
     WithJsonSchema({"type": "object"}),
     Field(description="JSON Schema (type object) of the answer, returned as value."),
 ]
+IdempotencyKey = Annotated[
+    str,
+    Field(max_length=200, description="Calls with the same get the same run."),
+]
 WaitSeconds = Annotated[
     float,
+    WithJsonSchema({"type": "number"}),
     Field(
         ge=0,
         le=3600,
@@ -143,6 +153,7 @@ async def run_worker(
     inputs: Inputs = (),
     constraints: Annotated[Texts, Field(description="What the worker must or must not do.")] = (),
     output_schema: OutputSchema = None,
+    idempotency_key: IdempotencyKey = "",
     wait_seconds: WaitSeconds = FOLLOW_SECONDS,
 ) -> Annotated[CallToolResult, RunReply]:
     """Have one worker do one thing."""
@@ -153,6 +164,7 @@ async def run_worker(
         inputs=inputs,
         constraints=constraints,
         output_schema=output_schema,
+        idempotency_key=idempotency_key,
     )
     return _run_result(await start_and_follow(ctx, order, seconds=wait_seconds))
 
@@ -170,10 +182,9 @@ async def run_orchestration(
         Plan | None,
         WithJsonSchema({"type": "object"}),
         Field(
-            description="Run this plan: what plan_task returned, edited: {analysis, mode, "
-            "verify, custom_workers, subtasks: [{id, worker, objective, why, depends_on, "
-            "priority, inputs, expects, needs_all, decisive, strategy: {kind: single, revise, "
-            "vote or map}}]}. Needs task and inputs."
+            description="Run this plan, as plan_task returns it: {mode, verify, subtasks: [{id, "
+            "worker, objective, depends_on, inputs, expects, strategy: {kind: single, revise, vote "
+            "or map}}], …}. Needs task and inputs."
         ),
     ] = None,
     inputs: Inputs = (),
@@ -195,6 +206,7 @@ async def run_orchestration(
         Field(gt=0, description="Seconds for the whole run (usually 900)."),
     ] = None,
     output_schema: OutputSchema = None,
+    idempotency_key: IdempotencyKey = "",
     wait_seconds: WaitSeconds = FOLLOW_SECONDS,
 ) -> Annotated[CallToolResult, RunReply]:
     """Plan, delegate, synthesize."""
@@ -210,6 +222,7 @@ async def run_orchestration(
         guard=guard,
         deadline_seconds=deadline_seconds,
         output_schema=output_schema,
+        idempotency_key=idempotency_key,
     )
     return _run_result(await start_and_follow(ctx, order, seconds=wait_seconds))
 
@@ -248,10 +261,22 @@ async def cancel_run(
 async def resume_run(
     ctx: Ctx,
     run_id: Annotated[str, Field(description="The run to go on with.")],
+    plan: Annotated[
+        Plan | None,
+        WithJsonSchema({"type": "object"}),
+        Field(description="Its plan, edited (runs://RUN/plan)."),
+    ] = None,
+    from_subtask: Annotated[
+        str, Field(description="Do this subtask anew, and what depends on it.")
+    ] = "",
     wait_seconds: WaitSeconds = FOLLOW_SECONDS,
 ) -> Annotated[CallToolResult, RunReply]:
     """Go on with a run."""
-    return _run_result(await resume_and_follow(ctx, run_id, seconds=wait_seconds))
+    if plan is None and not from_subtask:
+        return _run_result(await resume_and_follow(ctx, run_id, seconds=wait_seconds))
+    redo = [from_subtask] if from_subtask else []
+    state = await rerun_and_follow(ctx, run_id, plan=plan, redo=redo, seconds=wait_seconds)
+    return _run_result(state)
 
 
 def _run_result(state: RunState, *, offset: int = 0) -> CallToolResult:
@@ -259,39 +284,39 @@ def _run_result(state: RunState, *, offset: int = 0) -> CallToolResult:
 
 
 PLAN_TASK = """\
-Return a checked plan for a task (subtasks, their workers and dependencies) without running it, \
-to see or change how it would be divided before paying for it; to simply get it done, call \
-run_orchestration. A request that needs no workers comes back with direct_answer. Next: \
-run_orchestration with the plan_id, or with the edited plan."""
+Return a checked plan for a task without running it, to see or change how it would be divided \
+before paying for it; to simply get it done, call run_orchestration. A request that needs no \
+workers comes back with direct_answer. Next: run_orchestration with the plan_id, or with the \
+edited plan."""
 
 RUN_WORKER = """\
 Have one specialist do one well-defined thing and return its result, without planning or \
 synthesis. Several calls may run at once. For a task with several parts call run_orchestration. \
-The worker starts with an empty context: put all it needs into task, context and inputs. If the \
-reply says status running, follow it with get_run."""
+The worker starts with an empty context: put all it needs into task, context and inputs. Status \
+running: follow it with get_run."""
 
 RUN_ORCHESTRATION = """\
 Get a large or many-sided task done: specialist workers do its subtasks in parallel, and their \
 findings are merged into one answer. For reviews, analyses and research with several angles, \
-above all over many files, which go to the workers and not into your context; not for what you \
-can answer at once or one worker can do (run_worker). Give task alone, or plan_id, or plan with \
-task. Status running means it is not over: call get_run with the run_id. Status partial means \
-that something is missing, named in reasons: say so when you pass the answer on."""
+above all over many files, which do not enter your context; not for what you can answer at once \
+or one worker can do (run_worker). Status running: it is not over, so call \
+get_run with the run_id. Status partial: something is missing, named in reasons; say so when you \
+pass the answer on."""
 
 GET_RUN = """\
 See where a run stands and read its answer; changes nothing. Use it after a reply with status \
 running, with wait_seconds (such as 45): it returns when the run is over or the time is up. With \
-subtask_id: one result in full. With offset: the next part of a long answer. Without run_id: the \
-latest runs."""
+subtask_id: one result in full. Without run_id: the latest runs."""
 
 CANCEL_RUN = """\
-Stop a run that is no longer wanted. What is finished is kept and can be read with get_run; what \
-is under way is lost. Does nothing to a run that is over."""
+Stop a run that is no longer wanted. What is finished is kept and can be read with get_run. Does \
+nothing to a run that is over."""
 
 RESUME_RUN = """\
 Go on with a run that is interrupted, cancelled, failed or partial, instead of starting anew: \
 what succeeded is kept and not paid for again; the rest is tried again. A run under way is only \
-followed."""
+followed. With plan or from_subtask: a new run, which takes over results that nothing has changed \
+for."""
 
 # plan_task and run_worker change nothing but the server's own record, so clients may make such
 # calls side by side. run_orchestration starts work that can be large and outlasts the call: a

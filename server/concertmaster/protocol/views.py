@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from concertmaster.engine.events import SubtaskResult
 from concertmaster.engine.plan import CustomWorker, Subtask
 from concertmaster.engine.strategy import Map, Revise, Vote
-from concertmaster.llm.protocol import Usage
+from concertmaster.llm.protocol import NO_USAGE, Usage
 from concertmaster.protocol.pages import Page
 from concertmaster.protocol.replies import (
     ModelUsage,
@@ -128,6 +128,7 @@ def run_reply(state: RunState, page: Page, detail: Detail) -> RunReply:
         seconds=_elapsed(state.started_at, state.ended_at),
         usd=_usd(state.usage),
         usage=_usage_lines(state.by_model),
+        reused=one_line(reused_line(state), detail.sentence),
         reasons=_sentences(state.reasons, detail),
         decisions=_sentences(state.decisions, detail),
         findings=_sentences([finding.what for finding in state.findings], detail),
@@ -154,6 +155,16 @@ def _lines(state: RunState, detail: Detail) -> Iterable[SubtaskLine]:
             usd=_usd(item.usage),
             error=one_line(errors, min(detail.sentence, 300)),
         )
+
+
+def reused_line(state: RunState) -> str:
+    """Return which results were taken over from an earlier run, and what that saved."""
+    if not (reused := state.reused):
+        return ""
+    saved = sum(reused.values(), NO_USAGE)
+    calls = f"{saved.calls} call{'' if saved.calls == 1 else 's'}"
+    price = "" if saved.usd is None else f", {saved.usd:.4f} USD"
+    return f"{', '.join(reused)} from {state.request.rerun_of}; saved {calls}{price}."
 
 
 def written_workers(state: RunState) -> list[str]:

@@ -1,9 +1,11 @@
 """Waiting for a run on behalf of a client, which is kept informed and may walk away."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import anyio
 
+from concertmaster.engine.plan import Plan
 from concertmaster.protocol.state import Ctx, state_of
 from concertmaster.protocol.views import progress_line
 from concertmaster.runs.orders import Order
@@ -56,11 +58,28 @@ async def follow(ctx: Ctx, run_id: str, *, seconds: float) -> RunState:
 async def start_and_follow(ctx: Ctx, order: Order, *, seconds: float) -> RunState:
     """Start a run and follow it; a client that cancels its call cancels the run.
 
+    One that an order with the same key has started is followed, and left to that call.
+
     Raises:
         ConcertmasterError: the order cannot be done as asked, or not be written down.
     """
     service = await state_of(ctx).service()
+    if (known := await service.known(order)) is not None:
+        return await follow(ctx, known.run_id, seconds=seconds)
     return await _follow_own(ctx, await service.start(order), seconds=seconds)
+
+
+async def rerun_and_follow(
+    ctx: Ctx, run_id: str, *, plan: Plan | None, redo: Sequence[str], seconds: float
+) -> RunState:
+    """Start a run like another and follow it; a client that cancels its call cancels the run.
+
+    Raises:
+        ConcertmasterError: it cannot be done as asked, or not be written down.
+    """
+    service = await state_of(ctx).service()
+    begun = await service.rerun(run_id, plan=plan, redo=redo)
+    return await _follow_own(ctx, begun, seconds=seconds)
 
 
 async def resume_and_follow(ctx: Ctx, run_id: str, *, seconds: float) -> RunState:

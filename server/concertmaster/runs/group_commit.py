@@ -13,8 +13,8 @@ from anyio.abc import TaskGroup
 
 from concertmaster.engine.events import Event
 from concertmaster.errors import ConcertmasterError, StoreError, UnknownRunError
-from concertmaster.runs.journal import RunRow, Standing
-from concertmaster.runs.stored import Write, to_json
+from concertmaster.runs.journal import RunRow, Standing, StoredRun
+from concertmaster.runs.stored import NewRun, Write, to_json
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +55,18 @@ class Tables(Protocol):
         """Return the text with this digest."""
         ...
 
+    def run_with(self, key: str) -> str | None:
+        """Return the id of the run that has an idempotency key, if there is one."""
+        ...
+
+    def stock(self) -> Sequence[StoredRun]:
+        """Return what is kept of each run, newest first."""
+        ...
+
+    def delete(self, run_ids: Sequence[str]) -> None:
+        """Delete runs and the texts that no other refers to; for the writing thread."""
+        ...
+
     def close(self) -> None:
         """Let others see that the runs begun here are not alive any more."""
         ...
@@ -87,15 +99,29 @@ class GroupCommit:
         """By run: the failure of a write that nobody waited for."""
 
     async def create(
-        self, run_id: str, event: Event, texts: Mapping[str, str], *, queued: bool = False
+        self,
+        run_id: str,
+        event: Event,
+        texts: Mapping[str, str],
+        *,
+        key: str = "",
+        queued: bool = False,
     ) -> None:
         """Commit a new run, owned by this process at epoch 1, with its first event."""
-        data = to_json(event)
         await self._submit(
             Write(
-                run_id=run_id, event=event, data=data, epoch=1, begins_with=texts, queued=queued
+                run_id=run_id,
+                event=event,
+                data=to_json(event),
+                epoch=1,
+                begins=NewRun(texts=texts, key=key or None),
+                queued=queued,
             )
         )
+
+    async def run_with(self, key: str) -> str | None:
+        """Return the id of the run that has an idempotency key, if there is one."""
+        return await self._read(partial(self._tables.run_with, key))
 
     async def append(self, run_id: str, event: Event, *, epoch: int, wait: bool = True) -> None:
         """Commit an event, in the order of the calls; without `wait`, return before that."""
@@ -153,6 +179,15 @@ class GroupCommit:
     async def text(self, digest: str) -> str:
         """Return the text with this digest."""
         return await self._read(partial(self._tables.text, digest))
+
+    async def stock(self) -> Sequence[StoredRun]:
+        """Return what is kept of each run, newest first."""
+        return await self._read(self._tables.stock)
+
+    async def delete(self, run_ids: Sequence[str]) -> None:
+        """Delete runs, and the texts that no other run refers to; all of them or none."""
+        delete = partial(self._tables.delete, run_ids)
+        await to_thread.run_sync(delete, limiter=self._writing)
 
     async def _read(self, read: Callable[[], T]) -> T:
         return await to_thread.run_sync(read, limiter=self._reading)

@@ -6,13 +6,15 @@ from hashlib import sha256
 from pathlib import Path
 
 from concertmaster.catalog.catalog import Catalog
+from concertmaster.engine.earlier import and_dependants
 from concertmaster.engine.events import Decomposition, InputRef, Limits, RunRequest
 from concertmaster.engine.plan import Plan, Subtask
 from concertmaster.engine.plan_rules import PlanRules, plan_problems
-from concertmaster.errors import InvalidPlanError, RequestError
+from concertmaster.errors import BusyRunError, InvalidPlanError, RequestError, UnknownSubtaskError
 from concertmaster.llm.protocol import Document, JsonSchema
 from concertmaster.llm.structured import schema_problem
 from concertmaster.runs.orders import Order, PlanOrder, RunOrder, WorkerOrder
+from concertmaster.runs.state import RunState
 
 TASK_CHARS = 100_000
 """The longest task, context or constraint; longer texts are inputs."""
@@ -73,6 +75,46 @@ def check_order(
         case _:
             request = _worker_request(order, catalog, policy, documents)
     request = request.model_copy(update={"inputs": refs})
+    _check_plan(request, catalog)
+    return CheckedOrder(
+        request=request, documents={document.name: document for document in documents}
+    )
+
+
+def check_rerun(
+    state: RunState,
+    documents: Sequence[Document],
+    catalog: Catalog,
+    policy: RunPolicy,
+    *,
+    plan: Plan | None,
+    redo: Sequence[str],
+) -> CheckedOrder:
+    """Return the request for a run like the one of `state`, with its plan or another.
+
+    Raises:
+        RequestError: it cannot be done as asked; the message says what to change.
+    """
+    run_id, request = state.run_id, state.request
+    if not state.still:
+        raise BusyRunError(run_id)
+    if request.kind != "orchestration":
+        raise RequestError(f"Run {run_id} is no orchestration, so there is no plan to edit.")
+    if (plan := plan or state.plan) is None:
+        raise RequestError(
+            f"Run {run_id} has no plan. Give one, or resume it without plan and from_subtask."
+        )
+    for name in redo:
+        if name not in {subtask.id for subtask in plan.subtasks}:
+            raise UnknownSubtaskError(run_id, name, [subtask.id for subtask in plan.subtasks])
+    request = request.model_copy(
+        update={
+            "plan": plan,
+            "rerun_of": run_id,
+            "redo": tuple(sorted(and_dependants(redo, plan.subtasks))),
+            "limits": request.limits.model_copy(update={"max_subtasks": policy.most_subtasks}),
+        }
+    )
     _check_plan(request, catalog)
     return CheckedOrder(
         request=request, documents={document.name: document for document in documents}

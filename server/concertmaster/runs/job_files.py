@@ -130,6 +130,8 @@ def _check_arguments(source: MarkdownFile, job: Job) -> None:
             raise source.error(f"default: {strange[0]!r} is none of the choices", *at, "default")
         if len(item.default) > 1 and not item.several:
             raise source.error("default: it takes one value", *at, "default")
+        if item.at_least > 1 and not item.several:
+            raise source.error("at_least: it takes one value", *at, "at_least")
 
 
 def _check_task(source: MarkdownFile, job: Job) -> None:

@@ -16,7 +16,7 @@ from concertmaster.llm.protocol import Frozen
 from concertmaster.runs.orders import RunOrder
 
 SHOWN_NAMES = 5
-"""How many inputs a job's texts name; how many more there are, they say."""
+"""How many of several names a text has; how many more there are, it says."""
 
 
 def _several(value: object) -> object:
@@ -45,9 +45,18 @@ class JobArgument(Definition):
     """Files become the inputs of the run; a worker is one of the catalog."""
     required: bool = False
     several: bool = False
+    at_least: int = Field(default=1, ge=1)
+    """How many values there are of several, if any."""
     choices: Texts = ()
     """What it may be; anything when empty."""
     default: Texts = ()
+
+    @property
+    def amount(self) -> str:
+        """Return how many values it takes, in words; nothing if it takes one."""
+        if not self.several:
+            return ""
+        return f"{self.at_least} or more" if self.at_least > 1 else "Several"
 
 
 class JobSubtask(Definition):
@@ -126,6 +135,11 @@ class Job:
             )
         if len(values) > 1 and not argument.several:
             raise RequestError(f"{argument.name} takes one value; {len(values)} were given.")
+        if values and len(values) < argument.at_least:
+            raise RequestError(
+                f"{argument.name} takes {argument.at_least} values or more; there is only "
+                f"{', '.join(map(repr, values))}."
+            )
         for value in values:
             if argument.choices and value not in argument.choices:
                 raise RequestError(
@@ -134,10 +148,15 @@ class Job:
         return values
 
     def split(self, given: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
-        """Return values that are each written as one text, several with commas between them."""
+        """Return values that are each written as one text.
+
+        Several have lines or commas between them; commas belong to values where there are lines.
+        """
         several = {item.name for item in self.arguments if item.several}
         return {
-            name: tuple(text.replace("\n", ",").split(",")) if name in several else (text,)
+            name: tuple(text.split("\n" if "\n" in text.strip() else ","))
+            if name in several
+            else (text,)
             for name, text in given.items()
         }
 
@@ -154,7 +173,7 @@ class Job:
         if self.files is not None and not self.files.several and len(documents) > 1:
             raise RequestError(
                 f"{self.files.name} takes one file; these are {len(documents)}: "
-                f"{_listed(documents)}."
+                f"{listed(documents)}."
             )
         filling = _Filling(self, arguments, documents)
         try:
@@ -187,7 +206,7 @@ class _Filling:
         """Return what stands in texts for each argument."""
         texts = {name: ", ".join(values) for name, values in self.arguments.items()}
         if self.job.files is not None:
-            texts[self.job.files.name] = _listed(self.documents)
+            texts[self.job.files.name] = listed(self.documents)
         return texts
 
     def plan(self) -> Plan:
@@ -250,6 +269,7 @@ TEMPLATES = ("worker", "objective", "why", "expects")
 """The texts of a subtask that may have placeholders."""
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Return the first of some names, and how many more there are."""
     more = [f"{len(names) - SHOWN_NAMES} more"] if len(names) > SHOWN_NAMES else []
     return ", ".join([*names[:SHOWN_NAMES], *more])

@@ -6,7 +6,6 @@ from typing import Protocol
 
 from concertmaster.engine.events import Event
 
-
 MOST_RESUMPTIONS = 3
 """How often a run may have gone on before it does so by itself no more."""
 
@@ -53,6 +52,18 @@ class Standing:
     """Why the run is to stop, if somebody has asked for that in this epoch."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredRun:
+    """What is kept of a run."""
+
+    run_id: str
+    created_at: float
+    size: int
+    """Bytes of its events and of the texts that they refer to."""
+    busy: bool
+    """Whether it is under way."""
+
+
 class Journal(Protocol):
     """Keeps the events of runs, and the texts that they refer to.
 
@@ -60,13 +71,26 @@ class Journal(Protocol):
     """
 
     async def create(
-        self, run_id: str, event: Event, texts: Mapping[str, str], *, queued: bool = False
+        self,
+        run_id: str,
+        event: Event,
+        texts: Mapping[str, str],
+        *,
+        key: str = "",
+        queued: bool = False,
     ) -> None:
         """Commit a new run, owned by this process at epoch 1, with its first event.
 
         A `queued` one belongs to nobody. `texts` are kept by digest; those already known are
         left as they are.
+
+        Raises:
+            UsedKeyError: another run has the idempotency key `key`.
         """
+        ...
+
+    async def run_with(self, key: str) -> str | None:
+        """Return the id of the run that has an idempotency key, if there is one."""
         ...
 
     async def append(self, run_id: str, event: Event, *, epoch: int, wait: bool = True) -> None:
@@ -131,6 +155,19 @@ class Journal(Protocol):
 
     async def text(self, digest: str) -> str:
         """Return the text with this digest."""
+        ...
+
+    async def stock(self) -> Sequence[StoredRun]:
+        """Return what is kept of each run, newest first."""
+        ...
+
+    async def delete(self, run_ids: Sequence[str]) -> None:
+        """Delete runs, and the texts that no other run refers to; all of them or none.
+
+        Raises:
+            UnknownRunError: there is none of one of the ids.
+            BusyRunError: one of them is under way.
+        """
         ...
 
     async def changed_elsewhere(self, run_id: str = "") -> None:

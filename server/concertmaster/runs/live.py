@@ -7,11 +7,12 @@ from contextlib import suppress
 import anyio
 from anyio.abc import TaskGroup
 
+from concertmaster.engine.earlier import NO_EARLIER_RUN, EarlierRun
 from concertmaster.engine.events import CancelRequested, Event
 from concertmaster.engine.orchestrator import Orchestrator
 from concertmaster.engine.run import Run
 from concertmaster.engine.steps import Steps
-from concertmaster.errors import LostRunError, StoreError, UnknownRunError, UnreadableRunError
+from concertmaster.errors import LostRunError, StoreError, UnknownRunError
 from concertmaster.llm.protocol import Document
 from concertmaster.runs import ends
 from concertmaster.runs.journal import Journal
@@ -77,6 +78,8 @@ class LiveRuns:
         live: LiveRun,
         documents: Mapping[str, Document],
         commit: Callable[[], Awaitable[None]],
+        *,
+        earlier: EarlierRun = NO_EARLIER_RUN,
     ) -> None:
         """Commit what a life of a run begins with, and drive the run from then on.
 
@@ -103,7 +106,7 @@ class LiveRuns:
         live.begin(recorded)
         self._notify(live)
         steps = Steps(append, run_id=run_id, recorded=recorded)
-        run = Run(request=live.state.request, documents=documents, steps=steps)
+        run = Run(request=live.state.request, documents=documents, steps=steps, earlier=earlier)
         self._tasks.start_soon(self._drive, live, run)
         if not self._watching_others:
             self._watching_others = True
@@ -176,29 +179,27 @@ class LiveRuns:
             listener(live.state.run_id)
 
     async def _watch_others(self) -> None:
-        """Stop runs of this process that another one has asked to stop."""
+        """Stop runs that another process has asked to stop, or has taken over."""
         while self._live:
-            # Bounded, because a change between two calls goes unnoticed.
-            with anyio.move_on_after(LIVENESS_SECONDS):
-                try:
+            try:
+                # Bounded, because a change between two calls goes unnoticed.
+                with anyio.move_on_after(LIVENESS_SECONDS):
                     await self._journal.changed_elsewhere()
-                    for live in list(self._live.values()):
-                        await self._heed(live)
-                except StoreError as exc:
-                    log.warning("store not looked at: %s", exc)
-                    log.debug("store not looked at", exc_info=True)
-                    await anyio.sleep_forever()
+                await self._heed()
+            except StoreError as exc:
+                log.warning("store not looked at: %s", exc)
+                log.debug("store not looked at", exc_info=True)
+                await anyio.sleep(LIVENESS_SECONDS)
         self._watching_others = False
 
-    async def _heed(self, live: LiveRun) -> None:
-        if not live.begun:
-            return
-        try:
-            events = await self._journal.events(live.state.run_id, light=True)
-            wanted = fold(live.state.run_id, events, alive=True).cancel_requested
-        except (UnknownRunError, UnreadableRunError):
-            # It is deleted or damaged; others may have been asked to stop.
-            return
-        if wanted is not None and live.state.cancel_requested is None:
-            live.state.cancel_requested = wanted
-            live.scope.cancel()
+    async def _heed(self) -> None:
+        begun = {live.state.run_id: live for live in self._live.values() if live.begun}
+        for run_id, standing in (await self._journal.standing(begun)).items():
+            live = begun[run_id]
+            wanted = standing.cancel_requested
+            if standing.epoch != live.epoch:
+                # It must not cost anything more here.
+                live.scope.cancel()
+            elif wanted is not None and live.state.cancel_requested is None:
+                live.state.cancel_requested = wanted
+                live.scope.cancel()

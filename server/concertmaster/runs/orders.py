@@ -11,6 +11,8 @@ from concertmaster.tools.inputs import InputSpec
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Order:
     inputs: tuple[InputSpec, ...] = ()
+    idempotency_key: str = ""
+    """Of all orders that have the same, one is done; none where this is empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

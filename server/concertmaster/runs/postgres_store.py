@@ -6,7 +6,7 @@ end of anyio and a cancelled caller never leaves a connection in the middle of s
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Set
 from contextlib import asynccontextmanager, closing
 
 import anyio
@@ -31,12 +31,15 @@ RETRY_SECONDS = 1
 class PostgresJournal(GroupCommit):
     """A journal in a Postgres database. See `Journal` for what its methods promise."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, *, works: bool) -> None:
         self._address = address
-        self._database = PostgresTables(address)
+        self._works = works
+        self._database = PostgresTables(address, works=works)
         super().__init__(self._database)
         self._wanted = anyio.Event()
         """Set once somebody has to hear of others, or others of this process."""
+        if works:
+            self._wanted.set()
         self._news: dict[str, anyio.Event] = {}
         self._next_beat = 0.0
 
@@ -44,17 +47,17 @@ class PostgresJournal(GroupCommit):
         self._wanted.set()
         await super()._submit(write, wait=wait)
 
-    async def changed_elsewhere(self) -> None:
-        """Return when another process has committed something since the last call began.
+    async def changed_elsewhere(self, run_id: str = "") -> None:
+        """Return when another process has changed a run since the last such call began.
 
         The first call returns at once, since something may have come before it.
         """
         self._wanted.set()
-        news = self._news.get("")
+        news = self._news.get(run_id)
         if news is not None:
             await news.wait()
-        if self._news.get("") is news:
-            self._news[""] = anyio.Event()
+        if self._news.get(run_id) is news:
+            self._news[run_id] = anyio.Event()
 
     async def keep_in_touch(self) -> None:
         """Hear of what others commit, and let them hear that this process is alive."""
@@ -72,43 +75,48 @@ class PostgresJournal(GroupCommit):
     async def _listen(self) -> None:
         with closing(await to_thread.run_sync(self._connect)) as connection:
             # Nobody knows what went by before.
-            self._tell(self._news)
+            self._tell(self._news.keys())
             while True:
-                heard = await to_thread.run_sync(self._hear, connection)
-                if heard:
-                    self._tell(heard)
+                self._tell(await to_thread.run_sync(self._hear, connection))
                 with anyio.move_on_after(BEAT_SECONDS):
                     await anyio.wait_readable(connection.fileno())
 
     def _connect(self) -> Connection:
         connection = self._address.connect()
-        connection.execute(b"LISTEN " + CHANNEL.encode())
+        connection.execute("LISTEN " + CHANNEL)
+        if self._works:
+            self._database.come(connection)
         return connection
 
     def _hear(self, connection: Connection) -> set[str]:
         """Return what has been heard from other processes, and be heard if that is due."""
-        if self._database.owns and time.monotonic() >= self._next_beat:
+        if self._database.known and time.monotonic() >= self._next_beat:
             self._database.beat(connection)
             self._next_beat = time.monotonic() + BEAT_SECONDS
-        heard = connection.notifies(timeout=0)
-        return {notice.payload for notice in heard if notice.pid != self._database.writer}
+        return {
+            notice.payload
+            for notice in connection.notifies(timeout=0)
+            # That a run is to be taken up or stopped concerns this process too.
+            if notice.pid != self._database.writer or not notice.payload
+        }
 
-    def _tell(self, heard: Collection[str]) -> None:
-        for key in {*heard, ""} & self._news.keys():
-            self._news[key].set()
+    def _tell(self, heard: Set[str]) -> None:
+        for run_id in heard & self._news.keys():
+            self._news[run_id].set()
 
 
 @asynccontextmanager
-async def open_postgres(url: str) -> AsyncGenerator[PostgresJournal]:
+async def open_postgres(url: str, *, works: bool = False) -> AsyncGenerator[PostgresJournal]:
     """Open the journal in the database at `url`, which is not called before it is first used.
 
-    When the journal is closed, everything that was submitted to it has been committed or
-    has failed.
+    A process that `works` goes on with runs that nobody has, and hands back its own at the
+    end. When the journal is closed, everything that was submitted to it has been committed
+    or has failed.
 
     Raises:
         SettingsError: `url` is no address of a Postgres.
     """
-    journal = PostgresJournal(Address(url))
+    journal = PostgresJournal(Address(url), works=works)
     async with journal.committing() as tasks:
         tasks.start_soon(journal.keep_in_touch)
         yield journal

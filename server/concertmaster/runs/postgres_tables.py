@@ -1,19 +1,22 @@
-"""The tables of the Postgres journal: what is written to them, and what is read.
-
-Every write holds the row of its run until it is committed, and so does a take-over: what an
-owner has written is there when the next one begins, and nothing of it comes after. Clocks
-are compared on the server alone.
-"""
+"""The tables of the Postgres journal: what is written to them, and what is read."""
 
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import groupby
 from typing import Any, LiteralString, cast
 
 from concertmaster.engine.events import SCHEMA_VERSION, CallFinished, Event
-from concertmaster.errors import ConcertmasterError, LostRunError, StoreError, UnknownRunError
-from concertmaster.runs.journal import RunRow
+from concertmaster.errors import (
+    BusyRunError,
+    ConcertmasterError,
+    LostRunError,
+    StoreError,
+    UnknownRunError,
+    UsedKeyError,
+)
+from concertmaster.runs import postgres_statements as sql
+from concertmaster.runs.journal import RunRow, Standing, StoredRun
 from concertmaster.runs.postgres_link import Address, Connection, Link
 from concertmaster.runs.stored import Write, parsed, to_json
 
@@ -25,114 +28,29 @@ CHANNEL: LiteralString = "concertmaster"
 LEASE_SECONDS = 5
 """How long a process that is not heard of counts as alive."""
 
-_APPEND: LiteralString = """
-WITH given AS (
-    SELECT * FROM unnest(
-        %(run_id)s::text[], %(epoch)s::int[], %(name)s::text[], %(kind)s::text[],
-        %(at)s::float8[], %(data)s::text[], %(light)s::text[]
-    ) WITH ORDINALITY AS given (run_id, epoch, name, kind, at, data, light, place)
-), held AS (
-    SELECT run_id, epoch FROM runs WHERE run_id = ANY (%(run_id)s)
-    ORDER BY run_id FOR NO KEY UPDATE
-), added AS (
-    INSERT INTO events (run_id, epoch, name, kind, version, at, data, light)
-    SELECT given.run_id, held.epoch, name, kind, %(version)s, at, data, light
-    FROM given JOIN held USING (run_id)
-    WHERE given.epoch IS NULL OR given.epoch = held.epoch
-    ORDER BY place
-    ON CONFLICT DO NOTHING
-    RETURNING run_id, name, kind
-), ended AS (
-    UPDATE runs SET ended = TRUE
-    WHERE run_id IN (SELECT run_id FROM added WHERE kind = 'run-ended')
-)
-SELECT run_id, name, pg_notify(%(channel)s, run_id)::text FROM added
-"""
-
-_BEGIN: LiteralString = """
-WITH begun AS (
-    INSERT INTO runs (run_id, created_at, epoch, owner)
-    VALUES (%(run_id)s, %(at)s, %(epoch)s, %(owner)s)
-    ON CONFLICT DO NOTHING RETURNING run_id
-), kept AS (
-    INSERT INTO texts
-    SELECT * FROM unnest(%(digests)s::text[], %(texts)s::bytea[])
-    ON CONFLICT DO NOTHING
-)
-"""
-
-_TAKE_OVER: LiteralString = """
-WITH begun AS (
-    UPDATE runs SET epoch = %(epoch)s, owner = %(owner)s, ended = FALSE
-    WHERE run_id = %(run_id)s AND epoch = %(epoch)s - 1 AND (
-        ended
-        OR owner IS NULL
-        OR owner = %(owner)s
-        OR NOT EXISTS (SELECT FROM living WHERE process = owner)
-    )
-    RETURNING run_id
-)
-"""
-
-_FIRST_EVENT: LiteralString = """
-, added AS (
-    INSERT INTO events (run_id, epoch, name, kind, version, at, data)
-    SELECT run_id, %(epoch)s, %(name)s, %(kind)s, %(version)s, %(at)s, %(data)s FROM begun
-    ON CONFLICT DO NOTHING
-    RETURNING run_id
-)
-SELECT pg_notify(%(channel)s, run_id)::text FROM added
-"""
-
-_COME: LiteralString = """
-INSERT INTO processes VALUES (%s, %s, clock_timestamp() + make_interval(secs => %s))
-ON CONFLICT (process) DO UPDATE SET until = EXCLUDED.until
-"""
-
-_BEAT: LiteralString = """
-UPDATE processes SET until = clock_timestamp() + make_interval(secs => %s) WHERE process = %s
-"""
-
-_WHY_NOT: LiteralString = """
-SELECT runs.epoch, (
-    SELECT data FROM events
-    WHERE events.run_id = runs.run_id AND name = %(name)s
-    AND events.epoch = coalesce(%(epoch)s, runs.epoch)
-)
-FROM runs WHERE run_id = %(run_id)s
-"""
-
-_ROWS: LiteralString = """
-SELECT run_id, created_at, epoch, alive OR coalesce(owner = %(me)s, FALSE),
-    coalesce(owner = %(me)s, FALSE)
-FROM run_rows
-"""
-
-_EVENTS: LiteralString = "SELECT version, data FROM events WHERE run_id = %s ORDER BY seq"
-
-_LIGHT_EVENTS: LiteralString = """
-SELECT version, coalesce(light, data) FROM events
-WHERE run_id = %s AND kind NOT IN ('call-started', 'tool-called') ORDER BY seq
-"""
-
 
 class PostgresTables:
     """The tables, over one connection for the thread that writes and one for that which reads."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, *, works: bool) -> None:
         self.me = secrets.token_hex(8)
         """The id of this process."""
         self.writer: int | None = None
         """The number that the server has for the connection that writes."""
-        self.owns = False
-        """Whether other processes have to know that this one is alive."""
+        self.known = False
+        """Whether other processes have to hear that this one is alive."""
+        self._works = works
         self._writing = Link(address)
         self._reading = Link(address)
 
+    def come(self, connection: Connection) -> None:
+        """Let others see that this process is alive."""
+        connection.execute(sql.COME, (self.me, self._works, LEASE_SECONDS))
+        self.known = True
+
     def beat(self, connection: Connection) -> None:
-        """Let others see that this process is still alive."""
-        # One that has left does not come back by this.
-        connection.execute(_BEAT, (LEASE_SECONDS, self.me))
+        """Let others see that this process is still alive; one that has left stays away."""
+        connection.execute(sql.BEAT, (LEASE_SECONDS, self.me))
 
     def commit(self, writes: Sequence[Write]) -> Sequence[ConcertmasterError | None]:
         """Commit the writes together and return, for each, why it was left out, if it was."""
@@ -163,12 +81,11 @@ class PostgresTables:
             "light": [_light(write.event) for write in writes],
         }
         constants = {"version": SCHEMA_VERSION, "channel": CHANNEL}
-        added = {row[:2] for row in connection.execute(_APPEND, columns | constants)}
+        added = {row[:2] for row in connection.execute(sql.APPEND, columns | constants)}
         return [_taken(added, (write.run_id, write.event.name)) for write in writes]
 
     def _own(self, connection: Connection, writes: Sequence[Write]) -> list[bool]:
-        connection.execute(_COME, (self.me, False, LEASE_SECONDS))
-        self.owns = True
+        self.come(connection)
         return [self._begin(connection, write) for write in writes]
 
     def _begin(self, connection: Connection, write: Write) -> bool:
@@ -180,44 +97,86 @@ class PostgresTables:
             "at": write.event.at,
             "data": write.data,
             "version": SCHEMA_VERSION,
-            "owner": self.me,
+            "me": self.me,
+            "owner": None if write.queued else self.me,
+            "most": write.most,
             "channel": CHANNEL,
         }
-        if write.begins_with is None:
-            return bool(connection.execute(_TAKE_OVER + _FIRST_EVENT, parameters).rowcount)
-        # In one order everywhere, so that two who keep the same texts do not block each other.
-        texts = sorted(write.begins_with.items())
-        parameters["digests"] = [digest for digest, _ in texts]
-        parameters["texts"] = [text.encode() for _, text in texts]
-        return bool(connection.execute(_BEGIN + _FIRST_EVENT, parameters).rowcount)
+        statement = sql.TAKE_OVER
+        if write.begins is not None:
+            statement = sql.BEGIN
+            # In one order everywhere, so that two who keep the same texts do not block each other.
+            texts = sorted(write.begins.texts.items())
+            parameters["key"] = write.begins.key
+            parameters["digests"] = [digest for digest, _ in texts]
+            parameters["texts"] = [text.encode() for _, text in texts]
+        with connection.transaction():
+            if write.most is not None:
+                connection.execute(sql.LOCK)
+            return connection.execute(statement + sql.FIRST_EVENT, parameters).rowcount == 1
+
+    def delete(self, run_ids: Sequence[str]) -> None:
+        """Delete runs and the texts that no other refers to; for the writing thread."""
+        self._writing.run(lambda connection, again: self._delete(connection, run_ids, again))
+
+    def _delete(self, connection: Connection, run_ids: Sequence[str], again: bool) -> None:
+        with connection.transaction():
+            connection.execute(sql.HOLD_TEXTS)
+            for run_id in run_ids:
+                found = connection.execute(sql.BUSY, (run_id,)).fetchone()
+                if found is None and not again:
+                    raise UnknownRunError(run_id)
+                if found is not None and found[0]:
+                    raise BusyRunError(run_id)
+                connection.execute(sql.DELETE, {"run_id": run_id})
+            connection.execute(sql.DELETE_TEXTS)
 
     def row(self, run_id: str) -> RunRow:
         """Return what is known of a run, or raise UnknownRunError."""
-        rows = self._rows(_ROWS + "WHERE run_id = %(run_id)s", {"run_id": run_id})
+        rows = self._rows(sql.ROW, {"run_id": run_id})
         if not rows:
             raise UnknownRunError(run_id)
         return rows[0]
 
     def recent(self, limit: int) -> Sequence[RunRow]:
         """Return the latest runs, newest first."""
-        order: LiteralString = "ORDER BY created_at DESC, place DESC LIMIT %(limit)s"
-        return self._rows(_ROWS + order, {"limit": limit})
+        return self._rows(sql.RECENT, {"limit": limit})
 
     def unfinished(self) -> Sequence[RunRow]:
-        """Return the runs that have not ended and whose process is dead, oldest first."""
-        dead: LiteralString = "WHERE NOT ended AND NOT alive AND owner IS DISTINCT FROM %(me)s "
-        return self._rows(_ROWS + dead + "ORDER BY created_at, place", {})
+        """Return the runs that have not ended and that no other process has, oldest first."""
+        return self._rows(sql.UNFINISHED, {})
 
     def _rows(self, query: LiteralString, parameters: Mapping[str, object]) -> list[RunRow]:
-        parameters = {**parameters, "me": self.me}
         return [
-            RunRow(run_id=run_id, created_at=created_at, epoch=epoch, alive=alive, mine=mine)
-            for run_id, created_at, epoch, alive, mine in self._read(query, parameters)
+            RunRow(
+                run_id=run_id,
+                created_at=created_at,
+                epoch=epoch,
+                alive=alive,
+                mine=mine,
+                queued=queued,
+                attended=attended,
+            )
+            for run_id, created_at, epoch, alive, mine, queued, attended in self._read(
+                query, {**parameters, "me": self.me}
+            )
         ]
+
+    def standing(self, run_ids: Collection[str]) -> Mapping[str, Standing]:
+        """Return how those of the runs stand that there are."""
+        return {
+            run_id: Standing(epoch=epoch, cancel_requested=reason)
+            for run_id, epoch, reason in self._read(sql.STANDING, (list(run_ids),))
+        }
+
+    def run_with(self, key: str) -> str | None:
+        """Return the id of the run that has an idempotency key, if there is one."""
+        found = self._read(sql.WITH_KEY, (key,))
+        return found[0][0] if found else None
 
     def events(self, run_id: str, *, light: bool) -> Sequence[Event]:
         """Return the events of a run in order, or raise UnknownRunError."""
-        found = self._read(_LIGHT_EVENTS if light else _EVENTS, (run_id,))
+        found = self._read(sql.LIGHT_EVENTS if light else sql.EVENTS, (run_id,))
         if not found:
             # Whoever asks for the events of no run is told so; a run without events is damaged.
             self.row(run_id)
@@ -225,13 +184,20 @@ class PostgresTables:
 
     def text(self, digest: str) -> str:
         """Return the text with this digest."""
-        found = self._read("SELECT text FROM texts WHERE digest = %s", (digest,))
+        found = self._read(sql.TEXT, (digest,))
         if not found:
             raise StoreError(
                 f"A text that a run refers to is not in the store ({digest}). "
                 "Give the inputs again, in a new run."
             )
         return bytes(found[0][0]).decode()
+
+    def stock(self) -> Sequence[StoredRun]:
+        """Return what is kept of each run, newest first."""
+        return [
+            StoredRun(run_id=run_id, created_at=created_at, size=int(size), busy=busy)
+            for run_id, created_at, size, busy in self._read(sql.STOCK, ())
+        ]
 
     def _read(
         self, query: LiteralString, parameters: Mapping[str, object] | Sequence[object]
@@ -242,16 +208,16 @@ class PostgresTables:
 
     def close(self) -> None:
         """Let others see that the runs begun here are not alive any more."""
-        if self.owns:
+        if self.known:
             try:
-                self._writing.run(self._leave)
+                self._writing.run(lambda connection, _: self._leave(connection))
             except StoreError as exc:
                 log.warning("left without a word: %s", exc)
         self._writing.close()
         self._reading.close()
 
-    def _leave(self, connection: Connection, _again: bool) -> None:
-        connection.execute("DELETE FROM processes WHERE process = %s", (self.me,))
+    def _leave(self, connection: Connection) -> None:
+        connection.execute(sql.LEAVE, {"me": self.me, "channel": CHANNEL})
 
 
 def _light(event: Event) -> str | None:
@@ -273,12 +239,20 @@ def _refusal(connection: Connection, write: Write, *, again: bool) -> Concertmas
     """Return why a write was left out; nothing, if the attempt before had committed it."""
     run_id, name = write.run_id, write.event.name
     parameters = {"run_id": run_id, "name": name, "epoch": write.epoch}
-    found = connection.execute(_WHY_NOT, parameters).fetchone()
+    found = connection.execute(sql.WHY_NOT, parameters).fetchone()
     if found is None:
-        return UnknownRunError(run_id)
+        return _unknown(connection, write)
     epoch, data = found
     if again and data == write.data:
         return None
     if data is None or write.takes_over or write.epoch not in (None, epoch):
         return LostRunError(run_id)
     return StoreError(f"The journal of run {run_id} has {name!r} already.")
+
+
+def _unknown(connection: Connection, write: Write) -> ConcertmasterError:
+    if write.begins is not None and write.begins.key is not None:
+        used = connection.execute(sql.WITH_KEY, (write.begins.key,)).fetchone()
+        if used is not None:
+            return UsedKeyError(str(used[0]))
+    return UnknownRunError(write.run_id)

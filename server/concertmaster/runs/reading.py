@@ -1,20 +1,44 @@
 """What orders refer to: files, results of earlier runs, and plans made before."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from concertmaster.catalog.catalog import Catalog
-from concertmaster.engine.events import RunRequest
+from concertmaster.engine.events import RunKind, RunRequest
+from concertmaster.engine.plan import Plan
 from concertmaster.errors import InputError, RequestError
 from concertmaster.llm.protocol import Document
-from concertmaster.runs.intake import CheckedOrder, RunPolicy, check_order
+from concertmaster.runs.intake import CheckedOrder, RunPolicy, check_order, check_rerun
 from concertmaster.runs.journal import Journal
-from concertmaster.runs.orders import Order, RunOrder
+from concertmaster.runs.orders import Order, PlanOrder, RunOrder, WorkerOrder
 from concertmaster.runs.state import RunState, subtask_result
 from concertmaster.tools.inputs import InlineInput, InputSpec, read_inputs
 
 RUNS = "runs://"
 """How the address of something in a run begins."""
+
+
+def check_same(state: RunState, order: Order) -> None:
+    """Check that a run is what `order` asks for, as far as that is told by its words.
+
+    Raises:
+        RequestError: it is another task, or another kind of run.
+    """
+    request = state.request
+    kind = _KINDS[type(order)]
+    task = "" if isinstance(order, RunOrder) and order.plan_id else order.task.strip()
+    if kind != request.kind or task not in ("", request.task):
+        raise RequestError(
+            f"The idempotency key {order.idempotency_key!r} belongs to run {state.run_id}, "
+            "which is for another task. Use a key of its own for each order."
+        )
+
+
+_KINDS: Mapping[type[Order], RunKind] = {
+    PlanOrder: "plan",
+    RunOrder: "orchestration",
+    WorkerOrder: "worker",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +63,17 @@ class OrderReader:
         else:
             documents = await self.documents(order.inputs)
         return check_order(order, documents, self.catalog, self.policy)
+
+    async def again(
+        self, state: RunState, *, plan: Plan | None, redo: Sequence[str]
+    ) -> CheckedOrder:
+        """Return the request for a run like the one of `state`, with its plan or another.
+
+        Raises:
+            RequestError: it cannot be done as asked.
+        """
+        documents = await self.documents_of(state.request)
+        return check_rerun(state, documents, self.catalog, self.policy, plan=plan, redo=redo)
 
     async def documents(self, specs: Sequence[InputSpec]) -> tuple[Document, ...]:
         """Return what inputs stand for.

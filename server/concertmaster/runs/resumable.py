@@ -8,17 +8,12 @@ _MODEL = {True: "with a language model", False: "without a language model"}
 
 
 def check_resumable(state: RunState, setup: Setup) -> None:
-    """Check that there is something left to do in a run, and that there is who can do it.
+    """Check that there is who can do what is left to do in a run.
 
     Raises:
         RequestError: there is not.
     """
     run_id, request = state.run_id, state.request
-    if state.status == "succeeded":
-        raise RequestError(
-            f"Run {run_id} has succeeded, so nothing is left to resume. Read its answer with "
-            "get_run, or give an edited plan to run what is changed in it."
-        )
     if bool(state.notice) != bool(setup.llm.notice):
         raise RequestError(
             f"Run {run_id} was begun {_MODEL[not state.notice]}, and this process works "

@@ -9,23 +9,27 @@ import anyio
 from anyio.abc import TaskGroup
 
 from concertmaster.catalog.catalog import Catalog
+from concertmaster.engine.earlier import NO_EARLIER_RUN, EarlierRun, earlier_results
 from concertmaster.engine.events import (
     CancelRequested,
     GuardDecided,
     RunEnded,
+    RunRequest,
     RunResumed,
     RunStarted,
     SubtaskResult,
 )
 from concertmaster.engine.orchestrator import Orchestrator
+from concertmaster.engine.plan import Plan
 from concertmaster.engine.run import Setup
-from concertmaster.errors import LostRunError, UnreadableRunError
-from concertmaster.runs.intake import RunPolicy
-from concertmaster.runs.journal import Journal, RunRow
+from concertmaster.errors import LostRunError, UnknownRunError, UnreadableRunError, UsedKeyError
+from concertmaster.runs.intake import CheckedOrder, RunPolicy
+from concertmaster.runs.journal import Journal, RunRow, StoredRun
 from concertmaster.runs.live import LIVENESS_SECONDS, LiveRun, LiveRuns
 from concertmaster.runs.orders import Order
-from concertmaster.runs.reading import OrderReader
+from concertmaster.runs.reading import OrderReader, check_same
 from concertmaster.runs.resumable import check_resumable
+from concertmaster.runs.retention import Retention
 from concertmaster.runs.rewrites import file_changes
 from concertmaster.runs.state import RecentRuns, RunState, fold, subtask_result
 from concertmaster.runs.trace import Span, trace
@@ -78,7 +82,35 @@ class RunService:
             InputError: an input cannot be read.
             StoreError: the journal cannot be written, so nothing was started.
         """
+        if (known := await self.known(order)) is not None:
+            return known
         checked = await self._reader.checked(order)
+        try:
+            return await self._begin(checked, key=order.idempotency_key)
+        except UsedKeyError as exc:
+            state = await self.get(exc.run_id)
+            check_same(state, order)
+            return state
+
+    async def rerun(
+        self, run_id: str, *, plan: Plan | None = None, redo: Sequence[str] = ()
+    ) -> RunState:
+        """Start a run like one that there is, with another plan; return at once.
+
+        What nothing has changed for is taken over from that run, except for the subtasks
+        `redo` and what depends on them.
+
+        Raises:
+            RequestError: it cannot be done as asked.
+            UnknownRunError: there is no run of that id.
+            StoreError: the journal cannot be written, so nothing was started.
+        """
+        checked = await self._reader.again(await self.get(run_id), plan=plan, redo=redo)
+        return await self._begin(checked, earlier=await self._earlier(checked.request))
+
+    async def _begin(
+        self, checked: CheckedOrder, *, key: str = "", earlier: EarlierRun = NO_EARLIER_RUN
+    ) -> RunState:
         run_id = f"r-{secrets.token_urlsafe(16)}"
         event = RunStarted(
             name="run/start", at=time.time(), request=checked.request, notice=self.notice
@@ -86,28 +118,56 @@ class RunService:
         live = LiveRun(fold(run_id, [event], alive=True), epoch=1)
 
         async def commit() -> None:
-            await self._journal.create(run_id, event, checked.texts)
+            await self._journal.create(run_id, event, checked.texts, key=key)
 
-        await self._live.begin(live, checked.documents, commit)
+        await self._live.begin(live, checked.documents, commit, earlier=earlier)
         return live.state.shown()
+
+    async def _earlier(self, request: RunRequest) -> EarlierRun:
+        """Return what the run that `request` is to repeat has for it, if that is still there."""
+        if not request.rerun_of:
+            return NO_EARLIER_RUN
+        try:
+            events = await self._journal.events(request.rerun_of)
+        except (UnknownRunError, UnreadableRunError):
+            return NO_EARLIER_RUN
+        return EarlierRun(
+            run_id=request.rerun_of,
+            results=earlier_results(events),
+            redo=frozenset(request.redo),
+        )
+
+    async def known(self, order: Order) -> RunState | None:
+        """Return where the run stands that was started by an order with the same key.
+
+        Raises:
+            RequestError: that was another order.
+        """
+        run_id = order.idempotency_key and await self._journal.run_with(order.idempotency_key)
+        if not run_id:
+            return None
+        state = await self.get(run_id)
+        check_same(state, order)
+        return state
 
     async def resume(self, run_id: str, *, by: str) -> RunState:
         """Have a run go on that was interrupted, or that ended without success; return at once.
 
-        One that is under way, here or elsewhere, is left as it is.
+        One that is under way, here or elsewhere, or has succeeded, is left as it is.
 
         Raises:
-            RequestError: there is nothing left to do, or it cannot be done any more.
+            RequestError: it cannot go on.
             UnknownRunError: there is no run of that id.
             StoreError: the journal cannot be written, so nothing was started.
         """
         state = await self.get(run_id)
-        if not state.still:
+        if not state.still or state.status == "succeeded":
             return state
         check_resumable(state, self._setup)
         row = await self._journal.row(run_id)
         events = await self._journal.events(run_id)
         documents = {item.name: item for item in await self._reader.documents_of(state.request)}
+        earlier = await self._earlier(state.request)
         if (live := self._live.get(run_id)) is not None:
             return live.state.shown()
         event = RunResumed(
@@ -119,7 +179,7 @@ class RunService:
             await self._journal.take_over(run_id, event, epoch=event.epoch)
 
         try:
-            await self._live.begin(live, documents, commit)
+            await self._live.begin(live, documents, commit, earlier=earlier)
         except LostRunError:
             return await self.get(run_id)
         return live.state.shown()
@@ -228,6 +288,22 @@ class RunService:
     async def check(self, order: Order) -> None:
         """Raise what `start` would, and start nothing."""
         await self._reader.checked(order)
+
+    async def delete(self, run_id: str) -> None:
+        """Delete a run with all that is known of it.
+
+        Raises:
+            UnknownRunError: there is none of that id.
+            BusyRunError: it is under way.
+        """
+        await self._journal.delete([run_id])
+
+    async def prune(self, retention: Retention) -> Sequence[StoredRun]:
+        """Delete the runs that are not to be kept, and return what they were."""
+        surplus = retention.surplus(await self._journal.stock(), now=time.time())
+        if surplus:
+            await self._journal.delete([run.run_id for run in surplus])
+        return surplus
 
     async def trace(self, run_id: str) -> Span:
         """Return the run as a tree of spans."""

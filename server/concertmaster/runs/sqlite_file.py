@@ -10,52 +10,28 @@ no process knows the version of the others, all of them take the lock.
 import json
 import sqlite3
 import threading
-from collections.abc import Collection, Container, Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 from concertmaster.engine.events import SCHEMA_VERSION, Event
 from concertmaster.errors import (
+    BusyRunError,
     ConcertmasterError,
     LostRunError,
     StoreError,
     UnknownRunError,
+    UsedKeyError,
 )
 from concertmaster.runs import private
-from concertmaster.runs.journal import RunRow, Standing
+from concertmaster.runs.journal import RunRow, Standing, StoredRun
 from concertmaster.runs.owners import POLL_SECONDS, Owners
-from concertmaster.runs.sqlite_errors import NO_JOURNAL, explain
-from concertmaster.runs.stored import Write, parsed
+from concertmaster.runs.sqlite_errors import explain
+from concertmaster.runs.sqlite_layout import lay_out
+from concertmaster.runs.stored import NewRun, Write, parsed
 
 NOBODY = ""
 """The owner of runs that wait for a process with room."""
-
-LAYOUT = 1
-"""Version of the tables below."""
-
-_TABLES = (
-    "CREATE TABLE meta (schema_version INTEGER NOT NULL)",
-    """CREATE TABLE runs (
-        run_id TEXT PRIMARY KEY,
-        created_at REAL NOT NULL,
-        epoch INTEGER NOT NULL,
-        owner TEXT NOT NULL
-    )""",
-    "CREATE INDEX runs_by_time ON runs (created_at)",
-    """CREATE TABLE events (
-        run_id TEXT NOT NULL,
-        seq INTEGER NOT NULL,
-        epoch INTEGER NOT NULL,
-        name TEXT NOT NULL,
-        kind TEXT NOT NULL,
-        version INTEGER NOT NULL,
-        at REAL NOT NULL,
-        data TEXT NOT NULL,
-        PRIMARY KEY (run_id, seq),
-        UNIQUE (run_id, epoch, name)
-    )""",
-    "CREATE TABLE texts (digest TEXT PRIMARY KEY, text TEXT NOT NULL)",
-)
 
 _INSERT_EVENT = """
     INSERT INTO events (run_id, seq, epoch, name, kind, version, at, data)
@@ -71,6 +47,30 @@ _ENDED = """EXISTS (
     SELECT 1 FROM events
     WHERE events.run_id = runs.run_id AND events.epoch = runs.epoch AND kind = 'run-ended'
 )"""
+
+_INSERT_RUN = """
+    INSERT INTO runs (run_id, created_at, epoch, owner, idempotency_key) VALUES (?, ?, 1, ?, ?)
+"""
+
+_SELECT_KEY = "SELECT run_id FROM runs WHERE idempotency_key = ?"
+
+_SELECT_SIZES = """
+    SELECT
+        run_id,
+        (SELECT sum(length(CAST(data AS BLOB))) FROM events WHERE events.run_id = runs.run_id)
+        + (
+            SELECT coalesce(sum(length(CAST(text AS BLOB))), 0)
+            FROM run_texts JOIN texts USING (digest)
+            WHERE run_texts.run_id = runs.run_id
+        )
+    FROM runs
+"""
+
+_DELETE_RUN = (
+    "DELETE FROM events WHERE run_id = ?",
+    "DELETE FROM run_texts WHERE run_id = ?",
+    "DELETE FROM runs WHERE run_id = ?",
+)
 
 _SELECT_ROWS = "SELECT run_id, created_at, epoch, owner FROM runs"
 
@@ -125,8 +125,8 @@ class SqliteFile:
     def _write(self, writer: sqlite3.Connection, write: Write) -> ConcertmasterError | None:
         event = write.event
         try:
-            if write.begins_with is not None:
-                self._begin(writer, write, write.begins_with)
+            if write.begins is not None and (used := self._begin(writer, write, write.begins)):
+                return UsedKeyError(used)
             if write.takes_over and not self._take_over(writer, write):
                 return _refusal(writer, write.run_id)
             inserted = writer.execute(
@@ -147,12 +147,18 @@ class SqliteFile:
             return None
         return _refusal(writer, write.run_id)
 
-    def _begin(self, writer: sqlite3.Connection, write: Write, texts: Mapping[str, str]) -> None:
-        writer.execute(
-            "INSERT INTO runs (run_id, created_at, epoch, owner) VALUES (?, ?, 1, ?)",
-            (write.run_id, write.event.at, NOBODY if write.queued else self._owners.me),
-        )
-        writer.executemany("INSERT OR IGNORE INTO texts VALUES (?, ?)", texts.items())
+    def _begin(self, writer: sqlite3.Connection, write: Write, new: NewRun) -> str | None:
+        """Let a run begin, unless another has its key; return the id of that."""
+        found = writer.execute(_SELECT_KEY, (new.key,)).fetchone()
+        if found is not None:
+            return found[0]
+        owner = NOBODY if write.queued else self._owners.me
+        run = (write.run_id, write.event.at, owner, new.key)
+        writer.execute(_INSERT_RUN, run)
+        writer.executemany("INSERT OR IGNORE INTO texts VALUES (?, ?)", new.texts.items())
+        refers = [(write.run_id, digest) for digest in new.texts]
+        writer.executemany("INSERT INTO run_texts VALUES (?, ?)", refers)
+        return None
 
     def _take_over(self, writer: sqlite3.Connection, write: Write) -> bool:
         """Let the next epoch of a run begin here, unless its owner is at work on it."""
@@ -174,6 +180,34 @@ class SqliteFile:
             return False
         owners = [owner for *_, owner in writer.execute(f"{_SELECT_ROWS} WHERE NOT {_ENDED}")]
         return sum(map(self._owners.alive, owners)) >= most
+
+    def delete(self, run_ids: Sequence[str]) -> None:
+        """Delete runs and the texts that no other refers to; for the writing thread."""
+        with self._explained():
+            writer, _ = self._opened()
+            with self._alone():
+                with writer:
+                    writer.execute("BEGIN IMMEDIATE")
+                    for run_id in run_ids:
+                        self._delete(writer, run_id)
+                    writer.execute(
+                        "DELETE FROM texts WHERE digest NOT IN (SELECT digest FROM run_texts)"
+                    )
+                # What was deleted is to be gone from the disk. A process that reads just now
+                # keeps it from that; then the next deletion sees to it.
+                with suppress(sqlite3.OperationalError):
+                    writer.execute("VACUUM")
+                    writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _delete(self, writer: sqlite3.Connection, run_id: str) -> None:
+        found = writer.execute(_SELECT_OWNER, (run_id,)).fetchone()
+        if found is None:
+            raise UnknownRunError(run_id)
+        _, owner, ended = found
+        if not ended and self._owners.alive(owner):
+            raise BusyRunError(run_id)
+        for statement in _DELETE_RUN:
+            writer.execute(statement, (run_id,))
 
     def commits_of_others(self) -> int:
         """Return a number that changes when another process commits; for the writing thread."""
@@ -208,6 +242,31 @@ class SqliteFile:
             run_id: Standing(epoch=epoch, cancel_requested=reason)
             for run_id, epoch, reason in found
         }
+
+    def run_with(self, key: str) -> str | None:
+        """Return the id of the run that has an idempotency key, if there is one."""
+        with self._explained():
+            _, reader = self._opened()
+            found = reader.execute(_SELECT_KEY, (key,)).fetchone()
+            return found[0] if found else None
+
+    def stock(self) -> list[StoredRun]:
+        """Return what is kept of each run, newest first."""
+        rows = self._rows(f"{_SELECT_ROWS} ORDER BY created_at DESC, rowid DESC")
+        busy = self._rows(f"{_SELECT_ROWS} WHERE NOT {_ENDED}")
+        with self._explained():
+            _, reader = self._opened()
+            sizes = dict(reader.execute(_SELECT_SIZES).fetchall())
+        alive = {row.run_id for row in busy if row.alive}
+        return [
+            StoredRun(
+                run_id=row.run_id,
+                created_at=row.created_at,
+                size=sizes.get(row.run_id) or 0,
+                busy=row.run_id in alive,
+            )
+            for row in rows
+        ]
 
     def _rows(self, query: str, *parameters: str | int) -> list[RunRow]:
         with self._explained():
@@ -277,7 +336,9 @@ class SqliteFile:
                 private.close_to_others(self._path.with_name(self._path.name + suffix))
         with ExitStack() as undo:
             writer = undo.enter_context(closing(self._connect()))
-            self._lay_out(writer)
+            lay_out(writer, self._path)
+            writer.execute("PRAGMA journal_mode = WAL")
+            writer.execute("PRAGMA synchronous = FULL")
             reader = undo.enter_context(closing(self._connect()))
             undo.pop_all()
             return writer, reader
@@ -286,32 +347,6 @@ class SqliteFile:
         return sqlite3.connect(
             self._path, timeout=self._patience, isolation_level=None, check_same_thread=False
         )
-
-    def _lay_out(self, writer: sqlite3.Connection) -> None:
-        """Create the tables in a new file; leave one alone that this program does not know."""
-        tables = {name for (name,) in writer.execute("SELECT name FROM sqlite_master")}
-        if tables:
-            self._check_layout(writer, tables)
-        writer.execute("PRAGMA journal_mode = WAL")
-        writer.execute("PRAGMA synchronous = FULL")
-        if not tables:
-            with writer:
-                writer.execute("BEGIN IMMEDIATE")
-                for table in _TABLES:
-                    writer.execute(table)
-                writer.execute("INSERT INTO meta VALUES (?)", (LAYOUT,))
-
-    def _check_layout(self, writer: sqlite3.Connection, tables: Container[str]) -> None:
-        versions = "SELECT schema_version FROM meta"
-        found = writer.execute(versions).fetchone() if "meta" in tables else None
-        if found is None:
-            raise StoreError(NO_JOURNAL.format(file=self._path))
-        if found[0] != LAYOUT:
-            raise StoreError(
-                f"{self._path} was written by a newer Concertmaster (layout {found[0]}; this one "
-                f"knows {LAYOUT}). Install the newer one, or set CONCERTMASTER_DATA_FOLDER to "
-                "another folder."
-            )
 
     @contextmanager
     def _alone(self) -> Generator[None]:

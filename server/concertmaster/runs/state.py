@@ -109,6 +109,15 @@ class RunState:
     """How many events the run has; grows with every change."""
 
     @property
+    def reused(self) -> dict[str, Usage]:
+        """Return what the subtasks took in an earlier run whose results were taken over."""
+        return {
+            name: item.result.saved
+            for name, item in self.subtasks.items()
+            if item.result is not None and item.result.saved is not None
+        }
+
+    @property
     def over(self) -> bool:
         """Tell whether the run has come to an end."""
         return self.status in FINAL_STATUSES

@@ -12,6 +12,16 @@ from concertmaster.errors import UnreadableRunError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NewRun:
+    """What is kept of a run besides its events."""
+
+    texts: Mapping[str, str]
+    """What they refer to, by digest."""
+    key: str | None
+    """What makes another run like it unnecessary."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Write:
     """One event to be committed."""
 
@@ -21,8 +31,8 @@ class Write:
     """The event as JSON."""
     epoch: int | None = None
     """The epoch that the run must have; None for whichever it has."""
-    begins_with: Mapping[str, str] | None = None
-    """For the event that a run begins with: the texts to be kept, by digest."""
+    begins: NewRun | None = None
+    """For the event that a run begins with: what else there is to keep of it."""
     takes_over: bool = False
     """Whether the run belongs to this process from here on, in its next epoch."""
     queued: bool = False
@@ -33,7 +43,7 @@ class Write:
     @property
     def owns(self) -> bool:
         """Tell whether it makes this process the owner of the run."""
-        return self.takes_over or self.begins_with is not None
+        return self.takes_over or self.begins is not None
 
 
 def to_json(event: Event) -> str:

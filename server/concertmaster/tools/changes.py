@@ -5,6 +5,8 @@ import difflib
 import json
 import os
 import shutil
+import stat
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
@@ -15,6 +17,7 @@ from concertmaster.errors import InputError, RequestError
 from concertmaster.tools.inputs import DEFAULT_LIMITS
 from concertmaster.tools.roots import printable, read_bytes, text_of
 
+_WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 NO_LINE_END = "\\ No newline at end of file\n"
 
 
@@ -77,13 +80,15 @@ def apply_changes(changes: Sequence[FileChange], *, roots: Sequence[Path]) -> tu
             link, or cannot be written. Then all files are as they were.
     """
     folders = [root.resolve() for root in roots if root.is_dir()]
-    targets = [_target(change, folders) for change in changes]
     try:
+        targets = [_target(change, folders) for change in changes]
         with ExitStack() as stack:
-            staged = [_staged(target.path, target.new, stack) for target in targets]
+            new = [_staged(target.path, target.new, stack) for target in targets]
+            # Written beforehand, so that nothing but a new name is needed to put them back.
+            old = [_staged(target.path, target.old, stack) for target in targets]
             for target in targets:
                 _target(target.change, folders)
-            _replace(targets, staged, stack)
+            _replace(targets, new, old)
     except OSError as exc:
         raise RequestError(f"Nothing was changed: {exc.strerror} ({exc.filename}).") from None
     return tuple(target.path for target in targets)
@@ -103,6 +108,8 @@ def _target(change: FileChange, roots: Sequence[Path]) -> _Target:
         text = text_of(old, change.name)
     except InputError as exc:
         raise _refusal(change, exc.problem.rstrip(".")) from None
+    if not (path.stat().st_mode & _WRITABLE and os.access(path, os.W_OK)):
+        raise _refusal(change, "it is read-only")
     if text != change.before:
         raise _refusal(change, "it is not what the run has read any more. Do the job again")
     return _Target(change, path, old)
@@ -113,25 +120,48 @@ def _refusal(change: FileChange, problem: str) -> RequestError:
 
 
 def _staged(path: Path, content: bytes, stack: ExitStack) -> Path:
-    """Return a file beside `path` with its mode and the `content`, gone when `stack` ends."""
+    """Return a file beside `path` with its owner, its mode and the `content`.
+
+    It is gone when `stack` ends.
+    """
     number, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     stack.callback(Path(name).unlink, missing_ok=True)
     with os.fdopen(number, "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(number)
+    _copy_owner(path, name)
     shutil.copymode(path, name)
     return Path(name)
 
 
-def _replace(targets: Sequence[_Target], staged: Sequence[Path], stack: ExitStack) -> None:
-    done: list[_Target] = []
+def _copy_owner(path: Path, name: str) -> None:
+    # Only root may give files away. Who may not owns the new file, as after an edit elsewhere.
+    if sys.platform != "win32":
+        with suppress(OSError):
+            os.chown(name, path.stat().st_uid, path.stat().st_gid)
+
+
+def _replace(targets: Sequence[_Target], new: Sequence[Path], old: Sequence[Path]) -> None:
+    """Put files in the place of the targets: all of the `new`, else the `old` again."""
     try:
-        for target, path in zip(targets, staged, strict=True):
+        for target, path in zip(targets, new, strict=True):
             path.replace(target.path)
-            done.append(target)
-    except OSError:
-        for target in done:
-            with suppress(OSError):
-                _staged(target.path, target.old, stack).replace(target.path)
+    except BaseException as exc:
+        stuck = [
+            target.change.name
+            for target, path, saved in zip(targets, new, old, strict=True)
+            # What has taken its place is not beside it any more.
+            if not path.exists() and not _put_back(saved, target.path)
+        ]
+        if stuck:
+            names = ", ".join(map(printable, stuck))
+            raise RequestError(f"Not all files were changed, but these stay so: {names}.") from exc
         raise
+
+
+def _put_back(saved: Path, path: Path) -> bool:
+    with suppress(OSError):
+        saved.replace(path)
+        return True
+    return False

@@ -58,7 +58,7 @@ def _parts(work: Work, strategy: Map) -> Iterator[_Part]:
         case "inputs":
             for document in work.inputs:
                 yield _Part(name=document.name, documents=(document,), context={})
-        case "sections":
+        case _:
             for document in work.inputs:
                 yield from _sections(document, strategy.section_tokens * TOKEN_CHARS)
 

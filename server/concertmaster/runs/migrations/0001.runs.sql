@@ -1,4 +1,5 @@
--- Processes that share the store. One is alive until the time it has named last.
+-- Processes that share the store. One is alive until the time it has named last; those that
+-- work go on with runs that nobody has.
 CREATE TABLE processes (
     process text PRIMARY KEY,
     works boolean NOT NULL,
@@ -11,7 +12,8 @@ CREATE TABLE runs (
     place bigint GENERATED ALWAYS AS IDENTITY,
     epoch integer NOT NULL,
     owner text,
-    ended boolean NOT NULL DEFAULT FALSE
+    ended boolean NOT NULL DEFAULT FALSE,
+    idempotency_key text UNIQUE
 );
 
 CREATE INDEX runs_by_time ON runs (created_at, place);
@@ -37,6 +39,10 @@ CREATE INDEX events_cancel_requested ON events (run_id) WHERE kind = 'cancel-req
 -- Bytes, because a text cannot have the character NUL in it.
 CREATE TABLE texts (digest text PRIMARY KEY, text bytea NOT NULL);
 
+CREATE TABLE run_texts (run_id text, digest text, PRIMARY KEY (run_id, digest));
+
+CREATE INDEX runs_by_text ON run_texts (digest);
+
 CREATE VIEW living AS SELECT process, works FROM processes WHERE until > clock_timestamp();
 
 CREATE VIEW run_rows AS
@@ -47,5 +53,6 @@ SELECT
     epoch,
     owner,
     ended,
-    EXISTS (SELECT FROM living WHERE process = owner) AS alive
+    EXISTS (SELECT FROM living WHERE process = owner) AS alive,
+    EXISTS (SELECT FROM living WHERE works) AS attended
 FROM runs;

@@ -1,0 +1,88 @@
+"""The subcommand `resume`, and servers that go on with runs by themselves."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import anyio.lowlevel
+import pytest
+from click.testing import Result
+
+from concertmaster.cli import wiring
+from concertmaster.errors import ModelUnavailableError
+from concertmaster.runs.orders import WorkerOrder
+from concertmaster.settings import Settings
+from fakes import FakeLLM, plan_json, subtask
+from services import Gate, service_in
+
+Invoke = Callable[..., Result]
+BUSY = ModelUnavailableError("The provider is busy.")
+
+
+async def leave_behind(folder: Path) -> str:
+    """Leave an interrupted run behind."""
+    gate = Gate()
+    async with service_in(folder, {"worker:analyst": gate}) as service:
+        run_id = (await service.start(WorkerOrder(worker="analyst", task="think"))).run_id
+        await gate.reached.wait()
+    return run_id
+
+
+def test_an_interrupted_run_goes_on_and_its_answer_is_printed(
+    invoke: Invoke, answer_with: Callable[[FakeLLM], None], tmp_path: Path
+) -> None:
+    run_id = anyio.run(leave_behind, tmp_path / "data")
+    answer_with(FakeLLM(default="thought"))
+    result = invoke("resume", run_id)
+    assert (result.exit_code, result.stdout) == (0, "thought\n")
+    assert f"concertmaster show {run_id}" in result.stderr
+
+
+def test_what_did_not_succeed_is_tried_again(
+    invoke: Invoke, answer_with: Callable[[FakeLLM], None]
+) -> None:
+    plan = plan_json(subtask("s1"), subtask("s2", "writer"))
+    answer_with(FakeLLM({"planner": plan, "worker:writer": BUSY}))
+    first = invoke("run", "Do it", "--json")
+    assert first.exit_code == 3
+    run_id = json.loads(first.stdout)["run_id"]
+    again = FakeLLM()
+    answer_with(again)
+    result = invoke("resume", run_id, "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["status"] == "succeeded"
+    assert again.callers() == ["worker:writer", "synthesizer"]
+
+
+def test_a_run_that_succeeded_prints_its_answer_again(invoke: Invoke) -> None:
+    done = invoke("worker", "security-reviewer", "Review", "app.py", "--json")
+    again = invoke("resume", json.loads(done.stdout)["run_id"], "--json")
+    assert again.exit_code == 0
+    assert json.loads(again.stdout) == json.loads(done.stdout)
+
+
+def test_a_run_that_is_not_there_is_not_resumed(invoke: Invoke) -> None:
+    result = invoke("resume", "r-none")
+    assert result.exit_code == 2
+    assert "concertmaster runs" in result.stderr
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("wanted", [True, False])
+async def test_a_server_goes_on_with_runs_of_dead_processes_if_that_is_wanted(
+    wanted: bool, answer_with: Callable[[FakeLLM], None], tmp_path: Path
+) -> None:
+    run_id = await leave_behind(tmp_path)
+    answer_with(FakeLLM())
+    loaded = Settings.load({"offline": True, "data_folder": tmp_path, "resume_interrupted": wanted})
+    async with (
+        wiring.open_runs(loaded, roots=()) as service,
+        wiring.tending(service, loaded.settings),
+    ):
+        await anyio.wait_all_tasks_blocked()
+        with anyio.fail_after(10):
+            while wanted and (await service.get(run_id)).status != "succeeded":
+                await anyio.lowlevel.checkpoint()
+        status = (await service.get(run_id)).status
+    assert status == ("succeeded" if wanted else "interrupted")

@@ -1,0 +1,184 @@
+"""Runs that take over from an earlier one what nothing has changed for."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from building import RecordedRun, setup, worker
+from concertmaster.engine.earlier import EarlierRun, and_dependants, earlier_results
+from concertmaster.engine.events import Limits, RunRequest
+from concertmaster.engine.plan import Plan, Subtask
+from concertmaster.engine.run import Setup
+from concertmaster.errors import ModelUnavailableError
+from concertmaster.llm.protocol import Models
+from fakes import FakeLLM, FakeTool, Script, subtask
+from patterns import finding, findings
+
+pytestmark = pytest.mark.anyio
+
+CHAIN = (
+    subtask("s1"),
+    subtask("s2", "critic", depends_on=["s1"]),
+    subtask("s3", "writer", depends_on=["s2"]),
+    subtask("s4", "analyst", objective="something else"),
+)
+
+
+def request_for(subtasks: Iterable[Subtask] = CHAIN, **fields: object) -> RunRequest:
+    plan = Plan(subtasks=tuple(subtasks))
+    return RunRequest.model_validate({"task": "why?", "plan": plan} | fields)
+
+
+async def first_run(
+    request: RunRequest,
+    scripts: Mapping[str, Script] | None = None,
+    chosen: Setup | None = None,
+    inputs: Mapping[str, str] | None = None,
+) -> EarlierRun:
+    """Return what a run has for one like it."""
+    run = RecordedRun(request, inputs=inputs)
+    await run.drive(chosen or setup(FakeLLM(scripts)))
+    return EarlierRun(run_id="r-1", results=earlier_results(run.events))
+
+
+async def done_again(
+    earlier: EarlierRun,
+    request: RunRequest,
+    scripts: Mapping[str, Script] | None = None,
+    chosen: Setup | None = None,
+    inputs: Mapping[str, str] | None = None,
+) -> tuple[set[str], RecordedRun]:
+    """Return the subtasks that are called for in another run, and that run."""
+    run = RecordedRun(request, inputs=inputs, earlier=earlier)
+    await run.drive(chosen or setup(FakeLLM(scripts)))
+    taken = {name for name, result in run.results.items() if result.saved is not None}
+    return run.results.keys() - taken, run
+
+
+async def test_a_run_like_another_pays_only_for_its_synthesis() -> None:
+    earlier = await first_run(request_for(), {"worker:analyst": "found"})
+    again, run = await done_again(earlier, request_for())
+    assert again == set()
+    assert (run.results["s1"].text, run.results["s1"].usage.calls) == ("found", 0)
+    saved = run.results["s1"].saved
+    assert saved is not None
+    assert saved.calls == 1
+    assert run.results["s1"].notes == ("Taken over from run r-1.",)
+    assert (run.end.status, run.end.answer) == ("succeeded", "done")
+
+
+async def test_what_is_taken_over_twice_still_tells_what_it_took() -> None:
+    earlier = await first_run(request_for())
+    _, second = await done_again(earlier, request_for())
+    _, third = await done_again(
+        EarlierRun(run_id="r-1", results=earlier_results(second.events)), request_for()
+    )
+    saved = third.results["s1"].saved
+    assert saved is not None
+    assert saved.calls == 1
+    assert third.results["s1"].notes == ("Taken over from run r-1.",)
+
+
+def changed(name: str, **fields: object) -> tuple[Subtask, ...]:
+    return tuple(item.model_copy(update=fields) if item.id == name else item for item in CHAIN)
+
+
+async def test_what_changed_is_done_anew_and_what_builds_on_it() -> None:
+    earlier = await first_run(request_for())
+    plan = changed("s2", objective="do it otherwise")
+    again, _ = await done_again(earlier, request_for(plan), {"worker:critic": "otherwise"})
+    assert again == {"s2", "s3"}
+
+
+async def test_what_comes_to_the_same_result_changes_nothing_further() -> None:
+    earlier = await first_run(request_for(changed("s2", why="because")))
+    again, _ = await done_again(earlier, request_for(changed("s2", why="why not", priority="high")))
+    assert again == set()
+
+
+async def test_a_subtask_of_another_id_takes_over_what_is_the_same_work() -> None:
+    earlier = await first_run(request_for([subtask("s1", objective="do it")]))
+    again, run = await done_again(earlier, request_for([subtask("s9", objective="do it")]))
+    assert again == set()
+    assert run.results["s9"].subtask_id == "s9"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"task": "why not?"},
+        {"context": "in winter"},
+        {"constraints": ("be brief",)},
+        {"limits": Limits(max_tokens=1)},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+async def test_everything_is_done_anew_where_the_run_as_a_whole_is_another(
+    fields: dict[str, Any],
+) -> None:
+    earlier = await first_run(request_for())
+    again, _ = await done_again(earlier, request_for(**fields))
+    assert again == {"s1", "s2", "s3", "s4"}
+
+
+async def test_what_has_an_input_is_done_anew_when_its_content_is_another() -> None:
+    request = request_for([subtask("s1", inputs=["a"]), subtask("s2", "critic")])
+    earlier = await first_run(request, inputs={"a": "ALPHA"})
+    assert (await done_again(earlier, request, inputs={"a": "ALPHA"}))[0] == set()
+    assert (await done_again(earlier, request, inputs={"a": "BETA"}))[0] == {"s1"}
+
+
+async def test_a_worker_a_model_or_a_tool_that_is_another_counts() -> None:
+    tool = FakeTool("look", lambda _arguments, _scope: "seen")
+    plan = [subtask("s1", "reader"), subtask("s2", "analyst")]
+    before = setup(FakeLLM(), workers=[worker("reader", tools=("look",))], tools=(tool,))
+    earlier = await first_run(request_for(plan), chosen=before)
+
+    async def again(chosen: Setup) -> set[str]:
+        return (await done_again(earlier, request_for(plan), chosen=chosen))[0]
+
+    assert await again(before) == set()
+    other = worker("reader", tools=("look",), instructions="Read twice.")
+    assert await again(setup(FakeLLM(), workers=[other], tools=(tool,))) == {"s1"}
+    assert await again(replace(before, models=Models(worker="opus"))) == {"s1", "s2"}
+    toolless = setup(FakeLLM(), workers=[worker("reader", tools=("look",))])
+    assert await again(toolless) == {"s1"}
+
+
+async def test_a_voter_that_is_another_counts() -> None:
+    strategy = {"kind": "vote", "voters": [{"worker": "analyst"}, {"worker": "reader"}]}
+    plan = [subtask("s1", strategy=strategy), subtask("s2")]
+    scripts: dict[str, Script] = {"judge": '{"reasons": "", "best": 1}'}
+    before = setup(FakeLLM(scripts), workers=[worker("reader")])
+    earlier = await first_run(request_for(plan), chosen=before)
+    other = setup(FakeLLM(scripts), workers=[worker("reader", instructions="Read twice.")])
+    assert (await done_again(earlier, request_for(plan), chosen=other))[0] >= {"s1"}
+    assert "s2" not in (await done_again(earlier, request_for(plan), chosen=other))[0]
+
+
+async def test_what_did_not_succeed_is_not_taken_over() -> None:
+    busy = ModelUnavailableError("The provider is busy.")
+    earlier = await first_run(request_for(), {"worker:critic": busy})
+    again, _ = await done_again(earlier, request_for())
+    assert again == {"s2", "s3"}
+
+
+async def test_what_is_to_be_done_anew_is_and_all_that_depends_on_it() -> None:
+    earlier = await first_run(request_for())
+    redo = and_dependants(["s2"], reversed(CHAIN))
+    again, _ = await done_again(replace(earlier, redo=redo), request_for())
+    assert again == {"s2", "s3"}
+
+
+async def test_what_was_mended_is_taken_over_as_it_was_before() -> None:
+    scripts: dict[str, Script] = {
+        "verifier": findings(finding("They differ.", "s1")),
+        "worker:analyst": lambda request: "one" if len(request.messages) == 1 else "mended",
+    }
+    plan = [subtask("s1"), subtask("s2", "critic")]
+    earlier = await first_run(request_for(plan, verify="mend"), scripts)
+    again, run = await done_again(earlier, request_for(plan))
+    assert again == set()
+    assert run.results["s1"].text == "one"
