@@ -38,6 +38,7 @@ SubtaskStatus = Literal[
 ]
 
 RunStatus = Literal[
+    "queued",
     "planning",
     "running",
     "synthesizing",

@@ -59,6 +59,16 @@ class LiveRuns:
         """Runs whose journal could not be written any more, of which it does not tell all."""
         self._listeners: list[Callable[[str], None]] = []
         self._watching_others = False
+        self._freed = anyio.Event()
+
+    def __len__(self) -> int:
+        """Return how many runs are driven here."""
+        return len(self._live)
+
+    async def fewer_than(self, most: int) -> None:
+        """Return when fewer than so many runs are driven here."""
+        while len(self._live) >= most:
+            await self._freed.wait()
 
     def get(self, run_id: str) -> LiveRun | None:
         """Return a run that is driven here."""
@@ -138,6 +148,8 @@ class LiveRuns:
                 live.state.interrupt()
             # Once it is over its journal tells all; only runs under way are kept in memory.
             del self._live[live.state.run_id]
+            self._freed.set()
+            self._freed = anyio.Event()
             self._notify(live)
 
     async def _end_broken(self, live: LiveRun) -> None:

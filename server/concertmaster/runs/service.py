@@ -12,6 +12,7 @@ from concertmaster.catalog.catalog import Catalog
 from concertmaster.engine.earlier import NO_EARLIER_RUN, EarlierRun, earlier_results
 from concertmaster.engine.events import (
     CancelRequested,
+    Event,
     GuardDecided,
     RunEnded,
     RunRequest,
@@ -23,6 +24,7 @@ from concertmaster.engine.orchestrator import Orchestrator
 from concertmaster.engine.plan import Plan
 from concertmaster.engine.run import Setup
 from concertmaster.errors import LostRunError, UnknownRunError, UnreadableRunError, UsedKeyError
+from concertmaster.runs import ends
 from concertmaster.runs.intake import CheckedOrder, RunPolicy
 from concertmaster.runs.journal import Journal, RunRow, StoredRun
 from concertmaster.runs.live import LIVENESS_SECONDS, LiveRun, LiveRuns
@@ -115,6 +117,9 @@ class RunService:
         event = RunStarted(
             name="run/start", at=time.time(), request=checked.request, notice=self.notice
         )
+        if self._queues:
+            await self._journal.create(run_id, event, checked.texts, key=key, queued=True)
+            return await self.get(run_id)
         live = LiveRun(fold(run_id, [event], alive=True), epoch=1)
 
         async def commit() -> None:
@@ -150,10 +155,31 @@ class RunService:
         check_same(state, order)
         return state
 
-    async def resume(self, run_id: str, *, by: str) -> RunState:
+    @property
+    def _queues(self) -> bool:
+        """Tell whether runs are left to whoever has room."""
+        here, in_all = self._policy.runs_here, self._policy.runs_in_all
+        return in_all is not None or (here is not None and len(self._live) >= here)
+
+    @property
+    def load(self) -> int:
+        """Return how many runs this process drives."""
+        return len(self._live)
+
+    async def room(self) -> None:
+        """Return when this process has room for another run."""
+        if self._policy.runs_here is not None:
+            await self._live.fewer_than(self._policy.runs_here)
+
+    async def news(self) -> None:
+        """Return when there may be a run to be taken up."""
+        await self._journal.changed_elsewhere()
+
+    async def resume(self, run_id: str, *, by: str, here: bool = False) -> RunState:
         """Have a run go on that was interrupted, or that ended without success; return at once.
 
-        One that is under way, here or elsewhere, or has succeeded, is left as it is.
+        One that is under way, here or elsewhere, or has succeeded, is left as it is. Where
+        there is no room it is queued, unless it has to go on `here`.
 
         Raises:
             RequestError: it cannot go on.
@@ -161,7 +187,9 @@ class RunService:
             StoreError: the journal cannot be written, so nothing was started.
         """
         state = await self.get(run_id)
-        if not state.still or state.status == "succeeded":
+        queued = self._queues and not here
+        waits = state.status == "queued" and not queued
+        if state.status == "succeeded" or not (state.still or waits):
             return state
         check_resumable(state, self._setup)
         row = await self._journal.row(run_id)
@@ -174,19 +202,24 @@ class RunService:
             name=f"run/resume/{row.epoch + 1}", at=time.time(), epoch=row.epoch + 1, by=by
         )
         live = LiveRun(fold(run_id, [*events, event], alive=True), epoch=event.epoch)
+        most = self._policy.runs_in_all
 
         async def commit() -> None:
-            await self._journal.take_over(run_id, event, epoch=event.epoch)
+            await self._journal.take_over(run_id, event, epoch=event.epoch, most=most)
 
         try:
+            if queued:
+                await self._journal.take_over(run_id, event, epoch=event.epoch, queued=True)
+                return await self.get(run_id)
             await self._live.begin(live, documents, commit, earlier=earlier)
         except LostRunError:
             return await self.get(run_id)
         return live.state.shown()
 
-    async def orphans(self) -> tuple[str, ...]:
-        """Return the ids of the runs that have not ended and whose process has, oldest first."""
-        return tuple(row.run_id for row in await self._journal.unfinished())
+    async def orphans(self) -> Sequence[RunRow]:
+        """Return the runs that have not ended and that no process drives, oldest first."""
+        rows = await self._journal.unfinished()
+        return [row for row in rows if self._live.get(row.run_id) is None]
 
     async def get(self, run_id: str) -> RunState:
         """Return where a run stands.
@@ -197,8 +230,7 @@ class RunService:
         if (state := self._live.known(run_id)) is not None:
             return state.shown()
         row = await self._journal.row(run_id)
-        events = await self._journal.events(run_id)
-        return fold(run_id, events, alive=row.alive and not row.mine).shown()
+        return _folded(row, await self._journal.events(run_id)).shown()
 
     async def wait(self, run_id: str, *, seconds: float) -> RunState:
         """Return where a run stands once nobody drives it any more, or `seconds` have passed."""
@@ -226,7 +258,7 @@ class RunService:
             else:
                 # Bounded, because the death of the run's process changes nothing in the store.
                 with anyio.move_on_after(LIVENESS_SECONDS):
-                    await self._journal.changed_elsewhere()
+                    await self._journal.changed_elsewhere(run_id)
 
     async def cancel(self, run_id: str, *, reason: str) -> RunState:
         """Stop a run and return where it stands then; what is finished stays.
@@ -241,9 +273,22 @@ class RunService:
         )
         if (live := self._live.get(run_id)) is not None:
             await self._live.stop(live, event)
-        else:
+        elif state.status != "queued" or not await self._cancel_queued(state, event):
             await self._journal.request_cancel(run_id, event)
         return await self.wait(run_id, seconds=CANCEL_SECONDS)
+
+    async def _cancel_queued(self, state: RunState, event: CancelRequested) -> bool:
+        """End a run that nobody drives; tell whether nobody was faster to take it up."""
+        row = await self._journal.row(state.run_id)
+        epoch = row.epoch + 1
+        try:
+            await self._journal.take_over(state.run_id, event, epoch=epoch)
+            state = _folded(row, await self._journal.events(state.run_id))
+            for end in ends.cancelled(state):
+                await self._journal.append(state.run_id, end, epoch=epoch)
+        except LostRunError:
+            return False
+        return True
 
     async def recent(self, limit: int = 20) -> RecentRuns:
         """Return the latest runs, without the texts of what was said in them."""
@@ -258,8 +303,7 @@ class RunService:
         return RecentRuns(states=tuple(states), unreadable=tuple(unreadable))
 
     async def _outline(self, row: RunRow) -> RunState:
-        events = await self._journal.events(row.run_id, light=True)
-        return fold(row.run_id, events, alive=row.alive and not row.mine)
+        return _folded(row, await self._journal.events(row.run_id, light=True))
 
     async def result(self, run_id: str, subtask_id: str) -> SubtaskResult:
         """Return how a subtask ended, or where it stands if it has not.
@@ -314,6 +358,12 @@ class RunService:
         if fold(run_id, events, alive=alive).withheld:
             events = [event for event in events if isinstance(event, _OUTWARD)]
         return trace(run_id, events, alive=alive)
+
+
+def _folded(row: RunRow, events: Sequence[Event]) -> RunState:
+    """Return where a run stands that this process does not drive."""
+    alive = row.alive and not row.mine
+    return fold(row.run_id, events, alive=alive, waiting=row.waiting)
 
 
 @asynccontextmanager
