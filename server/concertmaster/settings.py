@@ -36,7 +36,7 @@ ENVIRONMENT_PREFIX = "CONCERTMASTER_"
 FILE_VARIABLE = "CONCERTMASTER_CONFIG"
 """Names another settings file than the one in the configuration folder."""
 
-SECRETS = ("api_key", "auth_token")
+SECRETS = ("api_key", "auth_token", "store")
 _FOLDERS = ("roots", "worker_folders", "prompt_folders", "job_folders", "data_folder")
 
 _AMBIENT_SECRETS = {"api_key": "ANTHROPIC_API_KEY", "auth_token": "ANTHROPIC_AUTH_TOKEN"}
@@ -166,6 +166,16 @@ class Settings(BaseModel):
     data_folder: Folder = Field(
         default_factory=_default_data_folder, description="Where runs are kept."
     )
+    store: SecretStr | None = Field(
+        default=None,
+        description="Address of a Postgres that keeps the runs instead, for several machines.",
+    )
+    runs_at_once: int = Field(
+        default=16, ge=1, description="Runs that one process works on at the same time, at most."
+    )
+    runs_in_all: int | None = Field(
+        default=None, ge=1, description="Runs that all processes together work on, at most."
+    )
     keep_days: float | None = Field(
         default=None, gt=0, description="Days that runs are kept; left out: for ever."
     )
@@ -177,7 +187,7 @@ class Settings(BaseModel):
     )
     resume_interrupted: bool = Field(
         default=False,
-        description="A server goes on with runs whose process has died.",
+        description="A server goes on with runs whose process has died; with a store, always.",
     )
     log_level: LogLevel = Field(default="warning", description="What is worth a line on stderr.")
 
@@ -277,7 +287,7 @@ def _ambient_connection(found: Mapping[str, _Found]) -> dict[str, _Found]:
     They speak for other programs too, so the address among them is not used for a key
     that was set for this one: the key would go to a host it was not meant for.
     """
-    if any(name in found for name in SECRETS):
+    if any(name in found for name in _AMBIENT_SECRETS):
         return {}
     ambient: dict[str, _Found] = {}
     for name, variable in _AMBIENT_SECRETS.items():

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import LiteralString, TypeVar
 
@@ -113,6 +114,17 @@ class Link:
             check_tables(self._connection, self._address.place)
             self._checked = True
         return self._connection
+
+
+def check_store(url: str) -> None:
+    """Check that there is a store at `url` that this program can use.
+
+    Raises:
+        SettingsError: it is no address of a Postgres.
+        StoreError: it cannot be used; the error says what to do.
+    """
+    with closing(Link(Address(url))) as link:
+        link.run(lambda connection, _: connection.execute("SELECT"))
 
 
 def check_tables(connection: Connection, place: str) -> None:
