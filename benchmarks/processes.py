@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -187,7 +187,9 @@ async def strike_all(workers: Workers) -> None:
     workers.strike("drain", 2, signal.SIGTERM)
 
 
-async def one_trial(url: str, number: int, strike: Callable[[Workers], Awaitable[None]]) -> Trial:
+async def one_trial(
+    url: str, number: int, strike: Callable[[Workers], Coroutine[None, None, None]]
+) -> Trial:
     """Give 40 runs to so many processes, and return what became of them."""
     trial = Trial()
     async with serve_fake_api(BEHAVIOUR) as api, workers(number, url, api.address, trial) as those:

@@ -36,6 +36,11 @@ class Postgres:
             connection.execute(SQL("CREATE DATABASE {}").format(Identifier(database)))
         return self.url(database)
 
+    def drop(self, database: str) -> None:
+        """Take a database away from those who use it."""
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(database)))
+
     def store(self) -> str:
         """Return the address of a store that is empty; there is one at a time."""
         # Making a database for each test would take ten times as long.

@@ -21,7 +21,7 @@ from postgres import Postgres, execute
 class Store(Protocol):
     """A place where runs are kept."""
 
-    def open(self) -> AbstractAsyncContextManager[Journal]:
+    def open(self, *, works: bool = False) -> AbstractAsyncContextManager[Journal]:
         """Open the journal there, as one process has it."""
         ...
 
@@ -34,7 +34,8 @@ class SqliteStore:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def open(self) -> AbstractAsyncContextManager[Journal]:
+    def open(self, *, works: bool = False) -> AbstractAsyncContextManager[Journal]:
+        del works  # A file knows nothing of that.
         return open_sqlite(self._folder)
 
     def change(self, statement: LiteralString, *parameters: object) -> None:
@@ -46,8 +47,8 @@ class PostgresStore:
     def __init__(self, url: str) -> None:
         self.url = url
 
-    def open(self) -> AbstractAsyncContextManager[Journal]:
-        return open_postgres(self.url)
+    def open(self, *, works: bool = False) -> AbstractAsyncContextManager[Journal]:
+        return open_postgres(self.url, works=works)
 
     def change(self, statement: LiteralString, *parameters: object) -> None:
         execute(self.url, statement.replace("?", "%s"), *parameters)

@@ -1,7 +1,6 @@
 """What every store promises, whichever it is."""
 
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import anyio
 import pytest
@@ -39,15 +38,9 @@ from concertmaster.errors import (
 from concertmaster.llm.protocol import ToolCall, ToolOutcome
 from concertmaster.runs.journal import Journal, Standing
 from fakes import USAGE, reply_with, subtask
-from postgres import Postgres
-from stores import Store, a_store, cancel, names, numbered, started
+from stores import Store, cancel, names, numbered, started
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def store(request: pytest.FixtureRequest, tmp_path: Path, postgres: Postgres) -> Store:
-    return a_store(request.param, tmp_path / "data", postgres)
 
 
 EVERY_KIND: list[Event] = [

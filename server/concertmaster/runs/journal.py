@@ -141,6 +141,13 @@ class Journal(Protocol):
         """Return the runs that have not ended and that no other process has, oldest first."""
         ...
 
+    async def least_load(self) -> int | None:
+        """Return how many runs the least busy of the other processes has that take runs up.
+
+        None, if there is no other, or if the store does not know.
+        """
+        ...
+
     async def standing(self, run_ids: Collection[str]) -> Mapping[str, Standing]:
         """Return how those of the runs stand that there are."""
         ...

@@ -74,9 +74,8 @@ class Address:
 class Link:
     """A connection that is opened when it is needed, and again when it was lost."""
 
-    def __init__(self, address: Address, *, patience: float = PATIENCE_SECONDS) -> None:
+    def __init__(self, address: Address) -> None:
         self._address = address
-        self._patience = patience
         self._connection: Connection | None = None
         self._checked = False
 
@@ -88,7 +87,7 @@ class Link:
         Raises:
             StoreError: the store cannot be used.
         """
-        until = time.monotonic() + self._patience
+        until = time.monotonic() + PATIENCE_SECONDS
         again = False
         while True:
             try:

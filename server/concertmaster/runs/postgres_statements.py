@@ -129,6 +129,13 @@ ORDER BY created_at, place
 """
 )
 
+LEAST_LOAD: LiteralString = """
+SELECT min(load) FROM (
+    SELECT count(run_id) AS load FROM living LEFT JOIN runs ON owner = process AND NOT ended
+    WHERE works AND process <> %s GROUP BY process
+) AS loads
+"""
+
 STANDING: LiteralString = """
 SELECT runs.run_id, runs.epoch, data::json ->> 'reason'
 FROM runs LEFT JOIN events

@@ -13,9 +13,8 @@ import anyio
 import psycopg
 from anyio import to_thread
 
-from concertmaster.errors import StoreError
 from concertmaster.runs.group_commit import GroupCommit
-from concertmaster.runs.postgres_link import Address, Connection
+from concertmaster.runs.postgres_link import Address, Connection, Link
 from concertmaster.runs.postgres_tables import CHANNEL, PostgresTables
 from concertmaster.runs.stored import Write
 
@@ -34,7 +33,7 @@ class PostgresJournal(GroupCommit):
     def __init__(self, address: Address, *, works: bool) -> None:
         self._address = address
         self._works = works
-        self._database = PostgresTables(address, works=works)
+        self._database = PostgresTables(Link(address), Link(address), works=works)
         super().__init__(self._database)
         self._wanted = anyio.Event()
         """Set once somebody has to hear of others, or others of this process."""
@@ -46,6 +45,10 @@ class PostgresJournal(GroupCommit):
     async def _submit(self, write: Write, *, wait: bool = True) -> None:
         self._wanted.set()
         await super()._submit(write, wait=wait)
+
+    async def least_load(self) -> int | None:
+        """Return how many runs the least busy of the other processes has that take runs up."""
+        return await self._read(self._database.least_load)
 
     async def changed_elsewhere(self, run_id: str = "") -> None:
         """Return when another process has changed a run since the last such call began.
@@ -68,8 +71,6 @@ class PostgresJournal(GroupCommit):
             except psycopg.Error as exc:
                 log.warning("not in touch: %s", self._address.store_error(exc))
                 log.debug("not in touch", exc_info=True)
-            except StoreError as exc:
-                log.warning("not in touch: %s", exc)
             await anyio.sleep(RETRY_SECONDS)
 
     async def _listen(self) -> None:

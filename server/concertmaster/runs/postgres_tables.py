@@ -17,7 +17,7 @@ from concertmaster.errors import (
 )
 from concertmaster.runs import postgres_statements as sql
 from concertmaster.runs.journal import RunRow, Standing, StoredRun
-from concertmaster.runs.postgres_link import Address, Connection, Link
+from concertmaster.runs.postgres_link import Connection, Link
 from concertmaster.runs.stored import Write, parsed, to_json
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ LEASE_SECONDS = 5
 class PostgresTables:
     """The tables, over one connection for the thread that writes and one for that which reads."""
 
-    def __init__(self, address: Address, *, works: bool) -> None:
+    def __init__(self, writing: Link, reading: Link, *, works: bool) -> None:
         self.me = secrets.token_hex(8)
         """The id of this process."""
         self.writer: int | None = None
@@ -40,8 +40,8 @@ class PostgresTables:
         self.known = False
         """Whether other processes have to hear that this one is alive."""
         self._works = works
-        self._writing = Link(address)
-        self._reading = Link(address)
+        self._writing = writing
+        self._reading = reading
 
     def come(self, connection: Connection) -> None:
         """Let others see that this process is alive."""
@@ -162,6 +162,11 @@ class PostgresTables:
             )
         ]
 
+    def least_load(self) -> int | None:
+        """Return how many runs the least busy of the other processes has that take runs up."""
+        ((load,),) = self._read(sql.LEAST_LOAD, (self.me,))
+        return load
+
     def standing(self, run_ids: Collection[str]) -> Mapping[str, Standing]:
         """Return how those of the runs stand that there are."""
         return {
@@ -251,8 +256,6 @@ def _refusal(connection: Connection, write: Write, *, again: bool) -> Concertmas
 
 
 def _unknown(connection: Connection, write: Write) -> ConcertmasterError:
-    if write.begins is not None and write.begins.key is not None:
-        used = connection.execute(sql.WITH_KEY, (write.begins.key,)).fetchone()
-        if used is not None:
-            return UsedKeyError(str(used[0]))
-    return UnknownRunError(write.run_id)
+    key = write.begins.key if write.begins is not None else None
+    used = connection.execute(sql.WITH_KEY, (key,)).fetchone()
+    return UnknownRunError(write.run_id) if used is None else UsedKeyError(str(used[0]))

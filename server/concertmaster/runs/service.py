@@ -166,6 +166,11 @@ class RunService:
         """Return how many runs this process drives."""
         return len(self._live)
 
+    async def lead(self) -> int:
+        """Return how many runs more this process drives than the least busy other that could."""
+        least = await self._journal.least_load()
+        return 0 if least is None else max(0, self.load - least)
+
     async def room(self) -> None:
         """Return when this process has room for another run."""
         if self._policy.runs_here is not None:

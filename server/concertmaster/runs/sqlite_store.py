@@ -26,6 +26,10 @@ class SqliteJournal(GroupCommit):
         super().__init__(self._file)
         self._seen_of_others: int | None = None
 
+    async def least_load(self) -> int | None:
+        """Return nothing: who might take runs up, a file does not tell."""
+        return None
+
     async def changed_elsewhere(self, run_id: str = "") -> None:
         """Return when another process has committed something since the last call began.
 

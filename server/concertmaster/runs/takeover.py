@@ -1,7 +1,7 @@
 """Runs that no process drives go on by themselves in a process that is alive and has room."""
 
 import logging
-import random
+from collections.abc import Iterable
 from typing import NoReturn
 
 import anyio
@@ -16,8 +16,11 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.5
 """How often to look for such runs, since the death of a process is no news."""
 
-PACE_SECONDS = 0.01
-"""How much longer a process takes to reach for a run for each that it drives already."""
+PACE_SECONDS = 0.05
+"""How long a process leaves a run to others, for each run that it is ahead of one of them."""
+
+MOST_PACE_SECONDS = 0.25
+"""How long at most, because others may have no use for it."""
 
 
 class Takeover:
@@ -49,15 +52,16 @@ class Takeover:
         looking = True
         while looking:
             await self._service.room()
-            # The more a process has to do, the longer it waits for others to be faster.
-            await anyio.sleep(random.uniform(0.5, 1) * PACE_SECONDS * self._service.load)  # noqa: S311
-            looking = await self._take_up_one()
+            rows = await self._service.orphans()
+            rows = [row for row in rows if (row.run_id, row.epoch) not in self._left_alone]
+            if rows:
+                pace = min(PACE_SECONDS * await self._service.lead(), MOST_PACE_SECONDS)
+                await anyio.sleep(pace)
+            looking = await self._take_up_one(rows)
 
-    async def _take_up_one(self) -> bool:
-        """Have the oldest of the runs go on that can; tell whether there may be others."""
-        for row in await self._service.orphans():
-            if (row.run_id, row.epoch) in self._left_alone:
-                continue
+    async def _take_up_one(self, rows: Iterable[RunRow]) -> bool:
+        """Have the first of the runs go on that can; tell whether there may be others."""
+        for row in rows:
             if (state := await self._taken_up(row)) is not None:
                 # It waits still if there are as many under way as may be in all.
                 return state.status not in ("queued", "interrupted")
