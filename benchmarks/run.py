@@ -8,6 +8,7 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
+from crashes import crash_figures
 from faults import fault_figures
 from gate import gate_figures
 from measure import Figure
@@ -16,6 +17,7 @@ from outside import run_cpu_figures, startup_figures
 from planning import planning_figures
 from prefix import prefix_figures
 from scheduling import makespan_figures, scheduler_figures
+from sharing import sharing_figures
 
 
 def table(figures: list[Figure]) -> Table:
@@ -45,6 +47,8 @@ def main() -> int:
         *prefix_figures(),
         *gate_figures(),
         *fault_figures(),
+        *crash_figures(),
+        *sharing_figures(),
     ]
     Console(width=140 if not sys.stdout.isatty() else None).print(table(figures))
     return 0 if all(figure.met for figure in figures) else 1

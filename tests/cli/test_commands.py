@@ -41,6 +41,7 @@ def test_the_answer_goes_to_stdout_and_everything_else_to_stderr(invoke: Invoke)
     assert result.exit_code == 0, result.stderr
     assert "S608" in result.stdout
     assert "app.py" in result.stdout
+    assert result.stdout.rstrip().endswith("to have a language model do it._")
     assert "security-reviewer: started" not in result.stdout
     assert "security-reviewer: started" in result.stderr
     assert re.search(r"^succeeded · \d+ subtasks · .* · concertmaster show r-", result.stderr, re.M)
@@ -306,10 +307,12 @@ def test_a_run_can_be_shown_again(invoke: Invoke) -> None:
     run_id = run_id_of(answer)
     shown = invoke("show", run_id)
     assert shown.exit_code == 0
-    for part in (run_id, "succeeded", "app.py", "security-reviewer", answer.stdout.strip()):
+    text, notice = answer.stdout.strip().rsplit("\n\n", maxsplit=1)
+    for part in (run_id, "succeeded", "app.py", "security-reviewer", text):
         assert part in shown.stdout
     data: dict[str, Any] = json.loads(invoke("show", run_id, "--json").stdout)
-    assert data["answer"].strip() == answer.stdout.strip()
+    assert data["answer"].strip() == text
+    assert f"_{data['notice']}_" == notice
 
 
 def test_a_subtask_can_be_shown_in_full(invoke: Invoke) -> None:

@@ -33,6 +33,7 @@ def test_an_interrupted_run_goes_on_and_its_answer_is_printed(
     invoke: Invoke, answer_with: Callable[[FakeLLM], None], tmp_path: Path
 ) -> None:
     run_id = anyio.run(leave_behind, tmp_path / "data")
+    assert f"concertmaster resume {run_id}" in invoke("show", run_id).stdout
     answer_with(FakeLLM(default="thought"))
     result = invoke("resume", run_id)
     assert (result.exit_code, result.stdout) == (0, "thought\n")
@@ -86,3 +87,44 @@ async def test_a_server_goes_on_with_runs_of_dead_processes_if_that_is_wanted(
                 await anyio.lowlevel.checkpoint()
         status = (await service.get(run_id)).status
     assert status == ("succeeded" if wanted else "interrupted")
+
+
+def test_a_plan_is_printed_edited_and_run_anew(
+    invoke: Invoke, answer_with: Callable[[FakeLLM], None], tmp_path: Path
+) -> None:
+    answer_with(FakeLLM({"planner": plan_json(subtask("s1"), subtask("s2", "writer"))}))
+    run_id = json.loads(invoke("run", "Do it", "--json").stdout)["run_id"]
+    plan = invoke("show", run_id, "--plan").stdout
+    (tmp_path / "plan.json").write_text(plan.replace("do s2", "do it again"))
+    again = FakeLLM()
+    answer_with(again)
+    result = invoke("resume", run_id, "--plan", str(tmp_path / "plan.json"), "--json")
+    assert result.exit_code == 0, result.stderr
+    data = json.loads(result.stdout)
+    assert again.callers() == ["worker:writer", "synthesizer"]
+    assert data["reused"].startswith(f"s1 from {run_id}; saved 1 call")
+    assert f"s1 from {run_id}" in invoke("show", data["run_id"]).stdout.replace("\n", "")
+
+
+def test_from_a_subtask_on_a_run_is_made_anew(
+    invoke: Invoke, answer_with: Callable[[FakeLLM], None]
+) -> None:
+    plan = plan_json(subtask("s1"), subtask("s2", "writer", depends_on=["s1"]))
+    answer_with(FakeLLM({"planner": plan}))
+    run_id = json.loads(invoke("run", "Do it", "--json").stdout)["run_id"]
+    again = FakeLLM()
+    answer_with(again)
+    assert invoke("resume", run_id, "--from", "s2").exit_code == 0
+    assert again.callers() == ["worker:writer", "synthesizer"]
+
+
+def test_what_is_no_plan_says_what_is_wrong(
+    invoke: Invoke, answer_with: Callable[[FakeLLM], None], tmp_path: Path
+) -> None:
+    answer_with(FakeLLM({"planner": "no plan"}))
+    run_id = json.loads(invoke("run", "Do it", "--json").stdout)["run_id"]
+    assert f"Run {run_id} has no plan" in invoke("show", run_id, "--plan").stderr
+    (tmp_path / "plan.json").write_text('{"subtasks": [{"id": 1}]}')
+    result = invoke("resume", run_id, "--plan", str(tmp_path / "plan.json"))
+    assert result.exit_code == 2
+    assert "plan.json is no plan: subtasks: 0: " in result.stderr

@@ -8,7 +8,7 @@ import pytest
 
 from building import RecordedRun, setup, worker
 from concertmaster.engine.earlier import EarlierRun, and_dependants, earlier_results
-from concertmaster.engine.events import Limits, RunRequest
+from concertmaster.engine.events import Limits, RunRequest, RunResumed, SubtaskFinished
 from concertmaster.engine.plan import Plan, Subtask
 from concertmaster.engine.run import Setup
 from concertmaster.errors import ModelUnavailableError
@@ -182,3 +182,20 @@ async def test_what_was_mended_is_taken_over_as_it_was_before() -> None:
     again, run = await done_again(earlier, request_for(plan))
     assert again == set()
     assert run.results["s1"].text == "one"
+
+
+async def test_what_was_done_after_a_check_in_an_earlier_life_of_a_run_counts() -> None:
+    run = RecordedRun(request_for([subtask("s1"), subtask("s2", "critic")], verify="report"))
+    await run.drive(setup(FakeLLM({"verifier": findings()})))
+    resumed = RunResumed(name="run/resume/2", at=9.0, epoch=2, by="test")
+    events = [*run.events, resumed, *run.events]
+    assert len(earlier_results(events)) == len(earlier_results(run.events)) == 2
+    started, (finished, *_) = (
+        run.events[:-1],
+        [event for event in run.events if isinstance(event, SubtaskFinished)],
+    )
+    later = finished.model_copy(
+        update={"result": finished.result.model_copy(update={"text": "later"})}
+    )
+    taken = earlier_results([*started, resumed, later])
+    assert "later" in {result.text for result in taken.values()}

@@ -1,6 +1,7 @@
 import pytest
 
 from asking import cards, document, plan
+from concertmaster.errors import ModelRequestError
 from concertmaster.llm.offline.skills import skill_of
 from concertmaster.llm.protocol import Document, WorkerCard
 
@@ -125,19 +126,17 @@ async def test_what_rules_cannot_do_is_said_at_once(
     task: str, inputs: list[Document], reason: str
 ) -> None:
     workers = [cards()["summarizer"]] if inputs == [CODE] else None
-    made = await plan(task, *inputs, workers=workers)
-    assert made.subtasks == ()
-    assert made.direct_answer is not None
-    assert reason in made.direct_answer
-    assert "ANTHROPIC_API_KEY or CONCERTMASTER_API_KEY" in made.direct_answer
+    with pytest.raises(ModelRequestError, match=reason) as told:
+        await plan(task, *inputs, workers=workers)
+    assert "ANTHROPIC_API_KEY or CONCERTMASTER_API_KEY" in str(told.value)
 
 
 async def test_only_the_workers_offered_are_used() -> None:
     offered = [cards()[name] for name in ("security-reviewer", "summarizer", "writer")]
     made = await plan("Review this code", CODE, workers=offered)
     assert [subtask.worker for subtask in made.subtasks] == ["security-reviewer"]
-    nothing = await plan("Review this code", CODE, workers=[cards()["writer"]])
-    assert "none of the workers that may be used" in (nothing.direct_answer or "")
+    with pytest.raises(ModelRequestError, match="none of the workers that may be used"):
+        await plan("Review this code", CODE, workers=[cards()["writer"]])
 
 
 async def test_a_worker_for_everything_does_it_when_no_specialist_is_offered() -> None:

@@ -47,6 +47,12 @@ def test_the_first_command_of_the_readme_finds_the_faults_of_the_example() -> No
     assert "examples/shop/app.py" in result.stdout
 
 
+def test_what_cannot_be_done_without_a_model_has_failed() -> None:
+    result = run("run", "What is 2 + 2?")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "the offline model, which works by fixed rules, cannot do this" in result.stderr
+
+
 def test_the_second_command_of_the_readme_finds_what_a_contract_obliges_to() -> None:
     result = run("run", "Analyse this contract: duties, dates, risks", "examples/contract.md")
     assert result.returncode == 0, result.stderr
@@ -113,9 +119,10 @@ def test_a_server_that_begins_without_some_of_its_streams_ends_as_usual(closed: 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no such shell")
 def test_what_is_printed_to_a_closed_stream_lands_in_no_file(tmp_path: Path) -> None:
-    line = 'exec "$0" -m concertmaster plan "Review it" --data-folder "$1" <&- >&- 2>&-'
-    command = ["/bin/sh", "-c", line, sys.executable, str(tmp_path)]
-    done = subprocess.run(command, timeout=50, check=False)
+    line = 'exec "$0" -m concertmaster plan "Review it" "$2" --data-folder "$1" <&- >&- 2>&-'
+    example = "examples/shop/app.py"
+    command = ["/bin/sh", "-c", line, sys.executable, str(tmp_path), example]
+    done = subprocess.run(command, cwd=ROOT, timeout=50, check=False)
     assert done.returncode == 0
     listed = run("runs", "--json", "--data-folder", str(tmp_path))
     assert '"status": "succeeded"' in listed.stdout

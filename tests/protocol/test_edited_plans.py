@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from clients import connected
+from concertmaster.runs.intake import RunPolicy
 from fakes import Script, plan_json, subtask
 from patterns import InFlight, critique, decision, run_on
 
@@ -58,6 +59,40 @@ async def test_a_plan_runs_as_it_was_edited(tmp_path: Path) -> None:
     assert run.calls["planner"] == 1
     assert run.calls["worker:taster"] == 1
     assert "verifier" not in run.calls
+
+
+async def test_what_had_to_be_left_out_of_a_plan_is_missing_from_a_run_of_it_too(
+    tmp_path: Path,
+) -> None:
+    three = plan_json(*(subtask(f"s{number}") for number in (1, 2, 3)))
+    async with connected(tmp_path, {"planner": three}) as connection:
+        plan = await connection.ask("plan_task", task="check it", max_subtasks=2)
+        run = await run_on(connection, plan_id=plan["plan_id"], task="", max_subtasks=2)
+    assert plan["status"] == run.reply["status"] == "partial"
+    assert "'s3' was left out" in plan["reasons"][0]
+    assert run.reply["reasons"] == plan["reasons"]
+
+
+async def test_a_plan_with_workers_of_its_own_is_refused_where_none_may_be_written(
+    tmp_path: Path,
+) -> None:
+    plan = {
+        "subtasks": [subtask("s1", "taster").model_dump(mode="json")],
+        "custom_workers": [TASTER],
+    }
+    constrained = RunPolicy(decomposition="constrained")
+    async with connected(tmp_path, {}, policy=constrained) as connection:
+        error = await connection.refusal("run_orchestration", task="check it", plan=plan)
+    assert "brings 1 custom workers; this run allows none" in error
+
+
+async def test_a_plan_keeps_to_the_workers_that_were_named_beside_it(tmp_path: Path) -> None:
+    plan = {"subtasks": [subtask("s1", "analyst").model_dump(mode="json")]}
+    async with connected(tmp_path, {}) as connection:
+        error = await connection.refusal(
+            "run_orchestration", task="check it", plan=plan, workers=["writer"]
+        )
+    assert "names the worker 'analyst', which does not exist; available: writer" in error
 
 
 async def test_a_plan_runs_by_its_id_with_its_strategies(tmp_path: Path) -> None:

@@ -1,13 +1,15 @@
 """Runs that go on, seen through a real client."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from mcp.types import TextResourceContents
 
-from clients import ERAS, Connection, connected, hang
+from clients import ERAS, Connection, connected, hang, text_of
 from concertmaster.errors import ModelUnavailableError
 from fakes import plan_json, subtask
 from services import Gate
@@ -117,3 +119,51 @@ async def test_abandoning_the_call_leaves_a_run_that_was_under_way(
         gate.opened.set()
         reply = await connection.ask("get_run", run_id=run_id, wait_seconds=10)
     assert reply["status"] == "succeeded"
+
+
+async def test_an_edited_plan_pays_only_for_what_changed_and_says_so(
+    mode: str, tmp_path: Path
+) -> None:
+    async with connected(tmp_path, {"planner": TWO}, mode=mode) as connection:
+        first = await connection.ask("run_orchestration", task="check it")
+        read = await connection.client.read_resource(f"runs://{first['run_id']}/plan")
+        (content,) = read.contents
+        assert isinstance(content, TextResourceContents)
+        plan = json.loads(content.text)
+        plan["subtasks"][1]["objective"] = "Look again."
+        before = len(connection.llm.requests)
+        reply = await connection.ask("resume_run", run_id=first["run_id"], plan=plan)
+        assert connection.llm.callers()[before:] == ["worker:critic", "synthesizer"]
+        assert reply["run_id"] != first["run_id"]
+        assert reply["reused"] == f"s1 from {first['run_id']}; saved 1 call, 0.0100 USD."
+        result = await connection.client.call_tool("get_run", {"run_id": reply["run_id"]})
+        assert f"Taken over: {reply['reused']}" in text_of(result)
+
+
+async def test_from_a_subtask_on_a_run_is_made_anew(mode: str, tmp_path: Path) -> None:
+    async with connected(tmp_path, {"planner": TWO}, mode=mode) as connection:
+        first = await connection.ask("run_orchestration", task="check it")
+        again = await connection.ask(
+            "resume_run", run_id=first["run_id"], from_subtask="s2", wait_seconds=60
+        )
+        assert again["reused"].startswith("s1 from")
+        refusal = await connection.refusal("resume_run", run_id=first["run_id"], from_subtask="s7")
+        assert "no subtask 's7'" in refusal
+
+
+async def test_a_call_that_is_sent_twice_is_done_once(mode: str, tmp_path: Path) -> None:
+    call = {"worker": "analyst", "task": "x", "idempotency_key": "mine"}
+    gate = Gate()
+    async with connected(tmp_path, {"worker:analyst": gate}, mode=mode) as connection:
+        first = await connection.ask("run_worker", **call, wait_seconds=0)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(connection.client.call_tool, "run_worker", call)
+            await gate.reached.wait()
+            await anyio.wait_all_tasks_blocked()
+            tasks.cancel_scope.cancel()
+        gate.opened.set()
+        again = await connection.ask("run_worker", **call)
+        assert (again["run_id"], again["status"]) == (first["run_id"], "succeeded")
+        refusal = await connection.refusal("run_orchestration", task="y", idempotency_key="mine")
+        assert "belongs to run" in refusal
+        assert len(connection.llm.requests) == 1

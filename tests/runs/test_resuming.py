@@ -322,6 +322,30 @@ async def test_a_run_that_cannot_go_on_does_not_keep_others_from_it(
     assert caplog.text.count("'poet'") == 1
 
 
+async def test_an_orphan_that_cannot_be_read_does_not_keep_others_from_going_on(
+    tmp_path: Path,
+) -> None:
+    damaged, sound = await interrupted(tmp_path), await interrupted(tmp_path)
+    change(tmp_path, "UPDATE events SET data = '{}' WHERE run_id = ?", damaged)
+    async with service_in(tmp_path) as service:
+        await Takeover(service, by="test").look()
+        assert (await over(service, sound)).status == "succeeded"
+
+
+async def test_a_journal_that_fails_meanwhile_leaves_no_run_alone_for_good(
+    tmp_path: Path,
+) -> None:
+    run_id = await interrupted(tmp_path)
+    refused = ["run-resumed"]
+    async with failing_service(tmp_path, FakeLLM(), refused) as service:
+        looking = Takeover(service, by="test")
+        with pytest.raises(StoreError):
+            await looking.look()
+        refused.clear()
+        await looking.look()
+        assert (await over(service, run_id)).status == "succeeded"
+
+
 async def test_a_run_begun_offline_does_not_go_on_with_a_model(tmp_path: Path) -> None:
     offline = FakeLLM({"planner": TWO, "worker:critic": Gate()})
     offline.notice = "There is no language model."

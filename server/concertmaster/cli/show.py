@@ -100,6 +100,12 @@ def _strategy(subtask: Subtask) -> str:
     return ", ".join(filter(None, [how(subtask), *details]))
 
 
+def _to_go_on(state: RunState) -> str:
+    """Return the command that has a run go on, if it has stopped short of what was wanted."""
+    stopped = state.still and state.status != "succeeded"
+    return f"concertmaster resume {state.run_id}" if stopped else ""
+
+
 def run_parts(state: RunState) -> list[RenderableType]:
     """Return what `show` prints of a run above its answer."""
     facts = Table.grid(padding=(0, 2, 0, 0))
@@ -117,6 +123,7 @@ def run_parts(state: RunState) -> list[RenderableType]:
         "guard": joined((state.request.guard, state.guard)) if state.request.guard else "",
         "mode": _mode(state),
         "taken over": reused_line(state),
+        "to go on": _to_go_on(state),
         "decisions": "\n".join(state.decisions),
         "findings": "\n".join(finding.what for finding in state.findings),
         "written": "\n".join(written_workers(state)),

@@ -190,7 +190,9 @@ def print_followed(followed: Followed, as_json: bool) -> None:
     if as_json:
         print_json(run_data(state))
     elif text := answer_text(state):
-        print_markdown(text)
+        # A value is for programs to read, and has no room for a remark.
+        noted = bool(state.notice) and state.value is None
+        print_markdown(f"{text}\n\n_{state.notice}_" if noted else text)
     for finding in state.findings:
         print_aside(f"Results do not agree: {finding.what}", "yellow")
     for reason in state.reasons:

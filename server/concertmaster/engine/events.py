@@ -101,6 +101,8 @@ class RunRequest(Frozen):
     """The run whose results are taken over where nothing that they depend on has changed."""
     redo: tuple[str, ...] = ()
     """Subtasks that are done anew all the same."""
+    plan_gaps: tuple[str, ...] = ()
+    """What the given plan lacks of the task, a sentence each."""
 
 
 class SubtaskResult(Frozen):

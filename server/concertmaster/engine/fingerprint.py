@@ -16,7 +16,9 @@ def fingerprint(work: Work) -> str:
 def _ingredients(work: Work) -> dict[str, object]:
     request, subtask, setup = work.run.request, work.subtask, work.setup
     names = [subtask.worker, *strategy_workers(subtask.strategy)]
-    workers = [work.workers.get(name) for name in dict.fromkeys(names) if name]
+    # Whoever is not there makes the work fail, and not this.
+    known = [name for name in dict.fromkeys(names) if name in work.workers.names]
+    workers = [work.workers.get(name) for name in known]
     own = {"worker", "objective", "expects", "strategy", "max_tokens"}
     return {
         "task": [request.kind, request.task, request.context, request.constraints],

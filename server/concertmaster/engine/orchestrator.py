@@ -56,7 +56,7 @@ class Orchestrator:
             except (InvalidPlanError, ModelError) as exc:
                 return _end(run, "failed", reasons=[f"No plan could be made. {exc}"])
             if run.request.kind == "plan":
-                return _end(run, "succeeded", answer=accepted.plan.direct_answer or "")
+                return _planned(run, accepted)
             if (direct := accepted.plan.direct_answer) is not None:
                 return await self._direct_answer(run, direct, deadline=deadline)
             delegated = await delegation.carry_out(accepted.plan)
@@ -155,6 +155,13 @@ class Orchestrator:
         reasons = [*gaps, *filter(None, [verdict.problem])]
         status = "partial" if reasons else "succeeded"
         return _end(run, status, answer=verdict.text, value=verdict.value, reasons=reasons)
+
+
+def _planned(run: Run, accepted: PlanAccepted) -> RunEnded:
+    """Return the end of a run that was only to make a plan."""
+    status = "partial" if accepted.left_out else "succeeded"
+    answer = accepted.plan.direct_answer or ""
+    return _end(run, status, answer=answer, reasons=accepted.left_out)
 
 
 def _gaps(results: Iterable[SubtaskResult]) -> list[str]:

@@ -40,7 +40,8 @@ async def make_plan(
     rules = run.rules(setup.catalog)
     if run.request.plan is not None:
         # Whoever gives a plan means it: what looks like waste in one that was made is none here.
-        return RepairedPlan(plan=_in_mode(run.request.plan, rules))
+        plan = _in_mode(run.request.plan, rules)
+        return RepairedPlan(plan=plan, left_out=run.request.plan_gaps)
     messages: list[Message] = []
     problems: Sequence[str] = ()
     plan: Plan | None = None

@@ -81,7 +81,7 @@ Inputs = Annotated[
     ),
     Field(
         description="Material to work on: files, folders, globs, file:// URIs (under the "
-        "server's roots), or texts as {name, text}. Workers see nothing else."
+        "server's roots), or texts as {name, text}."
     ),
 ]
 
@@ -148,7 +148,9 @@ async def plan_task(
 async def run_worker(
     ctx: Ctx,
     worker: Annotated[str, Field(description="Name of the worker (workers://catalog).")],
-    task: Annotated[str, Field(description="The worker's objective; it knows nothing else.")],
+    task: Annotated[
+        str, Field(description="The worker's objective. It knows nothing of this conversation.")
+    ],
     context: Annotated[str, Field(description="Background the worker should know.")] = "",
     inputs: Inputs = (),
     constraints: Annotated[Texts, Field(description="What the worker must or must not do.")] = (),
@@ -371,7 +373,7 @@ TOOLS: tuple[Tool, ...] = (
         annotations=ToolAnnotations(
             read_only_hint=False,
             destructive_hint=False,
-            idempotent_hint=True,
+            idempotent_hint=False,
             open_world_hint=True,
         ),
     ),

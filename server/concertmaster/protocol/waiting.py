@@ -28,7 +28,7 @@ class _Progress:
         self._last = -_STEP
 
     async def report(self, state: RunState) -> None:
-        self._last = max(float(state.ended_subtasks), self._last + _STEP)
+        self._last = max(float(state.ended_subtasks), round(self._last + _STEP, 3))
         # The synthesis counts as the last part of the work.
         total = len(state.subtasks) + 1.0 if state.subtasks else None
         await self._ctx.report_progress(self._last, total, progress_line(state))

@@ -114,6 +114,7 @@ def check_rerun(
     request = request.model_copy(
         update={
             "plan": plan,
+            "plan_gaps": request.plan_gaps if plan == state.plan else (),
             "rerun_of": run_id,
             "redo": tuple(sorted(and_dependants(redo, plan.subtasks))),
             "limits": request.limits.model_copy(update={"max_subtasks": policy.most_subtasks}),
@@ -145,6 +146,7 @@ def _run_request(order: RunOrder, catalog: Catalog, policy: RunPolicy) -> RunReq
         task=_text(order.task, "task"),
         workers=_workers(order.workers, catalog),
         plan=order.plan,
+        plan_gaps=order.plan_gaps,
         mode=order.mode,
         decomposition=order.decomposition or policy.decomposition,
         guard=catalog.get(order.guard).name if order.guard else "",
@@ -226,12 +228,14 @@ def _schema(schema: JsonSchema | None) -> JsonSchema | None:
 def _check_plan(request: RunRequest, catalog: Catalog) -> None:
     if request.plan is None:
         return
+    # Whoever writes a plan may bring along as many workers as they like, where any are allowed.
+    constrained = request.decomposition == "constrained"
     rules = PlanRules(
-        workers=catalog.names,
+        workers=request.workers or catalog.names,
         inputs=tuple(item.name for item in request.inputs),
         max_subtasks=request.limits.max_subtasks,
-        # Whoever writes a plan may bring along whom they like.
-        custom_workers=len(request.plan.custom_workers),
+        custom_workers=0 if constrained else len(request.plan.custom_workers),
+        taken=catalog.names,
     )
     if problems := plan_problems(request.plan, rules):
         raise InvalidPlanError(problems)

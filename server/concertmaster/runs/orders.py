@@ -43,6 +43,8 @@ class RunOrder(_PlannedOrder):
     task: str = ""
     plan_id: str | None = None
     plan: Plan | None = None
+    plan_gaps: tuple[str, ...] = ()
+    """What the plan lacks of the task, a sentence each."""
     guard: str = ""
     """The worker that screens the task and its inputs; none where this is empty."""
     verify: Verify | None = None

@@ -117,7 +117,13 @@ class OrderReader:
                 f"{plan_id} has no plan ({planned.status}). Call plan_task again, or call "
                 "run_orchestration with the task."
             )
-        filled = replace(order, task=planned.request.task, plan=planned.plan, plan_id=None)
+        filled = replace(
+            order,
+            task=planned.request.task,
+            plan=planned.plan,
+            plan_gaps=planned.reasons,
+            plan_id=None,
+        )
         return filled, await self.documents_of(planned.request)
 
     async def documents_of(self, request: RunRequest) -> tuple[Document, ...]:

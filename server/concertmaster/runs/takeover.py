@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import anyio
 
-from concertmaster.errors import ConcertmasterError, StoreError
+from concertmaster.errors import RequestError, StoreError, UnreadableRunError
 from concertmaster.runs.journal import RunRow
 from concertmaster.runs.service import RunService
 from concertmaster.runs.state import RunState
@@ -75,8 +75,6 @@ class Takeover:
             state = await self._service.get(row.run_id)
             if state.cancel_requested is None and row.trusted:
                 return await self._service.resume(row.run_id, by=self._by, here=True)
-        except StoreError:
-            raise
-        except ConcertmasterError as exc:
+        except (RequestError, UnreadableRunError) as exc:
             log.warning("run not resumed: %s", exc, extra={"run": row.run_id})
         return None

@@ -47,8 +47,8 @@ class OfflineLLM:
         """Return the reply to the brief of `request`; the rendered text is not read.
 
         Raises:
-            ModelRequestError: a judgement is asked for, or an output schema that rules cannot
-                fill.
+            ModelRequestError: rules cannot do it: plan work that they do not know, judge, or
+                fill an output schema.
         """
         await anyio.lowlevel.checkpoint()
         answer = await to_thread.run_sync(_answer, request, abandon_on_cancel=True)

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from concertmaster.errors import ModelRequestError
 from concertmaster.llm.offline.passages import words
 from concertmaster.llm.offline.skills import SKILLS, CodeSkill, Skill, skill_of
 from concertmaster.llm.offline.sources import is_code, is_python
@@ -47,11 +48,15 @@ class _Candidate:
 
 
 def make_plan(brief: PlanBrief) -> str:
-    """Return a plan as JSON: the subtasks that rules can do, or an answer that says why none."""
+    """Return a plan as JSON, of the subtasks that rules can do.
+
+    Raises:
+        ModelRequestError: there are none; it says why, and what rules can do.
+    """
     task = _FILE_NAME.sub(" ", brief.task)
     candidates = _candidates(brief, task)
     if not brief.inputs or not candidates or _only_makes(task):
-        return _answered(_cannot(brief, candidates))
+        raise ModelRequestError(_cannot(brief, candidates))
     chosen = sorted(_chosen(candidates, task), key=_importance)
     kept, left_out = chosen[: brief.max_subtasks], chosen[brief.max_subtasks :]
     return json.dumps(
@@ -183,18 +188,6 @@ def _analysis(
     return " ".join(parts)
 
 
-def _answered(answer: str) -> str:
-    return json.dumps(
-        {
-            "analysis": "Rules alone cannot plan this.",
-            "direct_answer": answer,
-            "why": "There is nothing to delegate that rules could do.",
-            "subtasks": [],
-        },
-        ensure_ascii=False,
-    )
-
-
 def _cannot(brief: PlanBrief, candidates: Sequence[_Candidate]) -> str:
     """Return why there is no plan, and what would help."""
     names = _listed([document.name for document in brief.inputs])
@@ -207,8 +200,8 @@ def _cannot(brief: PlanBrief, candidates: Sequence[_Candidate]) -> str:
     else:
         reason = f"none of the workers that may be used does anything with {names} that rules can"
     return (
-        f"The task was not done: no language model is configured, and the offline model stood in. "
-        f"It could not do it because {reason}. It can review Python files (“Review this code for "
+        "No language model is configured, and the offline model, which works by fixed rules, "
+        f"cannot do this because {reason}. It can review Python files (“Review this code for "
         "problems”) and analyse documents in Markdown or plain text (“Analyse this contract”), "
         "given as inputs. For everything else, set ANTHROPIC_API_KEY or CONCERTMASTER_API_KEY."
     )

@@ -1,0 +1,102 @@
+"""Real processes killed in mid-run; the endpoint outside of them knows what was paid for."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from concertmaster.engine.events import CallFinished, Event
+from concertmaster.fake_api import Behaviour, serve_fake_api
+from concertmaster.fake_api.serving import ServedApi
+from concertmaster.runs.sqlite_store import open_sqlite
+from processes import StdioServer, environment
+from services import service_in
+
+pytestmark = pytest.mark.anyio
+
+BEHAVIOUR = Behaviour(first_token_seconds=0.2, reply_tokens=50, subtasks=4)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    # The endpoint runs on asyncio alone.
+    return "asyncio"
+
+
+def command(folder: Path, api: ServedApi, *arguments: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "concertmaster", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        env=environment(folder, settings(api)),
+    )
+
+
+def settings(api: ServedApi) -> dict[str, str]:
+    return {
+        "CONCERTMASTER_API_KEY": "none",
+        "CONCERTMASTER_BASE_URL": api.address,
+        "CONCERTMASTER_RESUME_INTERRUPTED": "true",
+    }
+
+
+async def output(process: "subprocess.Popen[str]") -> str:
+    told, _ = await anyio.to_thread.run_sync(process.communicate)
+    return told
+
+
+def calls(events: Sequence[Event]) -> list[str]:
+    return [event.name for event in events if isinstance(event, CallFinished)]
+
+
+async def killed_after(folder: Path, api: ServedApi, count: int) -> str:
+    """Return the id of a run whose process was killed once so many of its calls were committed."""
+    process = command(folder, api, "run", "Do all of it", "--json")
+    async with open_sqlite(folder) as journal:
+        while True:
+            await journal.changed_elsewhere()
+            for row in await journal.recent(1):
+                if len(calls(await journal.events(row.run_id))) >= count:
+                    process.kill()
+                    await output(process)
+                    return row.run_id
+
+
+async def events_of(folder: Path, run_id: str) -> Sequence[Event]:
+    async with open_sqlite(folder) as journal:
+        return await journal.events(run_id)
+
+
+@pytest.mark.parametrize("count", [0, 3])
+async def test_a_killed_run_goes_on_and_only_calls_that_were_under_way_are_made_again(
+    tmp_path: Path, count: int
+) -> None:
+    async with serve_fake_api(BEHAVIOUR) as api:
+        with anyio.fail_after(180):
+            run_id = await killed_after(tmp_path, api, count)
+            begun = len(api.ledger.entries)
+            committed = calls(await events_of(tmp_path, run_id))
+            told = await output(command(tmp_path, api, "resume", run_id, "--json"))
+        assert json.loads(told)["status"] == "succeeded"
+        made = calls(await events_of(tmp_path, run_id))
+        assert len(made) == len(set(made)) == 6
+        assert len(api.ledger.entries) == begun + len(made) - len(committed)
+
+
+async def test_a_server_takes_over_the_run_of_a_process_that_was_killed(tmp_path: Path) -> None:
+    async with serve_fake_api(BEHAVIOUR) as api:
+        with anyio.fail_after(180):
+            server = await anyio.to_thread.run_sync(StdioServer, tmp_path, settings(api))
+            with server:
+                run_id = await killed_after(tmp_path, api, 2)
+                async with service_in(tmp_path) as service:
+                    while (await service.get(run_id)).status != "succeeded":
+                        await service.wait(run_id, seconds=60)
+                    assert (await service.get(run_id)).resumed == 1
