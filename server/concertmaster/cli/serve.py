@@ -34,13 +34,12 @@ def serve(http: bool, host: str, port: int, accept_only: bool, **flags: Any) -> 
     loaded = load(flags)
     settings = loaded.settings
     check_store(settings)
-    works = settings.resume_interrupted or settings.store is not None
-    part = "accepts" if accept_only else "works" if works else "alone"
 
     @asynccontextmanager
     async def open_service() -> AsyncGenerator["RunService"]:
         # Imported when a call first needs it: see ServerState.
         wiring = await to_thread.run_sync(importlib.import_module, "concertmaster.cli.wiring")
+        part = wiring.part_of(settings, accept_only=accept_only)
         async with (
             wiring.open_runs(loaded, roots=settings.roots, part=part) as service,
             wiring.tending(service, settings, part=part),
@@ -55,7 +54,8 @@ def serve(http: bool, host: str, port: int, accept_only: bool, **flags: Any) -> 
         return reading.jobs
 
     async def work() -> int:
-        server = create_server(open_service, load_jobs, at_once=part == "works")
+        at_once = settings.resume_interrupted or settings.store is not None
+        server = create_server(open_service, load_jobs, at_once=at_once)
         if http:
             return await serve_http(server, host=host, port=port, ready=_tell)
         return await serve_stdio(server)

@@ -158,6 +158,13 @@ Part = Literal["alone", "accepts", "works"]
 """What a process does on a store: its own runs; leave them to others; or anybody's, in turn."""
 
 
+def part_of(settings: Settings, *, accept_only: bool = False) -> Part:
+    """Return what a server does on a store."""
+    if accept_only:
+        return "accepts"
+    return "works" if settings.resume_interrupted or settings.store is not None else "alone"
+
+
 def policy_of(settings: Settings, part: Part, folders: tuple[Path, ...]) -> RunPolicy:
     """Return what the operator allows and prefers, for a process that does this part."""
     return RunPolicy(
@@ -208,7 +215,9 @@ async def open_runs(
 
 
 @asynccontextmanager
-async def tending(service: RunService, settings: Settings, *, part: Part) -> AsyncGenerator[None]:
+async def tending(
+    service: RunService, settings: Settings, *, part: Part = "alone"
+) -> AsyncGenerator[None]:
     """Delete what is not to be kept, and meanwhile take up what nobody has, if it works."""
     if retention := retention_of(settings):
         await service.prune(retention)

@@ -42,7 +42,7 @@ from concertmaster.runs.service import RunService
 from concertmaster.runs.sqlite_store import open_sqlite
 from concertmaster.settings import Settings
 from measure import Figure
-from postgres import running_postgres
+from servers import running_postgres
 
 RUNS = 40
 BEHAVIOUR = Behaviour(first_token_seconds=1.0, reply_tokens=100)
@@ -278,7 +278,7 @@ def _figures(name: str, trial: Trial) -> list[Figure]:
     return figures
 
 
-def process_figures() -> list[Figure]:
+def hand_off_figures() -> list[Figure]:
     """Measure what processes that come and go do to runs, and what the journal costs."""
     trials = {
         "two processes": (2, nothing),
@@ -296,6 +296,6 @@ def process_figures() -> list[Figure]:
 
 
 if __name__ == "__main__":
-    for figure in process_figures():
+    for figure in hand_off_figures():
         print(f"{figure.name}: {figure.value:.3g} {figure.unit} (goal {figure.goal:g}).")
         print(f"    {figure.detail}")
