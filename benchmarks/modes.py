@@ -60,6 +60,10 @@ class PatternLLM:
         """Return the model's name."""
         return model
 
+    def expected(self, _model: str, usage: Usage, /) -> Usage:
+        """Return `usage`, at no cost."""
+        return usage
+
     async def complete(self, request: Request, draft: Draft, /) -> Reply:
         """Answer after the time of the caller's next call."""
         del draft

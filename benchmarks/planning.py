@@ -38,6 +38,10 @@ class WritingLLM:
     def model_name(self, model: str, /) -> str:
         return model
 
+    def expected(self, _model: str, usage: Usage, /) -> Usage:
+        """Return `usage`, at no cost."""
+        return usage
+
     async def complete(self, request: Request, draft: Draft, /) -> Reply:
         if request.caller == "planner":
             return await self._plan(draft)

@@ -19,6 +19,7 @@ from planning import planning_figures
 from prefix import prefix_figures
 from scheduling import makespan_figures, scheduler_figures
 from sharing import sharing_figures
+from spending import spending_figures
 
 
 def table(figures: list[Figure]) -> Table:
@@ -46,6 +47,7 @@ def main() -> int:
         *run_cpu_figures(),
         *planning_figures(),
         *prefix_figures(),
+        *spending_figures(),
         *gate_figures(),
         *fault_figures(),
         *crash_figures(),

@@ -40,6 +40,10 @@ class TimedLLM:
         """Return the model's name."""
         return model
 
+    def expected(self, _model: str, usage: Usage, /) -> Usage:
+        """Return `usage`, at no cost."""
+        return usage
+
     async def complete(self, request: Request, draft: Draft, /) -> Reply:
         """Answer after the time that the shape gives to the caller."""
         del draft

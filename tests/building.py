@@ -3,12 +3,14 @@
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
+from typing import TypeVar
 
 from concertmaster.catalog.catalog import Catalog
 from concertmaster.catalog.definitions import WorkerDefinition
 from concertmaster.catalog.prompts import load_prompts
 from concertmaster.engine.earlier import NO_EARLIER_RUN, EarlierRun
 from concertmaster.engine.events import (
+    CallFinished,
     Event,
     InputRef,
     RunEnded,
@@ -22,6 +24,8 @@ from concertmaster.engine.steps import Steps
 from concertmaster.llm.protocol import LLM, Document, Models
 from concertmaster.tools.registry import ToolRegistry
 from fakes import FakeLLM, FakeTool, Script
+
+EventT = TypeVar("EventT")
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -79,7 +83,7 @@ class RecordedRun:
         self.run = Run(
             request=request.model_copy(update={"inputs": refs}),
             documents={name: Document(name=name, text=text) for name, text in inputs.items()},
-            steps=Steps(self._append, recorded=recorded),
+            steps=Steps(self._append, limits=request.limits, recorded=recorded),
             earlier=earlier,
         )
 
@@ -100,6 +104,15 @@ class RecordedRun:
         last = self.events[-1]
         assert isinstance(last, RunEnded)
         return last
+
+    @property
+    def calls(self) -> list[CallFinished]:
+        """Return the calls that brought a reply, in the order of their ends."""
+        return [event for event in self.events if isinstance(event, CallFinished)]
+
+    def first(self, kind: type[EventT]) -> EventT:
+        """Return the first event of a kind."""
+        return next(event for event in self.events if isinstance(event, kind))
 
     @property
     def results(self) -> dict[str, SubtaskResult]:

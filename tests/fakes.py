@@ -9,12 +9,18 @@ import anyio.lowlevel
 from pydantic import JsonValue
 
 from concertmaster.engine.plan import Subtask
+from concertmaster.llm.prices import Rates
 from concertmaster.llm.protocol import Draft, JsonSchema, Reply, Request, ToolSpec, Usage
 from concertmaster.tools.registry import ToolScope
 
 USAGE = Usage(
     model="fake", calls=1, attempts=1, tokens_in=100, tokens_out=10, usd=0.01, seconds=1.0
 )
+
+FREE = Rates(input=0, output=0)
+
+UNPLANNED = {"timeout_seconds", "max_tokens", "budget_usd"}
+"""What planners leave to the operator and to people who edit plans."""
 
 Answer = str | Reply | Exception
 Script = Answer | Callable[[Request], Answer | Awaitable[Answer]]
@@ -32,9 +38,13 @@ class FakeLLM:
         self.default = default
         self.requests: list[Request] = []
         self.notice = ""
+        self.rates = FREE
 
     def model_name(self, model: str, /) -> str:
         return f"fake-{model}"
+
+    def expected(self, _model: str, usage: Usage, /) -> Usage:
+        return usage.model_copy(update={"usd": self.rates.cost(usage)})
 
     async def complete(self, request: Request, draft: Draft, /) -> Reply:
         self.requests.append(request)
@@ -74,10 +84,7 @@ def plan_json(*subtasks: Subtask, direct_answer: str | None = None, **fields: An
         "mode": "static",
         "why": "all is known from the start",
         "verify": "none",
-        "subtasks": [
-            subtask.model_dump(mode="json", exclude={"timeout_seconds", "max_tokens"})
-            for subtask in subtasks
-        ],
+        "subtasks": [subtask.model_dump(mode="json", exclude=UNPLANNED) for subtask in subtasks],
     }
     return json.dumps(plan | fields)
 

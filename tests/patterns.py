@@ -12,15 +12,14 @@ from mcp.types import TextResourceContents
 from clients import Connection, connected
 from concertmaster.engine.plan import Subtask
 from concertmaster.llm.protocol import Request
-from fakes import Answer, FakeLLM, Script, texts
+from fakes import UNPLANNED, Answer, FakeLLM, Script, texts
 
 
 def decision(
     *, done: bool = False, reason: str = "as things stand", add: Iterable[Subtask] = (), **more: Any
 ) -> str:
     """Return what an orchestrator decides to do next."""
-    unplanned = {"timeout_seconds", "max_tokens"}
-    added = [item.model_dump(mode="json", exclude=unplanned) for item in add]
+    added = [item.model_dump(mode="json", exclude=UNPLANNED) for item in add]
     return json.dumps({"done": done, "reason": reason, "add": added, "drop": []} | more)
 
 

@@ -55,8 +55,15 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_file(
 
 def test_limits_of_runs_are_those_of_the_settings() -> None:
     flags = {"max_subtasks": 3, "slots": 2, "subtask_seconds": 5, "run_seconds": 9, "rounds": 4}
-    limits = Settings.load({**flags, "max_tokens": 100}).settings.limits
-    assert limits.model_dump() == {**flags, "max_tokens": 100}
+    flags |= {"max_tokens": 100, "budget_usd": 0.5, "budget_tokens": 1000}
+    assert Settings.load(flags).settings.limits.model_dump() == flags
+
+
+@pytest.mark.parametrize("name", ["budget_usd", "most_usd", "budget_tokens"])
+@pytest.mark.parametrize("value", [0, -1, "inf", "nan"])
+def test_no_budget_is_unlimited_or_nothing(name: str, value: object) -> None:
+    with pytest.raises(SettingsError, match=name):
+        Settings.load({name: value})
 
 
 @pytest.mark.parametrize(

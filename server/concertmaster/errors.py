@@ -18,6 +18,7 @@
     └── ModelError               a model call failed; carries what it cost
         ├── ModelRequestError    will fail again however often it is made
         │   └── ModelAccessError     and so will every other: key, model name, address, account
+        ├── BudgetError          was not made, because the run cannot pay for it
         ├── ModelUnavailableError  may pass: overload, rate limit, connection, time
         └── ModelReplyError      the provider answered with something that is no reply
 
@@ -180,6 +181,17 @@ class ModelAccessError(ModelRequestError):
     ) -> None:
         super().__init__(message, usage=usage, text=text)
         self.model = model
+
+
+class BudgetError(ModelError):
+    """The call was not made, because what is left of a budget is too little for it.
+
+    `least_usd` is what it takes to be worth making.
+    """
+
+    def __init__(self, message: str, *, least_usd: float) -> None:
+        super().__init__(message)
+        self.least_usd = least_usd
 
 
 class ModelUnavailableError(ModelError):

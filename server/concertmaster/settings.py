@@ -136,6 +136,23 @@ class Settings(BaseModel):
     max_tokens: int = Field(
         default=16384, ge=1, description="Tokens of one model reply, thinking included, at most."
     )
+    budget_usd: float = Field(
+        default=2.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="What one run may spend, in USD, unless it says otherwise.",
+    )
+    most_usd: float = Field(
+        default=20.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="What a call may ask a run to spend, in USD, at most.",
+    )
+    budget_tokens: int = Field(
+        default=2_000_000,
+        ge=1,
+        description="Tokens that one run may take, but for those read from the provider's cache.",
+    )
     idle_seconds: float = Field(
         default=60, gt=0, description="A model that sends nothing for so long is given up."
     )

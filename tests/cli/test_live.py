@@ -80,7 +80,7 @@ def test_an_ended_subtask_shows_how_it_ended_and_why(
 
 def test_the_last_line_counts_what_is_done_and_sums_what_it_took(run_at: RunAt) -> None:
     last = drawn(run_at("subtask/s3/result"), seconds=7).rstrip().splitlines()[-1]
-    assert last.endswith("3 of 4 subtasks done · 7.0s · 12.9k tokens · $0.0495")
+    assert last.endswith("3 of 4 subtasks done · 7.0s · 12.9k tokens · $0.0495 of $2.00")
 
 
 def test_the_last_line_says_when_the_answer_is_being_written(run_at: RunAt) -> None:

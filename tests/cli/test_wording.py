@@ -1,9 +1,11 @@
 import pytest
 
 from concertmaster.cli.wording import (
+    cached,
     count,
     harmless,
     joined,
+    likely,
     money,
     one_line,
     seconds,
@@ -11,6 +13,7 @@ from concertmaster.cli.wording import (
     times,
     tokens,
 )
+from concertmaster.engine.events import Amounts, Counts, Estimate
 from concertmaster.llm.protocol import NO_USAGE, Usage
 
 
@@ -52,6 +55,36 @@ def test_small_amounts_keep_their_digits_and_unknown_ones_are_no_zero(
 def test_nothing_is_said_of_what_no_call_was_made_for() -> None:
     assert spent(NO_USAGE) == ""
     assert spent(Usage(calls=1, tokens_in=5, usd=None)) == "5 tokens · $?"
+
+
+def test_the_cache_is_told_of_where_something_was_read_from_it() -> None:
+    assert cached(Usage(calls=1, tokens_in=5, cache_write=9, saved_usd=-1)) == ""
+    read = Usage(calls=1, tokens_in=5, cache_read=15, saved_usd=0.5)
+    assert cached(read) == "75% cached, saved $0.5000"
+    unknown = read.model_copy(update={"saved_usd": None})
+    assert cached(unknown) == "75% cached, saved $?"
+
+
+def test_what_is_likely_fits_half_a_line() -> None:
+    estimate = Estimate(
+        calls=Counts(low=7, high=28),
+        tokens=Counts(low=24_000, high=1_300_000),
+        usd=Amounts(low=0.09, high=1.25),
+        seconds=Amounts(low=12.0, high=270.0),
+    )
+    assert likely(estimate) == "7-28 calls · 24k-1.3M tokens · $0.09-$1.25 · 12s-4m30s"
+
+
+def test_what_is_certain_is_one_figure_and_an_unknown_price_is_no_zero() -> None:
+    estimate = Estimate(
+        calls=Counts(low=1, high=1),
+        tokens=Counts(low=0, high=0),
+        usd=Amounts(low=0, high=0),
+        seconds=Amounts(low=0, high=0),
+    )
+    assert likely(estimate) == "1 call · 0 tokens · $0.00 · 0s"
+    unknown = estimate.model_copy(update={"usd": None})
+    assert likely(unknown) == "1 call · 0 tokens · $? · 0s"
 
 
 def test_time_runs_until_the_end_and_not_before_the_beginning() -> None:

@@ -206,7 +206,7 @@ MALFORMED = {
     "key in the wrong case": (with_header("", "maxturns: 3"), 5, "Did you mean 'maxTurns'?"),
     "key in our style": (with_header("max_turns: 3"), 4, "Did you mean 'maxTurns'?"),
     "key of Claude Code misspelt": (with_header("colour: red"), 4, "Did you mean 'color'?"),
-    "key near to none": (with_header("zzz: 1"), 4, "Known: background, best_for, color,"),
+    "key near to none": (with_header("zzz: 1"), 4, "Known: background, best_for, budget_usd,"),
     "key twice": (with_header("name: other"), 4, "'name' is there twice"),
     "key twice below": (with_header("hooks:", "  a: 1", "  a: 2"), 6, "'a' is there twice"),
     "key that is no word": (with_header("? [a, b]", ": 1"), 4, "a key must be a word"),

@@ -20,7 +20,7 @@ from concertmaster.engine.events import (
 from concertmaster.engine.plan import CustomWorker, Plan, Subtask
 from concertmaster.errors import ModelUnavailableError, StoreError
 from concertmaster.llm.protocol import Request, WorkBrief
-from fakes import FakeLLM, Script, in_turn, subtask, texts
+from fakes import UNPLANNED, FakeLLM, Script, in_turn, subtask, texts
 
 pytestmark = pytest.mark.anyio
 
@@ -36,9 +36,7 @@ def adaptive(
 def decide(
     *add: Subtask, done: bool = False, drop: Sequence[str] = (), reason: str = "so it is"
 ) -> str:
-    added = [
-        item.model_dump(mode="json", exclude={"timeout_seconds", "max_tokens"}) for item in add
-    ]
+    added = [item.model_dump(mode="json", exclude=UNPLANNED) for item in add]
     return json.dumps({"reason": reason, "done": done, "add": added, "drop": list(drop)})
 
 

@@ -19,6 +19,7 @@ from concertmaster.llm.protocol import (
     ToolMessage,
     ToolOutcome,
     ToolSpec,
+    Usage,
     UserMessage,
 )
 from scripted_anthropic import (
@@ -56,7 +57,7 @@ async def test_a_reply_has_the_text_of_all_its_pieces_and_what_it_cost() -> None
     )
     assert (reply.text, reply.stop_reason, reply.detail) == ("Because it rained.", "end", "")
     usage = reply.usage
-    assert usage.model_dump(exclude={"usd", "seconds"}) == {
+    assert usage.model_dump(exclude={"usd", "saved_usd", "seconds"}) == {
         "model": "claude-sonnet-5-5",
         "calls": 1,
         "attempts": 1,
@@ -66,7 +67,18 @@ async def test_a_reply_has_the_text_of_all_its_pieces_and_what_it_cost() -> None
         "cache_write": 2000,
     }
     assert usage.usd == pytest.approx((1000 * 2 + 200 * 10 + 5000 * 0.1 + 2000 * 2.5) / 1e6)
+    assert usage.saved_usd == pytest.approx((5000 * (2 - 0.1) + 2000 * (2 - 2.5)) / 1e6)
+    assert usage.cache_hit_rate == 5000 / 8000
     assert usage.seconds >= 0
+
+
+async def test_what_a_call_will_cost_is_known_before_it_is_made() -> None:
+    async with connected(Provider()) as llm:
+        asked = Usage(tokens_in=1000, tokens_out=200, cache_read=5000, cache_write=2000)
+        expected = llm.expected("sonnet", asked)
+        assert expected.usd == pytest.approx((1000 * 2 + 200 * 10 + 5000 * 0.1 + 2000 * 2.5) / 1e6)
+        assert expected.tokens == asked.tokens
+        assert llm.expected("house-model", asked).usd is None
 
 
 async def test_the_last_report_of_input_tokens_holds() -> None:

@@ -56,6 +56,9 @@ class ScriptedLLM:
     def model_name(self, model: str, /) -> str:
         return f"scripted-{model}"
 
+    def expected(self, _model: str, usage: Usage, /) -> Usage:
+        return usage.model_copy(update={"usd": 0.5})
+
     async def complete(self, request: Request, draft: Draft, /) -> Reply:
         del request
         self.times.append(anyio.current_time())
@@ -93,6 +96,23 @@ async def test_it_answers_for_the_model_behind_it() -> None:
     gate = Gate(ScriptedLLM(done()))
     assert gate.model_name("opus") == "scripted-opus"
     assert gate.notice == "scripted"
+    assert gate.expected("opus", spent(7)).usd == 0.5
+
+
+async def test_what_cannot_be_paid_for_is_not_repeated() -> None:
+    llm = ScriptedLLM(overloaded())
+    draft = Draft()
+    asked: list[Usage] = []
+
+    def may_repeat(usage: Usage) -> bool:
+        asked.append(usage)
+        return usage.tokens_in < 3
+
+    draft.may_repeat = may_repeat
+    with pytest.raises(ModelUnavailableError, match="no money left in the budget to try again"):
+        await Gate(llm).complete(ask(), draft)
+    assert len(llm.times) == 3
+    assert [usage.tokens_in for usage in asked] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("exc", [overloaded(), ModelReplyError("No reply.", usage=spent(1))])

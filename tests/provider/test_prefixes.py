@@ -46,6 +46,9 @@ class SlowLLM:
     def model_name(self, model: str, /) -> str:
         return {"sonnet": "claude-sonnet-5-5"}.get(model, model)
 
+    def expected(self, _model: str, usage: Usage, /) -> Usage:
+        return usage
+
     async def complete(self, request: Request, draft: Draft, /) -> Reply:
         self.begun += 1
         if self._answer is not None:
@@ -226,3 +229,22 @@ async def test_the_caller_sees_the_reply_arrive() -> None:
     reply = await prefixes.complete(request(), draft)
     assert (reply.text, draft.text, draft.usage) == ("so be it", "so", USAGE)
     assert prefixes.notice == llm.notice
+
+
+async def test_whether_a_call_may_be_repeated_is_asked_of_whoever_made_it() -> None:
+    asked: list[bool] = []
+
+    async def repeat(_: Request, draft: Draft) -> None:
+        asked.append(draft.may_repeat(USAGE))
+
+    llm = SlowLLM(repeat)
+    llm.begin.set()
+    llm.end.set()
+    draft = Draft()
+    draft.may_repeat = lambda _: False
+    await shared(llm).complete(request(), draft)
+    assert asked == [False]
+
+
+async def test_it_knows_what_a_call_will_cost_from_the_model_behind_it() -> None:
+    assert shared(SlowLLM()).expected("sonnet", USAGE) == USAGE

@@ -58,6 +58,20 @@ def test_a_long_prompt_has_its_own_prices(usage: Usage, expected: float) -> None
     assert PRICES.cost("claude-haiku-5-5", usage) == pytest.approx(expected)
 
 
+def test_what_the_cache_saves_is_what_the_same_would_cost_without_it() -> None:
+    read = Usage(tokens_in=1000, tokens_out=200, cache_read=5000)
+    assert PRICES.saving("claude-opus-5-5", read) == pytest.approx(5000 * (4 - 0.2) / 1e6)
+    written = Usage(tokens_in=1000, tokens_out=200, cache_write=5000)
+    assert PRICES.saving("claude-opus-5-5", written) == pytest.approx(5000 * (4 - 5) / 1e6)
+
+
+def test_without_the_cache_nothing_is_saved_and_without_a_price_nobody_knows() -> None:
+    assert PRICES.saving("claude-opus-5-5", MILLION) == 0
+    assert PRICES.saving("house-model", MILLION) == 0
+    assert PRICES.saving("house-model", Usage(cache_read=1)) is None
+    assert load_prices({"m": {"input": 3}}).saving("m", Usage(cache_read=1)) is None
+
+
 def test_a_snapshot_costs_what_its_model_costs() -> None:
     snapshot = PRICES.cost("claude-haiku-4-5-20251001", MILLION)
     assert snapshot == PRICES.cost("claude-haiku-4-5", MILLION) == pytest.approx(1.0)

@@ -13,7 +13,7 @@ from concertmaster.runs.orders import Order, PlanOrder, RunOrder, WorkerOrder
 from fakes import subtask
 
 CATALOG = Catalog([worker("analyst"), worker("critic", timeout_seconds=30)])
-POLICY = RunPolicy(limits=Limits(), most_subtasks=10, most_seconds=1000)
+POLICY = RunPolicy(limits=Limits(), most_subtasks=10, most_seconds=1000, most_usd=5)
 DOCUMENT = Document(name="a.txt", text="alpha")
 
 
@@ -42,6 +42,24 @@ def test_limits_that_are_asked_for_hold() -> None:
     request = checked(PlanOrder(task="t", max_subtasks=3, deadline_seconds=60))
     assert request.kind == "plan"
     assert (request.limits.max_subtasks, request.limits.run_seconds) == (3, 60)
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        PlanOrder(task="t", budget_usd=5),
+        RunOrder(task="t", budget_usd=5),
+        WorkerOrder(worker="critic", task="t", budget_usd=5),
+    ],
+)
+def test_every_order_can_have_a_budget(order: Order) -> None:
+    assert checked(order).limits == Limits(budget_usd=5)
+
+
+def test_the_usual_budget_can_be_asked_for_however_large_it_is() -> None:
+    policy = RunPolicy(limits=Limits(budget_usd=50), most_usd=5)
+    order = RunOrder(task="t", budget_usd=50)
+    assert check_order(order, [], CATALOG, policy).request.limits.budget_usd == 50
 
 
 def test_an_order_for_a_worker_becomes_a_plan_of_one_subtask_with_all_inputs() -> None:
@@ -87,6 +105,10 @@ def test_a_plan_that_is_given_may_be_as_large_as_any() -> None:
         (RunOrder(task="t", output_schema={"type": "no"}), "is no JSON Schema"),
         (RunOrder(task="t", output_schema={"type": "array"}), 'set its "type" to "object"'),
         (RunOrder(task="t", deadline_seconds=math.nan), "over 0"),
+        (RunOrder(task="t", budget_usd=0), "over 0 and at most 5. The setting most_usd"),
+        (PlanOrder(task="t", budget_usd=5.01), "at most 5"),
+        (WorkerOrder(worker="critic", task="t", budget_usd=math.nan), "over 0"),
+        (WorkerOrder(worker="critic", task="t", budget_usd=math.inf), "at most 5"),
         (WorkerOrder(worker="critic", task="t", deadline_seconds=math.inf), "at most 1000"),
     ],
 )

@@ -192,6 +192,18 @@ async def test_a_plan_is_kept_and_can_be_run_with_the_inputs_it_was_made_for(
     assert "ALPHA" in llm.requests[-1].shared
 
 
+@pytest.mark.parametrize(("asked", "expected"), [(None, 0.75), (1.5, 1.5)])
+async def test_a_plan_is_run_with_the_budget_it_was_made_for_unless_another_is_asked_for(
+    asked: float | None, expected: float, tmp_path: Path
+) -> None:
+    async with service_in(tmp_path, {"planner": plan_json(subtask("s1"))}) as service:
+        planned = await service.start(PlanOrder(task="why?", budget_usd=0.75))
+        await service.wait(planned.run_id, seconds=60)
+        started = await service.start(RunOrder(plan_id=planned.run_id, budget_usd=asked))
+        state = await service.wait(started.run_id, seconds=60)
+        assert state.request.limits.budget_usd == expected
+
+
 async def test_a_plan_id_with_a_task_of_its_own_is_refused(tmp_path: Path) -> None:
     async with service_in(tmp_path) as service:
         with pytest.raises(RequestError, match="leave out"):

@@ -36,6 +36,8 @@ class WorkerDefinition:
     examples: tuple[str, ...] = ()
     max_turns: int = 8
     max_tokens: int | None = None
+    budget_usd: float | None = None
+    """What all calls for one subtask may cost."""
     timeout_seconds: float | None = None
     ignored: tuple[str, ...] = ()
     """Keys of the file that other programs understand and that mean nothing here."""
@@ -89,6 +91,7 @@ class WorkerHeader(BaseModel):
     examples: Texts = ()
     max_turns: int = Field(default=8, alias="maxTurns", ge=1, le=1000)
     max_tokens: int | None = Field(default=None, ge=1)
+    budget_usd: float | None = Field(default=None, gt=0)
     timeout_seconds: float | None = Field(default=None, gt=0)
 
 
@@ -124,6 +127,7 @@ def read_worker(file: Path, *, tools: Collection[str]) -> WorkerDefinition:
         examples=header.examples,
         max_turns=header.max_turns,
         max_tokens=header.max_tokens,
+        budget_usd=header.budget_usd,
         timeout_seconds=header.timeout_seconds,
         ignored=tuple(ignored),
     )

@@ -15,7 +15,7 @@ from concertmaster.protocol.replies import (
     SubtaskLine,
     SubtaskReply,
 )
-from concertmaster.protocol.views import reused_line, strategy_phrase, written_workers
+from concertmaster.protocol.views import budget, reused_line, strategy_phrase, written_workers
 from concertmaster.runs.state import RunState, SubtaskState
 
 
@@ -34,6 +34,9 @@ def run_data(state: RunState) -> JsonValue:
             subtasks=tuple(_line(item) for item in state.subtasks.values()),
             seconds=_seconds(state.started_at, state.ended_at),
             usd=state.usage.usd,
+            estimate=state.estimate,
+            budget=budget(state),
+            rest=state.rest,
             usage=_usage(state.by_model),
             reused=reused_line(state),
             reasons=state.reasons,
@@ -95,6 +98,7 @@ def _plan(state: RunState) -> PlanReply:
         why=plan.why if plan else "",
         verify=plan.verify if plan else "none",
         subtasks=plan.subtasks if plan else (),
+        estimate=state.estimate,
         custom_workers=plan.custom_workers if plan else (),
         usd=state.usage.usd,
         usage=_usage(state.by_model),
@@ -123,7 +127,9 @@ def _seconds(start: float | None, end: float | None) -> float | None:
 
 def _usage(by_model: Mapping[str, Usage]) -> tuple[ModelUsage, ...]:
     return tuple(
-        ModelUsage.model_validate(usage.model_dump(exclude={"seconds"}))
+        ModelUsage.model_validate(
+            usage.model_dump(exclude={"seconds"}) | {"cache_hit_rate": usage.cache_hit_rate}
+        )
         for usage in by_model.values()
         if usage.calls
     )

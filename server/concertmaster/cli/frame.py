@@ -10,13 +10,14 @@ from rich.table import Table
 from rich.text import Text
 
 from concertmaster.cli.wording import (
+    bill,
     count,
     how,
     joined,
+    likely,
     money,
     one_line,
     problem,
-    spent,
     times,
     tokens,
 )
@@ -137,13 +138,15 @@ class _Frame:
         if state.notice:
             yield Text(one_line(state.notice), style="yellow")
         if state.subtasks:
+            if state.estimate is not None:
+                yield _single(f"likely: {likely(state.estimate)}", "dim")
             table = self._table(width)
             yield Padding(table, (1, 0))
         for line in asides(state)[-ASIDES:]:
             yield _single(line)
         sign = symbol_of(state.status, self.now)
         took = times(state.started_at, state.ended_at, self.now)
-        facts = joined((_progress(state), took, spent(state.usage)))
+        facts = joined((_progress(state), took, bill(state)))
         yield _single(f"{sign} {facts}", style_of(state.status))
 
     def _table(self, width: int) -> Table:

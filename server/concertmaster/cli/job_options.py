@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from concertmaster.cli.changes import diff_target
-from concertmaster.cli.options import deadline_option, json_option, setup_options
+from concertmaster.cli.options import bounds_options, json_option, setup_options
 from concertmaster.errors import DefinitionError
 from concertmaster.runs.jobs import Job, JobArgument
 
@@ -40,7 +40,7 @@ def command_of(job: Job, run: Command) -> click.Command:
     """
     own = [_parameter(argument) for argument in job.arguments]
     usual = [_diff_option, _apply_option] if job.changes_files else []
-    for decorate in reversed([*own, *usual, setup_options, deadline_option, json_option]):
+    for decorate in reversed([*own, *usual, setup_options, bounds_options, json_option]):
         run = decorate(run)
     command = click.command(job.name, help=_help(job), short_help=job.description)(run)
     options = [option for parameter in command.params for option in parameter.opts]

@@ -9,7 +9,17 @@ from rich.console import Console
 from rich.live import Live
 
 from concertmaster.cli.frame import FRAMES_PER_SECOND, asides, render
-from concertmaster.cli.wording import count, how, joined, notes, one_line, problem, spent, times
+from concertmaster.cli.wording import (
+    count,
+    how,
+    joined,
+    likely,
+    notes,
+    one_line,
+    problem,
+    spent,
+    times,
+)
 from concertmaster.runs.state import RunState, SubtaskState
 
 SHORT = 160
@@ -86,6 +96,8 @@ def lines(state: RunState, now: float) -> list[str]:
     if state.subtasks:
         begin.append(f"plan: {count(len(state.subtasks), 'subtask')}")
     begin += [f"  {_planned(item)}" for item in state.subtasks.values()]
+    if state.subtasks and state.estimate is not None:
+        begin.append(f"likely: {likely(state.estimate)}")
     end = [*asides(state), *_synthesis_line(state)]
     return [*begin, *(line for _, line in happened), *end]
 

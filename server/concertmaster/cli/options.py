@@ -80,14 +80,25 @@ setup_options = _together(
     data_option,
 )
 
-deadline_option = click.option(
-    "--deadline", "run_seconds", type=float, metavar="SECONDS", help="Time for the whole run."
+bounds_options = _together(
+    click.option(
+        "--deadline", "run_seconds", type=float, metavar="SECONDS", help="Time for the whole run."
+    ),
+    click.option(
+        "--budget", "budget_usd", type=float, metavar="USD", help="Spend no more on the run."
+    ),
+    click.option(
+        "--budget-tokens",
+        type=int,
+        metavar="N",
+        help="Use no more tokens, but for those read from a cache.",
+    ),
 )
 
 order_options = _together(
     setup_options,
     click.option("--max-subtasks", type=int, metavar="N", help="Plan no more subtasks."),
-    deadline_option,
+    bounds_options,
     json_option,
 )
 

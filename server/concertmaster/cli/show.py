@@ -14,18 +14,21 @@ from rich.tree import Tree
 from concertmaster.cli.frame import style_of, symbol_of
 from concertmaster.cli.terminal import table_of
 from concertmaster.cli.wording import (
+    bill,
+    cached,
     count,
     harmless,
     how,
     joined,
+    likely,
     money,
     notes,
     one_line,
     problem,
-    spent,
     times,
     tokens,
 )
+from concertmaster.engine.events import Estimate
 from concertmaster.engine.plan import Plan, Subtask
 from concertmaster.protocol.views import reused_line, written_workers
 from concertmaster.runs.state import RunState, SubtaskState
@@ -41,7 +44,8 @@ def summary(state: RunState) -> str:
             state.status,
             count(len(state.subtasks), "subtask"),
             times(state.started_at, state.ended_at, time.time()),
-            spent(state.usage),
+            bill(state),
+            cached(state.usage),
             f"concertmaster show {state.run_id}",
         )
     )
@@ -52,11 +56,11 @@ def answer_text(state: RunState) -> str:
     if state.value is not None:
         return _JSON.dump_json(state.value, indent=2).decode()
     if state.request.kind == "plan" and state.plan is not None:
-        return plan_markdown(state.plan)
+        return plan_markdown(state.plan, state.estimate)
     return state.answer
 
 
-def plan_markdown(plan: Plan) -> str:
+def plan_markdown(plan: Plan, estimate: Estimate | None = None) -> str:
     """Return a plan as Markdown."""
     parts = [plan.analysis] if plan.analysis else []
     parts.append(_proceeding(plan))
@@ -81,6 +85,8 @@ def plan_markdown(plan: Plan) -> str:
         f"- Why: {worker.why}\n- Instructions: {worker.instructions}"
         for worker in plan.custom_workers
     ]
+    if estimate is not None and plan.subtasks:
+        parts.append(f"Likely: {likely(estimate)}")
     return "\n\n".join(part for part in parts if part)
 
 
@@ -117,7 +123,8 @@ def run_parts(state: RunState) -> list[RenderableType]:
         "status": state.status,
         "started": moment(state.started_at),
         "took": times(state.started_at, state.ended_at, time.time()),
-        "used": spent(state.usage),
+        "likely": likely(state.estimate) if state.estimate and state.subtasks else "",
+        "used": joined((bill(state), cached(state.usage))),
         "models": ", ".join(name for name in state.by_model if name),
         "inputs": ", ".join(item.name for item in state.request.inputs),
         "guard": joined((state.request.guard, state.guard)) if state.request.guard else "",

@@ -169,6 +169,7 @@ def policy_of(settings: Settings, part: Part, folders: tuple[Path, ...]) -> RunP
     """Return what the operator allows and prefers, for a process that does this part."""
     return RunPolicy(
         limits=settings.limits,
+        most_usd=settings.most_usd,
         decomposition=settings.decomposition,
         roots=folders,
         runs_here={"alone": None, "accepts": 0, "works": settings.runs_at_once}[part],

@@ -1,12 +1,13 @@
 """How figures and texts from elsewhere are written for a person."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
+from concertmaster.engine.events import Estimate
 from concertmaster.engine.plan import Subtask
 from concertmaster.llm.protocol import Usage
 from concertmaster.protocol.views import strategy_phrase
-from concertmaster.runs.state import SubtaskState
+from concertmaster.runs.state import RunState, SubtaskState
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """Characters that move the cursor, colour the screen or turn the direction of text."""
@@ -33,7 +34,7 @@ def seconds(value: float) -> str:
 
 def tokens(usage: Usage) -> str:
     """Return how many tokens went to and fro, such as `940` or `12.3k`."""
-    total = usage.tokens_in + usage.tokens_out + usage.cache_read + usage.cache_write
+    total = usage.tokens
     for size, unit in ((1_000_000, "M"), (1000, "k")):
         if total >= size:
             return f"{total / size:.1f}{unit}"
@@ -50,6 +51,53 @@ def money(usd: float | None) -> str:
 def spent(usage: Usage) -> str:
     """Return tokens and money in one phrase, or nothing if no call was made."""
     return f"{tokens(usage)} tokens · {money(usage.usd)}" if usage.calls else ""
+
+
+def bill(state: RunState) -> str:
+    """Return what a run has taken of its budget, or nothing if no call was made."""
+    taken = spent(state.usage)
+    return f"{taken} of {_round_sum(state.request.limits.budget_usd)}" if taken else ""
+
+
+def cached(usage: Usage) -> str:
+    """Return what the provider's cache has been good for, or nothing if it was not used."""
+    if not usage.cache_read:
+        return ""
+    return f"{usage.cache_hit_rate:.0%} cached, saved {money(usage.saved_usd)}"
+
+
+def likely(estimate: Estimate) -> str:
+    """Return what carrying out a plan is likely to take, such as `7-28 calls · $0.09-$1.00`."""
+    calls, counts = estimate.calls, estimate.tokens
+    usd, time = estimate.usd, estimate.seconds
+    return joined(
+        (
+            f"{_span(calls.low, calls.high, str)} {'call' if calls.high == 1 else 'calls'}",
+            f"{_span(counts.low, counts.high, _round_count)} tokens",
+            _span(usd.low, usd.high, _round_sum) if usd else money(None),
+            _span(time.low, time.high, _round_time),
+        )
+    )
+
+
+def _span(low: float, high: float, written: Callable[[float], str]) -> str:
+    ends = dict.fromkeys((written(low), written(high)))
+    return "-".join(ends)
+
+
+def _round_sum(usd: float) -> str:
+    return f"${usd:.2f}" if usd == 0 or usd >= 0.1 else f"${usd:g}"
+
+
+def _round_count(count: float) -> str:
+    for size, unit in ((1_000_000, "M"), (1000, "k")):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return f"{count:g}"
+
+
+def _round_time(value: float) -> str:
+    return f"{value:.0f}s" if value < 60 else seconds(value)
 
 
 def times(start: float | None, end: float | None, now: float) -> str:

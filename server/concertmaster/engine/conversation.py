@@ -63,6 +63,8 @@ class Conversation:
         self._messages: list[Message] = list(request.messages)
         self._draft = Draft()
         self._unsatisfying: Verdict | None = None
+        self._said: list[str] = []
+        """What was said beside tool calls: all there is of an answer if none comes."""
         self._turn = 0
 
     async def verdict(self, *, seconds: float) -> Verdict:
@@ -90,6 +92,7 @@ class Conversation:
         """Return what the next answer is worth, where the last one was `answer` and is not it."""
         self._messages += [AssistantMessage(text=answer), UserMessage(text=wish)]
         self._unsatisfying = None
+        self._said.clear()
         self._last_turn = self._turn + self._max_turns
         return await self.verdict(seconds=seconds)
 
@@ -98,6 +101,7 @@ class Conversation:
         if self._unsatisfying is not None:
             text = text or self._unsatisfying.text
             problem = f"{self._unsatisfying.problem} Then: {problem}"
+        text = text or "\n\n".join(self._said)
         return Verdict(status="partial" if text else "failed", text=text, problem=problem)
 
     async def _converse(self) -> Verdict:
@@ -120,6 +124,7 @@ class Conversation:
             reply = await self._next_reply()
             if not reply.tool_calls or self._turn > self._last_turn:
                 return reply
+            self._said += filter(None, [reply.text.strip()])
             outcomes = await self._call_tools(reply.tool_calls)
             self._messages += [
                 AssistantMessage(text=reply.text, tool_calls=reply.tool_calls, native=reply.native),

@@ -5,6 +5,7 @@ Every event has a name that is its own within a run and an epoch of it: `plan/1`
 what starts first differs after a restart.
 """
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, TypeAdapter
@@ -65,6 +66,57 @@ class Limits(Frozen):
     """Upper bound of one reply, in tokens, what the model thinks included."""
     rounds: int = Field(default=6, ge=1)
     """How often an adaptive run asks what to do next."""
+    budget_usd: float = Field(default=2.0, gt=0)
+    """What the run may spend."""
+    budget_tokens: int = Field(default=2_000_000, ge=1)
+    """Tokens that it may take, but for those read from a cache; all that binds where no price
+    is known."""
+
+
+class Counts(Frozen):
+    """From how many to how many."""
+
+    low: int
+    high: int
+
+
+class Amounts(Frozen):
+    """From how much to how much."""
+
+    low: float
+    high: float
+
+
+class Estimate(Frozen):
+    """What carrying out a plan is likely to take. It is no bound; the budget is."""
+
+    calls: Counts
+    tokens: Counts
+    usd: Amounts | None = Field(default=None, description="Absent if a price is unknown.")
+    seconds: Amounts
+
+    @property
+    def words(self) -> str:
+        """Return all of it in one phrase."""
+        usd = _span(self.usd, _money) if self.usd else "an unknown price"
+        calls = "call" if self.calls.high == 1 else "calls"
+        return (
+            f"{_span(self.calls)} {calls}, {_span(self.tokens)} tokens, {usd}, "
+            f"{_span(self.seconds)} seconds"
+        )
+
+
+def _number(figure: float) -> str:
+    return str(figure).removesuffix(".0")
+
+
+def _money(usd: float) -> str:
+    return f"${usd:.2f}" if usd == 0 or usd >= 0.1 else f"${usd:g}"
+
+
+def _span(span: Counts | Amounts, written: Callable[[float], str] = _number) -> str:
+    low, high = written(span.low), written(span.high)
+    return low if low == high else f"{low} to {high}"
 
 
 class InputRef(Frozen):
@@ -214,6 +266,8 @@ class PlanAccepted(_Event):
     """What was changed to make the plan one that can be run."""
     left_out: tuple[str, ...] = ()
     """Work that the planner wanted and the run will not do."""
+    estimate: Estimate | None = None
+    """What carrying it out is likely to take."""
 
 
 class PlanRevised(_Event):
@@ -295,6 +349,8 @@ class RunEnded(_Event):
     value: JsonValue = None
     reasons: tuple[str, ...] = ()
     """Why the status is not `succeeded`: one sentence for each thing that is missing."""
+    rest: Estimate | None = None
+    """What is likely to be needed for what is missing, where the budget did not suffice."""
 
 
 Event = Annotated[

@@ -153,9 +153,11 @@ def _state(subtask: Subtask, situation: Situation) -> str:
 def _left(run: Run, situation: Situation) -> str:
     limits = run.request.limits
     subtasks = limits.max_subtasks - len(situation.plan.subtasks)
+    left = run.steps.spending.left
     return (
         f"{max(subtasks, 0)} more subtasks, {limits.rounds - situation.number} more times to be "
-        f"asked, {situation.seconds:.0f} seconds."
+        f"asked, {situation.seconds:.0f} seconds, {max(left.usd, 0.0):.2g} of "
+        f"{limits.budget_usd:g} USD."
     )
 
 

@@ -1,5 +1,6 @@
 """A run from its request to its end: plan, delegate, synthesize."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Literal
@@ -7,9 +8,11 @@ from typing import Literal
 import anyio
 from pydantic import JsonValue
 
+from concertmaster.engine.budget import NOTHING, Amount, amount_of
 from concertmaster.engine.delegation import Delegated, Delegation, open_delegation
 from concertmaster.engine.drafting import Drafts, settle
-from concertmaster.engine.events import PlanAccepted, RunEnded, SubtaskResult
+from concertmaster.engine.estimate import estimate, synthesis_usage
+from concertmaster.engine.events import Estimate, PlanAccepted, RunEnded, SubtaskResult
 from concertmaster.engine.guard import guarded
 from concertmaster.engine.plan import Plan
 from concertmaster.engine.planner import make_plan
@@ -17,11 +20,14 @@ from concertmaster.engine.repair import RepairedPlan
 from concertmaster.engine.run import Run, Setup, work_result
 from concertmaster.engine.synthesis import synthesize
 from concertmaster.engine.verification import verify
-from concertmaster.errors import InvalidPlanError, ModelError
+from concertmaster.errors import BudgetError, InvalidPlanError, ModelError
 from concertmaster.llm.protocol import WorkResult
 
 SYNTHESIS_SHARE = 0.2
 """Part of a run's time that is held back for its synthesis."""
+
+MOST_HELD_BACK = 0.5
+"""Part of a run's budget that is held back for its synthesis, at most."""
 
 
 class Orchestrator:
@@ -50,17 +56,41 @@ class Orchestrator:
         held_back = 0 if run.request.kind == "worker" else SYNTHESIS_SHARE * seconds
         deadline = anyio.current_time() + seconds
         until = deadline - held_back
+        run.steps.spending.hold_back(self._for_answer(run, run.request.limits.max_subtasks))
         async with open_delegation(run, self._setup, until=until) as delegation:
             try:
                 accepted = await self._plan(run, delegation, seconds=seconds - held_back)
             except (InvalidPlanError, ModelError) as exc:
-                return _end(run, "failed", reasons=[f"No plan could be made. {exc}"])
+                return _end(run, "failed", reasons=[f"No plan could be made. {_told(exc, run)}"])
             if run.request.kind == "plan":
                 return _planned(run, accepted)
             if (direct := accepted.plan.direct_answer) is not None:
                 return await self._direct_answer(run, direct, deadline=deadline)
+            if accepted.plan.mode == "static":
+                expected = self._for_answer(run, len(accepted.plan.subtasks))
+                run.steps.spending.hold_back(expected)
             delegated = await delegation.carry_out(accepted.plan)
-        return await self._answer(run, accepted, delegated, deadline=deadline)
+        end = await self._answer(run, accepted, delegated, deadline=deadline)
+        return self._with_rest(run, delegated, end)
+
+    def _for_answer(self, run: Run, subtasks: int) -> Amount:
+        """Return what to hold back for the synthesis of so many results, if there will be one."""
+        request = run.request
+        if request.kind != "orchestration" or (subtasks < 2 and request.output_schema is None):
+            return NOTHING
+        usage = synthesis_usage(subtasks, request.limits.max_tokens)
+        expected = self._setup.llm.expected(self._setup.models.synthesizer, usage)
+        most = run.steps.spending.limit.share(MOST_HELD_BACK)
+        return amount_of(expected).at_most(most)
+
+    def _with_rest(self, run: Run, delegated: Delegated, end: RunEnded) -> RunEnded:
+        """Return the end with what the rest would take, where the budget did not suffice."""
+        if end.status == "succeeded" or not run.steps.spending.fell_short:
+            return end
+        done = {item.subtask_id for item in delegated.results if item.status == "succeeded"}
+        rest = estimate(delegated.plan, run, self._setup, done=done | delegated.unneeded)
+        bill = f"The budget did not suffice. To do the rest would take {rest.words}."
+        return end.model_copy(update={"reasons": (*end.reasons, bill), "rest": rest})
 
     async def _plan(self, run: Run, delegation: Delegation, *, seconds: float) -> PlanAccepted:
         if run.steps.recorded.plan is not None:
@@ -89,12 +119,15 @@ class Orchestrator:
         return Drafts(run.rules(self._setup.catalog), delegation.draft).read
 
     async def _accept(self, run: Run, delegation: Delegation, made: RepairedPlan) -> PlanAccepted:
+        plan = settle(made.plan, delegation.drafted)
+        likely = estimate(plan, run, self._setup) if plan.subtasks else None
         accepted = PlanAccepted(
             name="plan/1",
             at=run.steps.now(),
-            plan=settle(made.plan, delegation.drafted),
-            warnings=made.warnings,
+            plan=plan,
+            warnings=(*made.warnings, *_too_dear(likely, run)),
             left_out=made.left_out,
+            estimate=likely,
         )
         await run.steps.record(accepted)
         return accepted
@@ -162,6 +195,32 @@ def _planned(run: Run, accepted: PlanAccepted) -> RunEnded:
     status = "partial" if accepted.left_out else "succeeded"
     answer = accepted.plan.direct_answer or ""
     return _end(run, status, answer=answer, reasons=accepted.left_out)
+
+
+def _told(exc: InvalidPlanError | ModelError, run: Run) -> str:
+    """Return why there is no plan; where the budget is too small, what it should at least be."""
+    if not isinstance(exc, BudgetError) or not exc.least_usd:
+        return str(exc)
+    part = 1 - MOST_HELD_BACK if run.request.kind == "orchestration" else 1
+    cents = math.ceil(100 * exc.least_usd / part)
+    return f"{exc} Allow {cents / 100:.2f} USD at least, and what the work itself costs."
+
+
+def _too_dear(likely: Estimate | None, run: Run) -> list[str]:
+    """Return a warning if the run's budget is not likely to suffice for a plan."""
+    if likely is None:
+        return []
+    limits, usd = run.request.limits, likely.usd
+    if usd is None:
+        enough, budget = likely.tokens.low <= limits.budget_tokens, f"{limits.budget_tokens} tokens"
+    else:
+        enough, budget = usd.low <= limits.budget_usd, f"{limits.budget_usd:g} USD"
+    if enough:
+        return []
+    return [
+        f"The budget of {budget} is not likely to suffice: to carry out the plan takes about "
+        f"{likely.words}."
+    ]
 
 
 def _gaps(results: Iterable[SubtaskResult]) -> list[str]:

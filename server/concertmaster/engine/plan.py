@@ -49,6 +49,8 @@ class Subtask(Frozen):
     timeout_seconds: float | None = Field(default=None, gt=0)
     """Time for each piece of the work: the one worker, an answer of a vote, a part of a map."""
     max_tokens: int | None = Field(default=None, gt=0)
+    budget_usd: float | None = Field(default=None, gt=0)
+    """What all calls for it may cost; within the budget of the run either way."""
 
 
 class CustomWorker(Frozen):

@@ -18,6 +18,7 @@ from concertmaster.llm.protocol import (
     PlanBrief,
     Reply,
     Request,
+    Usage,
     UserMessage,
 )
 
@@ -26,6 +27,10 @@ REPAIRS = 2
 
 PLANNER_CHARS = 200_000
 """How much of the inputs a planner reads; workers get theirs whole."""
+
+
+TYPICAL_TURN = Usage(tokens_in=5000, tokens_out=2000)
+"""What a worker's turn takes, about."""
 
 
 async def make_plan(
@@ -113,7 +118,7 @@ def _request(
         task=request.task,
         input_names=input_names(documents),
         constraints=bullets(request.constraints),
-        decisions=bullets(_decisions(run, rules)),
+        decisions=bullets([*_decisions(run, rules), *_money(run, setup)]),
     )
     return Request(
         caller="planner",
@@ -142,6 +147,17 @@ def _decisions(run: Run, rules: PlanRules) -> list[str]:
         f"mode: {mode}.",
         f"verify: {verify}.",
         f"Custom workers: {custom.get(rules.custom_workers, 'as many as are needed')}.",
+    ]
+
+
+def _money(run: Run, setup: Setup) -> list[str]:
+    """Return what the run may spend and what work costs, where that is known and not nothing."""
+    turn = setup.llm.expected(setup.models.worker, TYPICAL_TURN).usd
+    if not turn:
+        return []
+    return [
+        f"Budget: {run.request.limits.budget_usd:g} USD for all model calls of the run; an answer "
+        f"of a worker costs about {turn:.2g} USD, and as much again for each turn with tools."
     ]
 
 

@@ -16,9 +16,11 @@ from concertmaster.engine.events import (
     CallFinished,
     CallStarted,
     Event,
+    Limits,
     ToolCalled,
 )
 from concertmaster.engine.recorded import Recorded
+from concertmaster.engine.spending import Spending
 from concertmaster.errors import ModelAccessError, ModelError, ToolCallError
 from concertmaster.llm.protocol import (
     LLM,
@@ -39,6 +41,9 @@ included: else a reply could be given up that is on its way to the disk.
 """
 
 
+USUAL_LIMITS = Limits()
+
+
 class Append(Protocol):
     """Writes an event to the journal of one run."""
 
@@ -55,6 +60,7 @@ class Steps:
         append: Append,
         *,
         run_id: str = "",
+        limits: Limits = USUAL_LIMITS,
         recorded: Iterable[Event] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -65,6 +71,10 @@ class Steps:
         """What the journal tells of the run before it was resumed."""
         self._usage = dict(self.recorded.usage)
         self._refusals: dict[str | None, ModelAccessError] = {}
+        self.spending = Spending(limits)
+        """What the run may still spend."""
+        for usage in self._usage.values():
+            self.spending.charge(usage)
 
     def _charge(self, subtask_id: str | None, usage: Usage) -> None:
         self._usage[subtask_id] = self.usage(subtask_id) + usage
@@ -98,7 +108,8 @@ class Steps:
         """Return the reply of the step `name`, making the call if it has not been made.
 
         However the call ends, what it cost is in the journal before this returns or raises.
-        A call that cannot succeed, as another has found out, is not made.
+        A call that cannot succeed, as another has found out, is not made; nor is one that
+        the run's budget does not allow.
         """
         if (reply := self.recorded.replies.get(name)) is not None:
             return reply
@@ -118,7 +129,7 @@ class Steps:
             wait=False,
         )
         try:
-            reply = await llm.complete(replace(request, run_id=self._run_id), draft)
+            reply = await self._paid(llm, request, draft, subtask_id)
         except ModelError as exc:
             if isinstance(exc, ModelAccessError):
                 self._refusals[exc.model] = exc
@@ -138,6 +149,16 @@ class Steps:
             )
         )
         self._charge(subtask_id, reply.usage)
+        return reply
+
+    async def _paid(
+        self, llm: LLM, request: Request, draft: Draft, subtask_id: str | None
+    ) -> Reply:
+        """Return the reply to a call that the budget allows, perhaps with a lower bound."""
+        async with self.spending.reserved(llm, request, draft, subtask_id) as leave:
+            bounded = replace(request, run_id=self._run_id, max_tokens=leave.max_tokens)
+            reply = await llm.complete(bounded, draft)
+            leave.usage = reply.usage
         return reply
 
     async def _record_failure(

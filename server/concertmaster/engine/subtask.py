@@ -1,6 +1,7 @@
 """One subtask from its start to its result, by whatever strategy."""
 
 import logging
+from dataclasses import replace
 
 from concertmaster.engine.events import SubtaskResult
 from concertmaster.engine.plan import Subtask
@@ -35,6 +36,8 @@ async def carry_out(work: Work) -> SubtaskResult:
         verdict = Verdict(
             status="failed", problem=f"An internal error ended it: {type(exc).__name__}."
         )
+    if steps.spending.turned_away(subtask.id) and not steps.usage(subtask.id).calls:
+        verdict = replace(verdict, status="skipped")
     return result_of(work, verdict, seconds=steps.now() - started)
 
 
@@ -50,6 +53,19 @@ def result_of(work: Work, verdict: Verdict, *, seconds: float) -> SubtaskResult:
         notes=verdict.notes,
         usage=work.run.steps.usage(work.subtask.id),
         seconds=seconds,
+    )
+
+
+def _refusal(work: Work) -> str:
+    """Return why no call of the subtask's worker can be made, or nothing if one may."""
+    steps = work.run.steps
+    if (refusal := steps.refusal(work.model())) is not None:
+        return str(refusal)
+    spending, subtask_id = steps.spending, work.subtask.id
+    if (usd := work.budget_usd) is not None:
+        spending.limit_subtask(subtask_id, usd, steps.usage(subtask_id))
+    return spending.check(
+        work.setup.llm, work.model(), max_tokens=work.max_tokens(), subtask_id=subtask_id
     )
 
 
@@ -74,8 +90,8 @@ def not_finished(subtask: Subtask, usage: Usage, *, unneeded: bool) -> SubtaskRe
 
 
 async def _verdict(work: Work) -> Verdict:
-    if (refusal := work.run.steps.refusal(work.model())) is not None:
-        return Verdict(status="skipped", problem=str(refusal))
+    if refusal := _refusal(work):
+        return Verdict(status="skipped", problem=refusal)
     match work.subtask.strategy:
         case Revise() as strategy:
             return await do_with_revisions(work, strategy)

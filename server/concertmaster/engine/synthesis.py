@@ -19,6 +19,11 @@ SYNTHESIS_CHARS = 400_000
 
 CONDENSING_ROUNDS = 3
 
+NOTE_CHARS = 200
+"""What is said beside a result that was shortened, at most."""
+
+TOO_DEAR = "The answer was made of shortened results, because the run's budget allowed no more."
+
 PLAIN_FORM = "Plain Markdown, as long as the content needs and no longer."
 SCHEMA_FORM = "One JSON value of the output schema, and nothing else."
 
@@ -35,20 +40,35 @@ async def synthesize(
     await run.steps.record(started, wait=False)
     until = anyio.current_time() + seconds
     condensed = await _condense(run, setup, results, seconds=seconds / 2)
+    # From here on, what was held back for the answer is there to be spent.
+    run.steps.spending.hold_back()
+    request = _synthesis_request(run, setup, condensed, gaps)
+    too_long = run.steps.spending.unaffordable_bytes(setup.llm, request)
+    if too_long:
+        too_long += NOTE_CHARS * len(condensed)
+        condensed = _shortened(condensed, max(_length(condensed) - too_long, 0))
+        request = _synthesis_request(run, setup, condensed, gaps)
+    conversation = Conversation(run, setup, request, step="synthesis")
+    verdict = await conversation.verdict(seconds=until - anyio.current_time())
+    if not verdict.text:
+        return _side_by_side(results, verdict.problem)
+    return verdict.with_problem(TOO_DEAR) if too_long else verdict
+
+
+def _synthesis_request(
+    run: Run, setup: Setup, results: Sequence[WorkResult], gaps: Sequence[str]
+) -> Request:
     prompt = setup.prompts.render(
         "synthesize",
         task=run.request.task,
-        results=fenced_results(condensed),
+        results=fenced_results(results),
         gaps=bullets(gaps),
         form=SCHEMA_FORM if run.request.output_schema else PLAIN_FORM,
     )
-    request = replace(
-        _request(run, setup, "synthesizer", prompt, condensed),
+    return replace(
+        _request(run, setup, "synthesizer", prompt, results),
         output_schema=run.request.output_schema,
     )
-    conversation = Conversation(run, setup, request, step="synthesis")
-    verdict = await conversation.verdict(seconds=until - anyio.current_time())
-    return verdict if verdict.text else _side_by_side(results, verdict.problem)
 
 
 def _request(
@@ -97,7 +117,7 @@ async def _condense(
                 )
 
         results = await at_once(condense, enumerate(_groups(results), start=1))
-    return _shortened(results)
+    return _shortened(results, SYNTHESIS_CHARS)
 
 
 async def _condense_group(
@@ -136,9 +156,9 @@ def _groups(results: Sequence[WorkResult]) -> list[list[WorkResult]]:
     return groups
 
 
-def _shortened(results: Sequence[WorkResult]) -> list[WorkResult]:
+def _shortened(results: Sequence[WorkResult], chars: int) -> list[WorkResult]:
     """Return the results cut to fit: the last resort, which says so."""
-    share = math.floor(SYNTHESIS_CHARS / len(results))
+    share = math.floor(chars / len(results))
     return [
         replace(
             result,

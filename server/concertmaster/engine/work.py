@@ -67,6 +67,17 @@ class Work:
         model = piece.model or worker.model or self.setup.models.worker
         return self.setup.llm.model_name(model)
 
+    def max_tokens(self, worker: str = "") -> int:
+        """Return the upper bound of a reply in a piece of the work."""
+        definition = self.workers.get(worker or self.subtask.worker)
+        limits = self.run.request.limits
+        return self.subtask.max_tokens or definition.max_tokens or limits.max_tokens
+
+    @property
+    def budget_usd(self) -> float | None:
+        """Return what all calls for the subtask may cost, if it has a limit of its own."""
+        return self.subtask.budget_usd or self.workers.get(self.subtask.worker).budget_usd
+
     def seconds(self, worker: str = "") -> float:
         """Return how long a piece may take from now: its own limit, or what the run has left."""
         definition = self.workers.get(worker or self.subtask.worker)

@@ -83,7 +83,7 @@ def _request(
             inputs=documents,
             dependencies=tuple(work.dependencies),
         ),
-        max_tokens=subtask.max_tokens or worker.max_tokens or request.limits.max_tokens,
+        max_tokens=work.max_tokens(worker.name),
         output_schema=asked_for or worker.output_schema,
         tools=work.setup.tools.specs(worker.tools),
     )

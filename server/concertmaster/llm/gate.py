@@ -69,6 +69,10 @@ class Gate:
         """Return the id of the model that `model` stands for."""
         return self._llm.model_name(model)
 
+    def expected(self, model: str, usage: Usage, /) -> Usage:
+        """Return what a call of `model` that takes these tokens will report."""
+        return self._llm.expected(model, usage)
+
     async def complete(self, request: Request, draft: Draft, /) -> Reply:
         """Return the reply of the first attempt that brings one.
 
@@ -83,7 +87,7 @@ class Gate:
         attempts = _Attempts(places, draft, longest_wait=self._longest_wait)
         retrying = AsyncRetrying(
             sleep=anyio.sleep,
-            stop=lambda state: self._enough(state) or attempts.out_of_time(state),
+            stop=lambda state: self._enough(state) or attempts.out_of_reach(state),
             wait=self._wait,
             retry=retry_if_exception(self._may_help),
             reraise=True,
@@ -108,8 +112,10 @@ class Gate:
         message = str(exc)
         if attempts.made > 1:
             message += f" Tried {attempts.made} times."
-        if attempts.cut_short:
+        if attempts.out_of_time:
             message += " There was no time to wait and try again."
+        if attempts.out_of_money:
+            message += " There was no money left in the budget to try again."
         if isinstance(exc, ModelUnavailableError) and not self._may_help(exc):
             message += (
                 f" The provider asks to wait {exc.retry_after:.0f} s, longer than the "
@@ -130,8 +136,10 @@ class _Attempts:
         self.usage = NO_USAGE
         self.longest_text = ""
         """The longest part of a reply that an attempt brought: it has been paid for."""
-        self.cut_short = False
+        self.out_of_time = False
         """Whether the caller's deadline leaves no time for another."""
+        self.out_of_money = False
+        """Whether the caller cannot pay for another."""
         self._places = places
         self._draft = draft
         self._longest_wait = longest_wait
@@ -155,11 +163,12 @@ class _Attempts:
         self._draft.update(text=reply.text, usage=self.usage)
         return reply.model_copy(update={"usage": self.usage})
 
-    def out_of_time(self, state: RetryCallState) -> bool:
-        """Tell whether the next attempt would come too late for whoever waits for it."""
+    def out_of_reach(self, state: RetryCallState) -> bool:
+        """Tell whether the next attempt would come too late, or be one too many to pay for."""
         next_attempt = anyio.current_time() + state.upcoming_sleep
-        self.cut_short = next_attempt >= anyio.current_effective_deadline()
-        return self.cut_short
+        self.out_of_time = next_attempt >= anyio.current_effective_deadline()
+        self.out_of_money = not self.out_of_time and not self._draft.may_repeat(self.usage)
+        return self.out_of_time or self.out_of_money
 
     def _account_for(self, exc: ModelError, spent: Usage, draft: Draft) -> None:
         self.usage = _one_call(spent, exc.usage or draft.usage)

@@ -3,7 +3,7 @@
 from typing import NoReturn
 
 from concertmaster.errors import ModelAccessError
-from concertmaster.llm.protocol import Draft, Request
+from concertmaster.llm.protocol import NO_USAGE, Draft, Request, Usage
 
 
 class MissingKeyLLM:
@@ -24,3 +24,7 @@ class MissingKeyLLM:
     def model_name(self, model: str, /) -> str:
         """Return `model`."""
         return model
+
+    def expected(self, _model: str, _usage: Usage, /) -> Usage:
+        """Return nothing, since no call is made."""
+        return NO_USAGE

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import anyio
 
 from concertmaster.llm.prices import MILLION, Prices
-from concertmaster.llm.protocol import LLM, Draft, Reply, Request
+from concertmaster.llm.protocol import LLM, Draft, Reply, Request, Usage
 
 WORTH_USD = 0.01
 """What a call must save to wait for another to begin its reply, which takes a second or two."""
@@ -57,6 +57,10 @@ class SharedPrefixes:
         """Return the id of the model that `model` stands for."""
         return self._llm.model_name(model)
 
+    def expected(self, model: str, usage: Usage, /) -> Usage:
+        """Return what a call of `model` that takes these tokens will report."""
+        return self._llm.expected(model, usage)
+
     async def complete(self, request: Request, draft: Draft, /) -> Reply:
         """Return the reply, having let a call with the same long prefix go first.
 
@@ -89,7 +93,9 @@ class SharedPrefixes:
                 settle()
 
         try:
-            reply = await self._llm.complete(request, Draft(_mirror(draft, note)))
+            own = Draft(_mirror(draft, note))
+            own.may_repeat = draft.may_repeat
+            reply = await self._llm.complete(request, own)
             prefix.warm_until = anyio.current_time() + WARM_SECONDS
             return reply
         finally:
@@ -110,10 +116,11 @@ class SharedPrefixes:
             for key, prefix in self._prefixes.items()
             if prefix.begun is not None or prefix.warm_until > now
         }
-        return self._prefixes.setdefault(_key(self.model_name(request.model), request), _Prefix())
+        key = prefix_key(self.model_name(request.model), request)
+        return self._prefixes.setdefault(key, _Prefix())
 
 
-def _key(model: str, request: Request) -> bytes:
+def prefix_key(model: str, request: Request) -> bytes:
     """Return what is the same for calls whose prefix the provider can share.
 
     It caches tools before the system prompt, and that before the messages; a schema for

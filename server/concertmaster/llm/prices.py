@@ -91,6 +91,15 @@ class Prices:
         facts = self.find(model_id)
         return None if facts is None else facts.rates(usage).cost(usage)
 
+    def saving(self, model_id: str, usage: Usage) -> float | None:
+        """Return how much more one call would have cost in USD if nothing had been cached."""
+        if not usage.cached:
+            return 0.0
+        prompt = usage.tokens_in + usage.cache_read + usage.cache_write
+        uncached = Usage(tokens_in=prompt, tokens_out=usage.tokens_out)
+        full, actual = self.cost(model_id, uncached), self.cost(model_id, usage)
+        return None if full is None or actual is None else full - actual
+
 
 @cache
 def _built_in() -> _ModelFile:

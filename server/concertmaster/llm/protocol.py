@@ -66,12 +66,35 @@ class Usage(Frozen):
     cache_read: int = 0
     cache_write: int = 0
     usd: float | None = 0.0
+    saved_usd: float | None = 0.0
+    """What it would have cost more if nothing had been cached; below zero where writing to
+    the cache was not worth it, None where a price is unknown."""
     seconds: float = 0.0
     """Time spent waiting for the model, summed over calls."""
 
+    @property
+    def tokens(self) -> int:
+        """Return the tokens of all kinds."""
+        return self.tokens_in + self.tokens_out + self.cache_read + self.cache_write
+
+    @property
+    def new_tokens(self) -> int:
+        """Return the tokens of all kinds but those read from the cache."""
+        return self.tokens - self.cache_read
+
+    @property
+    def cached(self) -> bool:
+        """Tell whether anything was written to the cache or read from it."""
+        return bool(self.cache_read or self.cache_write)
+
+    @property
+    def cache_hit_rate(self) -> float:
+        """Return the part of all input tokens that was read from the cache, from 0 to 1."""
+        read = self.tokens_in + self.cache_read + self.cache_write
+        return self.cache_read / read if read else 0.0
+
     def __add__(self, other: "Usage") -> "Usage":
         names = [name for name in (*self.model.split(", "), *other.model.split(", ")) if name]
-        usd = None if self.usd is None or other.usd is None else self.usd + other.usd
         return Usage(
             model=", ".join(dict.fromkeys(names)),
             calls=self.calls + other.calls,
@@ -80,9 +103,14 @@ class Usage(Frozen):
             tokens_out=self.tokens_out + other.tokens_out,
             cache_read=self.cache_read + other.cache_read,
             cache_write=self.cache_write + other.cache_write,
-            usd=usd,
+            usd=_sum(self.usd, other.usd),
+            saved_usd=_sum(self.saved_usd, other.saved_usd),
             seconds=self.seconds + other.seconds,
         )
+
+
+def _sum(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one + other
 
 
 NO_USAGE = Usage()
@@ -279,7 +307,8 @@ class Draft:
     """A reply in the making, for whoever wants it before it is whole or is never made whole.
 
     The model updates it as text arrives; `watch` is called after each update. An attempt
-    that is repeated starts again with empty text, while `usage` keeps what it cost.
+    that is repeated starts again with empty text, while `usage` keeps what it cost, and
+    `may_repeat` is asked before with what that is.
     """
 
     def __init__(self, watch: "Callable[[Draft], None] | None" = None) -> None:
@@ -289,6 +318,8 @@ class Draft:
         """What the provider has charged so far, earlier attempts included."""
         self.allowance: Allowance | None = None
         """What the provider has said, in answer to this attempt, that it will still take."""
+        self.may_repeat: Callable[[Usage], bool] = lambda _spent: True
+        """Whether there may be another attempt, where those so far have cost something."""
         self._watch = watch
 
     def update(
@@ -328,6 +359,10 @@ class LLM(Protocol):
 
     def model_name(self, model: str, /) -> str:
         """Return the id of the model that `model`, an id or alias, stands for."""
+        ...
+
+    def expected(self, model: str, usage: Usage, /) -> Usage:
+        """Return what a call of `model` that takes these tokens will report, price included."""
         ...
 
     @property

@@ -5,10 +5,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic import JsonValue
 
+from concertmaster.engine.events import Estimate
 from concertmaster.engine.plan import CustomWorker, Subtask
 from concertmaster.engine.strategy import SINGLE, Strategy
 from concertmaster.protocol.replies import (
     AnyReply,
+    Budget,
     ModelUsage,
     PlanReply,
     RunLine,
@@ -48,6 +50,8 @@ def _run(reply: RunReply) -> Iterable[str]:
     yield _bullets("Subtasks", [*map(_subtask_line, reply.subtasks), *_more(reply.more_subtasks)])
     yield _bullets("Workers written for this run", reply.custom_workers)
     yield _bullets("Usage", map(_usage, reply.usage))
+    yield _estimate(reply.estimate)
+    yield _budget(reply.budget) if reply.budget and reply.budget.spent_tokens else ""
     yield _links(reply.links)
 
 
@@ -63,6 +67,7 @@ def _plan(reply: PlanReply) -> Iterable[str]:
     yield _bullets("Subtasks", [*map(_planned, reply.subtasks), *_more(reply.more_subtasks)])
     yield _bullets("Workers written for this run", map(_custom_worker, reply.custom_workers))
     yield "Texts are shortened here; run the plan by its plan_id." if reply.shortened else ""
+    yield _estimate(reply.estimate)
     yield _bullets("Usage", map(_usage, reply.usage))
     yield _links(reply.links)
 
@@ -129,6 +134,7 @@ def _planned(subtask: Subtask) -> str:
         "strategy": _strategy(subtask.strategy),
         "timeout_seconds": f"{subtask.timeout_seconds:g}" if subtask.timeout_seconds else "",
         "max_tokens": str(subtask.max_tokens or ""),
+        "budget_usd": f"{subtask.budget_usd:g}" if subtask.budget_usd else "",
     }
     rest = "".join(f"\n  {name}: {text}" for name, text in said.items() if text)
     return f"{subtask.id} {subtask.worker} ({subtask.priority}): {subtask.objective}{rest}"
@@ -157,7 +163,26 @@ def _usage(usage: ModelUsage) -> str:
     return (
         f"{usage.model}: {usage.calls} calls, {usage.attempts} attempts; tokens: "
         f"{usage.tokens_in} in, {usage.tokens_out} out, {usage.cache_read} cache read, "
-        f"{usage.cache_write} cache written; {price}"
+        f"{usage.cache_write} cache written; {price}{_cache(usage)}"
+    )
+
+
+def _cache(usage: ModelUsage) -> str:
+    if usage.saved_usd is None:
+        return ""
+    saved = f", {usage.saved_usd:g} USD saved"
+    return f"; {usage.cache_hit_rate:.0%} of the input from the cache{saved}"
+
+
+def _estimate(estimate: Estimate | None) -> str:
+    return "" if estimate is None else f"To run the plan takes about {estimate.words}."
+
+
+def _budget(budget: Budget) -> str:
+    spent = "unknown" if budget.spent_usd is None else f"{budget.spent_usd:g}"
+    return (
+        f"Spent of the budget: {spent} of {budget.usd:g} USD, "
+        f"{budget.spent_tokens} of {budget.tokens} tokens"
     )
 
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field, JsonValue, RootModel
 
-from concertmaster.engine.events import RunKind, RunStatus, SubtaskStatus
+from concertmaster.engine.events import Estimate, RunKind, RunStatus, SubtaskStatus
 from concertmaster.engine.plan import CustomWorker, PlanMode, Subtask, Verify
 from concertmaster.llm.protocol import Frozen
 
@@ -20,6 +20,17 @@ class ModelUsage(Frozen):
     cache_read: int = 0
     cache_write: int = 0
     usd: float | None = Field(default=None, description="Absent if the price is unknown.")
+    cache_hit_rate: float = Field(default=0, description="Part of the input read from the cache.")
+    saved_usd: float | None = Field(default=None, description="What the cache has saved.")
+
+
+class Budget(Frozen):
+    """What a run may spend, and what it has spent."""
+
+    usd: float
+    spent_usd: float | None = Field(default=None, description="Absent if a price is unknown.")
+    tokens: int
+    spent_tokens: int = 0
 
 
 class SubtaskLine(Frozen):
@@ -72,6 +83,13 @@ class RunReply(Reply):
     more_subtasks: int = Field(default=0, description="Subtasks left out here.")
     seconds: float | None = None
     usd: float | None = Field(default=None, description="Absent if a price is unknown.")
+    estimate: Estimate | None = Field(
+        default=None, description="What the plan is likely to take, while that is of use."
+    )
+    budget: Budget | None = None
+    rest: Estimate | None = Field(
+        default=None, description="What is likely to be needed for what the budget left undone."
+    )
     usage: tuple[ModelUsage, ...] = ()
     reused: str = Field(default="", description="Results of an earlier run, and what they saved.")
     reasons: tuple[str, ...] = Field(default=(), description="Why it has not succeeded.")
@@ -103,6 +121,7 @@ class PlanReply(Reply):
         default=False, description="Texts are cut here; run the plan by its plan_id."
     )
     more_subtasks: int = Field(default=0, description="Subtasks left out here.")
+    estimate: Estimate | None = Field(default=None, description="What it would take to run it.")
     usd: float | None = None
     usage: tuple[ModelUsage, ...] = ()
     reasons: tuple[str, ...] = ()

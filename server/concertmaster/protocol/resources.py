@@ -65,6 +65,7 @@ def _worker_facts(definition: "WorkerDefinition") -> dict[str, Any]:
         "examples": definition.examples,
         "max_turns": definition.max_turns,
         "max_tokens": definition.max_tokens,
+        "budget_usd": definition.budget_usd,
         "timeout_seconds": definition.timeout_seconds,
         "instructions": definition.instructions,
     }

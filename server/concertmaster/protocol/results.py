@@ -13,8 +13,8 @@ from concertmaster.protocol.pages import EMPTY_PAGE, REPLY_CHARS, Page, longest_
 from concertmaster.protocol.replies import AnyReply
 from concertmaster.protocol.views import DETAILS, Detail
 
-ENVELOPE_CHARS = 300
-"""What the protocol may wrap around a result."""
+ENVELOPE_CHARS = 600
+"""What the protocol may wrap around a result, and put between its parts as space."""
 
 ERROR_CHARS = 4_000
 """About how long the message of an error may be, which can quote what the caller gave."""

@@ -108,6 +108,10 @@ Mode = Annotated[
         "decides."
     ),
 ]
+BudgetUsd = Annotated[
+    float | None,
+    Field(description="USD to spend at most (usually 2)."),
+]
 OutputSchema = Annotated[
     dict[str, Any] | None,
     WithJsonSchema({"type": "object"}),
@@ -123,7 +127,7 @@ WaitSeconds = Annotated[
     Field(
         ge=0,
         le=3600,
-        description="Seconds to wait for the end; the run goes on after them.",
+        description="Seconds to wait for the end; the run goes on.",
     ),
 ]
 Offset = Annotated[int, Field(ge=0, description="Read on from here: next_offset of a cut reply.")]
@@ -136,10 +140,16 @@ async def plan_task(
     workers: Workers = (),
     max_subtasks: MaxSubtasks = None,
     mode: Mode = "auto",
+    budget_usd: BudgetUsd = None,
 ) -> Annotated[CallToolResult, PlanReply]:
     """Plan a task."""
     order = PlanOrder(
-        task=task, inputs=inputs, workers=workers, max_subtasks=max_subtasks, mode=mode
+        task=task,
+        inputs=inputs,
+        workers=workers,
+        max_subtasks=max_subtasks,
+        mode=mode,
+        budget_usd=budget_usd,
     )
     state = await start_and_follow(ctx, order, seconds=FOLLOW_SECONDS)
     return fitted_result(partial(plan_reply, state), state.answer)
@@ -154,6 +164,7 @@ async def run_worker(
     context: Annotated[str, Field(description="Background the worker should know.")] = "",
     inputs: Inputs = (),
     constraints: Annotated[Texts, Field(description="What the worker must or must not do.")] = (),
+    budget_usd: BudgetUsd = None,
     output_schema: OutputSchema = None,
     idempotency_key: IdempotencyKey = "",
     wait_seconds: WaitSeconds = FOLLOW_SECONDS,
@@ -165,6 +176,7 @@ async def run_worker(
         context=context,
         inputs=inputs,
         constraints=constraints,
+        budget_usd=budget_usd,
         output_schema=output_schema,
         idempotency_key=idempotency_key,
     )
@@ -184,9 +196,8 @@ async def run_orchestration(
         Plan | None,
         WithJsonSchema({"type": "object"}),
         Field(
-            description="Run this plan, as plan_task returns it: {mode, verify, subtasks: [{id, "
-            "worker, objective, depends_on, inputs, expects, strategy: {kind: single, revise, vote "
-            "or map}}], …}. Needs task and inputs."
+            description="Run this plan, in the form of plan_task: {subtasks: [{id, worker, "
+            "objective, depends_on, inputs, …}], …}. Needs task and inputs."
         ),
     ] = None,
     inputs: Inputs = (),
@@ -195,18 +206,16 @@ async def run_orchestration(
     mode: Mode = "auto",
     verify: Annotated[
         Verify | None,
-        Field(
-            description="What to do where results disagree: report it, or have workers mend it. "
-            "Default: as planned."
-        ),
+        Field(description="Where results disagree: report it, or have workers mend it."),
     ] = None,
     guard: Annotated[
         str, Field(description="Worker that screens task and inputs before anything gets out.")
     ] = "",
     deadline_seconds: Annotated[
         float | None,
-        Field(gt=0, description="Seconds for the whole run (usually 900)."),
+        Field(description="Seconds for the whole run (usually 900)."),
     ] = None,
+    budget_usd: BudgetUsd = None,
     output_schema: OutputSchema = None,
     idempotency_key: IdempotencyKey = "",
     wait_seconds: WaitSeconds = FOLLOW_SECONDS,
@@ -223,6 +232,7 @@ async def run_orchestration(
         verify=verify,
         guard=guard,
         deadline_seconds=deadline_seconds,
+        budget_usd=budget_usd,
         output_schema=output_schema,
         idempotency_key=idempotency_key,
     )
@@ -315,10 +325,9 @@ Stop a run that is no longer wanted. What is finished is kept and can be read wi
 nothing to a run that is over."""
 
 RESUME_RUN = """\
-Go on with a run that is interrupted, cancelled, failed or partial, instead of starting anew: \
-what succeeded is kept and not paid for again; the rest is tried again. A run under way is only \
-followed. With plan or from_subtask: a new run, which takes over results that nothing has changed \
-for."""
+Go on with a run that is interrupted, cancelled, failed or partial: what succeeded is kept and \
+not paid for again; the rest is tried again. A run under way is only followed. With plan or \
+from_subtask: a new run, which takes over what nothing has changed for."""
 
 # plan_task and run_worker change nothing but the server's own record, so clients may make such
 # calls side by side. run_orchestration starts work that can be large and outlasts the call: a

@@ -12,6 +12,7 @@ from concertmaster.engine.strategy import Map, Revise, Vote
 from concertmaster.llm.protocol import NO_USAGE, Usage
 from concertmaster.protocol.pages import Page
 from concertmaster.protocol.replies import (
+    Budget,
     ModelUsage,
     PlanReply,
     RunLine,
@@ -129,6 +130,9 @@ def run_reply(state: RunState, page: Page, detail: Detail) -> RunReply:
         more_subtasks=max(len(state.subtasks) - detail.subtasks, 0),
         seconds=_elapsed(state.started_at, state.ended_at),
         usd=_usd(state.usage),
+        estimate=None if state.over and state.request.kind != "plan" else state.estimate,
+        budget=budget(state),
+        rest=state.rest,
         usage=_usage_lines(state.by_model),
         reused=one_line(reused_line(state), detail.sentence),
         reasons=_sentences(state.reasons, detail),
@@ -229,6 +233,7 @@ def plan_reply(state: RunState, page: Page, detail: Detail) -> PlanReply:
         custom_workers=tuple(_shortened_worker(worker, detail) for worker in custom),
         shortened=shown != subtasks[: detail.subtasks] or short_analysis != analysis,
         more_subtasks=max(len(subtasks) - detail.subtasks, 0),
+        estimate=state.estimate,
         usd=_usd(state.usage),
         usage=_usage_lines(state.by_model),
         reasons=_sentences(state.reasons, detail),
@@ -351,7 +356,22 @@ def _subtask_seconds(item: SubtaskState) -> float | None:
 
 
 def _usd(usage: Usage) -> float | None:
-    return None if usage.usd is None or not usage.calls else round(usage.usd, 6)
+    return _rounded(usage.usd) if usage.calls else None
+
+
+def _rounded(usd: float | None) -> float | None:
+    return None if usd is None else round(usd, 6)
+
+
+def budget(state: RunState) -> Budget:
+    """Return what a run may spend, and what it has spent."""
+    limits = state.request.limits
+    return Budget(
+        usd=limits.budget_usd,
+        spent_usd=_rounded(state.usage.usd),
+        tokens=limits.budget_tokens,
+        spent_tokens=state.usage.new_tokens,
+    )
 
 
 def _usage_lines(by_model: dict[str, Usage]) -> tuple[ModelUsage, ...]:
@@ -364,7 +384,9 @@ def _usage_lines(by_model: dict[str, Usage]) -> tuple[ModelUsage, ...]:
             tokens_out=usage.tokens_out,
             cache_read=usage.cache_read,
             cache_write=usage.cache_write,
-            usd=None if usage.usd is None else round(usage.usd, 6),
+            usd=_rounded(usage.usd),
+            cache_hit_rate=round(usage.cache_hit_rate, 3),
+            saved_usd=_rounded(usage.saved_usd) if usage.cached else None,
         )
         for model, usage in by_model.items()
         if usage.calls

@@ -30,6 +30,8 @@ class RunPolicy:
     """How many subtasks a run may ask for."""
     most_seconds: float = 4 * 3600
     """How much time a run may ask for."""
+    most_usd: float = 20.0
+    """What a run may ask to spend, unless the usual budget is more."""
     decomposition: Decomposition = "hybrid"
     """Whether planners may write workers of their own, in a run that does not say so."""
     roots: tuple[Path, ...] = ()
@@ -133,7 +135,7 @@ def _plan_request(order: PlanOrder, catalog: Catalog, policy: RunPolicy) -> RunR
         workers=_workers(order.workers, catalog),
         mode=order.mode,
         decomposition=order.decomposition or policy.decomposition,
-        limits=_limits(policy, order.max_subtasks, order.deadline_seconds),
+        limits=_limits(policy, order, order.max_subtasks),
     )
 
 
@@ -152,7 +154,7 @@ def _run_request(order: RunOrder, catalog: Catalog, policy: RunPolicy) -> RunReq
         guard=catalog.get(order.guard).name if order.guard else "",
         verify=order.verify,
         output_schema=_schema(order.output_schema),
-        limits=_limits(policy, most, order.deadline_seconds),
+        limits=_limits(policy, order, most),
     )
 
 
@@ -161,7 +163,7 @@ def _worker_request(
 ) -> RunRequest:
     worker = catalog.get(order.worker)
     task = _text(order.task, "task")
-    limits = _limits(policy, None, order.deadline_seconds)
+    limits = _limits(policy, order, None)
     seconds = order.deadline_seconds or worker.timeout_seconds or policy.limits.subtask_seconds
     subtask = Subtask(
         id="s1",
@@ -198,8 +200,9 @@ def _workers(names: tuple[str, ...], catalog: Catalog) -> tuple[str, ...]:
     return tuple(catalog.get(name).name for name in dict.fromkeys(names))
 
 
-def _limits(policy: RunPolicy, max_subtasks: int | None, deadline: float | None) -> Limits:
+def _limits(policy: RunPolicy, order: Order, max_subtasks: int | None) -> Limits:
     limits = policy.limits
+    deadline, budget = order.deadline_seconds, order.budget_usd
     if max_subtasks is not None and not 1 <= max_subtasks <= policy.most_subtasks:
         raise RequestError(
             f"max_subtasks is {max_subtasks}; it must be from 1 to {policy.most_subtasks}."
@@ -209,10 +212,17 @@ def _limits(policy: RunPolicy, max_subtasks: int | None, deadline: float | None)
             f"deadline_seconds is {deadline:g}; it must be over 0 and at most "
             f"{policy.most_seconds:g}."
         )
+    most_usd = max(policy.most_usd, limits.budget_usd)
+    if budget is not None and not 0 < budget <= most_usd:
+        raise RequestError(
+            f"budget_usd is {budget:g}; it must be over 0 and at most {most_usd:g}. The setting "
+            "most_usd allows more."
+        )
     return limits.model_copy(
         update={
             "max_subtasks": max_subtasks or limits.max_subtasks,
             "run_seconds": deadline or limits.run_seconds,
+            "budget_usd": budget or limits.budget_usd,
         }
     )
 

@@ -83,6 +83,7 @@ class JobSubtask(Definition):
     """A map over the values of these arguments, under these keys: `{locale: locales}`."""
     timeout_seconds: float | None = Field(default=None, gt=0)
     max_tokens: int | None = Field(default=None, gt=0)
+    budget_usd: float | None = Field(default=None, gt=0)
 
 
 Arguments = Mapping[str, tuple[str, ...]]
@@ -255,6 +256,7 @@ class _Filling:
                 strategy=self._strategy(item),
                 timeout_seconds=item.timeout_seconds,
                 max_tokens=item.max_tokens,
+                budget_usd=item.budget_usd,
             )
 
     def _strategy(self, item: JobSubtask) -> Strategy:

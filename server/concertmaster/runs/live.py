@@ -115,8 +115,9 @@ class LiveRuns:
         self._given_up.pop(run_id, None)
         live.begin(recorded)
         self._notify(live)
-        steps = Steps(append, run_id=run_id, recorded=recorded)
-        run = Run(request=live.state.request, documents=documents, steps=steps, earlier=earlier)
+        request = live.state.request
+        steps = Steps(append, run_id=run_id, limits=request.limits, recorded=recorded)
+        run = Run(request=request, documents=documents, steps=steps, earlier=earlier)
         self._tasks.start_soon(self._drive, live, run)
         if not self._watching_others:
             self._watching_others = True

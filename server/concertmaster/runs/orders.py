@@ -13,6 +13,8 @@ class _Order:
     inputs: tuple[InputSpec, ...] = ()
     idempotency_key: str = ""
     """Of all orders that have the same, one is done; none where this is empty."""
+    budget_usd: float | None = None
+    """What the run may spend; the operator's setting where this is None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -123,6 +123,7 @@ class OrderReader:
             plan=planned.plan,
             plan_gaps=planned.reasons,
             plan_id=None,
+            budget_usd=order.budget_usd or planned.request.limits.budget_usd,
         )
         return filled, await self.documents_of(planned.request)
 

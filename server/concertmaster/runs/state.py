@@ -12,6 +12,7 @@ from concertmaster.engine.events import (
     CallFinished,
     CallStarted,
     CancelRequested,
+    Estimate,
     Event,
     Finding,
     GuardDecided,
@@ -78,6 +79,8 @@ class RunState:
     notice: str = ""
     status: RunStatus = "planning"
     plan: Plan | None = None
+    estimate: Estimate | None = None
+    """What carrying out the plan, as it was first accepted, is likely to take."""
     warnings: tuple[str, ...] = ()
     decisions: tuple[str, ...] = ()
     """Why the plan was revised, each time, and why the work was called done."""
@@ -102,6 +105,8 @@ class RunState:
     answer: str = ""
     value: JsonValue = None
     reasons: tuple[str, ...] = ()
+    rest: Estimate | None = None
+    """What is likely to be needed for what is missing, where the budget did not suffice."""
     ended_at: float | None = None
     resumed: int = 0
     """How often the run went on after it had been interrupted, or had ended."""
@@ -134,6 +139,7 @@ class RunState:
         return replace(
             self,
             plan=None,
+            estimate=None,
             subtasks={},
             warnings=(),
             decisions=(),
@@ -141,6 +147,7 @@ class RunState:
             findings=(),
             answer="",
             value=None,
+            rest=None,
         )
 
     @property
@@ -193,7 +200,9 @@ class RunState:
         for item in event.plan.subtasks:
             self.subtasks[item.id].subtask = item
         self.status = "running"
-        if isinstance(event, PlanRevised):
+        if isinstance(event, PlanAccepted):
+            self.estimate = event.estimate
+        else:
             self.decisions += (event.reason,)
             self.last_decision = event
 
@@ -289,6 +298,7 @@ class RunState:
         if event.status != "cancelled":
             self.answer, self.value = event.answer, event.value
         self.reasons = event.reasons
+        self.rest = event.rest
         self.ended_at = event.at
         self.calls.clear()
         if self.request.kind != "plan":

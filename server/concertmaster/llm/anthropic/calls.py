@@ -96,8 +96,9 @@ class _Call:
         usage = self.incoming.usage
         # Before the provider has begun to reply, the price is known whatever the model.
         usd = self._prices.cost(usage.model, usage) if self.incoming.started else 0.0
+        saved = self._prices.saving(usage.model, usage)
         seconds = anyio.current_time() - self._started_at
-        usage = usage.model_copy(update={"usd": usd, "seconds": seconds})
+        usage = usage.model_copy(update={"usd": usd, "saved_usd": saved, "seconds": seconds})
         self.draft.update(usage=usage)
         return usage
 

@@ -9,7 +9,7 @@ from anyio import to_thread
 
 from concertmaster.llm.anthropic.connection import Connection
 from concertmaster.llm.prices import Prices
-from concertmaster.llm.protocol import Draft, Reply, Request
+from concertmaster.llm.protocol import Draft, Reply, Request, Usage
 
 if TYPE_CHECKING:
     from concertmaster.llm.anthropic.calls import Calls
@@ -34,6 +34,11 @@ class AnthropicLLM:
     def model_name(self, model: str, /) -> str:
         """Return the id of the model that `model`, an id or alias, stands for."""
         return self._prices.resolve(model)
+
+    def expected(self, model: str, usage: Usage, /) -> Usage:
+        """Return `usage` with the price of one such call, if it is known."""
+        usd = self._prices.cost(self._prices.resolve(model), usage)
+        return usage.model_copy(update={"usd": usd})
 
     async def complete(self, request: Request, draft: Draft, /) -> Reply:
         """Return the reply, from one attempt.

@@ -43,6 +43,10 @@ class OfflineLLM:
         """Return `offline`, whatever model was asked for."""
         return "offline"
 
+    def expected(self, _model: str, _usage: Usage, /) -> Usage:
+        """Return no tokens and no cost: only language models read by the token."""
+        return USAGE
+
     async def complete(self, request: Request, draft: Draft, /) -> Reply:
         """Return the reply to the brief of `request`; the rendered text is not read.
 

@@ -1,0 +1,84 @@
+"""How many tokens a request has, about, without asking its provider.
+
+Nobody publishes a tokenizer of current models, and to ask the provider is one more request
+for each call. So bytes are counted: three to four make a token of English or German, about
+three one of code, and three (one character) one of Chinese. What is reserved for a call is to
+be enough, so it goes by two and a half.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from concertmaster.llm.protocol import AssistantMessage, Message, Request, ToolMessage, Usage
+
+BYTES_OF_SHORT_TOKENS = 2.5
+BYTES_OF_LONG_TOKENS = 4.0
+
+ENVELOPE_TOKENS = 500
+"""What a provider may add to a request: how to call tools, how to write JSON."""
+
+
+def size(text: str) -> int:
+    """Return how many bytes a text has in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokensIn:
+    """How many tokens a model reads in a request: hardly ever more."""
+
+    prefix: int
+    """In the part that the provider keeps for other calls."""
+    rest: int
+
+    @property
+    def all(self) -> int:
+        """Return all of them."""
+        return self.prefix + self.rest
+
+    @property
+    def cold(self) -> Usage:
+        """Return what they take if the provider has the prefix from nobody yet."""
+        return Usage(tokens_in=self.rest, cache_write=self.prefix)
+
+    @property
+    def warm(self) -> Usage:
+        """Return what they take if the provider has the prefix from another call."""
+        return Usage(tokens_in=self.rest, cache_read=self.prefix)
+
+    @property
+    def plain(self) -> Usage:
+        """Return what they take if nothing is kept."""
+        return Usage(tokens_in=self.all)
+
+
+def most_tokens_in(request: Request) -> TokensIn:
+    """Return how many tokens a model reads in `request`."""
+    parts = [request.system, request.shared]
+    parts += [
+        tool.name + tool.description + json.dumps(tool.input_schema) for tool in request.tools
+    ]
+    if request.output_schema is not None:
+        parts.append(json.dumps(request.output_schema))
+    return TokensIn(
+        prefix=_most_tokens(parts),
+        rest=ENVELOPE_TOKENS + _most_tokens(map(_text, request.messages)),
+    )
+
+
+def _most_tokens(texts: Iterable[str]) -> int:
+    return round(sum(map(size, texts)) / BYTES_OF_SHORT_TOKENS)
+
+
+def _text(message: Message) -> str:
+    match message:
+        case AssistantMessage(native=native) if native:
+            return json.dumps(native, ensure_ascii=False)
+        case AssistantMessage():
+            calls = [call.model_dump() for call in message.tool_calls]
+            return message.text + (json.dumps(calls, ensure_ascii=False) if calls else "")
+        case ToolMessage():
+            return "".join(outcome.text for outcome in message.outcomes)
+        case _:
+            return message.text
