@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,8 +22,9 @@ NOBODY = 65534
 class Postgres:
     """A running server."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, control: Sequence[str | Path]) -> None:
         self._folder = folder
+        self._control = control
         migrate(self.create("store"))
 
     def url(self, database: str) -> str:
@@ -35,6 +36,10 @@ class Postgres:
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             connection.execute(SQL("CREATE DATABASE {}").format(Identifier(database)))
         return self.url(database)
+
+    def restart(self) -> None:
+        """Let the server end and start again, as for an upgrade."""
+        _run(*self._control, "-m", "fast", "restart")
 
     def drop(self, database: str) -> None:
         """Take a database away from those who use it."""
@@ -68,7 +73,7 @@ def running_postgres(*settings: str) -> Generator[Postgres]:
         options = " ".join(["-h ''", f"-k {folder}", *(f"-c {setting}" for setting in settings)])
         _run(*control, "-o", options, "start")
         try:
-            yield Postgres(folder)
+            yield Postgres(folder, control)
         finally:
             _run(*control, "-m", "immediate", "stop")
 

@@ -59,6 +59,19 @@ async def test_a_lost_connection_costs_nothing(shared: PostgresStore) -> None:
 T = TypeVar("T")
 
 
+async def test_a_restart_of_the_server_costs_nothing(
+    shared: PostgresStore, postgres: Postgres
+) -> None:
+    async with shared.open() as journal:
+        await journal.create("r-1", started(), {})
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(to_thread.run_sync, postgres.restart)
+            for number in range(300):
+                await journal.append("r-1", numbered(number), epoch=1)
+        assert len(await names(journal)) == 301
+        assert (await journal.row("r-1")).alive
+
+
 class TwiceLink(Link):
     """Loses the connection each time after work was committed, so that it is done again."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import anyio
 import anyio.lowlevel
@@ -15,7 +16,7 @@ from concertmaster.runs.service import RunService, open_service
 from concertmaster.runs.state import RunState
 from concertmaster.runs.takeover import Takeover
 from fakes import FakeLLM, plan_json, subtask
-from services import Gate
+from services import Gate, failing_service
 from stores import PostgresStore, Store
 
 pytestmark = pytest.mark.anyio
@@ -127,6 +128,18 @@ async def test_a_run_that_ended_waits_to_go_on_where_there_is_no_room(store: Sto
         run_id = (await door.start(WHY)).run_id
         await door.cancel(run_id, reason="enough")
         assert (await door.resume(run_id, by="test")).status == "queued"
+
+
+async def test_a_run_that_was_given_up_goes_on_in_its_own_process_once_it_can(
+    tmp_path: Path,
+) -> None:
+    refused = ["subtask-finished"]
+    async with failing_service(tmp_path, FakeLLM({"planner": TWO}), refused) as service:
+        run_id = (await service.start(WHY)).run_id
+        assert (await over(service, run_id)).status == "interrupted"
+        refused.clear()
+        await Takeover(service, by="test").look()
+        assert (await over(service, run_id)).status == "succeeded"
 
 
 async def test_who_waits_hears_of_the_end_of_a_run_though_its_process_is_killed(

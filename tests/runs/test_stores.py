@@ -434,6 +434,9 @@ async def test_a_queued_run_belongs_to_nobody_until_somebody_takes_it(store: Sto
             row = await journal.row("r-1")
             assert (row.alive, row.mine, row.queued, row.waiting) == (False, False, True, True)
             assert await journal.unfinished() == [row]
+        assert [run.busy for run in await first.stock()] == [True]
+        with pytest.raises(BusyRunError):
+            await first.delete(["r-1"])
         await second.take_over("r-1", resumed(2), epoch=2)
         row = await first.row("r-1")
         assert (row.alive, row.queued) == (True, False)

@@ -162,14 +162,16 @@ SELECT run_id, created_at, (
 ) + (
     SELECT coalesce(sum(octet_length(text)), 0) FROM run_texts JOIN texts USING (digest)
     WHERE run_texts.run_id = run_rows.run_id
-), alive AND NOT ended
+), NOT ended AND (alive OR owner IS NULL)
 FROM run_rows ORDER BY created_at DESC, place DESC
 """
 
 HOLD_TEXTS: LiteralString = "LOCK TABLE run_texts IN SHARE ROW EXCLUSIVE MODE"
 """Else a run that begins could refer to a text that is just being deleted."""
 
-BUSY: LiteralString = "SELECT alive AND NOT ended FROM run_rows WHERE run_id = %s"
+BUSY: LiteralString = """
+SELECT NOT ended AND (alive OR owner IS NULL) FROM run_rows WHERE run_id = %s
+"""
 
 DELETE: LiteralString = """
 WITH one AS (DELETE FROM runs WHERE run_id = %(run_id)s),

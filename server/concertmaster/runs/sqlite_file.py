@@ -204,7 +204,7 @@ class SqliteFile:
         if found is None:
             raise UnknownRunError(run_id)
         _, owner, ended = found
-        if not ended and self._owners.alive(owner):
+        if not ended and (owner == NOBODY or self._owners.alive(owner)):
             raise BusyRunError(run_id)
         for statement in _DELETE_RUN:
             writer.execute(statement, (run_id,))
@@ -257,7 +257,7 @@ class SqliteFile:
         with self._explained():
             _, reader = self._opened()
             sizes = dict(reader.execute(_SELECT_SIZES).fetchall())
-        alive = {row.run_id for row in busy if row.alive}
+        alive = {row.run_id for row in busy if row.alive or row.queued}
         return [
             StoredRun(
                 run_id=row.run_id,
