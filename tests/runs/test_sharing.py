@@ -9,15 +9,17 @@ import anyio.lowlevel
 import pytest
 
 from building import setup
+from concertmaster.engine.events import Event
 from concertmaster.runs import live, takeover
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.orders import RunOrder
 from concertmaster.runs.service import RunService, open_service
+from concertmaster.runs.sqlite_store import SqliteJournal
 from concertmaster.runs.state import RunState
 from concertmaster.runs.takeover import Takeover
 from fakes import FakeLLM, plan_json, subtask
 from services import Gate, failing_service
-from stores import PostgresStore, Store
+from stores import PostgresStore, SqliteStore, Store
 
 pytestmark = pytest.mark.anyio
 
@@ -99,17 +101,35 @@ async def test_a_queued_run_is_cancelled_at_once(store: Store) -> None:
 
 
 async def test_a_queued_run_that_is_taken_up_meanwhile_is_cancelled_where_it_is(
-    store: Store,
+    tmp_path: Path,
 ) -> None:
     gate = Gate()
+
+    class SlowJournal(SqliteJournal):
+        async def take_over(
+            self,
+            run_id: str,
+            event: Event,
+            *,
+            epoch: int,
+            queued: bool = False,
+            most: int | None = None,
+        ) -> None:
+            await worker.resume(run_id, by="test", here=True)
+            await gate.reached.wait()
+            await super().take_over(run_id, event, epoch=epoch, queued=queued, most=most)
+
+    store, journal = SqliteStore(tmp_path), SlowJournal(tmp_path)
     async with (
-        process(store, FakeLLM(), here=0) as door,
         process(store, FakeLLM({"planner": gate})) as worker,
+        journal.committing(),
+        open_service(
+            journal=journal, setup=setup(FakeLLM()), policy=RunPolicy(runs_here=0)
+        ) as door,
     ):
         state = await door.start(WHY)
-        await worker.resume(state.run_id, by="test", here=True)
-        await gate.reached.wait()
-        assert (await door.cancel(state.run_id, reason="enough")).status == "cancelled"
+        state = await door.cancel(state.run_id, reason="enough")
+        assert (state.status, worker.load) == ("cancelled", 0)
 
 
 async def test_a_queued_run_can_be_resumed_by_who_has_room(store: Store) -> None:
