@@ -1,6 +1,6 @@
 """A real MCP client, connected in memory to the real server over a real run service."""
 
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,7 +8,16 @@ from typing import Any, NoReturn
 
 import anyio
 from mcp import Client
-from mcp.types import CallToolResult, TextContent
+from mcp.types import (
+    CallToolResult,
+    EmptyResult,
+    ResourceLink,
+    SubscribeRequest,
+    SubscribeRequestParams,
+    TextContent,
+    UnsubscribeRequest,
+    UnsubscribeRequestParams,
+)
 
 from building import setup
 from concertmaster.catalog.catalog import builtin_folder, load_catalog
@@ -51,8 +60,9 @@ class Connection:
 
 def text_of(result: CallToolResult) -> str:
     """Return the text of a tool's answer."""
-    (block,) = result.content
+    block, *links = result.content
     assert isinstance(block, TextContent)
+    assert all(isinstance(link, ResourceLink) for link in links)
     return block.text
 
 
@@ -72,10 +82,12 @@ async def connected(
     workers: Iterable[WorkerDefinition] = (),
     policy: RunPolicy | None = None,
     built_in: bool = False,
+    **options: Any,
 ) -> AsyncGenerator[Connection]:
     """Connect a client to a server whose model follows `scripts`.
 
-    With what is `built_in`, it has all workers, worker tools and jobs that are.
+    With what is `built_in`, it has all workers, worker tools and jobs that are. `options` are
+    the client's.
     """
     llm = FakeLLM(scripts, default=default)
     llm.notice = notice
@@ -93,8 +105,25 @@ async def connected(
         open_service(journal=journal, setup=chosen, policy=policy or RunPolicy()) as service,
     ):
         server = create_server(lambda: nullcontext(service), load_jobs)
-        async with Client(server, mode=mode) as client:
+        async with Client(server, mode=mode, **options) as client:
             yield Connection(client=client, server=server, service=service, llm=llm)
+
+
+@asynccontextmanager
+async def watching(client: Client, mode: str, uris: Sequence[str]) -> AsyncGenerator[None]:
+    """Subscribe to resources, in the way of a protocol version."""
+    if mode == "legacy":
+        for uri in uris:
+            request = SubscribeRequest(params=SubscribeRequestParams(uri=uri))
+            await client.session.send_request(request, EmptyResult)
+        yield
+        for uri in uris:
+            goodbye = UnsubscribeRequest(params=UnsubscribeRequestParams(uri=uri))
+            await client.session.send_request(goodbye, EmptyResult)
+        return
+    # What comes on the stream of a listener goes to the handler of messages too.
+    async with client.listen(resource_subscriptions=uris):
+        yield
 
 
 async def hang(_: Request) -> NoReturn:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
+
+from anyio import to_thread
 
 from building import setup
 from concertmaster.runs.intake import RunPolicy
@@ -41,10 +44,20 @@ def environment(folder: Path, extra: Mapping[str, str] | None = None) -> dict[st
     return {**os.environ, "CONCERTMASTER_DATA_FOLDER": str(folder), **(extra or {})}
 
 
-class StdioServer:
-    """A server that is spoken to line by line, in the way of the older protocol versions."""
+MODERN: Json = {
+    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
+"""What each request carries since 2026-07-28; before that, a connection begins with it."""
 
-    def __init__(self, folder: Path, extra: Mapping[str, str] | None = None) -> None:
+
+class StdioServer:
+    """A server that is spoken to line by line, in the way of an era of the protocol."""
+
+    def __init__(
+        self, folder: Path, extra: Mapping[str, str] | None = None, *, era: str = "legacy"
+    ) -> None:
+        self._meta = {} if era == "legacy" else MODERN
         self.process = subprocess.Popen(
             COMMAND,
             stdin=subprocess.PIPE,
@@ -59,6 +72,10 @@ class StdioServer:
         self.stderr = cast("IO[str]", self.process.stderr)
 
     def __enter__(self) -> "StdioServer":
+        if self._meta:
+            self.send("server/discover", 1)
+            self.answer(1)
+            return self
         client = {"name": "test", "version": "1"}
         self.send(
             "initialize",
@@ -85,6 +102,7 @@ class StdioServer:
         message: Json = {"jsonrpc": "2.0", "method": method, "params": params}
         if number is not None:
             message["id"] = number
+            params["_meta"] = {**self._meta, **params.get("_meta", {})}
         self.stdin.write(f"{json.dumps(message)}\n")
         self.stdin.flush()
 
@@ -113,6 +131,39 @@ class StdioServer:
     def end(self) -> int:
         """Return the exit status of a server that was told to end."""
         return self.process.wait(timeout=10)
+
+
+class HttpServer:
+    """A server at an address of this machine."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        address = re.search(r"http://\S+", cast("Any", process.stderr).readline())
+        assert address is not None
+        self.address = address.group()
+
+    async def end(self) -> int:
+        """Return the exit status of a server that was told to end."""
+        return await to_thread.run_sync(self.process.wait, 10)
+
+
+@contextmanager
+def http_server(folder: Path, extra: Mapping[str, str] | None = None) -> Generator[HttpServer]:
+    """Serve on a free port, with a provider that never answers unless `extra` names one."""
+    with silent_provider() as variables:
+        process = subprocess.Popen(
+            [*COMMAND, "--http", "--port", "0"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(folder, variables if extra is None else extra),
+        )
+        with process:
+            try:
+                yield HttpServer(process)
+            finally:
+                process.kill()
 
 
 async def runs_in(folder: Path) -> list[RunState]:

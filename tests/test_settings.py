@@ -7,7 +7,7 @@ import pytest
 
 from concertmaster.errors import SettingsError
 from concertmaster.llm.prices import ModelFacts
-from concertmaster.settings import Settings
+from concertmaster.settings import Settings, program_environment
 
 PRIVATE = "sk-ant-a-secret-that-must-not-show"
 
@@ -318,3 +318,21 @@ def test_a_file_that_cannot_be_read_is_an_error_that_says_why(
     monkeypatch.setenv("CONCERTMASTER_CONFIG", str(tmp_path))
     with pytest.raises(SettingsError, match=f"^{tmp_path} cannot be read: "):
         Settings.load({})
+
+
+def test_a_command_whose_quotes_do_not_match_is_an_error(write_file: WriteFile) -> None:
+    write_file('test_command = "pytest -k \'a"\n')
+    with pytest.raises(SettingsError, match=r"test_command: .*No closing quotation"):
+        Settings.load({})
+
+
+def test_programs_of_others_get_no_variable_that_looks_like_a_secret(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    secrets = ("ANTHROPIC_BASE_URL", "CONCERTMASTER_DATA_FOLDER", "GH_TOKEN", "db_password")
+    for name in secrets:
+        monkeypatch.setenv(name, PRIVATE)
+    monkeypatch.setenv("LANG", "C.UTF-8")
+    environment = program_environment()
+    assert PRIVATE not in environment.values()
+    assert environment["LANG"] == "C.UTF-8"

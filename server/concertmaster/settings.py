@@ -8,6 +8,7 @@ connection that none of these describes.
 import json
 import os
 import re
+import shlex
 import stat
 import sys
 import tomllib
@@ -43,6 +44,7 @@ _AMBIENT_SECRETS = {"api_key": "ANTHROPIC_API_KEY", "auth_token": "ANTHROPIC_AUT
 _AMBIENT_URL = "ANTHROPIC_BASE_URL"
 _UNEXPANDED = re.compile(r"\$\{[^}]*\}")
 """A variable that a client's configuration refers to and that the client left as it was."""
+_SECRET_NAME = re.compile(r"^ANTHROPIC_|^CONCERTMASTER_|KEY|TOKEN|SECRET|PASS|CREDENTIAL", re.I)
 
 
 def configuration_folder() -> Path:
@@ -76,6 +78,11 @@ def _without_user(address: str) -> str:
             "an address must have no user name or password in it; use api_key or auth_token",
         )
     return address
+
+
+def _splittable(command: str) -> str:
+    shlex.split(command)
+    return command
 
 
 Address = Annotated[str, Field(pattern=r"^https?://"), AfterValidator(_without_user)]
@@ -176,6 +183,15 @@ class Settings(BaseModel):
     )
     job_folders: Folders = Field(
         default=(), description="Folders with job files, beside the built-in ones."
+    )
+    web: bool = Field(
+        default=True,
+        description="Let workers read public pages and search arXiv, if the extra is installed.",
+    )
+    test_command: Annotated[str, AfterValidator(_splittable)] | None = Field(
+        default=None,
+        description="Command that workers may run the tests of a root with, such as pytest -q. "
+        "Left out: they run none.",
     )
     claude_agents: bool = Field(
         default=False, description="Also use the subagents in .claude/agents as workers."
@@ -278,6 +294,11 @@ def _variable(name: str) -> str | None:
     value = os.environ.get(name, "").strip()
     # Clients hand on an empty string, or the placeholder itself, for a variable they lack.
     return None if not value or _UNEXPANDED.fullmatch(value) else value
+
+
+def program_environment() -> dict[str, str]:
+    """Return the environment without what looks like a secret, for programs of others."""
+    return {name: value for name, value in os.environ.items() if not _SECRET_NAME.search(name)}
 
 
 def _from_environment() -> dict[str, _Found]:

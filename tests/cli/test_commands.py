@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 
 from concertmaster import __version__
 from concertmaster.__main__ import main
+from concertmaster.catalog.built_in_tools import BUILT_IN_TOOLS
 from concertmaster.cli.app import cli
 from concertmaster.llm.protocol import Request
 from fakes import FakeLLM, plan_json, subtask
@@ -377,6 +378,18 @@ def test_workers_are_listed_with_those_of_further_folders(invoke: Invoke, tmp_pa
     assert len(data["overridden"]) == 1
 
 
+def test_a_worker_that_goes_without_a_tool_is_named(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONCERTMASTER_WEB", "no")
+    result = invoke("workers", "--json")
+    assert "researcher goes without fetch_url, arxiv_search" in result.stderr
+    assert "coder goes without run_tests" in result.stderr
+    lacks = {item["name"]: item["lacks"] for item in json.loads(result.stdout)["workers"]}
+    assert lacks["researcher"] == ["fetch_url", "arxiv_search"]
+    assert lacks["writer"] == []
+
+
 def test_every_fault_of_worker_files_is_told(invoke: Invoke, tmp_path: Path) -> None:
     worker_file(tmp_path / "mine", "one", "tols: []\n")
     worker_file(tmp_path / "mine", "two", "max_tokens: many\n")
@@ -419,11 +432,36 @@ def test_doctor_tells_each_setting_and_where_it_is_from_but_no_secret(
         "value": "set",
         "origin": "environment ANTHROPIC_API_KEY",
     }
-    assert {finding["verdict"] for finding in data["findings"]} == {"ok"}
+    verdicts = {finding["about"]: finding["verdict"] for finding in data["findings"]}
+    assert {about for about, verdict in verdicts.items() if verdict != "ok"} == {"tool run_tests"}
 
 
 def findings(result: Result) -> dict[str, str]:
     return {item["about"]: item["verdict"] for item in json.loads(result.stdout)["findings"]}
+
+
+def test_doctor_has_a_word_on_every_built_in_tool(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONCERTMASTER_TEST_COMMAND", "pytest -q")
+    monkeypatch.setenv("CONCERTMASTER_WEB", "no")
+    result = json.loads(invoke("doctor", "--json").stdout)
+    details = {item["about"]: item["detail"] for item in result["findings"]}
+    assert {about for about in details if about.startswith("tool ")} == {
+        f"tool {name}" for name in BUILT_IN_TOOLS
+    }
+    assert details["tool run_tests"] == "pytest -q, with your rights"
+    assert details["tool fetch_url"] == "not allowed: web is false"
+    assert details["tool python"].startswith("pydantic-monty ")
+
+
+def test_doctor_finds_a_tool_that_does_not_work(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MONTY_BIN", "/bin/false")
+    result = invoke("doctor", "--json")
+    assert result.exit_code == 1
+    assert findings(result)["tool python"] == "broken"
 
 
 def test_doctor_notes_that_no_language_model_answers(invoke: Invoke) -> None:

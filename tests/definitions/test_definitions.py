@@ -184,7 +184,14 @@ def test_a_tool_named_twice_is_there_once(file: Path) -> None:
 def test_a_claude_code_tool_whose_counterpart_this_server_lacks_is_ignored(file: Path) -> None:
     file.write_text(with_header("tools: Read"), encoding="utf-8")
     worker = read_worker(file, tools=())
-    assert (worker.tools, worker.ignored) == ((), ("tools: Read",))
+    assert (worker.tools, worker.ignored, worker.lacks) == ((), ("tools: Read",), ())
+
+
+def test_a_built_in_tool_that_this_server_goes_without_is_no_error(file: Path) -> None:
+    worker = read(file, with_header("tools: read_file, run_tests, fetch_url"))
+    assert worker.tools == ("read_file",)
+    assert worker.lacks == ("run_tests", "fetch_url")
+    assert worker.ignored == ()
 
 
 MALFORMED = {

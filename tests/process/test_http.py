@@ -1,60 +1,22 @@
 """The real command over HTTP: conversations, cancellation, and its end with streams open."""
 
-import re
 import signal
-import subprocess
 import sys
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import anyio
 import pytest
-from anyio import to_thread
 from mcp import Client
 
 from clients import ERAS, structured
-from processes import COMMAND, RUNNING, WORK, environment, runs_in, silent_provider
+from processes import RUNNING, WORK, http_server, runs_in
 
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.parametrize("mode", ERAS),
     pytest.mark.skipif(sys.platform == "win32", reason="signals are not sent there"),
 ]
-
-
-class HttpServer:
-    """A server at an address of this machine."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.process = process
-        address = re.search(r"http://\S+", cast("Any", process.stderr).readline())
-        assert address is not None
-        self.address = address.group()
-
-    async def end(self) -> int:
-        """Return the exit status of a server that was told to end."""
-        return await to_thread.run_sync(self.process.wait, 10)
-
-
-@contextmanager
-def serving(folder: Path) -> Generator[HttpServer]:
-    """Serve on a free port, with a provider that never answers."""
-    with silent_provider() as variables:
-        process = subprocess.Popen(
-            [*COMMAND, "--http", "--port", "0"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment(folder, variables),
-        )
-        with process:
-            try:
-                yield HttpServer(process)
-            finally:
-                process.kill()
 
 
 class Work:
@@ -75,7 +37,7 @@ class Work:
 
 
 async def test_a_cancelled_call_cancels_its_run(mode: str, tmp_path: Path) -> None:
-    with anyio.fail_after(50), serving(tmp_path) as server:
+    with anyio.fail_after(50), http_server(tmp_path) as server:
         async with Client(server.address, mode=mode) as session:
             work = Work()
             async with anyio.create_task_group() as tasks:
@@ -92,7 +54,7 @@ async def test_a_cancelled_call_cancels_its_run(mode: str, tmp_path: Path) -> No
 async def test_a_server_with_open_streams_ends_and_tells_who_waits(
     number: signal.Signals, status: int, mode: str, tmp_path: Path
 ) -> None:
-    with anyio.fail_after(50), serving(tmp_path) as server:
+    with anyio.fail_after(50), http_server(tmp_path) as server:
         work = Work()
         async with Client(server.address, mode=mode) as session:
             # Without them, the client asks for the tools' schemas when it has got a reply.

@@ -114,10 +114,15 @@ def interrupt_and_terminate(server: StdioServer) -> None:
     ("end", "status"),
     [(close_stdin, 0), (terminate, 143), (interrupt, 130), (interrupt_and_terminate, 130)],
 )
+@pytest.mark.parametrize("mode", ERAS)
 async def test_a_server_with_work_under_way_ends_and_leaves_the_run_resumable(
-    end: Callable[[StdioServer], None], status: int, silent: dict[str, str], tmp_path: Path
+    end: Callable[[StdioServer], None],
+    status: int,
+    mode: str,
+    silent: dict[str, str],
+    tmp_path: Path,
 ) -> None:
-    with StdioServer(tmp_path, silent) as server:
+    with StdioServer(tmp_path, silent, era=mode) as server:
         server.start_work(2)
         end(server)
         assert server.end() == status
@@ -157,8 +162,9 @@ def test_a_client_that_vanishes_is_no_failure(tmp_path: Path) -> None:
         assert "Traceback" not in server.stderr.read()
 
 
-def test_a_cancellation_of_an_answered_call_is_ignored(tmp_path: Path) -> None:
-    with StdioServer(tmp_path) as server:
+@pytest.mark.parametrize("mode", ERAS)
+def test_a_cancellation_of_an_answered_call_is_ignored(mode: str, tmp_path: Path) -> None:
+    with StdioServer(tmp_path, era=mode) as server:
         server.call(2, "get_run", {})
         assert server.answer(2)["structuredContent"]["runs"] == []
         server.send("notifications/cancelled", requestId=2, reason="done with it")

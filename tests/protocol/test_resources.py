@@ -9,6 +9,7 @@ from mcp import MCPError
 from mcp.types import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
+    ResourceLink,
     ResourceTemplateReference,
     TextResourceContents,
 )
@@ -49,7 +50,7 @@ async def test_what_there_is_to_read_is_listed(mode: str, tmp_path: Path) -> Non
         "workers://{name}",
         "runs://{run_id}",
         "runs://{run_id}/plan",
-        "runs://{run_id}/trace",
+        "runs://{run_id}/trace{?offset}",
         "runs://{run_id}/subtasks/{subtask_id}",
         "runs://{run_id}/answer",
         "runs://{run_id}/diff",
@@ -186,3 +187,31 @@ async def test_parameters_complete(mode: str, tmp_path: Path) -> None:
         assert await complete(connection, subtasks, "subtask_id", "", run_id="r-9") == []
         assert await complete(connection, subtasks, "subtask_id", "") == []
         assert await complete(connection, subtasks, "colour", "") == []
+
+
+async def hints(connection: Connection, uri: str) -> tuple[int | None, str | None]:
+    result = await connection.client.read_resource(uri)
+    return result.ttl_ms, result.cache_scope
+
+
+async def test_workers_may_be_kept_by_whoever_reads_them_and_runs_by_nobody(
+    mode: str, tmp_path: Path
+) -> None:
+    async with connected(tmp_path, SCRIPTS, mode=mode) as connection:
+        run_id = (await connection.ask("run_orchestration", task="x"))["run_id"]
+        workers = [await hints(connection, f"workers://{name}") for name in ("catalog", "critic")]
+        runs = [await hints(connection, f"runs://{name}") for name in ("recent", run_id)]
+        listed = await connection.client.list_resources()
+    known_to_clients = mode == "auto"
+    assert workers == [(300_000, "public") if known_to_clients else (0, "private")] * 2
+    assert runs == [(0, "private")] * 2
+    assert (listed.ttl_ms == 300_000) == known_to_clients
+
+
+async def test_replies_link_to_what_can_be_read_of_a_run(mode: str, tmp_path: Path) -> None:
+    async with connected(tmp_path, SCRIPTS, mode=mode) as connection:
+        result = await connection.client.call_tool("run_orchestration", {"task": "x"})
+        links = [block for block in result.content if isinstance(block, ResourceLink)]
+        read_types = {link.uri: (await read(connection, link.uri))[0] for link in links}
+    assert {link.name: link.uri for link in links} == structured(result)["links"]
+    assert {link.uri: link.mime_type for link in links} == read_types

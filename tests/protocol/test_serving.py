@@ -10,8 +10,9 @@ import anyio
 import httpx2
 import pytest
 from mcp import Client
+from mcp.types import ResourceUpdatedNotification
 
-from clients import connected
+from clients import ERAS, connected, watching
 from concertmaster.errors import SettingsError
 from concertmaster.protocol import serving
 from concertmaster.protocol.serving import serve_http
@@ -76,6 +77,26 @@ async def test_http_is_served_without_signals_too(
         assert address.endswith("/mcp")
         async with Client(address) as client:
             assert len((await client.list_tools()).tools) == 6
+
+
+@pytest.mark.parametrize("mode", ERAS)
+async def test_changes_are_told_over_http(
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = anyio.Event()
+
+    async def note(message: object) -> None:
+        if isinstance(message, ResourceUpdatedNotification):
+            heard.set()
+
+    async with (
+        served(tmp_path, monkeypatch) as address,
+        Client(address, mode=mode, message_handler=note) as client,
+        watching(client, mode, ["runs://recent"]),
+    ):
+        with anyio.fail_after(10):
+            await client.call_tool("run_worker", {"worker": "analyst", "task": "x"})
+            await heard.wait()
 
 
 async def test_a_web_page_elsewhere_cannot_reach_the_server(

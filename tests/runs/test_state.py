@@ -93,9 +93,19 @@ def finished(subtask_id: str, status: SubtaskStatus = "succeeded") -> Event:
 def test_a_run_that_has_only_started_is_planning() -> None:
     state = after()
     assert state == RunState(
-        run_id="r-1", request=REQUEST, started_at=1, notice="offline", status="planning", events=1
+        run_id="r-1",
+        request=REQUEST,
+        started_at=1,
+        updated_at=1,
+        notice="offline",
+        status="planning",
+        events=1,
     )
     assert not state.over
+
+
+def test_the_latest_event_is_when_a_run_was_updated() -> None:
+    assert after(tool_called("s1")).updated_at == 4
 
 
 def test_a_second_start_is_an_event_that_changes_nothing() -> None:

@@ -6,7 +6,6 @@ import pytest
 from concertmaster.errors import ToolCallError
 from concertmaster.llm.protocol import Document
 from concertmaster.tools import files
-from concertmaster.tools.defaults import default_tools
 from concertmaster.tools.files import MAX_CHARS, ListFiles, ReadFile
 from concertmaster.tools.registry import ToolScope
 
@@ -26,10 +25,6 @@ def scope(tmp_path: Path) -> ToolScope:
 
 async def read(scope: ToolScope, path: str, **arguments: int) -> str:
     return await ReadFile().call({"path": path, **arguments}, scope)
-
-
-def test_a_server_offers_three_tools() -> None:
-    assert default_tools().names == ("lint", "list_files", "read_file")
 
 
 async def test_an_input_comes_before_the_file_of_its_name(scope: ToolScope) -> None:
@@ -116,3 +111,22 @@ async def test_a_long_list_is_cut(scope: ToolScope, monkeypatch: pytest.MonkeyPa
 async def test_a_root_that_is_gone_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ToolCallError, match="cannot be read"):
         await ListFiles().call({}, ToolScope(roots=(tmp_path / "gone",)))
+
+
+@pytest.mark.parametrize(
+    "name", [".env", "build/out.txt", "node_modules/pad.js", "link", ".git/config"]
+)
+async def test_what_is_not_listed_is_not_read_either(scope: ToolScope, name: str) -> None:
+    root = scope.roots[0]
+    for folder in ("build", "node_modules", ".git"):
+        (root / folder).mkdir()
+    for file in (".env", "build/out.txt", "node_modules/pad.js", ".git/config"):
+        (root / file).write_text("key")
+    (root / ".gitignore").write_text("build/\n")
+    (root / "link").symlink_to(root / ".env")
+    with pytest.raises(ToolCallError, match="hidden or ignored by git"):
+        await read(scope, name)
+    assert (await ListFiles().call({}, ToolScope(roots=scope.roots))).splitlines() == [
+        "app.py",
+        "src/core.py",
+    ]

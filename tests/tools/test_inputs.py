@@ -10,6 +10,7 @@ from concertmaster.errors import InputError
 from concertmaster.llm.protocol import Document
 from concertmaster.tools import roots as roots_module
 from concertmaster.tools.inputs import InlineInput, InputLimits, InputSpec, read_inputs
+from concertmaster.tools.reading import read_text
 
 pytestmark = pytest.mark.anyio
 
@@ -200,7 +201,7 @@ async def test_a_folder_that_vanishes_is_an_error(root: Path) -> None:
 async def test_a_file_replaced_by_a_link_after_it_was_checked_is_not_followed(root: Path) -> None:
     (root / "swapped").symlink_to("/etc/passwd")
     with pytest.raises(InputError, match="cannot be read"):
-        roots_module.read_text(root / "swapped", "swapped", max_bytes=10_000)
+        read_text(root / "swapped", "swapped", max_bytes=10_000)
 
 
 async def test_a_folder_with_too_many_files_is_refused_before_any_is_read(root: Path) -> None:

@@ -18,7 +18,13 @@ KEYS = frozenset(
 )
 """Header keys that mean nothing here."""
 
-SAME_TOOLS = {"Glob": "list_files", "LS": "list_files", "Read": "read_file"}
+SAME_TOOLS = {
+    "Glob": "list_files",
+    "Grep": "search_files",
+    "LS": "list_files",
+    "Read": "read_file",
+    "WebFetch": "fetch_url",
+}
 """The worker tool that does the work of a Claude Code tool."""
 
 OTHER_TOOLS = frozenset(
@@ -35,7 +41,6 @@ OTHER_TOOLS = frozenset(
         "EnterWorktree",
         "ExitPlanMode",
         "ExitWorktree",
-        "Grep",
         "KillBash",
         "KillShell",
         "LSP",
@@ -61,7 +66,6 @@ OTHER_TOOLS = frozenset(
         "TodoRead",
         "TodoWrite",
         "ToolSearch",
-        "WebFetch",
         "WebSearch",
         "Write",
     }

@@ -9,6 +9,7 @@ from typing import Annotated, Any, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from concertmaster.catalog import claude_code
+from concertmaster.catalog.built_in_tools import BUILT_IN_TOOLS
 from concertmaster.catalog.markdown import MarkdownFile, read_markdown
 from concertmaster.errors import did_you_mean
 from concertmaster.llm.protocol import JsonSchema, WorkerCard
@@ -39,6 +40,8 @@ class WorkerDefinition:
     budget_usd: float | None = None
     """What all calls for one subtask may cost."""
     timeout_seconds: float | None = None
+    lacks: tuple[str, ...] = ()
+    """Worker tools that the file names and this server goes without."""
     ignored: tuple[str, ...] = ()
     """Keys of the file that other programs understand and that mean nothing here."""
 
@@ -112,7 +115,8 @@ def read_worker(file: Path, *, tools: Collection[str]) -> WorkerDefinition:
     granted = [name for names in allowed.values() for name in names]
     refused = [name for names in disallowed.values() for name in names]
     ignored = [key for key in source.header if key in claude_code.KEYS]
-    ignored += [f"tools: {name}" for name, stand_ins in allowed.items() if not stand_ins]
+    nameless = [name for name, stand_ins in allowed.items() if not stand_ins]
+    ignored += [f"tools: {name}" for name in nameless if name not in BUILT_IN_TOOLS]
     return WorkerDefinition(
         name=header.name,
         description=header.description,
@@ -129,6 +133,7 @@ def read_worker(file: Path, *, tools: Collection[str]) -> WorkerDefinition:
         max_tokens=header.max_tokens,
         budget_usd=header.budget_usd,
         timeout_seconds=header.timeout_seconds,
+        lacks=tuple(name for name in nameless if name in BUILT_IN_TOOLS),
         ignored=tuple(ignored),
     )
 
@@ -151,7 +156,7 @@ def _worker_tools(
             meaning[name] = tuple(sorted(known))
         elif (tool := claude_code.SAME_TOOLS.get(bare, bare)) in known:
             meaning[name] = (tool,)
-        elif bare in foreign or bare.startswith("mcp__"):
+        elif bare in foreign or bare in BUILT_IN_TOOLS or bare.startswith("mcp__"):
             meaning[name] = ()
         else:
             hint = did_you_mean(bare, {*known, *foreign})

@@ -12,11 +12,10 @@ from concertmaster.catalog.definitions import WorkerDefinition
 from concertmaster.cli.app import FAILED
 from concertmaster.cli.options import definition_options, json_option, load
 from concertmaster.cli.terminal import print_aside, print_data, print_json, table_of
-from concertmaster.cli.wiring import worker_folders
+from concertmaster.cli.wiring import build_tools, worker_folders
 from concertmaster.cli.wording import one_line
 from concertmaster.errors import DefinitionError
 from concertmaster.settings import Settings
-from concertmaster.tools.defaults import default_tools
 
 
 @click.command()
@@ -55,6 +54,8 @@ def _table(catalog: Catalog) -> Table:
 
 def _tell(catalog: Catalog) -> None:
     for worker in catalog:
+        if worker.lacks:
+            print_aside(f"{worker.name} goes without {', '.join(worker.lacks)}", "yellow")
         if worker.ignored:
             print_aside(f"{worker.file}: means nothing here: {', '.join(worker.ignored)}", "dim")
     for worker in catalog.overridden:
@@ -69,6 +70,7 @@ def _json(worker: WorkerDefinition) -> JsonValue:
         "not_for": list(worker.not_for),
         "tools": list(worker.tools),
         "model": worker.model,
+        "lacks": list(worker.lacks),
         "file": str(worker.file),
         "ignored": list(worker.ignored),
     }
@@ -89,7 +91,7 @@ def read_definitions(settings: Settings) -> Definitions:
     errors: list[DefinitionError] = []
     for folder in worker_folders(settings):
         try:
-            reading = read_folder(folder, tools=default_tools().names)
+            reading = read_folder(folder, tools=build_tools(settings).names)
         except DefinitionError as exc:
             errors.append(exc)
             continue

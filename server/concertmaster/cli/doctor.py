@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import Any, Literal
 
 import click
+from pydantic import JsonValue
 from rich.table import Table
 from rich.text import Text
 
@@ -19,6 +20,7 @@ from concertmaster.cli.terminal import print_data, print_json
 from concertmaster.cli.wiring import (
     answering,
     build_prompts,
+    build_tools,
     connection_of,
     models_of,
     open_history,
@@ -29,10 +31,25 @@ from concertmaster.cli.wording import count
 from concertmaster.errors import ConcertmasterError
 from concertmaster.llm.protocol import Document
 from concertmaster.settings import SECRETS, LoadedSettings, Settings
-from concertmaster.tools.lint import Lint
-from concertmaster.tools.registry import ToolScope
+from concertmaster.tools.registry import ToolRegistry, ToolScope
 
 PACKAGES = ("concertmaster", "mcp", "anthropic", "pydantic", "anyio")
+
+WORKS_WITH = {
+    "arxiv_search": ("arxiv",),
+    "fetch_url": ("httpx2", "trafilatura"),
+    "lint": ("ruff",),
+    "python": ("pydantic-monty",),
+    "search_files": ("google-re2",),
+}
+"""The packages behind worker tools."""
+
+TRIALS: dict[str, dict[str, JsonValue]] = {
+    "lint": {"file": "empty.py", "rules": ["F"]},
+    "python": {"code": "1 + 1"},
+    "read_file": {"path": "empty.py"},
+}
+"""Calls of worker tools that show whether they work."""
 
 Verdict = Literal["ok", "note", "broken"]
 _STYLES: dict[Verdict, str] = {"ok": "green", "note": "yellow", "broken": "red"}
@@ -98,7 +115,7 @@ def examine(loaded: LoadedSettings) -> Iterator[Finding]:
     yield from _roots(loaded.settings)
     yield from _definitions(loaded.settings)
     yield _attempt("prompts", lambda: _prompts(loaded.settings))
-    yield _attempt("code checks", _lint)
+    yield from _tools(loaded.settings)
 
 
 def _model(loaded: LoadedSettings) -> Finding:
@@ -172,10 +189,24 @@ def _prompts(settings: Settings) -> str:
     return ", ".join(str(folder) for folder in prompt_folders(settings))
 
 
-def _lint() -> str:
-    scope = ToolScope(inputs=(Document(name="empty.py", text=""),))
-    run_async(lambda: Lint().call({"file": "empty.py", "rules": ["F"]}, scope))
-    return f"ruff {version('ruff')}"
+def _tools(settings: Settings) -> Iterator[Finding]:
+    tools = build_tools(settings)
+    for name in sorted({*tools.names, *tools.missing}):
+        about = f"tool {name}"
+        if name in tools.missing:
+            yield Finding(about, "note", tools.missing[name])
+        else:
+            yield _attempt(about, lambda name=name: _tool(tools, name, settings))
+
+
+def _tool(tools: ToolRegistry, name: str, settings: Settings) -> str:
+    """Return what a worker tool works with, having tried it where that costs nothing."""
+    if name in TRIALS:
+        scope = ToolScope(inputs=(Document(name="empty.py", text=""),))
+        run_async(lambda: tools.get(name, tools.names).call(TRIALS[name], scope))
+    if name == "run_tests":
+        return f"{settings.test_command}, with your rights"
+    return ", ".join(f"{each} {version(each)}" for each in WORKS_WITH.get(name, ())) or "there"
 
 
 def _settings_table(loaded: LoadedSettings) -> Table:

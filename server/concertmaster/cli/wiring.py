@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shlex
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,8 +27,13 @@ from concertmaster.runs.retention import Retention
 from concertmaster.runs.service import RunService, open_service
 from concertmaster.runs.sqlite_store import open_sqlite
 from concertmaster.runs.takeover import Takeover
-from concertmaster.settings import LoadedSettings, Settings, configuration_folder
-from concertmaster.tools.defaults import default_tools
+from concertmaster.settings import (
+    LoadedSettings,
+    Settings,
+    configuration_folder,
+    program_environment,
+)
+from concertmaster.tools.defaults import ToolOptions, default_tools
 from concertmaster.tools.registry import ToolRegistry
 
 MODEL_FIELDS = ("model_planner", "model_worker", "model_synthesizer")
@@ -53,7 +59,18 @@ def build_catalog(settings: Settings) -> Catalog:
     Raises:
         DefinitionError: a worker file is wrong.
     """
-    return load_catalog(*worker_folders(settings), tools=default_tools().names)
+    return load_catalog(*worker_folders(settings), tools=build_tools(settings).names)
+
+
+def build_tools(settings: Settings) -> ToolRegistry:
+    """Return the worker tools that the settings allow."""
+    return default_tools(
+        ToolOptions(
+            web=settings.web,
+            test_command=tuple(shlex.split(settings.test_command or "")),
+            environment=program_environment(),
+        )
+    )
 
 
 def build_prompts(settings: Settings) -> Prompts:
@@ -208,7 +225,7 @@ async def open_runs(
             models=models_of(settings),
             catalog=catalog,
             prompts=prompts,
-            tools=default_tools(),
+            tools=build_tools(settings),
             roots=roots,
         )
         async with open_service(journal=journal, setup=setup, policy=policy) as service:

@@ -1,22 +1,13 @@
 """The MCP prompts: a ready-made job each, which becomes a call of `run_orchestration`."""
 
 import json
-from collections.abc import Awaitable, Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from mcp import MCPError
-from mcp.types import (
-    INTERNAL_ERROR,
-    INVALID_PARAMS,
-    GetPromptResult,
-    Prompt,
-    PromptArgument,
-    PromptMessage,
-    TextContent,
-)
+from mcp.types import GetPromptResult, Prompt, PromptArgument, PromptMessage, TextContent
 
-from concertmaster.errors import ConcertmasterError, InputError, RequestError, did_you_mean
+from concertmaster.errors import RequestError, did_you_mean
+from concertmaster.protocol.results import request_errors
 from concertmaster.protocol.state import ServerState
 
 if TYPE_CHECKING:
@@ -52,17 +43,6 @@ Nothing has been written. Show the diff to the user, and change files by it only
 so."""
 
 
-@contextmanager
-def _protocol_errors() -> Generator[None]:
-    """Tell whoever asks for a prompt what is wrong, in the protocol's terms."""
-    try:
-        yield
-    except (RequestError, InputError) as exc:
-        raise MCPError(INVALID_PARAMS, str(exc)) from exc
-    except ConcertmasterError as exc:
-        raise MCPError(INTERNAL_ERROR, str(exc)) from exc
-
-
 class JobPrompts:
     """The prompts of a server."""
 
@@ -81,7 +61,7 @@ class JobPrompts:
         Raises:
             MCPError: there is no such prompt, or its arguments will not do.
         """
-        with _protocol_errors():
+        with request_errors():
             job = await self._job(name)
             order = await self._order(job, given)
         text = CALL.format(call=json.dumps(_call(order), ensure_ascii=False, indent=2))
@@ -96,7 +76,7 @@ class JobPrompts:
         Raises:
             MCPError: there is no such prompt.
         """
-        with _protocol_errors():
+        with request_errors():
             job = await self._job(name)
             found = [item for item in job.arguments if item.name == argument]
             values = await self._values(found[0]) if found else ()

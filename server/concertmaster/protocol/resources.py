@@ -7,6 +7,8 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from mcp.server.caching import CacheHint
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 from mcp.server.mcpserver.resources import FunctionResource
@@ -14,6 +16,7 @@ from mcp.server.mcpserver.resources import FunctionResource
 from concertmaster.errors import ConcertmasterError, RequestError
 from concertmaster.protocol.pages import page_of
 from concertmaster.protocol.state import Ctx, ServerState, state_of
+from concertmaster.protocol.trace_pages import trace_page
 from concertmaster.protocol.views import DETAILS, long_text, run_reply, runs_reply
 from concertmaster.tools.changes import unified_diff
 
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
 JSON = "application/json"
 MARKDOWN = "text/markdown"
 DIFF = "text/x-diff"
+
+UNCHANGING = CacheHint(ttl_ms=300_000, scope="public")
+"""For what is the same for everybody for as long as the server lives: lists, and workers."""
 
 
 @contextmanager
@@ -89,11 +95,13 @@ async def run_plan(ctx: Ctx, run_id: str) -> str:
     return state.plan.model_dump_json(indent=2)
 
 
-async def run_trace(ctx: Ctx, run_id: str) -> str:
-    """Return what happened in a run, as a tree of timed spans."""
+async def run_trace(ctx: Ctx, run_id: str, offset: str = "0") -> str:
+    """Return what happened in a run, as a tree of timed spans, in pages."""
     with protocol_errors():
         span = await (await state_of(ctx).service()).trace(run_id)
-    return span.model_dump_json(indent=2)
+        if not offset.isdecimal() or len(offset) > 9:
+            raise RequestError(f"offset is {offset!r}, but it has to be the number of a span.")
+        return trace_page(span, uri=f"runs://{run_id}/trace", offset=int(offset))
 
 
 async def run_subtask(ctx: Ctx, run_id: str, subtask_id: str) -> str:
@@ -130,7 +138,12 @@ TEMPLATES: tuple[tuple[str, Callable[..., Awaitable[str]], str, str], ...] = (
     ("workers://{name}", worker, JSON, "One worker, with its instructions."),
     ("runs://{run_id}", run, JSON, "Where a run stands, with its whole answer."),
     ("runs://{run_id}/plan", run_plan, JSON, "The plan of a run."),
-    ("runs://{run_id}/trace", run_trace, JSON, "What happened in a run, as timed spans."),
+    (
+        "runs://{run_id}/trace{?offset}",
+        run_trace,
+        JSON,
+        "What happened in a run, as timed spans; a long trace says where it goes on.",
+    ),
     ("runs://{run_id}/subtasks/{subtask_id}", run_subtask, JSON, "One subtask's result."),
     ("runs://{run_id}/answer", run_answer, MARKDOWN, "The answer of a run, whole."),
     ("runs://{run_id}/diff", run_diff, DIFF, "Files that a run rewrote, as a unified diff."),
@@ -151,3 +164,17 @@ def add_resources(server: MCPServer[ServerState], state: ServerState) -> None:
         )
     for uri, read, mime_type, description in TEMPLATES:
         server.resource(uri, mime_type=mime_type, description=description)(read)
+
+
+async def hint_at_workers(
+    ctx: ServerRequestContext[Any, Any], call_next: CallNext
+) -> HandlerResult:
+    """Let clients keep what they read of workers; what they read of runs is theirs and changes."""
+    result = await call_next(ctx)
+    reads_worker = str((ctx.params or {}).get("uri", "")).startswith("workers://")
+    if ctx.method != "resources/read" or not reads_worker or not isinstance(result, dict):
+        return result
+    if "ttlMs" not in result:
+        # Before 2026-07-28, results carry no hints.
+        return result
+    return {**result, "ttlMs": UNCHANGING.ttl_ms, "cacheScope": UNCHANGING.scope}

@@ -1,20 +1,27 @@
 """Replies as results of MCP tool calls, never longer than clients can take."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from mcp import MCPError
 from mcp.server.mcpserver.exceptions import ResourceError, ToolError
-from mcp.types import CallToolResult, TextContent
+from mcp.types import INTERNAL_ERROR, INVALID_PARAMS, CallToolResult, ResourceLink, TextContent
 
+from concertmaster.errors import ConcertmasterError, InputError, RequestError
 from concertmaster.llm.protocol import whole_characters
 from concertmaster.protocol.markdown import markdown
 from concertmaster.protocol.pages import EMPTY_PAGE, REPLY_CHARS, Page, longest_page
-from concertmaster.protocol.replies import AnyReply
-from concertmaster.protocol.views import DETAILS, Detail
+from concertmaster.protocol.replies import AnyReply, RunsReply
+from concertmaster.protocol.resources import DIFF, JSON, MARKDOWN
+from concertmaster.protocol.views import DETAILS, Detail, long_text, run_reply
+from concertmaster.runs.state import RunState
 
-ENVELOPE_CHARS = 600
+ENVELOPE_CHARS = 800
 """What the protocol may wrap around a result, and put between its parts as space."""
+
+MIME_TYPES = {"answer": MARKDOWN, "diff": DIFF}
+"""Of resources that replies link to and that are no JSON."""
 
 ERROR_CHARS = 4_000
 """About how long the message of an error may be, which can quote what the caller gave."""
@@ -35,6 +42,17 @@ def short_errors() -> Generator[None]:
         raise MCPError(exc.error.code, message, exc.error.data) from exc.__cause__
 
 
+@contextmanager
+def request_errors() -> Generator[None]:
+    """Let an error out as one of the protocol, where no model reads what is wrong."""
+    try:
+        yield
+    except (RequestError, InputError) as exc:
+        raise MCPError(INVALID_PARAMS, str(exc)) from exc
+    except ConcertmasterError as exc:
+        raise MCPError(INTERNAL_ERROR, str(exc)) from exc
+
+
 def _short(message: str) -> str:
     """Return a message whose middle is cut out if it is too long: its end says what to do."""
     if len(message) <= ERROR_CHARS:
@@ -45,11 +63,16 @@ def _short(message: str) -> str:
 
 
 def tool_result(reply: AnyReply) -> CallToolResult:
-    """Return a reply as text and as structured content, with the same facts in both."""
+    """Return a reply as text and as structured content, with the same facts in both, and links."""
     structured = reply.model_dump(mode="json", exclude_defaults=True)
-    return CallToolResult(
-        content=[TextContent(type="text", text=markdown(reply))], structured_content=structured
-    )
+    text = TextContent(type="text", text=markdown(reply))
+    return CallToolResult(content=[text, *_links(reply)], structured_content=structured)
+
+
+def _links(reply: AnyReply) -> Iterator[ResourceLink]:
+    if not isinstance(reply, RunsReply):
+        for name, uri in reply.links.items():
+            yield ResourceLink(name=name, uri=uri, mime_type=MIME_TYPES.get(name, JSON))
 
 
 def fitted_result(
@@ -72,6 +95,15 @@ def fitted_result(
     return longest_page(
         text, offset=offset, make=lambda page: tool_result(make(page, detail)), size=_size
     )
+
+
+def run_result(state: RunState, *, offset: int = 0) -> CallToolResult:
+    """Return where a run stands, with the longest page of its answer from `offset`.
+
+    Raises:
+        RequestError: the answer ends before `offset`.
+    """
+    return fitted_result(partial(run_reply, state), long_text(state), offset=offset)
 
 
 def _size(result: CallToolResult) -> int:

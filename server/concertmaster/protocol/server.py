@@ -5,21 +5,33 @@ from functools import partial
 from typing import Any
 
 import anyio
-from mcp.server.caching import CacheHint
+from mcp.server.caching import CacheableMethod
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import MCPServer
 from mcp.server.stdio import stdio_server
-from mcp.types import CallToolResult, GetPromptResult, InputRequiredResult, Prompt
+from mcp.server.subscriptions import ListenHandler
+from mcp.types import (
+    CallToolResult,
+    GetPromptResult,
+    InputRequiredResult,
+    Prompt,
+    SubscribeRequestParams,
+    SubscriptionsListenRequestParams,
+    UnsubscribeRequestParams,
+)
 from pydantic import AnyUrl
 
 from concertmaster import __version__
 from concertmaster.protocol.completion import complete
 from concertmaster.protocol.incoming import AnsweredStream
 from concertmaster.protocol.prompts import JobPrompts, LoadJobs, no_jobs
-from concertmaster.protocol.resources import add_resources
+from concertmaster.protocol.resources import UNCHANGING, add_resources, hint_at_workers
 from concertmaster.protocol.results import short_errors
 from concertmaster.protocol.state import Ctx, OpenService, ServerState
-from concertmaster.protocol.tools import TOOLS
+from concertmaster.protocol.subscriptions import LegacySubscriptions
+from concertmaster.protocol.task_updates import TaskListening
+from concertmaster.protocol.tasks import RunTasks, TasksExtension, TaskSource
+from concertmaster.protocol.tools import TASK_TOOLS, TOOLS
 
 INSTRUCTIONS = """\
 Concertmaster gets large tasks done by many specialists at once. It plans a task, hands each part \
@@ -46,8 +58,13 @@ cancelled; interrupted (its process ended; resume_run goes on). Runs cost money 
 model is configured; `usage` says how much. If a reply has a `notice`, pass it on to the user.
 """
 
-LISTS = CacheHint(ttl_ms=300_000, scope="public")
-"""What is listed is the same for everybody for as long as the server lives."""
+LISTS: tuple[CacheableMethod, ...] = (
+    "server/discover",
+    "tools/list",
+    "resources/list",
+    "resources/templates/list",
+    "prompts/list",
+)
 
 
 class ConcertmasterServer(MCPServer[ServerState]):
@@ -56,24 +73,36 @@ class ConcertmasterServer(MCPServer[ServerState]):
     def __init__(self, open_service: OpenService, load_jobs: LoadJobs, *, at_once: bool) -> None:
         self.state = ServerState(open_service, at_once=at_once)
         self._jobs = JobPrompts(self.state, load_jobs)
+        tasks = self.task_source()
         super().__init__(
             name="concertmaster",
             title="Concertmaster",
             version=__version__,
             instructions=INSTRUCTIONS,
             tools=list(TOOLS),
+            extensions=[TasksExtension(tasks)],
+            subscriptions=self.state.bus,
             log_level="WARNING",
-            cache_hints={
-                "server/discover": LISTS,
-                "tools/list": LISTS,
-                "resources/list": LISTS,
-                "resources/templates/list": LISTS,
-                "prompts/list": LISTS,
-            },
+            cache_hints=dict.fromkeys(LISTS, UNCHANGING),
+            middleware=[hint_at_workers],
             lifespan=lambda _: self.state.lifespan(),
         )
         add_resources(self, self.state)
         self.completion()(partial(complete, self.state, self._jobs))
+        self._serve_subscriptions(tasks)
+
+    def task_source(self) -> TaskSource:
+        """Return what answers calls with tasks."""
+        return RunTasks(self.state, TASK_TOOLS)
+
+    def _serve_subscriptions(self, tasks: TaskSource) -> None:
+        bus = self.state.bus
+        legacy = LegacySubscriptions(bus, self.state.start_soon)
+        listening = TaskListening(ListenHandler(bus), tasks)
+        add = self._lowlevel_server.add_request_handler
+        add("resources/subscribe", SubscribeRequestParams, legacy.subscribe)
+        add("resources/unsubscribe", UnsubscribeRequestParams, legacy.unsubscribe)
+        add("subscriptions/listen", SubscriptionsListenRequestParams, listening)
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Ctx | None = None
@@ -95,7 +124,7 @@ class ConcertmasterServer(MCPServer[ServerState]):
 
     async def get_prompt(
         self, name: str, arguments: dict[str, Any] | None = None, context: Ctx | None = None
-    ) -> GetPromptResult:
+    ) -> GetPromptResult | InputRequiredResult:
         """Return the prompt of a job; an error is a text that clients can take."""
         del context  # It asks its client nothing.
         with short_errors():

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 from mcp.server.mcpserver import Context
+from mcp.server.subscriptions import InMemorySubscriptionBus
 
 from concertmaster.errors import ConcertmasterError
+from concertmaster.protocol.subscriptions import RunUpdates, Work
 
 if TYPE_CHECKING:
     # All that drives runs takes as long to import as the protocol itself, and clients start
@@ -26,6 +28,8 @@ class ServerState:
     """The run service, opened when it is first asked for, and whether the server is ending."""
 
     def __init__(self, open_service: OpenService, *, at_once: bool = False) -> None:
+        self.bus = InMemorySubscriptionBus()
+        """Tells what of runs has changed."""
         self._open_service = open_service
         self._at_once = at_once
         self._opening = anyio.Lock()
@@ -47,6 +51,15 @@ class ServerState:
             finally:
                 tasks.cancel_scope.cancel()
 
+    def start_soon(self, work: Work) -> None:
+        """Have `work` done until the server is no longer in use."""
+        self._in_use().start_soon(work)
+
+    def _in_use(self) -> TaskGroup:
+        if self._tasks is None:
+            raise RuntimeError("the server is not in use")
+        return self._tasks
+
     async def service(self) -> "RunService":
         """Return the run service.
 
@@ -56,9 +69,7 @@ class ServerState:
         async with self._opening:
             service = self._service
             if service is None:
-                if self._tasks is None:
-                    raise RuntimeError("the server is not in use")
-                service = self._service = await self._tasks.start(self._keep_open)
+                service = self._service = await self._in_use().start(self._keep_open)
             return service
 
     async def _open(self) -> None:
@@ -71,8 +82,9 @@ class ServerState:
     async def _keep_open(self, *, task_status: TaskStatus["RunService"]) -> None:
         try:
             async with self._open_service() as service:
+                updates = RunUpdates(service, self.bus)
                 task_status.started(service)
-                await anyio.sleep_forever()
+                await updates.publish()
         finally:
             self._service = None
 

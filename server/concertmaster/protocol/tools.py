@@ -11,15 +11,13 @@ from concertmaster.engine import events
 from concertmaster.engine.plan import Plan, Verify
 from concertmaster.errors import RequestError
 from concertmaster.protocol.replies import FoundReply, PlanReply, RunReply
-from concertmaster.protocol.results import fitted_result, tool_result
+from concertmaster.protocol.results import fitted_result, run_result, tool_result
 from concertmaster.protocol.state import Ctx, state_of
 from concertmaster.protocol.tooling import SentenceTool
 from concertmaster.protocol.views import (
     FOLLOW_SECONDS,
-    long_text,
     plan_reply,
     result_text,
-    run_reply,
     runs_reply,
     subtask_reply,
 )
@@ -30,7 +28,6 @@ from concertmaster.protocol.waiting import (
     start_and_follow,
 )
 from concertmaster.runs.orders import PlanOrder, RunOrder, WorkerOrder
-from concertmaster.runs.state import RunState
 from concertmaster.tools.inputs import InlineInput
 
 
@@ -180,7 +177,7 @@ async def run_worker(
         output_schema=output_schema,
         idempotency_key=idempotency_key,
     )
-    return _run_result(await start_and_follow(ctx, order, seconds=wait_seconds))
+    return run_result(await start_and_follow(ctx, order, seconds=wait_seconds))
 
 
 async def run_orchestration(
@@ -236,7 +233,7 @@ async def run_orchestration(
         output_schema=output_schema,
         idempotency_key=idempotency_key,
     )
-    return _run_result(await start_and_follow(ctx, order, seconds=wait_seconds))
+    return run_result(await start_and_follow(ctx, order, seconds=wait_seconds))
 
 
 async def get_run(
@@ -256,7 +253,7 @@ async def get_run(
         return tool_result(runs_reply(await service.recent(), notice=service.notice))
     state = await follow(ctx, run_id, seconds=wait_seconds)
     if not subtask_id:
-        return _run_result(state, offset=offset)
+        return run_result(state, offset=offset)
     result = await service.result(run_id, subtask_id)
     return fitted_result(partial(subtask_reply, state, result), result_text(result), offset=offset)
 
@@ -267,7 +264,7 @@ async def cancel_run(
     """Stop a run."""
     service = await state_of(ctx).service()
     state = await service.cancel(run_id, reason="cancel_run was called")
-    return _run_result(state)
+    return run_result(state)
 
 
 async def resume_run(
@@ -285,14 +282,10 @@ async def resume_run(
 ) -> Annotated[CallToolResult, RunReply]:
     """Go on with a run."""
     if plan is None and not from_subtask:
-        return _run_result(await resume_and_follow(ctx, run_id, seconds=wait_seconds))
+        return run_result(await resume_and_follow(ctx, run_id, seconds=wait_seconds))
     redo = [from_subtask] if from_subtask else []
     state = await rerun_and_follow(ctx, run_id, plan=plan, redo=redo, seconds=wait_seconds)
-    return _run_result(state)
-
-
-def _run_result(state: RunState, *, offset: int = 0) -> CallToolResult:
-    return fitted_result(partial(run_reply, state), long_text(state), offset=offset)
+    return run_result(state)
 
 
 PLAN_TASK = """\
@@ -388,3 +381,6 @@ TOOLS: tuple[Tool, ...] = (
     ),
 )
 """All tools, in the order in which clients list them."""
+
+TASK_TOOLS = frozenset({"run_orchestration", "run_worker", "resume_run"})
+"""The tools whose calls last as long as a run, unless they are told to wait for less."""

@@ -76,6 +76,8 @@ class RunState:
     run_id: str
     request: RunRequest
     started_at: float
+    updated_at: float = 0.0
+    """When its latest event happened."""
     notice: str = ""
     status: RunStatus = "planning"
     plan: Plan | None = None
@@ -163,6 +165,7 @@ class RunState:
     def apply(self, event: Event) -> None:
         """Take in the next event."""
         self.events += 1
+        self.updated_at = event.at
         match event:
             case CallStarted() | CallFinished() | CallFailed():
                 self._apply_call(event)
@@ -352,6 +355,7 @@ def fold(run_id: str, events: Iterable[Event], *, alive: bool, waiting: bool = F
         request=first.request,
         notice=first.notice,
         started_at=first.at,
+        updated_at=first.at,
         guard="pending" if first.request.guard else "none",
         events=1,
     )

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from concertmaster.errors import InputError, RequestError
 from concertmaster.tools.inputs import DEFAULT_LIMITS
-from concertmaster.tools.roots import printable, read_bytes, text_of
+from concertmaster.tools.reading import read_bytes, text_of
+from concertmaster.tools.roots import printable
 
 _WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 NO_LINE_END = "\\ No newline at end of file\n"

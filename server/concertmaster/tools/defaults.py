@@ -1,10 +1,60 @@
-"""The worker tools that every server has."""
+"""The built-in worker tools."""
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from concertmaster.tools.arxiv_search import ArxivSearch
+from concertmaster.tools.bounds import Bounded
+from concertmaster.tools.fetch import FetchUrl
 from concertmaster.tools.files import ListFiles, ReadFile
 from concertmaster.tools.lint import Lint
+from concertmaster.tools.python import Python
 from concertmaster.tools.registry import ToolRegistry
+from concertmaster.tools.run_tests import RunTests
+from concertmaster.tools.search import SearchFiles
+
+WEB_TOOLS = ("arxiv_search", "fetch_url")
+_WEB_PACKAGES = ("arxiv", "httpx2", "trafilatura")
 
 
-def default_tools() -> ToolRegistry:
-    """Return `lint`, `list_files` and `read_file`."""
-    return ToolRegistry([Lint(), ListFiles(), ReadFile()])
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolOptions:
+    """What an operator allows worker tools to do."""
+
+    web: bool = True
+    test_command: tuple[str, ...] = ()
+    """What runs tests; empty where nothing may."""
+    environment: Mapping[str, str] | None = None
+    """The variables that tests get; None gives them all there are."""
+
+
+DEFAULT_OPTIONS = ToolOptions()
+
+
+def default_tools(options: ToolOptions = DEFAULT_OPTIONS) -> ToolRegistry:
+    """Return the built-in tools, each with bounds on its time and its outcome."""
+    missing = dict(_missing(options))
+    tools = [tool for tool in _tools(options) if tool.spec.name not in missing]
+    return ToolRegistry(tools, missing=missing)
+
+
+def _tools(options: ToolOptions) -> Iterator[Bounded]:
+    yield Bounded(ArxivSearch(), seconds=60, max_chars=40_000)
+    yield Bounded(FetchUrl(), seconds=40, max_chars=40_000)
+    yield Bounded(Lint(), seconds=60, max_chars=60_000)
+    yield Bounded(ListFiles(), seconds=20, max_chars=60_000)
+    yield Bounded(Python(), seconds=30, max_chars=20_000)
+    yield Bounded(ReadFile(), seconds=20, max_chars=70_000)
+    tests = RunTests(options.test_command, environment=options.environment)
+    yield Bounded(tests, seconds=240, max_chars=20_000)
+    yield Bounded(SearchFiles(), seconds=20, max_chars=60_000)
+
+
+def _missing(options: ToolOptions) -> Iterator[tuple[str, str]]:
+    if not options.test_command:
+        yield "run_tests", "not allowed: no test_command is set"
+    if not options.web:
+        yield from ((name, "not allowed: web is false") for name in WEB_TOOLS)
+    elif not all(find_spec(package) for package in _WEB_PACKAGES):
+        yield from ((name, "not installed: concertmaster[web] has it") for name in WEB_TOOLS)

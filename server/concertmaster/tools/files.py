@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from concertmaster.errors import InputError, ToolCallError
 from concertmaster.llm.protocol import ToolSpec
 from concertmaster.tools.arguments import parse_arguments
+from concertmaster.tools.reading import read_text
 from concertmaster.tools.registry import ToolScope
-from concertmaster.tools.roots import Roots, matches, read_text
+from concertmaster.tools.roots import Roots, matches
 
 MAX_CHARS = 60_000
 """How much of a file one call returns."""
@@ -66,7 +67,10 @@ def _text(path: str, scope: ToolScope) -> str:
         if document.name == path:
             return document.text
     try:
-        file = Roots(scope.roots).find(path)
+        roots = Roots(scope.roots)
+        file = roots.find(path)
+        if not roots.visible(file):
+            raise ToolCallError(f"{path} is hidden or ignored by git, so only a user can give it.")
         if file.is_dir():
             raise ToolCallError(f"{path} is a folder. Call list_files to see what is in it.")
         return read_text(file, path, max_bytes=MAX_BYTES)

@@ -10,14 +10,8 @@ from pydantic import Field
 
 from concertmaster.errors import InputError
 from concertmaster.llm.protocol import Document, Frozen, Text
-from concertmaster.tools.roots import (
-    NotTextError,
-    Roots,
-    is_pattern,
-    printable,
-    read_text,
-    too_long,
-)
+from concertmaster.tools.reading import NotTextError, read_text, too_long
+from concertmaster.tools.roots import Roots, is_pattern, printable
 
 
 class InlineInput(Frozen):

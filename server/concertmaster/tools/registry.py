@@ -39,8 +39,12 @@ class WorkerTool(Protocol):
 class ToolRegistry:
     """The worker tools of a server, by name."""
 
-    def __init__(self, tools: Iterable[WorkerTool] = ()) -> None:
+    def __init__(
+        self, tools: Iterable[WorkerTool] = (), *, missing: Mapping[str, str] | None = None
+    ) -> None:
         self._tools = {tool.spec.name: tool for tool in tools}
+        self.missing = dict(missing or {})
+        """Why the server goes without a tool that others have, by its name."""
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 import itertools
 import os
 import re
-import stat
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -11,6 +10,8 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from concertmaster.errors import InputError
+from concertmaster.tools.gitignore import GitIgnore
+from concertmaster.tools.reading import unreadable
 
 SKIPPED_FOLDERS = frozenset({"node_modules", "__pycache__"})
 """Folders that a walk leaves out, beside hidden ones and virtual environments."""
@@ -25,18 +26,6 @@ NO_ROOTS = (
 
 _MAGIC = re.compile(r"[*?\[]")
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-# A file is opened without following a link put there since it was resolved, and without
-# waiting for the writer of a pipe. Each flag is there where the system knows it.
-_OPEN_FLAGS = os.O_RDONLY | sum(
-    int(getattr(os, name, 0)) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY")
-)
-
-
-class NotTextError(InputError):
-    """A file is binary."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name, "it is no UTF-8 text. Convert it to text first, or leave it out.")
 
 
 class Roots:
@@ -44,11 +33,11 @@ class Roots:
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self._folders = tuple(dict.fromkeys(folder.resolve() for folder in folders))
+        self._git = GitIgnore()
 
     def name(self, path: Path) -> str:
         """Return a resolved path relative to the root it is in, with forward slashes."""
-        root = next(root for root in self._folders if path.is_relative_to(root))
-        relative = path.relative_to(root)
+        relative = path.relative_to(self.root(path))
         return printable(relative.as_posix() if relative.parts else path.name)
 
     def find(self, spec: str) -> Path:
@@ -103,12 +92,14 @@ class Roots:
     def walk(self, spec: str, folder: Path) -> Iterator[Path]:
         """Yield the regular files below `folder`, in a fixed order.
 
-        Hidden files and folders, package folders, virtual environments and links to
-        folders or out of the roots are left out.
+        Hidden files and folders, those that git ignores, package folders, virtual
+        environments and links to folders or out of the roots are left out.
 
         Raises:
             InputError: there is too much to look through, or a folder cannot be read.
         """
+        # A folder that is left out itself was named on purpose; rules above it do not count.
+        top = self.root(folder) if self.visible(folder) else folder
         left = WALK_ENTRIES
         waiting = [folder]
         while waiting:
@@ -120,6 +111,7 @@ class Roots:
                     f"there are more than {WALK_ENTRIES:,} files and folders to look through. "
                     "Name a folder further down.",
                 )
+            entries = [entry for entry in entries if not self._is_ignored(entry, top)]
             waiting += [Path(entry.path) for entry in reversed(entries) if _is_walked(entry)]
             for entry in entries:
                 if (file := self._regular_file(entry)) is not None:
@@ -137,9 +129,30 @@ class Roots:
             return None
         try:
             target = Path(entry.path).resolve()
-            return target if target.is_file() and self._contain(target) else None
+            return target if target.is_file() and self.visible(target) else None
         except (OSError, RuntimeError):
             return None
+
+    def visible(self, path: Path) -> bool:
+        """Tell whether a walk from a root comes to a resolved path."""
+        return any(self._leads(root, path) for root in self._folders if path.is_relative_to(root))
+
+    def _leads(self, root: Path, path: Path) -> bool:
+        steps = [path, *path.parents]
+        return not any(
+            step.name.startswith(".")
+            or _is_passed_over(step)
+            or self._git.ignores(step, top=root, is_folder=step.is_dir())
+            for step in steps[: steps.index(root)]
+        )
+
+    def _is_ignored(self, entry: "os.DirEntry[str]", top: Path) -> bool:
+        is_folder = entry.is_dir(follow_symlinks=False)
+        return self._git.ignores(Path(entry.path), top=top, is_folder=is_folder)
+
+    def root(self, path: Path) -> Path:
+        """Return the root that a resolved path is in."""
+        return next(root for root in self._folders if path.is_relative_to(root))
 
     def _contain(self, path: Path) -> bool:
         return any(path.is_relative_to(root) for root in self._folders)
@@ -166,62 +179,11 @@ def matches(name: str, pattern: str) -> bool:
     return _matches(PurePosixPath(name).parts, PurePosixPath(pattern).parts)
 
 
-def read_text(path: Path, name: str, *, max_bytes: int) -> str:
-    """Return the text of a regular file whose `path` is resolved.
-
-    Raises:
-        NotTextError: it is binary.
-        InputError: it cannot be read, or is longer than `max_bytes`.
-    """
-    return text_of(read_bytes(path, name, max_bytes=max_bytes), name)
-
-
-def read_bytes(path: Path, name: str, *, max_bytes: int) -> bytes:
-    """Return the content of a regular file whose `path` is resolved.
-
-    Raises:
-        InputError: it cannot be read, or is longer than `max_bytes`.
-    """
-    try:
-        with open(path, "rb", opener=_open) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise InputError(name, "it is neither a file nor a folder. Leave it out.")
-            content = file.read(max_bytes + 1)
-    except OSError as exc:
-        raise _unreadable(name, exc) from None
-    if len(content) > max_bytes:
-        raise too_long(name, max_bytes)
-    return content
-
-
-def text_of(content: bytes, name: str) -> str:
-    """Return the text that the content of a file is.
-
-    Raises:
-        NotTextError: it is binary.
-    """
-    if b"\0" in content:
-        raise NotTextError(name)
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise NotTextError(name) from None
-
-
-def too_long(name: str, max_bytes: int) -> InputError:
-    """Return the error for a text of more than `max_bytes`."""
-    return InputError(name, f"it is longer than {max_bytes:,} bytes. Give the part that matters.")
-
-
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
     except OSError:
         return False
-
-
-def _open(path: str, _flags: int) -> int:
-    return os.open(path, _OPEN_FLAGS)
 
 
 def _path_text(spec: str) -> str:
@@ -276,17 +238,13 @@ def _entries(spec: str, folder: Path, most: int) -> list["os.DirEntry[str]"]:
             visible = (entry for entry in entries if not entry.name.startswith("."))
             some = list(itertools.islice(visible, most + 1))
     except OSError as exc:
-        raise _unreadable(spec, exc) from None
+        raise unreadable(spec, exc) from None
     return sorted(some, key=lambda entry: entry.name)
 
 
 def _is_walked(entry: "os.DirEntry[str]") -> bool:
-    return (
-        entry.is_dir(follow_symlinks=False)
-        and entry.name not in SKIPPED_FOLDERS
-        and not Path(entry.path, "pyvenv.cfg").exists()
-    )
+    return entry.is_dir(follow_symlinks=False) and not _is_passed_over(Path(entry.path))
 
 
-def _unreadable(name: str, error: OSError) -> InputError:
-    return InputError(name, f"it cannot be read: {error.strerror}.")
+def _is_passed_over(folder: Path) -> bool:
+    return folder.name in SKIPPED_FOLDERS or (folder / "pyvenv.cfg").exists()

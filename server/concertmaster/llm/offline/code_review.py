@@ -1,21 +1,18 @@
 """Code review: ruff's rules through the `lint` tool, and checks on the syntax tree."""
 
-import itertools
 import re
 from collections.abc import Iterable, Sequence
 
 from concertmaster.llm.offline.answers import Answer
 from concertmaster.llm.offline.findings import Finding, counted, grouped, ranked
+from concertmaster.llm.offline.outcomes import outcomes_of
 from concertmaster.llm.offline.rules import advice
 from concertmaster.llm.offline.skills import CodeSkill
 from concertmaster.llm.offline.sources import is_test, parse
 from concertmaster.llm.protocol import (
-    AssistantMessage,
     Document,
-    Message,
     Request,
     ToolCall,
-    ToolMessage,
     ToolOutcome,
     WorkBrief,
 )
@@ -44,7 +41,7 @@ def review_code(skill: CodeSkill, brief: WorkBrief, request: Request) -> Answer:
     if not files:
         reasons = "; ".join(notes) or "it was given no files"
         return Answer.refused(f"The offline model could not do this review: {reasons}.")
-    outcomes = _outcomes(request.messages)
+    outcomes = outcomes_of(request.messages)
     if outcomes is None and any(tool.name == _TOOL for tool in request.tools):
         return Answer(stop_reason="tool_use", tool_calls=_calls(skill, files))
     findings = skill.check(parse(files))
@@ -64,15 +61,6 @@ def _calls(skill: CodeSkill, files: Iterable[Document]) -> tuple[ToolCall, ...]:
         )
         for number, document in enumerate(files, start=1)
     )
-
-
-def _outcomes(messages: Sequence[Message]) -> Sequence[ToolOutcome] | None:
-    """Return the outcomes of the calls that were asked for; None when none were."""
-    for asked, answered in itertools.pairwise(messages):
-        if isinstance(asked, AssistantMessage) and isinstance(answered, ToolMessage):
-            by_id = {outcome.id: outcome for outcome in answered.outcomes}
-            return [by_id[call.id] for call in asked.tool_calls]
-    return None
 
 
 def _not_linted(files: Sequence[Document], outcomes: Sequence[ToolOutcome] | None) -> list[str]:

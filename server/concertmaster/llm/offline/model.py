@@ -6,10 +6,11 @@ from anyio import to_thread
 from concertmaster.errors import ModelRequestError
 from concertmaster.llm.offline.answers import Answer
 from concertmaster.llm.offline.code_review import review_code
+from concertmaster.llm.offline.data import describe_tables
 from concertmaster.llm.offline.documents import read_documents
 from concertmaster.llm.offline.planning import make_plan
 from concertmaster.llm.offline.schema import fill_schema
-from concertmaster.llm.offline.skills import CodeSkill, DocumentSkill, skill_of
+from concertmaster.llm.offline.skills import CodeSkill, DataSkill, DocumentSkill, skill_of
 from concertmaster.llm.offline.synthesis import merge_results
 from concertmaster.llm.protocol import (
     Draft,
@@ -96,6 +97,8 @@ def _unshaped(request: Request, brief: WorkBrief | SynthesisBrief) -> Answer:
         return review_code(skill, brief, request)
     if isinstance(skill, DocumentSkill):
         return read_documents(skill, brief)
+    if isinstance(skill, DataSkill):
+        return describe_tables(brief, request)
     return Answer.refused(
         f"The offline model cannot do the work of {brief.worker.name}: it only reviews "
         "Python code and extracts what documents say. Use a worker for one of these, or "

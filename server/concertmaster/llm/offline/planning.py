@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from concertmaster.errors import ModelRequestError
+from concertmaster.llm.offline.data import is_table
 from concertmaster.llm.offline.passages import words
-from concertmaster.llm.offline.skills import SKILLS, CodeSkill, Skill, skill_of
+from concertmaster.llm.offline.skills import SKILLS, CodeSkill, DataSkill, Skill, skill_of
 from concertmaster.llm.offline.sources import is_code, is_python
 from concertmaster.llm.protocol import Document, PlanBrief, WorkerCard
 
@@ -74,10 +75,19 @@ def make_plan(brief: PlanBrief) -> str:
 def _candidates(brief: PlanBrief, task: str) -> list[_Candidate]:
     """Return the workers that rules can stand in for, each with the inputs it is for."""
     python, documents = _inputs(brief.inputs, task)
+    tables = [name for name in documents if is_table(name)]
+    if any(isinstance(skill_of(card), DataSkill) for card in brief.workers):
+        documents = [name for name in documents if name not in tables]
     candidates: list[_Candidate] = []
     for card in brief.workers:
         skill = skill_of(card)
-        inputs = python if isinstance(skill, CodeSkill) else documents
+        match skill:
+            case CodeSkill():
+                inputs = python
+            case DataSkill():
+                inputs = tables
+            case _:
+                inputs = documents
         if skill is not None and inputs:
             candidates.append(_Candidate(card, skill, tuple(inputs)))
     return candidates

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from concertmaster.llm.offline import code_checks, facts, implications, obligations, structure
+from concertmaster.llm.offline import code_checks, data, facts, implications, obligations, structure
 from concertmaster.llm.offline.findings import Finding
 from concertmaster.llm.offline.loops import slow_loops
 from concertmaster.llm.offline.passages import Reading
@@ -46,7 +46,12 @@ class DocumentSkill(_Skill):
     """Returns Markdown that begins with a heading of level three."""
 
 
-Skill = CodeSkill | DocumentSkill
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSkill(_Skill):
+    """Describes tables, with the tool `python`."""
+
+
+Skill = CodeSkill | DocumentSkill | DataSkill
 
 
 def _words(*stems: str) -> re.Pattern[str]:
@@ -259,9 +264,27 @@ DOCUMENT_ANALYSIS = DocumentSkill(
     extract=_extract_all,
 )
 
+DATA_DESCRIPTION = DataSkill(
+    words=_words(
+        "tables?\\b",
+        "columns?\\b",
+        "rows?\\b",
+        "csv\\b",
+        "data\\b",
+        "statistics?\\b",
+        "averages?\\b",
+        "medians?\\b",
+        "totals?\\b",
+    ),
+    objective="Describe each column: range, median, mean, sum, or the most frequent values",
+    priority="high",
+)
+"""For every worker that may calculate, and that no other skill is for."""
+
 SKILLS: tuple[Skill, ...] = (
     *CODE_SKILLS,
     *DOCUMENT_SKILLS,
+    DATA_DESCRIPTION,
     CODE_REVIEW,
     DOCUMENT_ANALYSIS,
 )
@@ -278,11 +301,12 @@ _ENOUGH = 3
 
 def skill_of(card: WorkerCard) -> Skill | None:
     """Return what the offline model can do in the place of a worker; None where nothing."""
-    if _MAKES.match(card.description):
-        return None
-    points = [(_points(skill, card), skill) for skill in SKILLS]
+    named = [skill for skill in SKILLS if not isinstance(skill, DataSkill)]
+    points = [(_points(skill, card), skill) for skill in named]
     best, skill = max(points, key=lambda pair: pair[0])
-    return skill if best >= _ENOUGH else None
+    if best >= _ENOUGH and not _MAKES.match(card.description):
+        return skill
+    return DATA_DESCRIPTION if data.TOOL in card.tools else None
 
 
 def _points(skill: Skill, card: WorkerCard) -> int:

@@ -1,0 +1,276 @@
+"""The Tasks extension: a call that lasts is answered with a task, which its client polls.
+
+https://modelcontextprotocol.io/seps/2663-tasks-extension
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal, Protocol
+
+from mcp import MCPError
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.server.extension import Extension, MethodBinding
+from mcp.shared.inbound import MCP_NAME_HEADER, decode_header_value
+from mcp.types import (
+    HEADER_MISMATCH,
+    MISSING_REQUIRED_CLIENT_CAPABILITY,
+    CallToolRequestParams,
+    CallToolResult,
+    RequestParams,
+)
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from pydantic import Field
+from starlette.requests import Request
+
+from concertmaster.protocol.results import request_errors, run_result
+from concertmaster.protocol.state import ServerState
+from concertmaster.protocol.views import FOLLOW_SECONDS, one_line, progress_line
+from concertmaster.runs.state import RunState
+
+TASKS = "io.modelcontextprotocol/tasks"
+
+VERSIONS = frozenset(MODERN_PROTOCOL_VERSIONS)
+"""The protocol versions that know extensions."""
+
+GRACE_SECONDS = 0.5
+"""How long a call may take and still be answered at once."""
+
+POLL_MILLISECONDS = 2_000
+"""How often a client should ask how a task is coming along."""
+
+TaskStatus = Literal["working", "input_required", "completed", "failed", "cancelled"]
+
+Ctx = ServerRequestContext[Any, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """Where a call stands that was answered with a task."""
+
+    task_id: str
+    status: TaskStatus
+    message: str
+    created_at: float
+    updated_at: float
+    details: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Its `result`, `error` or `inputRequests`, as its status wants."""
+
+    def created(self) -> dict[str, Any]:
+        """Return the answer to the call that the task was made for."""
+        return {**self._seed(), "resultType": "task"}
+
+    def detailed(self) -> dict[str, Any]:
+        """Return the answer to a client that asks for the task."""
+        return {**self._seed(), **self.details}
+
+    def _seed(self) -> dict[str, Any]:
+        return {
+            "taskId": self.task_id,
+            "status": self.status,
+            "statusMessage": self.message,
+            "createdAt": _iso(self.created_at),
+            "lastUpdatedAt": _iso(self.updated_at),
+            # A task is kept as long as its run.
+            "ttlMs": None,
+            "pollIntervalMs": POLL_MILLISECONDS,
+        }
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+class TaskSource(Protocol):
+    """What answers calls with tasks, and knows where those stand.
+
+    All but `call` raise RequestError for a task that there is not.
+    """
+
+    async def call(
+        self, params: CallToolRequestParams, ctx: Ctx, call_next: CallNext
+    ) -> HandlerResult:
+        """Answer a tool call of a client that takes tasks."""
+        ...
+
+    async def get(self, task_id: str) -> Task:
+        """Return where a task stands."""
+        ...
+
+    async def answer(self, task_id: str, responses: Mapping[str, Any]) -> None:
+        """Take what a task has asked its client for; answers to nothing asked are ignored."""
+        ...
+
+    async def cancel(self, task_id: str) -> None:
+        """Stop a task, unless it has ended."""
+        ...
+
+
+class _TaskParams(RequestParams):
+    task_id: str = Field(alias="taskId")
+
+
+class _AnswerParams(_TaskParams):
+    input_responses: dict[str, Any] = Field(alias="inputResponses")
+
+
+class TasksExtension(Extension):
+    """Serves the tasks of a source to clients that declare the extension."""
+
+    identifier = TASKS
+
+    def __init__(self, source: TaskSource) -> None:
+        self._source = source
+
+    def methods(self) -> Sequence[MethodBinding]:
+        """Return `tasks/get`, `tasks/update` and `tasks/cancel`."""
+        return (
+            MethodBinding("tasks/get", _TaskParams, self._get, VERSIONS),
+            MethodBinding("tasks/update", _AnswerParams, self._update, VERSIONS),
+            MethodBinding("tasks/cancel", _TaskParams, self._cancel, VERSIONS),
+        )
+
+    async def intercept_tool_call(
+        self, params: CallToolRequestParams, ctx: Ctx, call_next: CallNext
+    ) -> HandlerResult:
+        """Answer a call with a task where the client takes one and the source has one."""
+        if not declares_tasks(ctx):
+            return await call_next(ctx)
+        with request_errors():
+            return await self._source.call(params, ctx, call_next)
+
+    async def _get(self, ctx: Ctx, params: _TaskParams) -> dict[str, Any]:
+        _admit(ctx, params.task_id)
+        with request_errors():
+            return (await self._source.get(params.task_id)).detailed()
+
+    async def _update(self, ctx: Ctx, params: _AnswerParams) -> dict[str, Any]:
+        _admit(ctx, params.task_id)
+        with request_errors():
+            await self._source.answer(params.task_id, params.input_responses)
+        return {}
+
+    async def _cancel(self, ctx: Ctx, params: _TaskParams) -> dict[str, Any]:
+        _admit(ctx, params.task_id)
+        with request_errors():
+            await self._source.cancel(params.task_id)
+        return {}
+
+
+def declares_tasks(ctx: Ctx) -> bool:
+    """Tell whether a request comes from a client that takes tasks."""
+    capabilities = ctx.session.client_capabilities
+    declared = capabilities.extensions if capabilities is not None else None
+    return ctx.protocol_version in VERSIONS and TASKS in (declared or {})
+
+
+def tasks_needed() -> MCPError:
+    """Return the error for a client that does not take tasks where it has to."""
+    return MCPError(
+        MISSING_REQUIRED_CLIENT_CAPABILITY,
+        f"This needs the client capability {TASKS}.",
+        {"requiredCapabilities": {"extensions": {TASKS: {}}}},
+    )
+
+
+def _admit(ctx: Ctx, task_id: str) -> None:
+    if not declares_tasks(ctx):
+        raise tasks_needed()
+    # Intermediaries route by the header, so a body that says otherwise is refused.
+    http: Request | None = ctx.request
+    if http is not None and decode_header_value(http.headers.get(MCP_NAME_HEADER)) != task_id:
+        raise MCPError(HEADER_MISMATCH, f"The header {MCP_NAME_HEADER} is not the taskId.")
+
+
+class RunTasks:
+    """The tasks of runs: a run is the task of the call that started it, under the same id.
+
+    So a task needs no store of its own, and outlives the server.
+    """
+
+    def __init__(self, server: ServerState, tools: Collection[str]) -> None:
+        self._server = server
+        self._tools = tools
+
+    async def call(
+        self, params: CallToolRequestParams, ctx: Ctx, call_next: CallNext
+    ) -> HandlerResult:
+        """Answer a call with a task if its run outlasts a moment, and the call would wait."""
+        arguments = params.arguments or {}
+        wait_seconds = arguments.get("wait_seconds", FOLLOW_SECONDS)
+        if params.name not in self._tools or not _outlasts(wait_seconds):
+            return await call_next(ctx)
+        # What comes next is called with these very params.
+        params.arguments = {**arguments, "wait_seconds": GRACE_SECONDS}
+        result = await call_next(ctx)
+        run_id = _run_under_way(result)
+        return result if run_id is None else (await self.get(run_id)).created()
+
+    async def get(self, task_id: str) -> Task:
+        """Return the task of a run.
+
+        Raises:
+            UnknownRunError: there is none of that id.
+        """
+        return run_task(await (await self._server.service()).get(task_id))
+
+    async def answer(self, task_id: str, responses: Mapping[str, Any]) -> None:
+        """Do nothing: runs ask their clients for nothing.
+
+        Raises:
+            UnknownRunError: there is none of that id.
+        """
+        del responses
+        await self.get(task_id)
+
+    async def cancel(self, task_id: str) -> None:
+        """Stop a run, unless it is over.
+
+        Raises:
+            UnknownRunError: there is none of that id.
+        """
+        service = await self._server.service()
+        await service.cancel(task_id, reason="the client cancelled its task")
+
+
+def _outlasts(wait_seconds: object) -> bool:
+    """Tell whether a call is to wait for longer than its answer may take without a task."""
+    return isinstance(wait_seconds, int | float) and wait_seconds > GRACE_SECONDS
+
+
+def _run_under_way(result: HandlerResult) -> str | None:
+    """Return the id of the run that a call has started, if it goes on."""
+    match result:
+        case CallToolResult(
+            structured_content={
+                "run_id": str(run_id),
+                "status": "planning" | "running" | "synthesizing",
+            }
+        ):
+            return run_id
+        case _:
+            return None
+
+
+def run_task(state: RunState) -> Task:
+    """Return the task of a run in this state."""
+    status: TaskStatus = "working"
+    message = progress_line(state)
+    details: dict[str, Any] = {}
+    if state.status == "cancelled":
+        status = "cancelled"
+        reasons = one_line(" ".join(state.reasons), 300)
+        message = f"{reasons} get_run has what was finished of run {state.run_id}."
+    elif state.still:
+        status = "completed"
+        message = one_line(" ".join((f"The run has ended: {state.status}.", *state.reasons)), 300)
+        result = run_result(state)
+        details["result"] = result.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return Task(
+        task_id=state.run_id,
+        status=status,
+        message=message,
+        created_at=state.started_at,
+        updated_at=state.updated_at,
+        details=details,
+    )

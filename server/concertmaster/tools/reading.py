@@ -1,0 +1,76 @@
+"""Reading a file that was found under the roots: a regular one, of text, of bounded size."""
+
+import os
+import stat
+from pathlib import Path
+
+from concertmaster.errors import InputError
+
+# A file is opened without following a link put there since it was resolved, and without
+# waiting for the writer of a pipe. Each flag is there where the system knows it.
+_OPEN_FLAGS = os.O_RDONLY | sum(
+    int(getattr(os, name, 0)) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY")
+)
+
+
+class NotTextError(InputError):
+    """A file is binary."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, "it is no UTF-8 text. Convert it to text first, or leave it out.")
+
+
+def read_text(path: Path, name: str, *, max_bytes: int) -> str:
+    """Return the text of a regular file whose `path` is resolved.
+
+    Raises:
+        NotTextError: it is binary.
+        InputError: it cannot be read, or is longer than `max_bytes`.
+    """
+    return text_of(read_bytes(path, name, max_bytes=max_bytes), name)
+
+
+def read_bytes(path: Path, name: str, *, max_bytes: int) -> bytes:
+    """Return the content of a regular file whose `path` is resolved.
+
+    Raises:
+        InputError: it cannot be read, or is longer than `max_bytes`.
+    """
+    try:
+        with open(path, "rb", opener=_open) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise InputError(name, "it is neither a file nor a folder. Leave it out.")
+            content = file.read(max_bytes + 1)
+    except OSError as exc:
+        raise unreadable(name, exc) from None
+    if len(content) > max_bytes:
+        raise too_long(name, max_bytes)
+    return content
+
+
+def text_of(content: bytes, name: str) -> str:
+    """Return the text that the content of a file is.
+
+    Raises:
+        NotTextError: it is binary.
+    """
+    if b"\0" in content:
+        raise NotTextError(name)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise NotTextError(name) from None
+
+
+def too_long(name: str, max_bytes: int) -> InputError:
+    """Return the error for a text of more than `max_bytes`."""
+    return InputError(name, f"it is longer than {max_bytes:,} bytes. Give the part that matters.")
+
+
+def unreadable(name: str, error: OSError) -> InputError:
+    """Return the error for a file or folder that the system does not let us read."""
+    return InputError(name, f"it cannot be read: {error.strerror}.")
+
+
+def _open(path: str, _flags: int) -> int:
+    return os.open(path, _OPEN_FLAGS)
