@@ -256,7 +256,7 @@ def test_an_unknown_key_is_an_error_that_names_file_key_and_nearest_known(
 
 def test_an_unknown_key_that_is_near_to_none_is_told_the_known_ones(write_file: WriteFile) -> None:
     write_file("qqq = 3")
-    with pytest.raises(SettingsError, match="Known: api_key, "):
+    with pytest.raises(SettingsError, match="Known: allowed_hosts, api_key, "):
         Settings.load({})
 
 

@@ -9,7 +9,8 @@
     │   ├── UnknownRunError
     │   ├── UnknownSubtaskError
     │   ├── BusyRunError         a run is under way, and must not be
-    │   └── InvalidPlanError     carries every problem of the plan
+    │   ├── InvalidPlanError     carries every problem of the plan
+    │   └── AllowanceError       the caller has used up what one person may use
     ├── StoreError               the journal cannot be read or written
     │   ├── LostRunError         another process owns this run now
     │   ├── UsedKeyError         there is a run with this idempotency key
@@ -114,6 +115,10 @@ class InvalidPlanError(RequestError):
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("The plan cannot be run: " + " ".join(problems))
         self.problems = tuple(problems)
+
+
+class AllowanceError(RequestError):
+    """The caller has used up what one person may use of a server that several people share."""
 
 
 class StoreError(ConcertmasterError):

@@ -9,8 +9,6 @@ import json
 import os
 import re
 import shlex
-import stat
-import sys
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +18,6 @@ from typing import Annotated, Any, Literal, cast
 import platformdirs
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -31,14 +28,16 @@ from pydantic_core import PydanticCustomError
 
 from concertmaster.engine.events import Decomposition, Limits
 from concertmaster.errors import SettingsError, did_you_mean
+from concertmaster.http_settings import HttpSettings
 from concertmaster.llm.prices import ModelFacts
+from concertmaster.runs.private import check_owner_only
 
 ENVIRONMENT_PREFIX = "CONCERTMASTER_"
 FILE_VARIABLE = "CONCERTMASTER_CONFIG"
 """Names another settings file than the one in the configuration folder."""
 
 SECRETS = ("api_key", "auth_token", "store")
-_FOLDERS = ("roots", "worker_folders", "prompt_folders", "job_folders", "data_folder")
+_PATHS = ("roots", "worker_folders", "prompt_folders", "job_folders", "data_folder", "tokens_file")
 
 _AMBIENT_SECRETS = {"api_key": "ANTHROPIC_API_KEY", "auth_token": "ANTHROPIC_AUTH_TOKEN"}
 _AMBIENT_URL = "ANTHROPIC_BASE_URL"
@@ -95,7 +94,7 @@ LogLevel = Annotated[
 Role = Annotated[str, Field(min_length=1)]
 
 
-class Settings(BaseModel):
+class Settings(HttpSettings):
     """What an operator chose; every field is a key of the settings file."""
 
     model_config = ConfigDict(
@@ -200,8 +199,7 @@ class Settings(BaseModel):
         default_factory=_default_data_folder, description="Where runs are kept."
     )
     store: SecretStr | None = Field(
-        default=None,
-        description="Address of a Postgres that keeps the runs instead, for several machines.",
+        default=None, description="Address of a Postgres that keeps the runs instead."
     )
     runs_at_once: int = Field(
         default=16, ge=1, description="Runs that one process works on at the same time, at most."
@@ -221,6 +219,13 @@ class Settings(BaseModel):
     resume_interrupted: bool = Field(
         default=False,
         description="A server goes on with runs whose process has died; with a store, always.",
+    )
+    telemetry: bool = Field(
+        default=False, description="Tell of runs over OpenTelemetry; needs concertmaster[otel]."
+    )
+    telemetry_content: bool = Field(
+        default=False,
+        description="Tell over it also what was to be done and why something failed, in words.",
     )
     log_level: LogLevel = Field(default="warning", description="What is worth a line on stderr.")
 
@@ -352,10 +357,10 @@ def _from_file(file: Path) -> dict[str, _Found]:
             raise SettingsError(
                 f"{file}: unknown key {key!r}. {did_you_mean(key, Settings.model_fields)}"
             )
-    if any(values.get(name) for name in SECRETS):
-        _check_owner_only(file)
+    if any(values.get(name) for name in (*SECRETS, "oauth_client_secret")):
+        check_owner_only(file)
     return {
-        name: _Found(_anchored(value, file.parent) if name in _FOLDERS else value, f"file {file}")
+        name: _Found(_anchored(value, file.parent) if name in _PATHS else value, f"file {file}")
         for name, value in values.items()
         if value != ""
     }
@@ -368,15 +373,6 @@ def _anchored(value: object, folder: Path) -> object:
     if isinstance(value, list):
         return [_anchored(item, folder) for item in cast("list[object]", value)]
     return value
-
-
-def _check_owner_only(file: Path) -> None:
-    if sys.platform == "win32":
-        return
-    if stat.S_IMODE(file.stat().st_mode) & 0o077:
-        raise SettingsError(
-            f"{file} holds a secret and other users may read it. Run: chmod 600 {file}"
-        )
 
 
 def _sentences(error: ValidationError, found: Mapping[str, _Found]) -> str:

@@ -71,7 +71,7 @@ async def test_runs_beyond_the_room_of_a_process_wait_for_it(store: Store) -> No
         first = await service.start(WHY)
         await gate.reached.wait()
         second = await service.start(WHY)
-        assert (first.status, second.status, service.load) == ("planning", "queued", 1)
+        assert (first.status, second.status, service.room.load) == ("planning", "queued", 1)
         gate.opened.set()
         for state in (first, second):
             assert (await over(service, state.run_id)).over
@@ -85,7 +85,7 @@ async def test_no_more_runs_are_under_way_than_may_be_in_all(store: Store) -> No
         async with working(one), working(two):
             await gate.reached.wait()
             with anyio.fail_after(10):
-                while one.load + two.load != 1:
+                while one.room.load + two.room.load != 1:
                     await anyio.lowlevel.checkpoint()
             gate.opened.set()
             for state in (first, second):
@@ -129,7 +129,7 @@ async def test_a_queued_run_that_is_taken_up_meanwhile_is_cancelled_where_it_is(
     ):
         state = await door.start(WHY)
         state = await door.cancel(state.run_id, reason="enough")
-        assert (state.status, worker.load) == ("cancelled", 0)
+        assert (state.status, worker.room.load) == ("cancelled", 0)
 
 
 async def test_a_queued_run_can_be_resumed_by_who_has_room(store: Store) -> None:
@@ -194,7 +194,7 @@ async def test_a_process_stops_what_another_has_taken_over(
         await second.resume(run_id, by="second")
         await again.reached.wait()
         with anyio.fail_after(10):
-            while first.load:
+            while first.room.load:
                 await anyio.lowlevel.checkpoint()
         again.opened.set()
         assert (await over(first, run_id)).status == "succeeded"
@@ -214,10 +214,10 @@ async def test_a_busier_process_leaves_runs_to_the_others_for_a_while(
         await one.start(WHY)
         await first.reached.wait()
         with anyio.fail_after(20):
-            while await one.lead() != 1:
+            while await one.room.lead() != 1:
                 await anyio.lowlevel.checkpoint()
             async with working(one):
                 await door.start(WHY)
                 async with working(two):
                     await second.reached.wait()
-        assert (one.load, two.load, await two.lead()) == (1, 1, 0)
+        assert (one.room.load, two.room.load, await two.room.lead()) == (1, 1, 0)

@@ -227,6 +227,12 @@ def test_a_run_without_an_end_whose_process_is_dead_is_interrupted() -> None:
     assert not state.over
 
 
+def test_a_run_stopped_when_it_ended_or_was_last_heard_of() -> None:
+    assert after(ACCEPTED).stopped_at is None
+    assert after(ACCEPTED, alive=False).stopped_at == ACCEPTED.at
+    assert after(ACCEPTED, ENDED).stopped_at == ENDED.at
+
+
 def test_what_an_interrupted_run_was_at_is_to_be_done_again() -> None:
     state = after(ACCEPTED, started("s1"), call_started("s1"), alive=False)
     first = state.subtasks["s1"]

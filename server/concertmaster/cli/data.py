@@ -32,7 +32,7 @@ def run_data(state: RunState) -> JsonValue:
             answer=state.answer,
             value=state.value,
             subtasks=tuple(_line(item) for item in state.subtasks.values()),
-            seconds=_seconds(state.started_at, state.ended_at),
+            seconds=_seconds(state.started_at, state.stopped_at),
             usd=state.usage.usd,
             estimate=state.estimate,
             budget=budget(state),
@@ -58,7 +58,7 @@ def run_line(state: RunState) -> JsonValue:
             status=state.status,
             task=state.request.task,
             started_at=datetime.fromtimestamp(state.started_at, UTC).isoformat(),
-            seconds=_seconds(state.started_at, state.ended_at),
+            seconds=_seconds(state.started_at, state.stopped_at),
         )
     )
 

@@ -145,7 +145,7 @@ class _Frame:
         for line in asides(state)[-ASIDES:]:
             yield _single(line)
         sign = symbol_of(state.status, self.now)
-        took = times(state.started_at, state.ended_at, self.now)
+        took = times(state.started_at, state.stopped_at, self.now)
         facts = joined((_progress(state), took, bill(state)))
         yield _single(f"{sign} {facts}", style_of(state.status))
 

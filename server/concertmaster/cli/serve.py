@@ -12,7 +12,7 @@ from anyio import to_thread
 from concertmaster.cli.extras import check_store
 from concertmaster.cli.options import job_folders_option, load, run_async, setup_options
 from concertmaster.protocol.server import create_server
-from concertmaster.protocol.serving import serve_http, serve_stdio
+from concertmaster.protocol.serving import serve_stdio
 
 if TYPE_CHECKING:
     from concertmaster.runs.job_files import JobsReading
@@ -54,11 +54,13 @@ def serve(http: bool, host: str, port: int, accept_only: bool, **flags: Any) -> 
         return reading.jobs
 
     async def work() -> int:
-        at_once = settings.resume_interrupted or settings.store is not None
-        server = create_server(open_service, load_jobs, at_once=at_once)
-        if http:
-            return await serve_http(server, host=host, port=port, ready=_tell)
-        return await serve_stdio(server)
+        if not http:
+            at_once = settings.resume_interrupted or settings.store is not None
+            return await serve_stdio(create_server(open_service, load_jobs, at_once=at_once))
+        # Imported when it is needed: clients start servers over stdio, and wait for them.
+        serving = await to_thread.run_sync(importlib.import_module, "concertmaster.cli.http")
+        options: dict[str, Any] = {"host": host, "port": port, "ready": _tell}
+        return await serving.serve(loaded.settings, open_service, load_jobs, **options)
 
     click.get_current_context().exit(run_async(work))
 

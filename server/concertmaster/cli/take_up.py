@@ -34,7 +34,7 @@ def work(**flags: Any) -> None:
             await tasks.start(_await_signal, ended)
             print_aside(f"Working on {settings.runs_at_once} runs at a time. Ctrl-C ends it.")
             await ended.wait()
-            print_aside(f"Handing back {service.load} runs.")
+            print_aside(f"Handing back {service.room.load} runs.")
             tasks.cancel_scope.cancel()
 
     run_async(serve_runs)

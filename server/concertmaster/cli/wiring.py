@@ -1,5 +1,6 @@
 """What is built from the settings: definitions, model, journal, run service."""
 
+import importlib
 import os
 import platform
 import shlex
@@ -14,6 +15,7 @@ from concertmaster.catalog.catalog import Catalog, builtin_folder, load_catalog
 from concertmaster.catalog.prompts import Prompts, load_prompts
 from concertmaster.cli.extras import postgres_module
 from concertmaster.engine.run import Setup
+from concertmaster.errors import SettingsError
 from concertmaster.llm.anthropic import Connection, open_anthropic
 from concertmaster.llm.gate import Gate
 from concertmaster.llm.missing import MissingKeyLLM
@@ -33,6 +35,7 @@ from concertmaster.settings import (
     configuration_folder,
     program_environment,
 )
+from concertmaster.telemetry.watch import NO_TELEMETRY, Telemetry
 from concertmaster.tools.defaults import ToolOptions, default_tools
 from concertmaster.tools.registry import ToolRegistry
 
@@ -140,7 +143,32 @@ def prices_of(settings: Settings) -> Prices:
 
 
 @asynccontextmanager
-async def open_llm(loaded: LoadedSettings) -> AsyncGenerator[LLM]:
+async def open_telemetry(loaded: LoadedSettings) -> AsyncGenerator[Telemetry]:
+    """Open what tells of runs, if these settings want that.
+
+    Raises:
+        SettingsError: they do, and it is not installed.
+    """
+    settings = loaded.settings
+    if not settings.telemetry:
+        yield NO_TELEMETRY
+        return
+    try:
+        otel = importlib.import_module("concertmaster.telemetry.otel")
+    except ModuleNotFoundError as exc:
+        raise SettingsError(
+            f"telemetry is on, but {exc.name} is not installed. Install concertmaster[otel], or "
+            "turn telemetry off."
+        ) from exc
+    provider = answering(loaded)
+    async with otel.open_otlp(provider=provider, content=settings.telemetry_content) as telemetry:
+        yield telemetry
+
+
+@asynccontextmanager
+async def open_llm(
+    loaded: LoadedSettings, *, telemetry: Telemetry = NO_TELEMETRY
+) -> AsyncGenerator[LLM]:
     """Open what answers requests under these settings."""
     settings = loaded.settings
     answer = answering(loaded)
@@ -152,6 +180,7 @@ async def open_llm(loaded: LoadedSettings) -> AsyncGenerator[LLM]:
         connection, prices = connection_of(settings), prices_of(settings)
         async with open_anthropic(connection, prices=prices) as llm:
             gate = Gate(llm, max_attempts=settings.max_attempts)
+            telemetry.watch_gate(gate)
             yield SharedPrefixes(gate, prices)
 
 
@@ -217,7 +246,8 @@ async def open_runs(
     prompts = build_prompts(settings)
     policy = policy_of(settings, part, (*roots, *named))
     async with (
-        open_llm(loaded) as llm,
+        open_telemetry(loaded) as telemetry,
+        open_llm(loaded, telemetry=telemetry) as llm,
         open_journal(settings, works=part == "works") as journal,
     ):
         setup = Setup(
@@ -228,7 +258,10 @@ async def open_runs(
             tools=build_tools(settings),
             roots=roots,
         )
-        async with open_service(journal=journal, setup=setup, policy=policy) as service:
+        async with (
+            open_service(journal=journal, setup=setup, policy=policy) as service,
+            telemetry.watching(service),
+        ):
             yield service
 
 

@@ -182,6 +182,18 @@ class _Event(Frozen):
     """Unix time in seconds."""
 
 
+class Origin(Frozen):
+    """Who asked for a run, and on what occasion."""
+
+    principal: str = ""
+    """Whom the run belongs to, on a server that several people use."""
+    trace_context: dict[str, str] = Field(default_factory=dict[str, str])
+    """The W3C trace context of the call: `traceparent`, and `tracestate` if there was one."""
+
+
+NOBODY = Origin()
+
+
 class RunStarted(_Event):
     """A run exists from here on."""
 
@@ -189,6 +201,7 @@ class RunStarted(_Event):
     request: RunRequest
     notice: str = ""
     """What every reader of the answer must know of the models in use."""
+    origin: Origin = NOBODY
 
 
 class RunResumed(_Event):

@@ -23,7 +23,7 @@ from concertmaster.errors import (
     ModelReplyError,
     ModelUnavailableError,
 )
-from concertmaster.llm.places import Place, Places
+from concertmaster.llm.places import Occupancy, Place, Places
 from concertmaster.llm.protocol import LLM, NO_USAGE, Draft, Reply, Request, Usage
 
 FIRST_WAIT = 1.0
@@ -68,6 +68,11 @@ class Gate:
     def model_name(self, model: str, /) -> str:
         """Return the id of the model that `model` stands for."""
         return self._llm.model_name(model)
+
+    @property
+    def occupancy(self) -> dict[str, Occupancy]:
+        """Return how full the places for calls are, by model."""
+        return {model: places.occupancy for model, places in self._places.items()}
 
     def expected(self, model: str, usage: Usage, /) -> Usage:
         """Return what a call of `model` that takes these tokens will report."""

@@ -5,6 +5,7 @@ from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from copy import copy
+from dataclasses import dataclass
 from random import SystemRandom
 
 import anyio
@@ -15,6 +16,15 @@ from concertmaster.llm.pace import Pace
 from concertmaster.llm.protocol import Allowance
 
 _RANDOM = SystemRandom()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Occupancy:
+    """How full the places for calls of one model are."""
+
+    places: int
+    under_way: int
+    waiting: int
 
 
 class Places:
@@ -32,6 +42,12 @@ class Places:
         self._unheard = 0
         self._alarm = math.inf
         self._denial: ModelAccessError | None = None
+
+    @property
+    def occupancy(self) -> Occupancy:
+        """Return how full they are."""
+        limit = self._limit
+        return Occupancy(places=limit.width, under_way=limit.under_way, waiting=self._turns.waiting)
 
     @asynccontextmanager
     async def place(self, run_id: str) -> AsyncGenerator["Place"]:
@@ -153,6 +169,10 @@ class _Turns:
     @property
     def any(self) -> bool:
         return bool(self._runs)
+
+    @property
+    def waiting(self) -> int:
+        return sum(map(len, self._runs.values()))
 
     def add(self, run_id: str, place: Place) -> None:
         self._runs.setdefault(run_id, deque()).append(place)

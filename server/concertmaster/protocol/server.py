@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from mcp.server.caching import CacheableMethod
@@ -32,6 +32,10 @@ from concertmaster.protocol.subscriptions import LegacySubscriptions
 from concertmaster.protocol.task_updates import TaskListening
 from concertmaster.protocol.tasks import RunTasks, TasksExtension, TaskSource
 from concertmaster.protocol.tools import TASK_TOOLS, TOOLS
+from concertmaster.protocol.watching import GuardedSubscriptions
+
+if TYPE_CHECKING:
+    from concertmaster.runs.principals import Principals
 
 INSTRUCTIONS = """\
 Concertmaster gets large tasks done by many specialists at once. It plans a task, hands each part \
@@ -70,8 +74,15 @@ LISTS: tuple[CacheableMethod, ...] = (
 class ConcertmasterServer(MCPServer[ServerState]):
     """An MCP server over one run service, which it opens when it is first needed."""
 
-    def __init__(self, open_service: OpenService, load_jobs: LoadJobs, *, at_once: bool) -> None:
-        self.state = ServerState(open_service, at_once=at_once)
+    def __init__(
+        self,
+        open_service: OpenService,
+        load_jobs: LoadJobs,
+        *,
+        at_once: bool,
+        principals: "Principals | None",
+    ) -> None:
+        self.state = ServerState(open_service, at_once=at_once, principals=principals)
         self._jobs = JobPrompts(self.state, load_jobs)
         tasks = self.task_source()
         super().__init__(
@@ -84,7 +95,10 @@ class ConcertmasterServer(MCPServer[ServerState]):
             subscriptions=self.state.bus,
             log_level="WARNING",
             cache_hints=dict.fromkeys(LISTS, UNCHANGING),
-            middleware=[hint_at_workers],
+            middleware=[
+                hint_at_workers,
+                *([GuardedSubscriptions(self.state)] if principals is not None else []),
+            ],
             lifespan=lambda _: self.state.lifespan(),
         )
         add_resources(self, self.state)
@@ -139,11 +153,15 @@ class ConcertmasterServer(MCPServer[ServerState]):
 
 
 def create_server(
-    open_service: OpenService, load_jobs: LoadJobs = no_jobs, *, at_once: bool = False
+    open_service: OpenService,
+    load_jobs: LoadJobs = no_jobs,
+    *,
+    at_once: bool = False,
+    principals: "Principals | None" = None,
 ) -> ConcertmasterServer:
     """Return the server that gives MCP clients access to a service, and to ready-made jobs.
 
     The service is opened when a call first needs it, or `at_once` when the server is first in
-    use.
+    use. With `principals`, callers must have a token, and see their own runs only.
     """
-    return ConcertmasterServer(open_service, load_jobs, at_once=at_once)
+    return ConcertmasterServer(open_service, load_jobs, at_once=at_once, principals=principals)

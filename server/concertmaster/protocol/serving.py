@@ -1,40 +1,27 @@
-"""Serving MCP over stdio and HTTP until the client leaves or a signal comes, and ending cleanly.
+"""Serving MCP over stdio until the client leaves or a signal comes, and ending cleanly.
 
-The SDK's own runners do not: over stdio SIGTERM kills the process at once and SIGINT leaves it
-hanging in a read; over HTTP both wait for open streams without bound.
+The SDK's own runner does not: SIGTERM kills the process at once, and SIGINT leaves it hanging in
+a read.
 """
 
 import logging
 import os
 import signal
-import socket
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import CancelledError
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from typing import IO
 
 import anyio
 import anyio.from_thread
 import anyio.lowlevel
-import uvicorn
 from anyio.abc import TaskStatus
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from concertmaster.errors import SettingsError
 from concertmaster.protocol.incoming import mended
 from concertmaster.protocol.server import ConcertmasterServer
 
 log = logging.getLogger(__name__)
-
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-PATH = "/mcp"
-
-CUT_SECONDS = 0.5
-"""How long open HTTP responses may go on once the server is to end."""
-
-GRACE_SECONDS = 2
-"""How long connections may stay open after that."""
 
 LAST_SECONDS = 3.0
 """How long the process may live after a signal, whatever it is stuck in."""
@@ -47,7 +34,7 @@ async def serve_stdio(server: ConcertmasterServer) -> int:
 
     Returns the exit status: 0, or 128 plus the number of the signal.
     """
-    ending = _Ending()
+    ending = Ending()
 
     async def stop() -> None:
         server.state.end()
@@ -62,47 +49,7 @@ async def serve_stdio(server: ConcertmasterServer) -> int:
     return ending.status
 
 
-async def serve_http(
-    server: ConcertmasterServer,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    ready: Callable[[str], object] = log.info,
-) -> int:
-    """Serve Streamable HTTP until a signal comes; `ready` is told the address once it is open.
-
-    Returns the exit status: 0, or 128 plus the number of the signal.
-
-    Raises:
-        SettingsError: the host is not this machine, or the port cannot be had.
-    """
-    if host not in LOOPBACK:
-        raise SettingsError(
-            f"host is {host!r}, but HTTP is served on this machine only: use one of "
-            f"{', '.join(LOOPBACK)}."
-        )
-    app = Cuttable(server.streamable_http_app(streamable_http_path=PATH, host=host))
-    config = uvicorn.Config(
-        app, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE_SECONDS
-    )
-    ending = _Ending()
-
-    async def stop() -> None:
-        server.state.end()
-        runner.should_exit = True
-        await anyio.sleep(CUT_SECONDS)
-        app.cut()
-
-    with _listen(host, port) as listener:
-        runner = _Uvicorn(config)
-        async with ending.at_signal(stop):
-            address = f"[{host}]" if ":" in host else host
-            ready(f"http://{address}:{listener.getsockname()[1]}{PATH}")
-            await runner.serve(sockets=[listener])
-    return ending.status
-
-
-class _Ending:
+class Ending:
     """The end of a server by a signal, and the exit status that it leads to."""
 
     def __init__(self) -> None:
@@ -173,63 +120,3 @@ def _private_stdin() -> IO[str]:
     os.dup2(nothing, 0)
     os.close(nothing)
     return open(private, encoding="utf-8", errors="replace", closefd=False)
-
-
-class _Uvicorn(uvicorn.Server):
-    """A uvicorn that leaves signals to us, since it would send them again at its end."""
-
-    @contextmanager
-    def capture_signals(self) -> Generator[None]:
-        """Capture none."""
-        yield
-
-
-class Cuttable:
-    """An ASGI application whose open responses can be brought to an end.
-
-    Some last as long as the client wants, and uvicorn would report those as failures.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-        self._open: set[anyio.CancelScope] = set()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        started = False
-
-        async def note_start(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        with anyio.CancelScope() as response:
-            self._open.add(response)
-            try:
-                await self._app(scope, receive, note_start)
-            finally:
-                self._open.discard(response)
-        if response.cancelled_caught:
-            if not started:
-                await send({"type": "http.response.start", "status": 503, "headers": []})
-            await send({"type": "http.response.body", "body": b""})
-
-    def cut(self) -> None:
-        """End all open responses."""
-        for response in self._open:
-            response.cancel()
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    if not 0 <= port <= 65535:
-        raise SettingsError(f"port is {port}, but it must be from 0 to 65535.")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family)
-    except OSError as exc:
-        raise SettingsError(
-            f"HTTP cannot be served at {host}, port {port}: {exc.strerror}. Choose another port."
-        ) from exc

@@ -11,11 +11,13 @@ from mcp.server.mcpserver import Context
 from mcp.server.subscriptions import InMemorySubscriptionBus
 
 from concertmaster.errors import ConcertmasterError
+from concertmaster.protocol.callers import principal_of_caller
 from concertmaster.protocol.subscriptions import RunUpdates, Work
 
 if TYPE_CHECKING:
     # All that drives runs takes as long to import as the protocol itself, and clients start
     # servers merely to ask what they can do.
+    from concertmaster.runs.principals import Principals, Runs
     from concertmaster.runs.service import RunService
 
 log = logging.getLogger(__name__)
@@ -27,11 +29,19 @@ OpenService = Callable[[], AbstractAsyncContextManager["RunService"]]
 class ServerState:
     """The run service, opened when it is first asked for, and whether the server is ending."""
 
-    def __init__(self, open_service: OpenService, *, at_once: bool = False) -> None:
+    def __init__(
+        self,
+        open_service: OpenService,
+        *,
+        at_once: bool = False,
+        principals: "Principals | None" = None,
+    ) -> None:
+        """With `principals`, callers must have a token, and see their own runs only."""
         self.bus = InMemorySubscriptionBus()
         """Tells what of runs has changed."""
         self._open_service = open_service
         self._at_once = at_once
+        self._principals = principals
         self._opening = anyio.Lock()
         self._service: RunService | None = None
         self._tasks: TaskGroup | None = None
@@ -60,8 +70,20 @@ class ServerState:
             raise RuntimeError("the server is not in use")
         return self._tasks
 
-    async def service(self) -> "RunService":
-        """Return the run service.
+    async def service(self) -> "Runs":
+        """Return the runs that the caller may see.
+
+        Raises:
+            ConcertmasterError: the run service cannot be opened, which is tried again with the
+                next call.
+        """
+        service = await self.opened()
+        if self._principals is None:
+            return service
+        return self._principals.runs_of(service, principal_of_caller())
+
+    async def opened(self) -> "RunService":
+        """Return the run service, with the runs of everybody.
 
         Raises:
             ConcertmasterError: it cannot be opened, which is tried again with the next call.
@@ -74,7 +96,7 @@ class ServerState:
 
     async def _open(self) -> None:
         try:
-            await self.service()
+            await self.opened()
         except ConcertmasterError as exc:
             # Whoever calls next is told the same.
             log.warning("not opened: %s", exc)

@@ -128,7 +128,7 @@ def run_reply(state: RunState, page: Page, detail: Detail) -> RunReply:
         value=state.value if as_value else None,
         subtasks=tuple(_lines(state, detail)),
         more_subtasks=max(len(state.subtasks) - detail.subtasks, 0),
-        seconds=_elapsed(state.started_at, state.ended_at),
+        seconds=_elapsed(state.started_at, state.stopped_at),
         usd=_usd(state.usage),
         estimate=None if state.over and state.request.kind != "plan" else state.estimate,
         budget=budget(state),
@@ -343,7 +343,7 @@ def _run_line(state: RunState) -> RunLine:
         status=state.status,
         task=one_line(state.request.task, 100),
         started_at=datetime.fromtimestamp(state.started_at, UTC).isoformat(timespec="seconds"),
-        seconds=_elapsed(state.started_at, state.ended_at) if state.over else None,
+        seconds=_elapsed(state.started_at, state.stopped_at) if state.still else None,
     )
 
 

@@ -5,7 +5,9 @@ from dataclasses import replace
 
 import anyio
 
+from concertmaster.engine.events import Origin
 from concertmaster.engine.plan import Plan
+from concertmaster.protocol.callers import trace_context
 from concertmaster.protocol.state import Ctx, state_of
 from concertmaster.protocol.views import progress_line
 from concertmaster.runs.orders import Order
@@ -66,7 +68,7 @@ async def start_and_follow(ctx: Ctx, order: Order, *, seconds: float) -> RunStat
     service = await state_of(ctx).service()
     if (known := await service.known(order)) is not None:
         return await follow(ctx, known.run_id, seconds=seconds)
-    return await _follow_own(ctx, await service.start(order), seconds=seconds)
+    return await _follow_own(ctx, await service.start(order, origin=_origin(ctx)), seconds=seconds)
 
 
 async def rerun_and_follow(
@@ -78,7 +80,7 @@ async def rerun_and_follow(
         ConcertmasterError: it cannot be done as asked, or not be written down.
     """
     service = await state_of(ctx).service()
-    begun = await service.rerun(run_id, plan=plan, redo=redo)
+    begun = await service.rerun(run_id, plan=plan, redo=redo, origin=_origin(ctx))
     return await _follow_own(ctx, begun, seconds=seconds)
 
 
@@ -95,6 +97,10 @@ async def resume_and_follow(ctx: Ctx, run_id: str, *, seconds: float) -> RunStat
         return await follow(ctx, run_id, seconds=seconds)
     resumed = await service.resume(run_id, by="resume_run")
     return await _follow_own(ctx, resumed, seconds=seconds)
+
+
+def _origin(ctx: Ctx) -> Origin:
+    return Origin(trace_context=trace_context(ctx))
 
 
 async def _follow_own(ctx: Ctx, begun: RunState, *, seconds: float) -> RunState:

@@ -35,8 +35,12 @@ class Tables(Protocol):
         """Return what is known of a run, or raise UnknownRunError."""
         ...
 
-    def recent(self, limit: int) -> Sequence[RunRow]:
-        """Return the latest runs, newest first."""
+    def recent(self, limit: int, *, principal: str | None) -> Sequence[RunRow]:
+        """Return the latest runs, newest first: all, or those of one principal."""
+        ...
+
+    def spent(self, principal: str, *, since: float) -> float:
+        """Return what the model calls of a principal's runs cost since a time, in USD."""
         ...
 
     def unfinished(self) -> Sequence[RunRow]:
@@ -159,9 +163,13 @@ class GroupCommit:
         _check_id(run_id)
         return await self._read(partial(self._tables.row, run_id))
 
-    async def recent(self, limit: int) -> Sequence[RunRow]:
-        """Return the latest runs, newest first."""
-        return await self._read(partial(self._tables.recent, limit))
+    async def recent(self, limit: int, *, principal: str | None = None) -> Sequence[RunRow]:
+        """Return the latest runs, newest first: all, or those of one principal."""
+        return await self._read(partial(self._tables.recent, limit, principal=principal))
+
+    async def spent(self, principal: str, *, since: float) -> float:
+        """Return what the model calls of a principal's runs cost since a time, in USD."""
+        return await self._read(partial(self._tables.spent, principal, since=since))
 
     async def unfinished(self) -> Sequence[RunRow]:
         """Return the runs that have not ended and that no other process has, oldest first."""

@@ -22,6 +22,8 @@ class RunRow:
     """Whether the process that owns the run still exists."""
     mine: bool
     """Whether that process is this one."""
+    principal: str = ""
+    """Whom the run belongs to, on a server that several people use."""
     queued: bool = False
     """Whether it belongs to nobody, and waits for a process that has room."""
     attended: bool = False
@@ -133,8 +135,12 @@ class Journal(Protocol):
         """
         ...
 
-    async def recent(self, limit: int) -> Sequence[RunRow]:
-        """Return the latest runs, newest first."""
+    async def recent(self, limit: int, *, principal: str | None = None) -> Sequence[RunRow]:
+        """Return the latest runs, newest first: all, or those of one principal."""
+        ...
+
+    async def spent(self, principal: str, *, since: float) -> float:
+        """Return what the model calls of a principal's runs cost since a time, in USD."""
         ...
 
     async def unfinished(self) -> Sequence[RunRow]:

@@ -74,6 +74,11 @@ class LiveRuns:
         """Return a run that is driven here."""
         return self._live.get(run_id)
 
+    @property
+    def states(self) -> tuple[RunState, ...]:
+        """Return where the runs stand that are driven here."""
+        return tuple(live.state for live in self._live.values())
+
     def known(self, run_id: str) -> RunState | None:
         """Return the state of a run that this process knows better than the journal."""
         live = self._live.get(run_id)

@@ -11,14 +11,14 @@ APPEND: LiteralString = """
 WITH given AS (
     SELECT * FROM unnest(
         %(run_id)s::text[], %(epoch)s::int[], %(name)s::text[], %(kind)s::text[],
-        %(at)s::float8[], %(data)s::text[], %(light)s::text[]
-    ) WITH ORDINALITY AS given (run_id, epoch, name, kind, at, data, light, place)
+        %(at)s::float8[], %(data)s::text[], %(light)s::text[], %(usd)s::float8[]
+    ) WITH ORDINALITY AS given (run_id, epoch, name, kind, at, data, light, usd, place)
 ), held AS (
     SELECT run_id, epoch FROM runs WHERE run_id = ANY (%(run_id)s)
     ORDER BY run_id FOR NO KEY UPDATE
 ), added AS (
-    INSERT INTO events (run_id, epoch, name, kind, version, at, data, light)
-    SELECT given.run_id, held.epoch, name, kind, %(version)s, at, data, light
+    INSERT INTO events (run_id, epoch, name, kind, version, at, data, light, usd)
+    SELECT given.run_id, held.epoch, name, kind, %(version)s, at, data, light, usd
     FROM given JOIN held USING (run_id)
     WHERE given.epoch IS NULL OR given.epoch = held.epoch
     ORDER BY place
@@ -37,8 +37,8 @@ FROM added
 
 BEGIN: LiteralString = """
 WITH begun AS (
-    INSERT INTO runs (run_id, created_at, epoch, owner, idempotency_key)
-    VALUES (%(run_id)s, %(at)s, %(epoch)s, %(owner)s, %(key)s)
+    INSERT INTO runs (run_id, created_at, epoch, owner, idempotency_key, principal)
+    VALUES (%(run_id)s, %(at)s, %(epoch)s, %(owner)s, %(key)s, %(principal)s)
     ON CONFLICT DO NOTHING RETURNING run_id
 ), kept AS (
     INSERT INTO texts
@@ -113,13 +113,24 @@ FROM runs WHERE run_id = %(run_id)s
 
 ROWS: LiteralString = """
 SELECT run_id, created_at, epoch, alive OR coalesce(owner = %(me)s, FALSE),
-    coalesce(owner = %(me)s, FALSE), owner IS NULL, attended
+    coalesce(owner = %(me)s, FALSE), owner IS NULL, attended, principal
 FROM run_rows
 """
 
 ROW: LiteralString = ROWS + "WHERE run_id = %(run_id)s"
 
-RECENT: LiteralString = ROWS + "ORDER BY created_at DESC, place DESC LIMIT %(limit)s"
+RECENT: LiteralString = (
+    ROWS
+    + """
+WHERE %(principal)s::text IS NULL OR principal = %(principal)s
+ORDER BY created_at DESC, place DESC LIMIT %(limit)s
+"""
+)
+
+SPENT: LiteralString = """
+SELECT coalesce(sum(usd), 0) FROM runs JOIN events USING (run_id)
+WHERE principal = %s AND at >= %s
+"""
 
 UNFINISHED: LiteralString = (
     ROWS

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import groupby
 from typing import Any, LiteralString, cast
 
-from concertmaster.engine.events import SCHEMA_VERSION, CallFinished, Event
+from concertmaster.engine.events import SCHEMA_VERSION, CallFailed, CallFinished, Event, RunStarted
 from concertmaster.errors import (
     BusyRunError,
     ConcertmasterError,
@@ -79,6 +79,7 @@ class PostgresTables:
             "at": [write.event.at for write in writes],
             "data": [write.data for write in writes],
             "light": [_light(write.event) for write in writes],
+            "usd": [_usd(write.event) for write in writes],
         }
         constants = {"version": SCHEMA_VERSION, "channel": CHANNEL}
         added = {row[:2] for row in connection.execute(sql.APPEND, columns | constants)}
@@ -108,6 +109,7 @@ class PostgresTables:
             # In one order everywhere, so that two who keep the same texts do not block each other.
             texts = sorted(write.begins.texts.items())
             parameters["key"] = write.begins.key
+            parameters["principal"] = _principal(write.event)
             parameters["digests"] = [digest for digest, _ in texts]
             parameters["texts"] = [text.encode() for _, text in texts]
         with connection.transaction():
@@ -138,9 +140,14 @@ class PostgresTables:
             raise UnknownRunError(run_id)
         return rows[0]
 
-    def recent(self, limit: int) -> Sequence[RunRow]:
-        """Return the latest runs, newest first."""
-        return self._rows(sql.RECENT, {"limit": limit})
+    def recent(self, limit: int, *, principal: str | None) -> Sequence[RunRow]:
+        """Return the latest runs, newest first: all, or those of one principal."""
+        return self._rows(sql.RECENT, {"limit": limit, "principal": principal})
+
+    def spent(self, principal: str, *, since: float) -> float:
+        """Return what the model calls of a principal's runs cost since a time, in USD."""
+        ((usd,),) = self._read(sql.SPENT, (principal, since))
+        return usd
 
     def unfinished(self) -> Sequence[RunRow]:
         """Return the runs that have not ended and that no other process has, oldest first."""
@@ -156,8 +163,9 @@ class PostgresTables:
                 mine=mine,
                 queued=queued,
                 attended=attended,
+                principal=principal,
             )
-            for run_id, created_at, epoch, alive, mine, queued, attended in self._read(
+            for run_id, created_at, epoch, alive, mine, queued, attended, principal in self._read(
                 query, {**parameters, "me": self.me}
             )
         ]
@@ -231,6 +239,21 @@ def _light(event: Event) -> str | None:
         return None
     silent = event.reply.model_copy(update={"text": "", "tool_calls": ()})
     return to_json(event.model_copy(update={"reply": silent}))
+
+
+def _usd(event: Event) -> float | None:
+    """Return what a model call cost, if the event is the end of one and the price is known."""
+    match event:
+        case CallFinished(reply=reply):
+            return reply.usage.usd
+        case CallFailed(usage=usage):
+            return usage.usd
+        case _:
+            return None
+
+
+def _principal(event: Event) -> str:
+    return event.origin.principal if isinstance(event, RunStarted) else ""
 
 
 def _taken(added: set[Any], step: tuple[str, str]) -> bool:

@@ -1,9 +1,12 @@
 """Folders, files and locks that nobody but this user can read: they hold people's documents."""
 
 import stat
+import sys
 from pathlib import Path
 
 from filelock import FileLock
+
+from concertmaster.errors import SettingsError
 
 
 def make_folder(folder: Path) -> None:
@@ -43,3 +46,17 @@ def lock(file: Path) -> FileLock:
     not use it at the same time: within a process it can be acquired again and again.
     """
     return FileLock(file, mode=0o600, thread_local=False)
+
+
+def check_owner_only(file: Path) -> None:
+    """Do nothing if only its owner may read a file that holds a secret.
+
+    Raises:
+        SettingsError: others may read it.
+    """
+    if sys.platform == "win32":
+        return
+    if stat.S_IMODE(file.stat().st_mode) & 0o077:
+        raise SettingsError(
+            f"{file} holds a secret and other users may read it. Run: chmod 600 {file}"
+        )

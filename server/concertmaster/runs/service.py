@@ -4,6 +4,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import anyio
 from anyio.abc import TaskGroup
@@ -11,9 +12,11 @@ from anyio.abc import TaskGroup
 from concertmaster.catalog.catalog import Catalog
 from concertmaster.engine.earlier import NO_EARLIER_RUN, EarlierRun, earlier_results
 from concertmaster.engine.events import (
+    NOBODY,
     CancelRequested,
     Event,
     GuardDecided,
+    Origin,
     RunEnded,
     RunRequest,
     RunResumed,
@@ -24,7 +27,6 @@ from concertmaster.engine.orchestrator import Orchestrator
 from concertmaster.engine.plan import Plan
 from concertmaster.engine.run import Setup
 from concertmaster.errors import LostRunError, UnknownRunError, UnreadableRunError, UsedKeyError
-from concertmaster.runs import ends
 from concertmaster.runs.intake import CheckedOrder, RunPolicy
 from concertmaster.runs.journal import Journal, RunRow, StoredRun
 from concertmaster.runs.live import LIVENESS_SECONDS, LiveRun, LiveRuns
@@ -33,6 +35,7 @@ from concertmaster.runs.reading import OrderReader, check_same
 from concertmaster.runs.resumable import check_resumable
 from concertmaster.runs.retention import Retention
 from concertmaster.runs.rewrites import file_changes
+from concertmaster.runs.room import Room
 from concertmaster.runs.state import RecentRuns, RunState, fold, subtask_result
 from concertmaster.runs.trace import Span, trace
 from concertmaster.tools.changes import FileChange
@@ -58,6 +61,7 @@ class RunService:
         self._setup = setup
         self._policy = policy
         self._live = LiveRuns(journal=journal, orchestrator=Orchestrator(setup), tasks=tasks)
+        self.room = Room(journal, self._live, policy)
         self._reader = OrderReader(
             journal=journal, policy=policy, catalog=setup.catalog, find=self.get
         )
@@ -72,12 +76,19 @@ class RunService:
         """Return what every reader of an answer must know of the models in use."""
         return self._setup.llm.notice
 
+    @property
+    def budget_usd(self) -> float:
+        """Return what a run may spend whose order does not say."""
+        return self._policy.limits.budget_usd
+
     def on_change(self, listener: Callable[[str], None]) -> None:
         """Have `listener` called with the run's id after each event of a run driven here."""
         self._live.on_change(listener)
 
-    async def start(self, order: Order) -> RunState:
+    async def start(self, order: Order, *, origin: Origin = NOBODY) -> RunState:
         """Check an order, write it to the journal, and start it; return at once.
+
+        Of earlier runs, it may refer to those of its own principal.
 
         Raises:
             RequestError: it cannot be done as asked.
@@ -86,16 +97,21 @@ class RunService:
         """
         if (known := await self.known(order)) is not None:
             return known
-        checked = await self._reader.checked(order)
+        checked = await self._reader_for(origin.principal).checked(order)
         try:
-            return await self._begin(checked, key=order.idempotency_key)
+            return await self._begin(checked, origin=origin, key=order.idempotency_key)
         except UsedKeyError as exc:
             state = await self.get(exc.run_id)
             check_same(state, order)
             return state
 
     async def rerun(
-        self, run_id: str, *, plan: Plan | None = None, redo: Sequence[str] = ()
+        self,
+        run_id: str,
+        *,
+        plan: Plan | None = None,
+        redo: Sequence[str] = (),
+        origin: Origin = NOBODY,
     ) -> RunState:
         """Start a run like one that there is, with another plan; return at once.
 
@@ -108,16 +124,26 @@ class RunService:
             StoreError: the journal cannot be written, so nothing was started.
         """
         checked = await self._reader.again(await self.get(run_id), plan=plan, redo=redo)
-        return await self._begin(checked, earlier=await self._earlier(checked.request))
+        earlier = await self._earlier(checked.request)
+        return await self._begin(checked, origin=origin, earlier=earlier)
 
     async def _begin(
-        self, checked: CheckedOrder, *, key: str = "", earlier: EarlierRun = NO_EARLIER_RUN
+        self,
+        checked: CheckedOrder,
+        *,
+        origin: Origin,
+        key: str = "",
+        earlier: EarlierRun = NO_EARLIER_RUN,
     ) -> RunState:
         run_id = f"r-{secrets.token_urlsafe(16)}"
         event = RunStarted(
-            name="run/start", at=time.time(), request=checked.request, notice=self.notice
+            name="run/start",
+            at=time.time(),
+            request=checked.request,
+            notice=self.notice,
+            origin=origin,
         )
-        if self._queues:
+        if self.room.queues:
             await self._journal.create(run_id, event, checked.texts, key=key, queued=True)
             return await self.get(run_id)
         live = LiveRun(fold(run_id, [event], alive=True), epoch=1)
@@ -155,31 +181,6 @@ class RunService:
         check_same(state, order)
         return state
 
-    @property
-    def _queues(self) -> bool:
-        """Tell whether runs are left to whoever has room."""
-        here, in_all = self._policy.runs_here, self._policy.runs_in_all
-        return in_all is not None or (here is not None and len(self._live) >= here)
-
-    @property
-    def load(self) -> int:
-        """Return how many runs this process drives."""
-        return len(self._live)
-
-    async def lead(self) -> int:
-        """Return how many runs more this process drives than the least busy other that could."""
-        least = await self._journal.least_load()
-        return 0 if least is None else max(0, self.load - least)
-
-    async def room(self) -> None:
-        """Return when this process has room for another run."""
-        if self._policy.runs_here is not None:
-            await self._live.fewer_than(self._policy.runs_here)
-
-    async def news(self) -> None:
-        """Return when there may be a run to be taken up."""
-        await self._journal.changed_elsewhere()
-
     async def resume(self, run_id: str, *, by: str, here: bool = False) -> RunState:
         """Have a run go on that was interrupted, or that ended without success; return at once.
 
@@ -192,7 +193,7 @@ class RunService:
             StoreError: the journal cannot be written, so nothing was started.
         """
         state = await self.get(run_id)
-        queued = self._queues and not here
+        queued = self.room.queues and not here
         waits = state.status == "queued" and not queued
         if state.status == "succeeded" or not (state.still or waits):
             return state
@@ -225,6 +226,32 @@ class RunService:
         """Return the runs that have not ended and that no process drives, oldest first."""
         rows = await self._journal.unfinished()
         return [row for row in rows if self._live.get(row.run_id) is None]
+
+    def _reader_for(self, principal: str) -> OrderReader:
+        async def find(run_id: str) -> RunState:
+            await self.check_principal(run_id, principal)
+            return await self.get(run_id)
+
+        return replace(self._reader, find=find) if principal else self._reader
+
+    async def check_principal(self, run_id: str, principal: str) -> None:
+        """Do nothing if a run belongs to a principal.
+
+        Raises:
+            UnknownRunError: it does not, or there is none of that id.
+        """
+        state = self._live.known(run_id)
+        found = state.principal if state else (await self._journal.row(run_id)).principal
+        if found != principal:
+            raise UnknownRunError(run_id)
+
+    def driven(self) -> tuple[RunState, ...]:
+        """Return where the runs stand that this process drives."""
+        return self._live.states
+
+    async def spent(self, principal: str, *, since: float) -> float:
+        """Return what the model calls of a principal's runs cost since a time, in USD."""
+        return await self._journal.spent(principal, since=since)
 
     async def get(self, run_id: str) -> RunState:
         """Return where a run stands.
@@ -278,28 +305,15 @@ class RunService:
         )
         if (live := self._live.get(run_id)) is not None:
             await self._live.stop(live, event)
-        elif state.status != "queued" or not await self._cancel_queued(state, event):
+        elif state.status != "queued" or not await self.room.cancelled(run_id, event):
             await self._journal.request_cancel(run_id, event)
         return await self.wait(run_id, seconds=CANCEL_SECONDS)
 
-    async def _cancel_queued(self, state: RunState, event: CancelRequested) -> bool:
-        """End a run that nobody drives; tell whether nobody was faster to take it up."""
-        row = await self._journal.row(state.run_id)
-        epoch = row.epoch + 1
-        try:
-            await self._journal.take_over(state.run_id, event, epoch=epoch)
-            state = _folded(row, await self._journal.events(state.run_id))
-            for end in ends.cancelled(state):
-                await self._journal.append(state.run_id, end, epoch=epoch)
-        except LostRunError:
-            return False
-        return True
-
-    async def recent(self, limit: int = 20) -> RecentRuns:
-        """Return the latest runs, without the texts of what was said in them."""
+    async def recent(self, limit: int = 20, *, principal: str | None = None) -> RecentRuns:
+        """Return the latest runs, all or a principal's, without what was said in them."""
         states: list[RunState] = []
         unreadable: list[str] = []
-        for row in await self._journal.recent(limit):
+        for row in await self._journal.recent(limit, principal=principal):
             try:
                 state = self._live.known(row.run_id) or await self._outline(row)
                 states.append(state.shown())
@@ -326,17 +340,20 @@ class RunService:
         """
         return await file_changes(await self.get(run_id), self._journal.text)
 
-    async def input_names(self, specs: Sequence[InputSpec]) -> tuple[str, ...]:
+    async def input_names(
+        self, specs: Sequence[InputSpec], *, principal: str = ""
+    ) -> tuple[str, ...]:
         """Return the names that inputs have in a run.
 
         Raises:
             InputError: an input cannot be read.
         """
-        return tuple(document.name for document in await self._reader.documents(specs))
+        reader = self._reader_for(principal)
+        return tuple(document.name for document in await reader.documents(specs))
 
-    async def check(self, order: Order) -> None:
+    async def check(self, order: Order, *, principal: str = "") -> None:
         """Raise what `start` would, and start nothing."""
-        await self._reader.checked(order)
+        await self._reader_for(principal).checked(order)
 
     async def delete(self, run_id: str) -> None:
         """Delete a run with all that is known of it.

@@ -28,6 +28,7 @@ from concertmaster.runs.journal import RunRow, Standing, StoredRun
 from concertmaster.runs.owners import POLL_SECONDS, Owners
 from concertmaster.runs.sqlite_errors import explain
 from concertmaster.runs.sqlite_layout import lay_out
+from concertmaster.runs.sqlite_queries import SELECT_ROWS, SELECT_SPENT
 from concertmaster.runs.stored import NewRun, Write, parsed
 
 NOBODY = ""
@@ -71,8 +72,6 @@ _DELETE_RUN = (
     "DELETE FROM run_texts WHERE run_id = ?",
     "DELETE FROM runs WHERE run_id = ?",
 )
-
-_SELECT_ROWS = "SELECT run_id, created_at, epoch, owner FROM runs"
 
 _SELECT_OWNER = f"SELECT epoch, owner, {_ENDED} FROM runs WHERE run_id = ?"  # noqa: S608
 
@@ -178,7 +177,7 @@ class SqliteFile:
         """Tell whether so many runs are under way in living processes."""
         if most is None:
             return False
-        owners = [owner for *_, owner in writer.execute(f"{_SELECT_ROWS} WHERE NOT {_ENDED}")]
+        owners = [row[3] for row in writer.execute(f"{SELECT_ROWS} WHERE NOT {_ENDED}")]
         return sum(map(self._owners.alive, owners)) >= most
 
     def delete(self, run_ids: Sequence[str]) -> None:
@@ -218,19 +217,28 @@ class SqliteFile:
 
     def row(self, run_id: str) -> RunRow:
         """Return what is known of a run, or raise UnknownRunError."""
-        query = f"{_SELECT_ROWS} WHERE run_id = ?"
-        rows = self._rows(query, run_id)
+        rows = self._rows(f"{SELECT_ROWS} WHERE run_id = ?", run_id)
         if not rows:
             raise UnknownRunError(run_id)
         return rows[0]
 
-    def recent(self, limit: int) -> list[RunRow]:
-        """Return the latest runs, newest first."""
-        return self._rows(f"{_SELECT_ROWS} ORDER BY created_at DESC, rowid DESC LIMIT ?", limit)
+    def recent(self, limit: int, *, principal: str | None) -> list[RunRow]:
+        """Return the latest runs, newest first: all, or those of one principal."""
+        latest = "ORDER BY created_at DESC, rowid DESC LIMIT ?"
+        if principal is None:
+            return self._rows(f"{SELECT_ROWS} {latest}", limit)
+        return self._rows(f"{SELECT_ROWS} WHERE principal = ? {latest}", principal, limit)
+
+    def spent(self, principal: str, *, since: float) -> float:
+        """Return what the model calls of a principal's runs cost since a time, in USD."""
+        with self._explained():
+            _, reader = self._opened()
+            (usd,) = reader.execute(SELECT_SPENT, (since, principal)).fetchone()
+            return usd
 
     def unfinished(self) -> list[RunRow]:
         """Return the runs that have not ended and that no other process has, oldest first."""
-        rows = self._rows(f"{_SELECT_ROWS} WHERE NOT {_ENDED} ORDER BY created_at, rowid")
+        rows = self._rows(f"{SELECT_ROWS} WHERE NOT {_ENDED} ORDER BY created_at, rowid")
         return [row for row in rows if row.mine or not row.alive]
 
     def standing(self, run_ids: Collection[str]) -> dict[str, Standing]:
@@ -252,8 +260,8 @@ class SqliteFile:
 
     def stock(self) -> list[StoredRun]:
         """Return what is kept of each run, newest first."""
-        rows = self._rows(f"{_SELECT_ROWS} ORDER BY created_at DESC, rowid DESC")
-        busy = self._rows(f"{_SELECT_ROWS} WHERE NOT {_ENDED}")
+        rows = self._rows(f"{SELECT_ROWS} ORDER BY created_at DESC, rowid DESC")
+        busy = self._rows(f"{SELECT_ROWS} WHERE NOT {_ENDED}")
         with self._explained():
             _, reader = self._opened()
             sizes = dict(reader.execute(_SELECT_SIZES).fetchall())
@@ -281,8 +289,9 @@ class SqliteFile:
                 alive=alive[owner],
                 mine=owner == self._owners.me,
                 queued=owner == NOBODY,
+                principal=principal or "",
             )
-            for run_id, created_at, epoch, owner in found
+            for run_id, created_at, epoch, owner, principal in found
         ]
 
     def events(self, run_id: str, *, light: bool) -> list[Event]:

@@ -76,6 +76,8 @@ class RunState:
     run_id: str
     request: RunRequest
     started_at: float
+    principal: str = ""
+    """Whom the run belongs to, on a server that several people use."""
     updated_at: float = 0.0
     """When its latest event happened."""
     notice: str = ""
@@ -156,6 +158,11 @@ class RunState:
     def still(self) -> bool:
         """Tell whether nothing more will happen to the run by itself."""
         return self.over or self.status == "interrupted"
+
+    @property
+    def stopped_at(self) -> float | None:
+        """Return when the run ended or was last heard of; None while it goes on."""
+        return self.updated_at if self.ended_at is None and self.still else self.ended_at
 
     @property
     def ended_subtasks(self) -> int:
@@ -353,6 +360,7 @@ def fold(run_id: str, events: Iterable[Event], *, alive: bool, waiting: bool = F
     state = RunState(
         run_id=run_id,
         request=first.request,
+        principal=first.origin.principal,
         notice=first.notice,
         started_at=first.at,
         updated_at=first.at,

@@ -41,7 +41,7 @@ class Takeover:
             try:
                 await self.look()
                 with anyio.move_on_after(LOOK_SECONDS):
-                    await self._service.news()
+                    await self._service.room.news()
             except StoreError as exc:
                 log.warning("store not looked at: %s", exc)
                 log.debug("store not looked at", exc_info=True)
@@ -51,11 +51,11 @@ class Takeover:
         """Have the runs go on that nobody drives now, as far as there is room."""
         looking = True
         while looking:
-            await self._service.room()
+            await self._service.room.free()
             rows = await self._service.orphans()
             rows = [row for row in rows if (row.run_id, row.epoch) not in self._left_alone]
             if rows:
-                pace = min(PACE_SECONDS * await self._service.lead(), MOST_PACE_SECONDS)
+                pace = min(PACE_SECONDS * await self._service.room.lead(), MOST_PACE_SECONDS)
                 await anyio.sleep(pace)
             looking = await self._take_up_one(rows)
 

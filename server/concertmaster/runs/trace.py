@@ -168,6 +168,8 @@ class _Tree:
         match event:
             case RunStarted():
                 self.root.attributes["kind"] = event.request.kind
+                if event.origin.trace_context:
+                    self.root.attributes["trace_context"] = dict(event.origin.trace_context)
             case RunResumed():
                 self._resume(event)
             case SynthesisStarted():

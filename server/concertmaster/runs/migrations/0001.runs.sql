@@ -13,8 +13,11 @@ CREATE TABLE runs (
     epoch integer NOT NULL,
     owner text,
     ended boolean NOT NULL DEFAULT FALSE,
-    idempotency_key text UNIQUE
+    idempotency_key text UNIQUE,
+    principal text NOT NULL
 );
+
+CREATE INDEX runs_by_principal ON runs (principal, created_at, place);
 
 CREATE INDEX runs_by_time ON runs (created_at, place);
 
@@ -30,6 +33,7 @@ CREATE TABLE events (
     at float8 NOT NULL,
     data text NOT NULL,
     light text,
+    usd float8,
     PRIMARY KEY (run_id, seq),
     UNIQUE (run_id, epoch, name)
 );
@@ -53,6 +57,7 @@ SELECT
     epoch,
     owner,
     ended,
+    principal,
     EXISTS (SELECT FROM living WHERE process = owner) AS alive,
     EXISTS (SELECT FROM living WHERE works) AS attended
 FROM runs;

@@ -1,0 +1,20 @@
+"""What a journal on SQLite is asked about runs, and about whom they belong to."""
+
+_PRINCIPAL = """(
+    SELECT CASE
+        WHEN json_valid(data) THEN coalesce(json_extract(data, '$.origin.principal'), '')
+    END
+    FROM events WHERE events.run_id = runs.run_id AND seq = 1
+)"""
+"""Whom a run belongs to, as its first event says; NULL where that cannot be read."""
+
+SELECT_ROWS = f"SELECT run_id, created_at, epoch, owner, {_PRINCIPAL} AS principal FROM runs"  # noqa: S608
+
+SELECT_SPENT = f"""
+    SELECT total(CASE WHEN json_valid(data) THEN json_extract(
+        data, CASE kind WHEN 'call-finished' THEN '$.reply.usage.usd' ELSE '$.usage.usd' END
+    ) END)
+    FROM runs JOIN events USING (run_id)
+    WHERE kind IN ('call-finished', 'call-failed') AND at >= ? AND {_PRINCIPAL} = ?
+"""  # noqa: S608
+"""What model calls of a principal's runs cost since a time."""

@@ -1,0 +1,1 @@
+"""What is told about runs to those who watch over servers."""

@@ -1,0 +1,273 @@
+"""Runs of several people on one service: each sees their own, and may have so many."""
+
+import sqlite3
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+
+import anyio
+import pytest
+
+from building import setup
+from clients import hang
+from concertmaster.engine.events import NOBODY
+from concertmaster.errors import AllowanceError, ModelReplyError, UnknownRunError
+from concertmaster.llm.protocol import Request
+from concertmaster.runs.intake import RunPolicy
+from concertmaster.runs.orders import PlanOrder, RunOrder
+from concertmaster.runs.principals import Allowance, OwnRuns, Principals
+from concertmaster.runs.service import RunService, open_service
+from concertmaster.runs.sqlite_store import open_sqlite
+from fakes import USAGE, FakeLLM, Script, plan_json, reply_with, subtask
+
+pytestmark = pytest.mark.anyio
+
+ONE = plan_json(subtask("s1"))
+
+
+class People:
+    """Two people on one service."""
+
+    def __init__(self, service: RunService, allowance: Allowance) -> None:
+        self.service = service
+        principals = Principals(allowance)
+        self.ann = principals.runs_of(service, "ann")
+        self.bob = principals.runs_of(service, "bob")
+
+
+@asynccontextmanager
+async def people(
+    folder: Path,
+    scripts: Mapping[str, Script] | None = None,
+    *,
+    runs: int | None = None,
+    usd_a_day: float | None = None,
+) -> AsyncGenerator[People]:
+    async with (
+        open_sqlite(folder) as journal,
+        open_service(
+            journal=journal,
+            setup=setup(FakeLLM({"planner": ONE} | dict(scripts or {}))),
+            policy=RunPolicy(),
+        ) as service,
+    ):
+        yield People(service, Allowance(runs=runs, usd_a_day=usd_a_day))
+
+
+async def finished(runs: OwnRuns) -> str:
+    """Return the id of a run that is over."""
+    started = await runs.start(RunOrder(task="why?"), origin=NOBODY)
+    with anyio.fail_after(5):
+        assert (await runs.wait(started.run_id, seconds=5)).status == "succeeded"
+    return started.run_id
+
+
+DOORS: dict[str, Callable[[OwnRuns, str], Awaitable[object]]] = {
+    "get": lambda runs, run_id: runs.get(run_id),
+    "wait": lambda runs, run_id: runs.wait(run_id, seconds=60),
+    "wait for a change": lambda runs, run_id: runs.wait_for_change(run_id, seen=0, seconds=60),
+    "cancel": lambda runs, run_id: runs.cancel(run_id, reason="no"),
+    "result": lambda runs, run_id: runs.result(run_id, "s1"),
+    "changes": lambda runs, run_id: runs.changes(run_id),
+    "trace": lambda runs, run_id: runs.trace(run_id),
+    "input": lambda runs, run_id: runs.input_names([f"runs://{run_id}/answer"]),
+    "input of an order": lambda runs, run_id: runs.check(
+        RunOrder(task="why?", inputs=(f"runs://{run_id}/subtasks/s1",))
+    ),
+    "input of a run": lambda runs, run_id: runs.start(
+        RunOrder(task="why?", inputs=(f"runs://{run_id}/answer",)), origin=NOBODY
+    ),
+    "rerun": lambda runs, run_id: runs.rerun(run_id, origin=NOBODY),
+    "resume": lambda runs, run_id: runs.resume(run_id, by="a test"),
+    "plan": lambda runs, run_id: runs.start(RunOrder(plan_id=run_id), origin=NOBODY),
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_a_run_is_open_to_its_principal_and_does_not_exist_for_others(
+    door: str, tmp_path: Path
+) -> None:
+    async with people(tmp_path) as group:
+        run_id = await finished(group.ann)
+        await DOORS[door](group.ann, run_id)
+        with pytest.raises(UnknownRunError) as refused:
+            await DOORS[door](group.bob, run_id)
+        with pytest.raises(UnknownRunError) as missing:
+            await DOORS[door](group.bob, "r-none")
+    assert str(refused.value) == str(missing.value).replace("r-none", run_id)
+
+
+async def test_a_run_under_way_does_not_exist_for_others_either(tmp_path: Path) -> None:
+    async with people(tmp_path, {"planner": hang}) as group:
+        run = await group.ann.start(PlanOrder(task="why?"), origin=NOBODY)
+        with pytest.raises(UnknownRunError):
+            await group.bob.cancel(run.run_id, reason="no")
+        assert (await group.ann.get(run.run_id)).cancel_requested is None
+
+
+async def test_each_lists_their_own_runs_and_the_operator_all(tmp_path: Path) -> None:
+    async with people(tmp_path) as group:
+        of_ann = await finished(group.ann)
+        of_bob = await finished(group.bob)
+        assert [state.run_id for state in (await group.ann.recent(1)).states] == [of_ann]
+        assert [state.run_id for state in (await group.bob.recent()).states] == [of_bob]
+        everything = await group.service.recent()
+    assert [state.run_id for state in everything.states] == [of_bob, of_ann]
+
+
+async def test_runs_stay_with_their_principal_after_a_restart(tmp_path: Path) -> None:
+    async with people(tmp_path) as group:
+        run_id = await finished(group.ann)
+    async with people(tmp_path) as group:
+        assert (await group.ann.get(run_id)).answer == "done"
+        with pytest.raises(UnknownRunError):
+            await group.bob.get(run_id)
+
+
+async def test_runs_of_the_operator_belong_to_no_principal(tmp_path: Path) -> None:
+    async with people(tmp_path) as group:
+        run = await group.service.start(RunOrder(task="why?"))
+        await group.service.wait(run.run_id, seconds=5)
+        with pytest.raises(UnknownRunError):
+            await group.ann.get(run.run_id)
+        assert (await group.ann.recent()).states == ()
+
+
+async def test_a_run_whose_start_is_damaged_is_listed_for_nobody(tmp_path: Path) -> None:
+    async with people(tmp_path) as group:
+        await finished(group.ann)
+        damaged = await finished(group.ann)
+    with closing(sqlite3.connect(tmp_path / "runs.db")) as file, file:
+        file.execute("UPDATE events SET data = 'x' WHERE run_id = ? AND seq = 1", (damaged,))
+    async with people(tmp_path) as group:
+        listed = await group.ann.recent()
+        assert len(listed.states) == 1
+        assert listed.unreadable == ()
+        with pytest.raises(UnknownRunError):
+            await group.ann.get(damaged)
+
+
+async def test_a_principal_may_have_so_many_runs_under_way(tmp_path: Path) -> None:
+    async with people(tmp_path, {"planner": hang}, runs=2) as group:
+        outcomes: Counter[str] = Counter()
+
+        async def start() -> None:
+            try:
+                await group.ann.start(RunOrder(task="why?"), origin=NOBODY)
+                outcomes["started"] += 1
+            except AllowanceError:
+                outcomes["refused"] += 1
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(5):
+                tasks.start_soon(start)
+        assert outcomes == {"started": 2, "refused": 3}
+        await group.bob.start(RunOrder(task="why?"), origin=NOBODY)
+        (latest, _) = (await group.ann.recent()).states
+        await group.ann.cancel(latest.run_id, reason="no longer wanted")
+        await start()
+    assert outcomes["started"] == 3
+
+
+async def test_an_order_that_cannot_be_done_takes_no_place(tmp_path: Path) -> None:
+    async with people(tmp_path, runs=1) as group:
+        with pytest.raises(UnknownRunError):
+            await group.ann.start(RunOrder(plan_id="r-none"), origin=NOBODY)
+        await finished(group.ann)
+
+
+async def test_a_principal_who_has_spent_enough_starts_nothing_more(tmp_path: Path) -> None:
+    async with people(tmp_path, usd_a_day=0.02) as group:
+        await finished(group.ann)
+        with pytest.raises(AllowanceError, match=r"Of the 0\.02 USD .* 0\.00 USD are left"):
+            await group.ann.start(RunOrder(task="why?"), origin=NOBODY)
+        await finished(group.bob)
+
+
+async def test_a_run_gets_no_more_than_is_left_of_the_day(tmp_path: Path) -> None:
+    answers = iter([ONE])
+
+    async def plan_once(request: Request) -> str:
+        return next(answers, "") or await hang(request)
+
+    async with people(tmp_path, {"planner": plan_once}, usd_a_day=3) as group:
+        usual = await group.ann.get(await finished(group.ann))
+        with pytest.raises(AllowanceError, match=r"2\.98 USD are left"):
+            await group.ann.start(RunOrder(task="why?", budget_usd=2.99), origin=NOBODY)
+        asked = await group.ann.start(RunOrder(task="why?", budget_usd=2.5), origin=NOBODY)
+        cut = await group.ann.start(RunOrder(task="why?"), origin=NOBODY)
+    assert usual.request.limits.budget_usd == 2
+    assert asked.request.limits.budget_usd == 2.5
+    assert cut.request.limits.budget_usd == pytest.approx(0.48)
+
+
+async def test_runs_started_at_once_do_not_share_what_is_left(tmp_path: Path) -> None:
+    async with people(tmp_path, {"planner": hang}, usd_a_day=3) as group:
+        budgets: list[float] = []
+
+        async def start() -> None:
+            started = await group.ann.start(RunOrder(task="why?"), origin=NOBODY)
+            budgets.append(started.request.limits.budget_usd)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(start)
+            tasks.start_soon(start)
+    assert sum(budgets) == pytest.approx(3)
+
+
+async def test_runs_go_on_and_are_repeated_within_the_allowance_only(tmp_path: Path) -> None:
+    broken = ModelReplyError("no reply", usage=USAGE)
+    async with people(tmp_path, {"planner": broken}, usd_a_day=0.01) as group:
+        started = await group.ann.start(RunOrder(task="why?"), origin=NOBODY)
+        with anyio.fail_after(5):
+            ended = await group.ann.wait(started.run_id, seconds=5)
+        assert ended.status == "failed"
+        with pytest.raises(AllowanceError):
+            await group.ann.resume(started.run_id, by="ann")
+        with pytest.raises(AllowanceError):
+            await group.ann.rerun(started.run_id, origin=NOBODY)
+
+
+async def test_a_repeated_run_belongs_to_whoever_repeats_it(tmp_path: Path) -> None:
+    async with people(tmp_path) as group:
+        again = await group.ann.rerun(await finished(group.ann), origin=NOBODY)
+        assert again.principal == "ann"
+
+
+async def test_a_key_of_one_principal_is_of_no_use_to_another(tmp_path: Path) -> None:
+    order = RunOrder(task="why?", idempotency_key="k")
+    async with people(tmp_path) as group:
+        first = await group.ann.start(order, origin=NOBODY)
+        assert await group.bob.known(order) is None
+        other = await group.bob.start(order, origin=NOBODY)
+        again = await group.ann.start(order, origin=NOBODY)
+        known = await group.ann.known(order)
+    assert known is not None
+    assert first.run_id == again.run_id == known.run_id != other.run_id
+
+
+async def test_what_failed_calls_cost_counts_and_what_has_no_price_does_not(
+    tmp_path: Path,
+) -> None:
+    unpriced = USAGE.model_copy(update={"usd": None})
+    broken = ModelReplyError("no reply", usage=USAGE)
+    scripts: dict[str, Script] = {
+        "planner": reply_with(ONE, usage=unpriced),
+        "worker:analyst": broken,
+    }
+    async with people(tmp_path, scripts) as group:
+        run = await group.ann.start(RunOrder(task="why?"), origin=NOBODY)
+        with anyio.fail_after(5):
+            await group.ann.wait(run.run_id, seconds=5)
+        assert await group.service.spent("ann", since=0) == pytest.approx(0.01)
+        assert await group.service.spent("bob", since=0) == 0
+
+
+async def test_what_was_spent_before_the_last_day_does_not_count(tmp_path: Path) -> None:
+    async with people(tmp_path, usd_a_day=0.02) as group:
+        await finished(group.ann)
+    with closing(sqlite3.connect(tmp_path / "runs.db")) as file, file:
+        file.execute("UPDATE events SET at = at - 90000")
+    async with people(tmp_path, usd_a_day=0.02) as group:
+        await finished(group.ann)
