@@ -144,11 +144,14 @@ async def test_who_waits_for_a_run_hears_of_that_run_alone(shared: PostgresStore
             await mine.changed_elsewhere(run_id)
             heard.append(run_id)
 
-        for run_id in ("r-1", "r-2"):
+        for run_id in ("r-1", "r-2", "r-3"):
             await other.create(run_id, started(), {})
-            await mine.changed_elsewhere(run_id)
+        await mine.changed_elsewhere("r-3")
         with anyio.fail_after(10):
-            # The first are of the moment at which it begins to listen.
+            # News come in order, so that what was before is known by then.
+            for number in range(3):
+                await other.append("r-3", numbered(number), epoch=1)
+                await mine.changed_elsewhere("r-3")
             await mine.changed_elsewhere("r-1")
             await mine.changed_elsewhere("r-2")
             async with anyio.create_task_group() as tasks:
