@@ -18,8 +18,8 @@ from anyio.abc import Process
 from anyio.streams.text import TextReceiveStream
 
 from concertmaster.cli.wiring import open_runs
-from concertmaster.engine.events import CallFinished, Event, SubtaskFinished, SubtaskStarted
-from concertmaster.engine.plan import Plan
+from concertmaster.engine.plans.plan import Plan
+from concertmaster.engine.record.events import CallFinished, Event, SubtaskFinished, SubtaskStarted
 from concertmaster.fake_api import Behaviour, serve_fake_api
 from concertmaster.fake_api.ledger import Ledger
 from concertmaster.runs.orders import Order, RunOrder, WorkerOrder

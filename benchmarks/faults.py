@@ -6,8 +6,8 @@ from pathlib import Path
 import anyio
 
 from concertmaster.cli.wiring import open_runs
-from concertmaster.engine.events import CallFinished
-from concertmaster.engine.replies import judge_reply
+from concertmaster.engine.conversations.replies import judge_reply
+from concertmaster.engine.record.events import CallFinished
 from concertmaster.fake_api import Behaviour, parse_faults, serve_fake_api
 from concertmaster.runs.orders import RunOrder
 from concertmaster.runs.sqlite_store import open_sqlite

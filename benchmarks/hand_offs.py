@@ -21,17 +21,17 @@ import anyio
 from anyio.abc import Process
 
 from concertmaster.cli.wiring import open_runs
-from concertmaster.engine.events import (
+from concertmaster.engine.plans.plan import Plan
+from concertmaster.engine.record.events import (
     CallFinished,
     Event,
     RunEnded,
-    RunRequest,
     RunResumed,
     RunStarted,
     SubtaskFinished,
     SubtaskStarted,
 )
-from concertmaster.engine.plan import Plan
+from concertmaster.engine.record.request import RunRequest
 from concertmaster.fake_api import Behaviour, serve_fake_api
 from concertmaster.fake_api.ledger import Ledger
 from concertmaster.runs.journal import Journal

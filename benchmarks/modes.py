@@ -13,7 +13,7 @@ import anyio
 from concertmaster.catalog.catalog import Catalog, builtin_folder
 from concertmaster.catalog.definitions import WorkerDefinition
 from concertmaster.catalog.prompts import load_prompts
-from concertmaster.engine.plan import Plan
+from concertmaster.engine.plans.plan import Plan
 from concertmaster.engine.run import Setup
 from concertmaster.llm.protocol import Draft, Models, Reply, Request, Usage
 from concertmaster.runs.intake import RunPolicy

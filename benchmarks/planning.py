@@ -7,10 +7,11 @@ import anyio
 
 from concertmaster.catalog.catalog import builtin_folder, load_catalog
 from concertmaster.catalog.prompts import load_prompts
-from concertmaster.engine.drafting import PlanReader
-from concertmaster.engine.events import Event, RunRequest
-from concertmaster.engine.orchestrator import Orchestrator
-from concertmaster.engine.plan import Plan, Subtask
+from concertmaster.engine.orchestration.orchestrator import Orchestrator
+from concertmaster.engine.plans.drafting import PlanReader
+from concertmaster.engine.plans.plan import Plan, Subtask
+from concertmaster.engine.record.events import Event
+from concertmaster.engine.record.request import RunRequest
 from concertmaster.engine.run import Run, Setup
 from concertmaster.engine.steps import Steps
 from concertmaster.llm.protocol import LLM, Draft, Models, Reply, Request, Usage

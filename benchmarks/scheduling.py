@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import anyio
@@ -9,10 +10,10 @@ import anyio
 from concertmaster.catalog.catalog import Catalog, builtin_folder
 from concertmaster.catalog.definitions import WorkerDefinition
 from concertmaster.catalog.prompts import load_prompts
-from concertmaster.engine.events import Limits
-from concertmaster.engine.plan import Plan
+from concertmaster.engine.orchestration.scheduler import Decision, Scheduler, Start
+from concertmaster.engine.plans.plan import Plan, Subtask
+from concertmaster.engine.record.request import Limits
 from concertmaster.engine.run import Setup
-from concertmaster.engine.scheduler import Decision, Scheduler, Start
 from concertmaster.llm.protocol import Draft, Models, Reply, Request, Usage
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.orders import RunOrder
@@ -118,13 +119,14 @@ def _scheduler_cpu(size: int) -> Figure:
     rounds = max(1, 5000 // size)
     started = time.process_time()
     for _ in range(rounds):
-        _run_through(Scheduler(shape.subtasks, slots=SLOTS))
+        _run_through(shape.subtasks)
     spent = (time.process_time() - started) / rounds / size * 1000
     return Figure(f"scheduler CPU per subtask, graph of {size}", spent, 0.3, unit="ms")
 
 
-def _run_through(scheduler: Scheduler) -> None:
-    running: list[Decision] = scheduler.begin()
+def _run_through(subtasks: Sequence[Subtask]) -> None:
+    scheduler = Scheduler(slots=SLOTS)
+    running: list[Decision] = scheduler.revise(subtasks)
     while running:
         decision = running.pop()
         if isinstance(decision, Start):

@@ -6,8 +6,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 
-from concertmaster.engine.plan import Subtask
-from concertmaster.engine.scheduler import Decision, Scheduler, Start
+from concertmaster.engine.orchestration.scheduler import Decision, Scheduler, Start
+from concertmaster.engine.plans.plan import Subtask
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Shape:
 
     def ideal(self, slots: int) -> float:
         """Return how long the scheduler's own decisions take when nothing else costs time."""
-        scheduler = Scheduler(self.subtasks, slots=slots)
+        scheduler = Scheduler(slots=slots)
         now = 0.0
         running: list[tuple[float, str]] = []
 
@@ -39,7 +39,7 @@ class Shape:
                     name = decision.subtask.id
                     heapq.heappush(running, (now + self.seconds[name], name))
 
-        start(scheduler.begin())
+        start(scheduler.revise(self.subtasks))
         while running:
             now, name = heapq.heappop(running)
             start(scheduler.ended(name, "succeeded"))

@@ -15,7 +15,7 @@ from anyio.abc import Process
 from anyio.streams.text import TextReceiveStream
 
 from concertmaster.cli.wiring import open_runs, tending
-from concertmaster.engine.events import RunResumed
+from concertmaster.engine.record.events import RunResumed
 from concertmaster.fake_api import Behaviour, serve_fake_api
 from concertmaster.runs.orders import RunOrder, WorkerOrder
 from concertmaster.runs.sqlite_store import open_sqlite

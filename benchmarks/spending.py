@@ -5,8 +5,8 @@ from contextlib import AsyncExitStack
 
 import anyio
 
-from concertmaster.engine.events import Limits
-from concertmaster.engine.spending import Spending
+from concertmaster.engine.budget.spending import Spending
+from concertmaster.engine.record.request import Limits
 from concertmaster.llm.missing import MissingKeyLLM
 from concertmaster.llm.prices import load_prices
 from concertmaster.llm.protocol import LLM, Draft, JudgementBrief, Request, Usage, UserMessage

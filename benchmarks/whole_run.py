@@ -8,7 +8,7 @@ from pathlib import Path
 import anyio
 
 from concertmaster.cli.wiring import open_runs
-from concertmaster.engine.plan import Plan, Subtask
+from concertmaster.engine.plans.plan import Plan, Subtask
 from concertmaster.runs.orders import RunOrder
 from concertmaster.runs.service import RunService
 from concertmaster.settings import Settings

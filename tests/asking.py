@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from concertmaster.catalog.catalog import builtin_folder, load_catalog
-from concertmaster.engine.plan import Plan, read_plan
-from concertmaster.engine.plan_rules import PlanRules, plan_problems
+from concertmaster.engine.plans.plan import Plan, read_plan
+from concertmaster.engine.plans.rules import PlanRules, plan_problems
 from concertmaster.llm.offline import OfflineLLM
 from concertmaster.llm.protocol import (
     AssistantMessage,
@@ -66,7 +66,7 @@ async def ask(
         messages=(UserMessage(text="do it"), *messages),
         brief=brief,
         max_tokens=1000,
-        tools=default_tools().specs(tools),
+        tools=default_tools().here(tools).specs,
         output_schema=output_schema,
     )
     return await OfflineLLM().complete(request, draft or Draft())
@@ -118,11 +118,11 @@ async def work(
     if not reply.tool_calls:
         return reply
     if outcomes is None:
-        registry, scope = default_tools(), ToolScope(inputs=inputs)
+        toolbox, scope = default_tools().here(card.tools), ToolScope(inputs=inputs)
         outcomes = [
             ToolOutcome(
                 id=call.id,
-                text=await registry.get(call.name, card.tools).call(call.arguments, scope),
+                text=await toolbox.get(call.name).call(call.arguments, scope),
             )
             for call in reply.tool_calls
         ]

@@ -8,21 +8,21 @@ from typing import TypeVar
 from concertmaster.catalog.catalog import Catalog
 from concertmaster.catalog.definitions import WorkerDefinition
 from concertmaster.catalog.prompts import load_prompts
-from concertmaster.engine.earlier import NO_EARLIER_RUN, EarlierRun
-from concertmaster.engine.events import (
+from concertmaster.engine.orchestration.orchestrator import Orchestrator
+from concertmaster.engine.record.earlier import NO_EARLIER_RUN, EarlierRun
+from concertmaster.engine.record.events import (
     CallFinished,
     Event,
-    InputRef,
     RunEnded,
-    RunRequest,
     SubtaskFinished,
     SubtaskResult,
 )
-from concertmaster.engine.orchestrator import Orchestrator
+from concertmaster.engine.record.request import InputRef, RunRequest
 from concertmaster.engine.run import Run, Setup
 from concertmaster.engine.steps import Steps
 from concertmaster.llm.protocol import LLM, Document, Models
-from concertmaster.tools.registry import ToolRegistry
+from concertmaster.tools.policy import Decision, ToolPolicy
+from concertmaster.tools.registry import ToolRegistry, ToolSource
 from fakes import FakeLLM, FakeTool, Script
 
 EventT = TypeVar("EventT")
@@ -46,6 +46,8 @@ def setup(
     *,
     workers: Iterable[WorkerDefinition] = (),
     tools: Iterable[FakeTool] = (),
+    sources: Mapping[str, ToolSource] | None = None,
+    policy: Mapping[str, Decision] | None = None,
 ) -> Setup:
     """Return what runs work with: the workers analyst, critic and writer, and real prompts."""
     given = list(workers)
@@ -56,7 +58,7 @@ def setup(
         models=Models(planner="big", worker="small", synthesizer="big"),
         catalog=Catalog([*given, *usual]),
         prompts=load_prompts(ROOT / "prompts"),
-        tools=ToolRegistry(tools),
+        tools=ToolRegistry(tools, sources=sources, policy=ToolPolicy(policy)),
     )
 
 

@@ -30,6 +30,7 @@ from concertmaster.runs.jobs import Job
 from concertmaster.runs.service import RunService, open_service
 from concertmaster.runs.sqlite_store import open_sqlite
 from concertmaster.tools.defaults import default_tools
+from concertmaster.tools.registry import ToolSource
 from fakes import FakeLLM, Script
 
 ERAS = ("auto", "legacy")
@@ -80,6 +81,7 @@ async def connected(
     default: Script = "done",
     notice: str = "",
     workers: Iterable[WorkerDefinition] = (),
+    sources: Mapping[str, ToolSource] | None = None,
     policy: RunPolicy | None = None,
     built_in: bool = False,
     **options: Any,
@@ -91,7 +93,7 @@ async def connected(
     """
     llm = FakeLLM(scripts, default=default)
     llm.notice = notice
-    chosen = setup(llm, workers=workers)
+    chosen = setup(llm, workers=workers, sources=sources)
     if built_in:
         tools = default_tools()
         catalog = load_catalog(builtin_folder("workers"), tools=tools.names)

@@ -8,7 +8,8 @@ from typing import Any
 import anyio.lowlevel
 from pydantic import JsonValue
 
-from concertmaster.engine.plan import Subtask
+from concertmaster.engine.plans.plan import Subtask
+from concertmaster.errors import ToolCallError
 from concertmaster.llm.prices import Rates
 from concertmaster.llm.protocol import Draft, JsonSchema, Reply, Request, ToolSpec, Usage
 from concertmaster.tools.registry import ToolScope
@@ -103,16 +104,33 @@ class FakeTool:
         self,
         name: str,
         answer: Callable[[Mapping[str, JsonValue], ToolScope], str | Awaitable[str]],
+        **traits: bool,
     ):
         self._answer = answer
         schema: JsonSchema = {"type": "object", "properties": {}}
-        self.spec = ToolSpec(name=name, description=f"the tool {name}", input_schema=schema)
+        self.spec = ToolSpec(
+            name=name, description=f"the tool {name}", input_schema=schema, **traits
+        )
         self.calls: list[Mapping[str, JsonValue]] = []
 
     async def call(self, arguments: Mapping[str, JsonValue], scope: ToolScope, /) -> str:
         self.calls.append(arguments)
         outcome = self._answer(arguments, scope)
         return await outcome if inspect.isawaitable(outcome) else outcome
+
+
+class FakeSource:
+    """A source of tools; or one that cannot be reached, where there is a `problem`."""
+
+    def __init__(self, *tools: FakeTool, problem: str = ""):
+        self._tools = tools
+        self._problem = problem
+
+    async def tools(self) -> Sequence[FakeTool]:
+        await anyio.lowlevel.checkpoint()
+        if self._problem:
+            raise ToolCallError(self._problem)
+        return self._tools
 
 
 def wants(*calls: tuple[str, Mapping[str, JsonValue]]) -> Reply:

@@ -10,7 +10,7 @@ import anyio
 from mcp.types import TextResourceContents
 
 from clients import Connection, connected
-from concertmaster.engine.plan import Subtask
+from concertmaster.engine.plans.plan import Subtask
 from concertmaster.llm.protocol import Request
 from fakes import UNPLANNED, Answer, FakeLLM, Script, texts
 

@@ -9,7 +9,8 @@ import anyio
 
 from building import setup
 from concertmaster.catalog.definitions import WorkerDefinition
-from concertmaster.engine.events import Event, Limits
+from concertmaster.engine.record.events import Event
+from concertmaster.engine.record.request import Limits
 from concertmaster.errors import StoreError
 from concertmaster.llm.protocol import Request
 from concertmaster.runs.intake import RunPolicy

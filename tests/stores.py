@@ -5,13 +5,13 @@ from contextlib import AbstractAsyncContextManager, closing
 from pathlib import Path
 from typing import LiteralString, Protocol
 
-from concertmaster.engine.events import (
+from concertmaster.engine.record.events import (
     CancelRequested,
     Event,
-    RunRequest,
     RunStarted,
     SubtaskStarted,
 )
+from concertmaster.engine.record.request import RunRequest
 from concertmaster.runs.journal import Journal
 from concertmaster.runs.postgres_store import open_postgres
 from concertmaster.runs.sqlite_store import open_sqlite

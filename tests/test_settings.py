@@ -8,6 +8,7 @@ import pytest
 from concertmaster.errors import SettingsError
 from concertmaster.llm.prices import ModelFacts
 from concertmaster.settings import Settings, program_environment
+from concertmaster.tools.servers.entries import StdioEntry
 
 PRIVATE = "sk-ant-a-secret-that-must-not-show"
 
@@ -53,6 +54,71 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_file(
     assert loaded.origin["roots"] == "default"
 
 
+SERVERS = """
+[mcpServers.time]
+command = "uvx"
+args = ["mcp-server-time"]
+env = { KEY = "a-key-that-must-not-show" }
+
+[mcpServers.docs]
+url = "https://docs.example/mcp"
+
+[tool_policy]
+"time.*" = "allow"
+"""
+
+
+def test_servers_are_written_as_mcp_clients_write_them(write_file: WriteFile) -> None:
+    file = write_file(f'custom_worker_tools = ["time.now"]\n{SERVERS}')
+    loaded = Settings.load({})
+    assert set(loaded.settings.mcp_servers) == {"time", "docs"}
+    assert loaded.settings.tool_policy == {"time.*": "allow"}
+    assert loaded.settings.custom_worker_tools == ("time.now",)
+    assert loaded.origin["mcp_servers"] == f"file {file}"
+    assert "a-key-that-must-not-show" not in repr(loaded.settings)
+
+
+def test_servers_may_be_written_in_either_way_but_not_in_both(write_file: WriteFile) -> None:
+    write_file(SERVERS.replace("mcpServers", "mcp_servers"))
+    assert set(Settings.load({}).settings.mcp_servers) == {"time", "docs"}
+    write_file(f'{SERVERS}\n[mcp_servers.git]\ncommand = "x"\n')
+    with pytest.raises(SettingsError, match="mcpServers and mcp_servers are the same"):
+        Settings.load({})
+
+
+@pytest.mark.parametrize(
+    "given", ['env = { KEY = "k" }', 'headers = { KEY = "k" }\nurl = "https://x"']
+)
+@pytest.mark.skipif(sys.platform == "win32", reason="modes are not those of this system")
+def test_a_file_with_what_servers_are_given_is_closed_to_others(
+    given: str, write_file: WriteFile
+) -> None:
+    write_file(f"[mcpServers.x]\n{given}\n").chmod(0o644)
+    with pytest.raises(SettingsError, match="chmod 600"):
+        Settings.load({})
+
+
+def test_a_file_with_servers_that_are_given_nothing_may_be_open(write_file: WriteFile) -> None:
+    write_file('[mcpServers.x]\ncommand = "x"\n').chmod(0o644)
+    assert set(Settings.load({}).settings.mcp_servers) == {"x"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mcpServers = 3",
+        "[mcpServers]\nx = 3",
+        '[mcpServers.x]\ncomand = "y"',
+        '[mcpServers."a.b"]\ncommand = "y"',
+        '[tool_policy]\n"*" = "maybe"',
+    ],
+)
+def test_malformed_servers_and_rules_are_named(text: str, write_file: WriteFile) -> None:
+    file = write_file(f"{text}\n")
+    with pytest.raises(SettingsError, match=f"{file}: (mcp_servers|tool_policy)"):
+        Settings.load({})
+
+
 def test_limits_of_runs_are_those_of_the_settings() -> None:
     flags = {"max_subtasks": 3, "slots": 2, "subtask_seconds": 5, "run_seconds": 9, "rounds": 4}
     flags |= {"max_tokens": 100, "budget_usd": 0.5, "budget_tokens": 1000}
@@ -73,6 +139,14 @@ def test_no_budget_is_unlimited_or_nothing(name: str, value: object) -> None:
         ("CONCERTMASTER_OFFLINE", "0", "offline", False),
         ("CONCERTMASTER_LOG_LEVEL", "INFO", "log_level", "info"),
         ("CONCERTMASTER_RUN_SECONDS", "1.5", "run_seconds", 1.5),
+        ("CONCERTMASTER_CUSTOM_WORKER_TOOLS", '["a.b", "c"]', "custom_worker_tools", ("a.b", "c")),
+        ("CONCERTMASTER_TOOL_POLICY", '{"*": "deny"}', "tool_policy", {"*": "deny"}),
+        (
+            "CONCERTMASTER_MCP_SERVERS",
+            '{"x": {"command": "y"}}',
+            "mcp_servers",
+            {"x": StdioEntry(command="y")},
+        ),
         ("CONCERTMASTER_PRICES", '{"m": {"input": 1}}', "prices", {"m": ModelFacts(input=1)}),
         (
             "CONCERTMASTER_ROOTS",

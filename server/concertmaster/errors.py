@@ -16,6 +16,7 @@
     │   ├── UsedKeyError         there is a run with this idempotency key
     │   └── UnreadableRunError   one run's events make no sense; those of others may
     ├── ToolCallError            a worker tool cannot do what its caller asked; goes to the model
+    │   └── ToolDeniedError          the operator does not allow it
     └── ModelError               a model call failed; carries what it cost
         ├── ModelRequestError    will fail again however often it is made
         │   └── ModelAccessError     and so will every other: key, model name, address, account
@@ -152,6 +153,10 @@ class UnreadableRunError(StoreError):
 
 class ToolCallError(ConcertmasterError):
     """A worker tool cannot do what its caller asked; the message goes back to the model."""
+
+
+class ToolDeniedError(ToolCallError):
+    """The operator does not allow a worker to make this call."""
 
 
 class ModelError(ConcertmasterError):

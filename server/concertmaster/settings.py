@@ -24,13 +24,16 @@ from pydantic import (
     SecretStr,
     ValidationError,
 )
-from pydantic_core import PydanticCustomError
 
-from concertmaster.engine.events import Decomposition, Limits
+from concertmaster.engine.record.request import Decomposition, Limits
 from concertmaster.errors import SettingsError, did_you_mean
 from concertmaster.http_settings import HttpSettings
+from concertmaster.llm.address import Address
 from concertmaster.llm.prices import ModelFacts
 from concertmaster.runs.private import check_owner_only
+from concertmaster.setting_types import Folder, Folders, LogLevel
+from concertmaster.tools.policy import Decision
+from concertmaster.tools.servers.entries import HttpEntry, ServerEntries, StdioEntry, give_anything
 
 ENVIRONMENT_PREFIX = "CONCERTMASTER_"
 FILE_VARIABLE = "CONCERTMASTER_CONFIG"
@@ -38,6 +41,9 @@ FILE_VARIABLE = "CONCERTMASTER_CONFIG"
 
 SECRETS = ("api_key", "auth_token", "store")
 _PATHS = ("roots", "worker_folders", "prompt_folders", "job_folders", "data_folder", "tokens_file")
+
+_OTHER_SPELLINGS = {"mcpServers": "mcp_servers"}
+"""How MCP clients write what is a key of the settings file here."""
 
 _AMBIENT_SECRETS = {"api_key": "ANTHROPIC_API_KEY", "auth_token": "ANTHROPIC_AUTH_TOKEN"}
 _AMBIENT_URL = "ANTHROPIC_BASE_URL"
@@ -55,28 +61,8 @@ def _default_data_folder() -> Path:
     return platformdirs.user_data_path("concertmaster", appauthor=False)
 
 
-def _absolute(path: Path) -> Path:
-    return path.expanduser().absolute()
-
-
-def _split_folders(value: object) -> object:
-    if isinstance(value, str):
-        return [part for part in value.split(os.pathsep) if part]
-    return [value] if isinstance(value, Path) else value
-
-
 def _read_json(value: object) -> object:
     return json.loads(value) if isinstance(value, str) else value
-
-
-def _without_user(address: str) -> str:
-    # Addresses are shown and logged, where a password must not be.
-    if "@" in address:
-        raise PydanticCustomError(
-            "address_with_user",
-            "an address must have no user name or password in it; use api_key or auth_token",
-        )
-    return address
 
 
 def _splittable(command: str) -> str:
@@ -84,13 +70,6 @@ def _splittable(command: str) -> str:
     return command
 
 
-Address = Annotated[str, Field(pattern=r"^https?://"), AfterValidator(_without_user)]
-Folder = Annotated[Path, AfterValidator(_absolute)]
-Folders = Annotated[tuple[Folder, ...], BeforeValidator(_split_folders)]
-LogLevel = Annotated[
-    Literal["debug", "info", "warning", "error"],
-    BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value),
-]
 Role = Annotated[str, Field(min_length=1)]
 
 
@@ -168,6 +147,21 @@ class Settings(HttpSettings):
     prices: Annotated[dict[str, ModelFacts], BeforeValidator(_read_json)] = Field(
         default_factory=dict[str, ModelFacts],
         description="Prices of models in USD per million tokens, over the built-in ones.",
+    )
+    mcp_servers: ServerEntries = Field(
+        default_factory=dict[str, StdioEntry | HttpEntry],
+        description="Other MCP servers, whose tools workers may call.",
+    )
+    tool_policy: Annotated[dict[str, Decision], BeforeValidator(_read_json)] = Field(
+        default_factory=dict[str, Decision],
+        description="Which tools workers may call: allow, ask or deny for `SERVER.TOOL`, "
+        "`SERVER.*` or `*`. Without a rule, those that change nothing.",
+    )
+    tool_seconds: float = Field(
+        default=60, gt=0, description="Time for one call of a tool of an MCP server."
+    )
+    custom_worker_tools: Annotated[tuple[str, ...], BeforeValidator(_read_json)] = Field(
+        default=(), description="Tools of workers that a planner writes for a run."
     )
     roots: Folders = Field(
         default=(),
@@ -292,7 +286,9 @@ class _Found:
 def settings_file() -> Path:
     """Return the path of the settings file, whether or not there is one."""
     named = _variable(FILE_VARIABLE)
-    return _absolute(Path(named)) if named else configuration_folder() / "settings.toml"
+    if named:
+        return Path(named).expanduser().absolute()
+    return configuration_folder() / "settings.toml"
 
 
 def _variable(name: str) -> str | None:
@@ -342,6 +338,24 @@ def _ambient_connection(found: Mapping[str, _Found]) -> dict[str, _Found]:
 
 
 def _from_file(file: Path) -> dict[str, _Found]:
+    values = _read_file(file)
+    for key in values:
+        if key not in Settings.model_fields:
+            raise SettingsError(
+                f"{file}: unknown key {key!r}. {did_you_mean(key, Settings.model_fields)}"
+            )
+    secrets = (*SECRETS, "oauth_client_secret")
+    if any(values.get(name) for name in secrets) or give_anything(values.get("mcp_servers")):
+        check_owner_only(file)
+    return {
+        name: _Found(_anchored(value, file.parent) if name in _PATHS else value, f"file {file}")
+        for name, value in values.items()
+        if value != ""
+    }
+
+
+def _read_file(file: Path) -> dict[str, Any]:
+    """Return what a settings file says, in our spelling."""
     try:
         values = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -352,18 +366,10 @@ def _from_file(file: Path) -> dict[str, _Found]:
         raise SettingsError(f"{file} is no valid TOML: {exc}.") from None
     except OSError as exc:
         raise SettingsError(f"{file} cannot be read: {exc.strerror}.") from None
-    for key in values:
-        if key not in Settings.model_fields:
-            raise SettingsError(
-                f"{file}: unknown key {key!r}. {did_you_mean(key, Settings.model_fields)}"
-            )
-    if any(values.get(name) for name in (*SECRETS, "oauth_client_secret")):
-        check_owner_only(file)
-    return {
-        name: _Found(_anchored(value, file.parent) if name in _PATHS else value, f"file {file}")
-        for name, value in values.items()
-        if value != ""
-    }
+    for spelling, name in _OTHER_SPELLINGS.items():
+        if spelling in values and name in values:
+            raise SettingsError(f"{file}: {spelling} and {name} are the same; keep one of them.")
+    return {_OTHER_SPELLINGS.get(key, key): value for key, value in values.items()}
 
 
 def _anchored(value: object, folder: Path) -> object:

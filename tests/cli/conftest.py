@@ -7,13 +7,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from concertmaster.cli.app import cli
-from concertmaster.engine.events import (
+from concertmaster.engine.plans.plan import Plan, Subtask
+from concertmaster.engine.record.events import (
     CallFinished,
     CallStarted,
     Event,
     PlanAccepted,
     RunEnded,
-    RunRequest,
     RunStarted,
     SubtaskFinished,
     SubtaskResult,
@@ -21,7 +21,7 @@ from concertmaster.engine.events import (
     SubtaskStatus,
     SynthesisStarted,
 )
-from concertmaster.engine.plan import Plan, Subtask
+from concertmaster.engine.record.request import RunRequest
 from concertmaster.llm.protocol import NO_USAGE, Reply, Usage
 from concertmaster.runs.state import RunState, fold
 from fakes import FakeLLM

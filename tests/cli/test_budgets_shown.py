@@ -12,15 +12,10 @@ from rich.console import Console
 
 from concertmaster.cli.frame import render
 from concertmaster.cli.live import lines
-from concertmaster.engine.events import (
-    Amounts,
-    Counts,
-    Estimate,
-    PlanAccepted,
-    RunRequest,
-    RunStarted,
-)
-from concertmaster.engine.plan import Plan
+from concertmaster.engine.plans.plan import Plan
+from concertmaster.engine.record.amounts import Amounts, Counts, Estimate
+from concertmaster.engine.record.events import PlanAccepted, RunStarted
+from concertmaster.engine.record.request import RunRequest
 from concertmaster.llm.prices import Rates
 from concertmaster.llm.protocol import Reply, Usage
 from concertmaster.runs.state import RunState, fold

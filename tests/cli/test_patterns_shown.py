@@ -12,7 +12,8 @@ from rich.console import Console
 
 from concertmaster.cli.frame import render
 from concertmaster.cli.live import lines
-from concertmaster.engine.events import (
+from concertmaster.engine.plans.plan import Plan
+from concertmaster.engine.record.events import (
     CallStarted,
     Event,
     Finding,
@@ -20,10 +21,9 @@ from concertmaster.engine.events import (
     PlanAccepted,
     PlanRevised,
     ResultsVerified,
-    RunRequest,
     RunStarted,
 )
-from concertmaster.engine.plan import Plan
+from concertmaster.engine.record.request import RunRequest
 from concertmaster.runs.state import RunState, fold
 from fakes import FakeLLM, plan_json, subtask
 from patterns import critique, decision, finding, findings, screening

@@ -13,7 +13,7 @@ from concertmaster.cli.wording import (
     times,
     tokens,
 )
-from concertmaster.engine.events import Amounts, Counts, Estimate
+from concertmaster.engine.record.amounts import Amounts, Counts, Estimate
 from concertmaster.llm.protocol import NO_USAGE, Usage
 
 

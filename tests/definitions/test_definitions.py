@@ -144,11 +144,64 @@ def test_a_claude_code_subagent_file_is_accepted_as_it_is(file: Path) -> None:
         "permissionMode",
         "hooks",
         "color",
-        "mcpServers",
         "tools: Grep",
         "tools: Bash(git diff:*, git log:*)",
         "tools: mcp__github__get_issue",
+        "mcpServers: github",
     )
+
+
+def with_servers(file: Path, *header: str) -> WorkerDefinition:
+    file.write_text(with_header(*header), encoding="utf-8")
+    return read_worker(file, tools=("lint", "read_file", "git.*", "time.*"))
+
+
+@pytest.mark.parametrize(
+    ("header", "tools"),
+    [
+        ("tools: [time.now, git.*]", ("time.now", "git.*")),
+        ("tools: [mcp__time__now, mcp__git__*]", ("time.now", "git.*")),
+        ("tools: mcp__git", ("git.*",)),
+        ("tools: '*'", ("lint", "read_file")),
+        ("mcpServers: [git, time]", ("git.*", "time.*")),
+        ("mcpServers: git, time", ("git.*", "time.*")),
+        ("mcpServers: {git: {command: x}}", ("git.*",)),
+        ("mcpServers: [git, {time: {command: x}}]", ("git.*", "time.*")),
+        ("mcpServers:", ()),
+    ],
+)
+def test_a_worker_may_name_tools_of_servers(
+    file: Path, header: str, tools: tuple[str, ...]
+) -> None:
+    worker = with_servers(file, header)
+    assert worker.tools == tools
+    assert worker.ignored == ()
+
+
+def test_servers_that_are_not_here_are_named_as_meaning_nothing(file: Path) -> None:
+    worker = with_servers(file, "mcpServers: [jira, {slack: {command: x}}]", "tools: mcp__jira")
+    assert worker.tools == ()
+    assert worker.ignored == ("tools: mcp__jira", "mcpServers: jira", "mcpServers: slack")
+
+
+def test_a_tool_of_a_server_that_is_not_here_is_refused(file: Path) -> None:
+    with pytest.raises(DefinitionError, match=r"'jira\.search' is of an MCP server that the"):
+        with_servers(file, "tools: [jira.search]")
+
+
+def test_what_is_no_list_of_servers_is_refused(file: Path) -> None:
+    with pytest.raises(DefinitionError, match="mcpServers"):
+        with_servers(file, "mcpServers: 3")
+
+
+def test_tools_of_servers_can_be_taken_away_again(file: Path) -> None:
+    worker = with_servers(
+        file,
+        "tools: [lint, git.*, time.now]",
+        "disallowedTools: [git.git_push, mcp__time, lint]",
+    )
+    assert worker.tools == ("git.*",)
+    assert "git.git_push" in worker.refused_tools
 
 
 @pytest.mark.parametrize(

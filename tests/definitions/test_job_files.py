@@ -6,8 +6,8 @@ from string import Template
 import pytest
 
 from concertmaster.catalog.catalog import builtin_folder, load_catalog
-from concertmaster.engine.plan_rules import PlanRules, plan_problems
-from concertmaster.engine.strategy import Map
+from concertmaster.engine.plans.rules import PlanRules, plan_problems
+from concertmaster.engine.plans.strategy import Map
 from concertmaster.errors import DefinitionError
 from concertmaster.runs.job_files import read_job, read_jobs
 from concertmaster.runs.jobs import Job

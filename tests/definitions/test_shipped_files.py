@@ -11,15 +11,15 @@ import pytest
 
 from concertmaster.catalog.catalog import Catalog, builtin_folder, load_catalog, read_folder
 from concertmaster.catalog.prompts import PLACEHOLDERS, PromptName, load_prompts
-from concertmaster.engine.plan import Plan, Subtask, read_plan
-from concertmaster.engine.plan_rules import (
+from concertmaster.engine.conversations.replies import schema_errors
+from concertmaster.engine.plans.overlap import overlaps
+from concertmaster.engine.plans.plan import Plan, Subtask, read_plan
+from concertmaster.engine.plans.rules import (
     PlanRules,
-    overlaps,
     plan_problems,
     plan_schema,
     subtask_schema,
 )
-from concertmaster.engine.replies import schema_errors
 from concertmaster.tools.defaults import default_tools
 from concertmaster.tools.lint import LintArguments
 

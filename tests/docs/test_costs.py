@@ -1,5 +1,6 @@
 """What the README says that modes and strategies cost, against the calls that they make."""
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from concertmaster.engine.plan import Plan
+from clients import connected
+from concertmaster.engine.plans.plan import Plan
 from concertmaster.errors import ModelRequestError
 from concertmaster.llm.protocol import Request
 from fakes import Script, plan_json, subtask, texts
@@ -167,9 +169,12 @@ async def test_a_map_has_no_more_parts_than_the_readme_says(tmp_path: Path) -> N
     assert "at most 100" in row_of("`map`")
     many = [{"name": f"n{number}", "text": "x"} for number in range(101)]
     names = [item["name"] for item in many]
-    plan = plan_json(subtask("s1", strategy={"kind": "map"}, inputs=names))
-    run = await ran(tmp_path, {"planner": plan}, inputs=many)
-    assert "It has 101 parts; one subtask may have 100." in run.reply["reasons"][0]
+    plan = json.loads(plan_json(subtask("s1", strategy={"kind": "map"}, inputs=names)))
+    async with connected(tmp_path) as connection:
+        order = {"task": "x", "plan": plan, "inputs": many}
+        sentence = await connection.refusal("run_orchestration", **order)
+        assert connection.llm.requests == []
+    assert "has 101 parts; one subtask may have 100." in sentence
 
 
 async def test_the_plan_in_the_readme_runs(tmp_path: Path) -> None:

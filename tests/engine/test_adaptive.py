@@ -8,16 +8,15 @@ import anyio.lowlevel
 import pytest
 
 from building import RecordedRun, drive, setup
-from concertmaster.engine.events import (
+from concertmaster.engine.plans.plan import CustomWorker, Plan, Subtask
+from concertmaster.engine.record.events import (
     CallFinished,
     Event,
-    Limits,
     PlanRevised,
-    RunRequest,
     SubtaskFinished,
     SubtaskStarted,
 )
-from concertmaster.engine.plan import CustomWorker, Plan, Subtask
+from concertmaster.engine.record.request import Limits, RunRequest
 from concertmaster.errors import ModelUnavailableError, StoreError
 from concertmaster.llm.protocol import Request, WorkBrief
 from fakes import UNPLANNED, FakeLLM, Script, in_turn, subtask, texts

@@ -10,8 +10,10 @@ from pydantic import ValidationError
 from trio.testing import MockClock
 
 from building import RecordedRun, drive, setup, worker
-from concertmaster.engine.events import CallFailed, CallFinished, Limits, RunRequest
-from concertmaster.engine.plan import Plan
+from concertmaster.engine.plans.plan import Plan
+from concertmaster.engine.record.events import CallFailed, CallFinished
+from concertmaster.engine.record.request import Limits, RunRequest
+from concertmaster.engine.subtasks import condensing
 from concertmaster.llm.protocol import Draft, Reply, Request
 from fakes import USAGE, FakeLLM, plan_json, subtask
 
@@ -174,3 +176,38 @@ async def test_cancelling_a_run_ends_its_calls_and_commits_what_had_come_back() 
 def test_a_limit_of_time_has_an_end(seconds: Any) -> None:
     with pytest.raises(ValidationError):
         Limits(run_seconds=seconds)
+
+
+async def test_condensing_that_hangs_leaves_time_for_the_synthesis_of_what_there_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(condensing, "READABLE_CHARS", 1000)
+    began = anyio.current_time()
+    run, llm = await drive(
+        request(*(subtask(f"s{number}") for number in range(6))),
+        {
+            "worker:analyst": "x" * 900,
+            "condenser": lambda _: after(3600),
+            "synthesizer": lambda _: after(100, "because"),
+        },
+    )
+    assert (run.end.status, run.end.answer) == ("succeeded", "because")
+    assert llm.callers().count("condenser") == 6
+    assert anyio.current_time() - began == pytest.approx(300 + 100)
+
+
+async def test_rounds_of_condensing_share_one_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(condensing, "READABLE_CHARS", 1000)
+    began = anyio.current_time()
+    seconds = iter((200, 200, 3600, 3600, 3600, 3600))
+    run, _ = await drive(
+        request(subtask("s1"), subtask("s2", "critic")),
+        {
+            "worker:analyst": "x" * 990,
+            "worker:critic": "x" * 990,
+            "condenser": lambda _: after(next(seconds), "y" * 900),
+            "synthesizer": lambda _: after(100, "because"),
+        },
+    )
+    assert (run.end.status, run.end.answer) == ("succeeded", "because")
+    assert anyio.current_time() - began == pytest.approx(300 + 100)

@@ -7,16 +7,11 @@ import pytest
 
 from building import RecordedRun, drive, setup, worker
 from concertmaster.catalog.definitions import WorkerDefinition
-from concertmaster.engine.estimate import HIGH, LOW, estimate
-from concertmaster.engine.events import (
-    Amounts,
-    Counts,
-    Estimate,
-    Limits,
-    PlanAccepted,
-    RunRequest,
-)
-from concertmaster.engine.plan import Plan, Subtask
+from concertmaster.engine.orchestration.estimate import HIGH, LOW, estimate
+from concertmaster.engine.plans.plan import Plan, Subtask
+from concertmaster.engine.record.amounts import Amounts, Counts, Estimate
+from concertmaster.engine.record.events import PlanAccepted
+from concertmaster.engine.record.request import Limits, RunRequest
 from concertmaster.llm.offline import OfflineLLM
 from concertmaster.llm.prices import Rates
 from concertmaster.llm.protocol import LLM
@@ -116,6 +111,13 @@ def test_what_a_run_does_besides_its_subtasks_is_counted(
         found = likely(subtask("s1"), **asked)
         low, high = 1, 1
     assert found.calls == Counts(low=low, high=high)
+
+
+def test_each_part_of_a_map_may_be_mended() -> None:
+    contexts = [{"locale": "de"}, {"locale": "da"}]
+    mapped = {"kind": "map", "over": "contexts", "contexts": contexts}
+    found = likely(subtask("s1", strategy=mapped), subtask("s2", "critic"), verify="mend")
+    assert found.calls == Counts(low=3 + 1 + 1, high=3 + 1 + 3 + 1)
 
 
 def test_one_result_needs_no_synthesis_unless_the_answer_has_a_schema() -> None:

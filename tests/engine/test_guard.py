@@ -6,19 +6,20 @@ import anyio
 import pytest
 
 from building import RecordedRun, drive, setup, worker
-from concertmaster.engine.events import (
+from concertmaster.engine.orchestration import guard
+from concertmaster.engine.plans.plan import Plan
+from concertmaster.engine.record.events import (
     CallFailed,
     CallFinished,
     Event,
     GuardDecided,
-    Limits,
     RunEnded,
-    RunRequest,
 )
-from concertmaster.engine.plan import Plan
+from concertmaster.engine.record.request import Limits, RunRequest
+from concertmaster.engine.run import Setup
 from concertmaster.errors import ModelUnavailableError, StoreError
-from concertmaster.llm.protocol import Request
-from fakes import USAGE, FakeLLM, Script, plan_json, subtask, texts
+from concertmaster.llm.protocol import Reply, Request, ToolMessage
+from fakes import USAGE, FakeLLM, FakeTool, Script, plan_json, subtask, texts, wants
 
 pytestmark = pytest.mark.anyio
 
@@ -38,6 +39,49 @@ async def test_a_task_that_passes_is_worked_on_as_ever() -> None:
     assert (run.end.status, run.end.answer) == ("succeeded", "so")
     assert llm.callers().count("guard") == 1
     assert decisions(run) == [(True, "nothing is touched")]
+
+
+def calling(tool: FakeTool, asked: anyio.Event, verdict: str) -> tuple[Setup, list[int]]:
+    """Return a setup whose guard answers only once a worker has asked for `tool`."""
+    calls_before: list[int] = []
+
+    def ask(request: Request) -> Reply | str:
+        asked.set()
+        told = isinstance(request.messages[-1], ToolMessage)
+        return "told" if told else wants((tool.spec.name, {}))
+
+    async def screen(_: Request) -> str:
+        await asked.wait()
+        await anyio.wait_all_tasks_blocked()
+        calls_before.append(len(tool.calls))
+        return verdict
+
+    llm = FakeLLM({"worker:analyst": ask, "guard": screen})
+    caller = worker("analyst", tools=(tool.spec.name,))
+    return setup(llm, workers=[caller], tools=[tool]), calls_before
+
+
+ONE = GUARDED.model_copy(update={"plan": Plan(subtasks=(subtask("s1"),))})
+
+
+@pytest.mark.parametrize(("verdict", "calls"), [(PASSED, 1), (OBJECTED, 0)])
+async def test_nothing_is_said_to_others_by_a_tool_before_the_guard_lets_it_pass(
+    verdict: str, calls: int
+) -> None:
+    tool = FakeTool("look", lambda _arguments, _scope: "seen", outward=True)
+    chosen, before = calling(tool, anyio.Event(), verdict)
+    with anyio.fail_after(5):
+        await RecordedRun(ONE).drive(chosen)
+    assert before == [0]
+    assert len(tool.calls) == calls
+
+
+async def test_a_tool_that_tells_nobody_is_called_while_the_guard_is_reading() -> None:
+    tool = FakeTool("look", lambda _arguments, _scope: "seen")
+    chosen, before = calling(tool, anyio.Event(), PASSED)
+    with anyio.fail_after(5):
+        await RecordedRun(ONE).drive(chosen)
+    assert before == [1]
 
 
 async def test_a_run_without_a_guard_is_not_screened() -> None:
@@ -130,7 +174,7 @@ async def test_an_objection_after_all_work_is_done_lets_no_answer_out() -> None:
 
 
 @pytest.mark.parametrize(
-    "guard",
+    "said",
     [
         ModelUnavailableError("overloaded", usage=USAGE),
         "yes",
@@ -139,11 +183,22 @@ async def test_an_objection_after_all_work_is_done_lets_no_answer_out() -> None:
         '{"allowed": "true", "reason": ""}',
     ],
 )
-async def test_a_guard_that_gives_no_judgement_lets_nothing_pass(guard: Script) -> None:
-    run, _ = await drive(GUARDED, {**SCRIPTS, "guard": guard})
+async def test_a_guard_that_gives_no_judgement_lets_nothing_pass(said: Script) -> None:
+    run, _ = await drive(GUARDED, {**SCRIPTS, "guard": said})
     assert (run.end.status, run.end.answer) == ("failed", "")
     assert "It could not be screened." in run.end.reasons[0]
     assert decisions(run)[0][0] is False
+
+
+async def test_inputs_too_long_to_be_screened_whole_let_nothing_begin(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(guard, "READABLE_CHARS", 10)
+    whole, _ = await drive(GUARDED, SCRIPTS, inputs={"a": "12345", "b": "12345"})
+    run, llm = await drive(GUARDED, SCRIPTS, inputs={"a": "12345", "b": "123456"})
+    assert (whole.end.status, run.end.status) == ("succeeded", "failed")
+    assert "Its inputs have 11 characters, of which a guard reads 10" in run.end.reasons[0]
+    assert llm.requests == []
 
 
 @pytest.mark.parametrize("kind", ["plan", "worker"])

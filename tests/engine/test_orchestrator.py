@@ -3,19 +3,18 @@ import pytest
 from pydantic import JsonValue
 
 from building import RecordedRun, drive, setup, worker
-from concertmaster.engine.events import (
+from concertmaster.engine.orchestration.orchestrator import Orchestrator
+from concertmaster.engine.plans.plan import Plan
+from concertmaster.engine.record.events import (
     CallFailed,
     CallFinished,
     Event,
-    Limits,
     PlanAccepted,
     PlanRejected,
-    RunRequest,
     SubtaskFinished,
     SubtaskStarted,
 )
-from concertmaster.engine.orchestrator import Orchestrator
-from concertmaster.engine.plan import Plan
+from concertmaster.engine.record.request import Limits, RunRequest
 from concertmaster.engine.run import Run
 from concertmaster.engine.steps import Steps
 from concertmaster.errors import (
@@ -220,6 +219,19 @@ async def test_a_failed_synthesis_leaves_the_results_as_they_are() -> None:
     assert "the analysis" in run.end.answer
     assert "the critique" in run.end.answer
     assert "overloaded" in run.end.reasons[0]
+
+
+async def test_a_failed_synthesis_tells_what_is_missing_beside_the_results() -> None:
+    run, _ = await drive(
+        REQUEST,
+        {
+            "planner": TWO,
+            "worker:analyst": "the analysis",
+            "worker:critic": ModelUnavailableError("no route"),
+            "synthesizer": ModelUnavailableError("overloaded"),
+        },
+    )
+    assert "- Subtask s2 (critic) failed: no route" in run.end.answer
 
 
 async def test_a_run_given_a_plan_does_not_ask_the_planner() -> None:

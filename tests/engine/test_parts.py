@@ -7,19 +7,13 @@ import anyio.lowlevel
 import pytest
 
 from building import RecordedRun, drive, setup, worker
-from concertmaster.engine.events import (
-    CallFinished,
-    CallStarted,
-    Event,
-    Limits,
-    RunRequest,
-    SubtaskFinished,
-)
-from concertmaster.engine.orchestrator import Orchestrator
-from concertmaster.engine.plan import Plan
+from concertmaster.engine.orchestration.orchestrator import Orchestrator
+from concertmaster.engine.plans.plan import Plan
+from concertmaster.engine.plans.strategy import MOST_PARTS
+from concertmaster.engine.record.events import CallFinished, CallStarted, Event, SubtaskFinished
+from concertmaster.engine.record.request import Limits, RunRequest
 from concertmaster.engine.run import Run
 from concertmaster.engine.steps import Steps
-from concertmaster.engine.strategies.parts import MOST_PARTS
 from concertmaster.errors import ModelUnavailableError, StoreError
 from concertmaster.llm.protocol import Request, WorkBrief
 from fakes import USAGE, FakeLLM, FakeTool, Script, reply_with, subtask, wants

@@ -3,10 +3,11 @@ from typing import Any
 
 import pytest
 
-from concertmaster.engine.plan import Plan, read_plan
-from concertmaster.engine.plan_rules import PlanRules, plan_problems, plan_schema
-from concertmaster.engine.repair import repair_plan
-from concertmaster.engine.replies import schema_errors
+from concertmaster.engine.conversations.replies import schema_errors
+from concertmaster.engine.plans.plan import CustomWorker, Plan, read_plan
+from concertmaster.engine.plans.repair import repair_plan
+from concertmaster.engine.plans.rules import PlanRules, plan_problems, plan_schema
+from concertmaster.engine.plans.strategy import MOST_PARTS
 from concertmaster.errors import InvalidPlanError
 from fakes import plan_json, subtask
 
@@ -80,6 +81,24 @@ def test_a_direct_answer_alone_has_no_problems() -> None:
     assert plan_problems(plan(direct_answer="42"), RULES) == []
 
 
+def over_contexts(count: int) -> dict[str, object]:
+    contexts = [{"n": str(number)} for number in range(count)]
+    return {"kind": "map", "over": "contexts", "contexts": contexts}
+
+
+def test_a_plan_may_have_as_many_parts_as_a_subtask_may() -> None:
+    most = plan(subtask("s1", strategy=over_contexts(MOST_PARTS)))
+    assert plan_problems(most, RULES) == []
+
+
+@pytest.mark.parametrize("empty", ["description", "instructions", "why"])
+def test_a_custom_worker_that_says_nothing_is_refused(empty: str) -> None:
+    poet = {"name": "poet", "description": " d ", "instructions": "i", "why": "w"}
+    assert CustomWorker.model_validate(poet).description == "d"
+    with pytest.raises(InvalidPlanError, match=empty):
+        read_plan(json.dumps({"subtasks": [], "custom_workers": [poet | {empty: " \n"}]}))
+
+
 @pytest.mark.parametrize(
     ("broken", "hint"),
     [
@@ -102,6 +121,17 @@ def test_a_direct_answer_alone_has_no_problems() -> None:
             "names a criterion twice",
         ),
         (plan(subtask("s1", strategy=vote(voters=[{}], decide="judge"))), "takes two to vote"),
+        (plan(subtask("s1", strategy=vote(criteria=[]))), "names no criteria"),
+        (plan(subtask("s1", strategy=over_contexts(0))), "but names none"),
+        (plan(subtask("s1", strategy={"kind": "map"})), "but the subtask has none"),
+        (
+            plan(subtask("s1", strategy=over_contexts(MOST_PARTS + 1))),
+            "has 101 parts; one subtask may have 100",
+        ),
+        (
+            plan(subtask("s1", inputs=["a.py"] * (MOST_PARTS + 1), strategy={"kind": "map"})),
+            "has 101 parts; one subtask may have 100",
+        ),
     ],
 )
 def test_each_fault_of_a_plan_is_one_problem(broken: Plan, hint: str) -> None:

@@ -8,16 +8,16 @@ import anyio
 import pytest
 
 from building import RecordedRun, setup, worker
-from concertmaster.engine.events import (
+from concertmaster.engine.plans.plan import Plan
+from concertmaster.engine.record.events import (
     CallFinished,
     Event,
     RunEnded,
-    RunRequest,
     RunResumed,
     RunStarted,
     SubtaskFinished,
 )
-from concertmaster.engine.plan import Plan
+from concertmaster.engine.record.request import RunRequest
 from concertmaster.errors import ModelUnavailableError, StoreError
 from concertmaster.llm.protocol import JsonSchema, Request
 from concertmaster.runs.state import fold

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from building import RecordedRun, setup, worker
-from concertmaster.engine.earlier import EarlierRun, and_dependants, earlier_results
-from concertmaster.engine.events import Limits, RunRequest, RunResumed, SubtaskFinished
-from concertmaster.engine.plan import Plan, Subtask
+from concertmaster.engine.plans.plan import Plan, Subtask
+from concertmaster.engine.record.earlier import EarlierRun, and_dependants, earlier_results
+from concertmaster.engine.record.events import RunResumed, SubtaskFinished
+from concertmaster.engine.record.request import Limits, RunRequest
 from concertmaster.engine.run import Setup
 from concertmaster.errors import ModelUnavailableError
 from concertmaster.llm.protocol import Models

@@ -8,16 +8,10 @@ import anyio.lowlevel
 import pytest
 
 from building import RecordedRun, drive, setup, worker
-from concertmaster.engine.events import (
-    CallFinished,
-    CallStarted,
-    Event,
-    Limits,
-    RunRequest,
-    SubtaskFinished,
-)
-from concertmaster.engine.orchestrator import Orchestrator
-from concertmaster.engine.plan import Plan
+from concertmaster.engine.orchestration.orchestrator import Orchestrator
+from concertmaster.engine.plans.plan import Plan
+from concertmaster.engine.record.events import CallFinished, CallStarted, Event, SubtaskFinished
+from concertmaster.engine.record.request import Limits, RunRequest
 from concertmaster.engine.run import Run
 from concertmaster.engine.steps import Steps
 from concertmaster.errors import ModelUnavailableError, StoreError
@@ -84,10 +78,11 @@ async def test_every_critic_sees_the_latest_result_and_no_earlier_one() -> None:
     assert "FIRST" not in second
 
 
-async def test_a_critic_who_names_no_point_sends_nothing_back() -> None:
+async def test_a_critic_who_objects_without_a_point_leaves_the_result_incomplete() -> None:
     unhappy = json.dumps({"points": [], "satisfactory": False})
     run, llm = await drive(revise(), {"critic": unhappy})
-    assert run.results["s1"].status == "succeeded"
+    assert run.results["s1"].status == "partial"
+    assert run.results["s1"].errors == ("The critic was not satisfied and gave no points.",)
     assert llm.callers() == ["worker:analyst", "critic"]
 
 

@@ -3,9 +3,9 @@ from collections.abc import Iterable, Sequence
 
 import pytest
 
-from concertmaster.engine.events import SubtaskStatus
-from concertmaster.engine.plan import Subtask
-from concertmaster.engine.scheduler import Decision, Grant, Scheduler, Skip, Start
+from concertmaster.engine.orchestration.scheduler import Decision, Grant, Scheduler, Skip, Start
+from concertmaster.engine.plans.plan import Subtask
+from concertmaster.engine.record.events import SubtaskStatus
 from fakes import subtask
 
 
@@ -18,66 +18,60 @@ def skipped(decisions: Iterable[Decision]) -> list[str]:
 
 
 def test_subtasks_without_dependencies_start_at_once() -> None:
-    scheduler = Scheduler([subtask("a"), subtask("b", depends_on=["a"]), subtask("c")], slots=8)
-    assert started(scheduler.begin()) == ["a", "c"]
+    scheduler = Scheduler(slots=8)
+    decisions = scheduler.revise([subtask("a"), subtask("b", depends_on=["a"]), subtask("c")])
+    assert started(decisions) == ["a", "c"]
 
 
 def test_a_subtask_starts_when_its_own_dependencies_have_ended_and_waits_for_no_others() -> None:
-    scheduler = Scheduler(
-        [subtask("slow"), subtask("fast"), subtask("next", depends_on=["fast"])], slots=8
-    )
-    scheduler.begin()
+    scheduler = Scheduler(slots=8)
+    scheduler.revise([subtask("slow"), subtask("fast"), subtask("next", depends_on=["fast"])])
     assert started(scheduler.ended("fast", "succeeded")) == ["next"]
 
 
 def test_a_subtask_with_two_dependencies_waits_for_both() -> None:
-    scheduler = Scheduler(
-        [subtask("a"), subtask("b"), subtask("c", depends_on=["a", "b"])], slots=8
-    )
-    scheduler.begin()
+    scheduler = Scheduler(slots=8)
+    scheduler.revise([subtask("a"), subtask("b"), subtask("c", depends_on=["a", "b"])])
     assert started(scheduler.ended("a", "succeeded")) == []
     assert started(scheduler.ended("b", "partial")) == ["c"]
 
 
 def test_a_dependency_named_twice_counts_once() -> None:
-    scheduler = Scheduler([subtask("a"), subtask("b", depends_on=["a", "a"])], slots=8)
-    scheduler.begin()
+    scheduler = Scheduler(slots=8)
+    scheduler.revise([subtask("a"), subtask("b", depends_on=["a", "a"])])
     assert started(scheduler.ended("a", "succeeded")) == ["b"]
 
 
 def test_slots_go_to_higher_priority_first() -> None:
-    scheduler = Scheduler(
-        [subtask("low", priority="low"), subtask("mid"), subtask("high", priority="high")], slots=1
-    )
-    assert started(scheduler.begin()) == ["high"]
+    scheduler = Scheduler(slots=1)
+    plan = [subtask("low", priority="low"), subtask("mid"), subtask("high", priority="high")]
+    assert started(scheduler.revise(plan)) == ["high"]
     assert started(scheduler.ended("high", "succeeded")) == ["mid"]
     assert started(scheduler.ended("mid", "succeeded")) == ["low"]
 
 
 def test_among_equal_priorities_the_longest_remaining_chain_goes_first() -> None:
-    scheduler = Scheduler(
-        [
-            subtask("leaf"),
-            subtask("root"),
-            subtask("child", depends_on=["root"]),
-            subtask("grandchild", depends_on=["child"]),
-        ],
-        slots=1,
-    )
-    assert started(scheduler.begin()) == ["root"]
+    scheduler = Scheduler(slots=1)
+    plan = [
+        subtask("leaf"),
+        subtask("root"),
+        subtask("child", depends_on=["root"]),
+        subtask("grandchild", depends_on=["child"]),
+    ]
+    assert started(scheduler.revise(plan)) == ["root"]
 
 
 def test_a_dependant_that_needs_all_is_skipped_when_a_dependency_failed() -> None:
-    scheduler = Scheduler([subtask("a"), subtask("b", depends_on=["a"], needs_all=True)], slots=8)
-    scheduler.begin()
+    scheduler = Scheduler(slots=8)
+    scheduler.revise([subtask("a"), subtask("b", depends_on=["a"], needs_all=True)])
     decisions = scheduler.ended("a", "failed")
     assert decisions == [Skip(subtask("b", depends_on=["a"], needs_all=True), ("a",))]
     assert scheduler.over
 
 
 def test_a_dependant_that_does_not_need_all_runs_when_a_dependency_failed() -> None:
-    scheduler = Scheduler([subtask("a"), subtask("b", depends_on=["a"])], slots=8)
-    scheduler.begin()
+    scheduler = Scheduler(slots=8)
+    scheduler.revise([subtask("a"), subtask("b", depends_on=["a"])])
     assert started(scheduler.ended("a", "failed")) == ["b"]
 
 
@@ -88,23 +82,23 @@ def test_skipping_goes_on_down_the_chain() -> None:
         subtask("c", depends_on=["b"], needs_all=True),
         subtask("d", depends_on=["c"]),
     ]
-    scheduler = Scheduler(chain, slots=8)
-    scheduler.begin()
+    scheduler = Scheduler(slots=8)
+    scheduler.revise(chain)
     decisions = scheduler.ended("a", "failed")
     assert skipped(decisions) == ["b", "c"]
     assert started(decisions) == ["d"]
 
 
 def test_a_failure_leaves_siblings_where_they_are() -> None:
-    scheduler = Scheduler([subtask("a"), subtask("b"), subtask("c", depends_on=["b"])], slots=8)
-    scheduler.begin()
+    scheduler = Scheduler(slots=8)
+    scheduler.revise([subtask("a"), subtask("b"), subtask("c", depends_on=["b"])])
     assert scheduler.ended("a", "failed") == []
     assert started(scheduler.ended("b", "succeeded")) == ["c"]
 
 
 def test_a_plan_without_subtasks_is_over_from_the_start() -> None:
-    scheduler = Scheduler([], slots=8)
-    assert scheduler.begin() == []
+    scheduler = Scheduler(slots=8)
+    assert scheduler.revise([]) == []
     assert scheduler.over
 
 
@@ -136,7 +130,7 @@ def test_any_graph_ends_with_each_subtask_run_or_skipped_once_and_in_order(block
 def run_to_the_end(random_numbers: random.Random) -> None:
     plan = random_plan(random_numbers)
     slots = random_numbers.randint(1, 8)
-    scheduler = Scheduler(plan, slots=slots)
+    scheduler = Scheduler(slots=slots)
     running: list[str] = []
     ended: dict[str, SubtaskStatus] = {}
 
@@ -154,7 +148,7 @@ def run_to_the_end(random_numbers: random.Random) -> None:
         assert len(running) <= slots
 
     statuses: list[SubtaskStatus] = ["succeeded", "succeeded", "partial", "failed"]
-    take(scheduler.begin())
+    take(scheduler.revise(plan))
     while running:
         name = running.pop(random_numbers.randrange(len(running)))
         ended[name] = random_numbers.choice(statuses)

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 
 import pytest
 
-from concertmaster.engine.events import SubtaskStatus
-from concertmaster.engine.plan import Subtask
-from concertmaster.engine.scheduler import Decision, Grant, Scheduler, Skip, Start
+from concertmaster.engine.orchestration.scheduler import Decision, Grant, Scheduler, Skip, Start
+from concertmaster.engine.plans.plan import Subtask
+from concertmaster.engine.record.events import SubtaskStatus
 from fakes import subtask
 
 RANK = {"high": 0, "medium": 1, "low": 2}
@@ -21,8 +21,8 @@ def names(decisions: Iterable[Decision]) -> list[object]:
 
 
 def begun(*subtasks: Subtask, slots: int) -> Scheduler:
-    scheduler = Scheduler(subtasks, slots=slots)
-    scheduler.begin()
+    scheduler = Scheduler(slots=slots)
+    scheduler.revise(subtasks)
     return scheduler
 
 
@@ -139,7 +139,7 @@ class Crowd:
         self.slots = random_numbers.randint(1, 5)
         self.made = 0
         self.plan = [self.new_subtask([]) for _ in range(random_numbers.randint(1, 8))]
-        self.scheduler = Scheduler(self.plan, slots=self.slots)
+        self.scheduler = Scheduler(slots=self.slots)
         self.to_ask: dict[str, int] = {}
         """How many pieces each running subtask has still to ask for."""
         self.waiting: dict[str, list[object]] = {}
@@ -251,7 +251,7 @@ class Crowd:
             self.ended[item.id] = "skipped"
 
     def run_to_the_end(self) -> None:
-        self.take_in_order(self.scheduler.begin())
+        self.take_in_order(self.scheduler.revise(self.plan))
         changes = 5
         while moves := self.moves():
             self.move(self.random.choice(moves))

@@ -9,10 +9,11 @@ import pytest
 
 from building import RecordedRun, setup, worker
 from concertmaster.catalog.definitions import WorkerDefinition
-from concertmaster.engine.events import CallFailed, Event, Limits, PlanAccepted, RunRequest
-from concertmaster.engine.plan import Plan, Subtask
-from concertmaster.engine.spending import LEAST_REPLY, Spending
-from concertmaster.engine.synthesis import TOO_DEAR
+from concertmaster.engine.budget.spending import LEAST_REPLY, Spending
+from concertmaster.engine.orchestration.synthesis import TOO_DEAR
+from concertmaster.engine.plans.plan import Plan, Subtask
+from concertmaster.engine.record.events import CallFailed, Event, PlanAccepted
+from concertmaster.engine.record.request import Limits, RunRequest
 from concertmaster.errors import BudgetError, ModelUnavailableError
 from concertmaster.llm.prices import Rates
 from concertmaster.llm.protocol import (

@@ -10,10 +10,11 @@ import anyio.lowlevel
 import pytest
 
 from building import RecordedRun, setup
-from concertmaster.engine.drafting import Drafts, PlanReader, settle
-from concertmaster.engine.events import Event, PlanAccepted, RunRequest, SubtaskDrafted
-from concertmaster.engine.plan import Plan, Subtask
-from concertmaster.engine.plan_rules import PlanRules
+from concertmaster.engine.plans.drafting import Drafts, PlanReader, settle
+from concertmaster.engine.plans.plan import Plan, Subtask
+from concertmaster.engine.plans.rules import PlanRules
+from concertmaster.engine.record.events import Event, PlanAccepted, SubtaskDrafted
+from concertmaster.engine.record.request import RunRequest
 from concertmaster.errors import ModelUnavailableError
 from concertmaster.llm.protocol import Draft, Reply, Request
 from fakes import USAGE, FakeLLM, Script, plan_json, reply_with, subtask

@@ -2,9 +2,10 @@ import anyio
 import pytest
 
 from building import drive
-from concertmaster.engine import planner, synthesis
-from concertmaster.engine.events import Limits, RunRequest
-from concertmaster.engine.plan import Plan
+from concertmaster.engine.orchestration import planner
+from concertmaster.engine.plans.plan import Plan
+from concertmaster.engine.record.request import Limits, RunRequest
+from concertmaster.engine.subtasks import condensing
 from concertmaster.errors import ModelUnavailableError
 from concertmaster.llm.protocol import PlanBrief, Request, SynthesisBrief
 from fakes import FakeLLM, reply_with, subtask
@@ -17,7 +18,7 @@ SIX = RunRequest(task="t", plan=Plan(subtasks=tuple(subtask(f"s{number}") for nu
 
 @pytest.fixture(autouse=True)
 def small_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(synthesis, "SYNTHESIS_CHARS", 1000)
+    monkeypatch.setattr(condensing, "READABLE_CHARS", 1000)
     monkeypatch.setattr(planner, "PLANNER_CHARS", 1000)
 
 

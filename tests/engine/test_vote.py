@@ -8,21 +8,20 @@ import anyio.lowlevel
 import pytest
 
 from building import RecordedRun, drive, setup, worker
-from concertmaster.engine.events import (
+from concertmaster.engine.conversations.replies import Verdict
+from concertmaster.engine.orchestration.orchestrator import Orchestrator
+from concertmaster.engine.plans.plan import Plan
+from concertmaster.engine.record.events import (
     CallFailed,
     CallFinished,
     CallStarted,
     Event,
-    Limits,
-    RunRequest,
     SubtaskFinished,
 )
-from concertmaster.engine.orchestrator import Orchestrator
-from concertmaster.engine.plan import Plan
-from concertmaster.engine.replies import Verdict
+from concertmaster.engine.record.request import Limits, RunRequest
 from concertmaster.engine.run import Run
 from concertmaster.engine.steps import Steps
-from concertmaster.engine.strategies.normal_form import normal_form
+from concertmaster.engine.subtasks.normal_form import normal_form
 from concertmaster.errors import ModelUnavailableError, StoreError
 from concertmaster.llm.protocol import Draft, Reply, Request
 from fakes import USAGE, FakeLLM, FakeTool, Script, in_turn, reply_with, subtask, texts, wants
@@ -121,13 +120,15 @@ async def test_a_voter_that_fails_leaves_the_choice_to_the_others(
         {**by_voter(*answers), "judge": picking(chosen)},
         workers=VOTERS,
     )
-    assert (run.results["s1"].status, run.results["s1"].text) == ("succeeded", chosen)
+    result = run.results["s1"]
+    assert (result.status, result.text) == ("succeeded", chosen)
+    assert result.notes[1].startswith(f"Answer {failing} did not count: ")
 
 
-@pytest.mark.parametrize("decide", ["judge", "rubric"])
+@pytest.mark.parametrize("decide", ["judge", "rubric", "consensus"])
 async def test_one_answer_alone_is_taken_without_a_vote_and_said_to_be(decide: str) -> None:
     run, llm = await drive(
-        vote(voters=voters(1, 1, 1), decide=decide, criteria=[{"name": "right"}]),
+        vote(voters=voters(1, 1, 1), decide=decide, criteria=[{"name": "right"}], share=0.3),
         by_voter(BUSY, "green", BUSY),
         workers=VOTERS,
     )
@@ -316,6 +317,40 @@ async def test_weights_decide_where_they_are_to() -> None:
     by_weight, _ = await drive(vote(decide="weighted", voters=heavy), answers, workers=VOTERS)
     by_head, _ = await drive(vote(decide="consensus", voters=heavy), answers, workers=VOTERS)
     assert (by_weight.results["s1"].text, by_head.results["s1"].text) == ("red", "blue")
+
+
+async def test_a_vote_that_outweighs_all_others_together_wins_without_them() -> None:
+    run, _ = await drive(
+        vote(decide="weighted", voters=voters(5, 1, 1)),
+        by_voter("red", BUSY, BUSY),
+        workers=VOTERS,
+    )
+    result = run.results["s1"]
+    assert (result.status, result.text) == ("succeeded", "red")
+    assert result.notes[0] == "Won by a majority of 5 of 7."
+
+
+async def test_a_vote_that_does_not_waits_for_a_second_answer() -> None:
+    run, llm = await drive(
+        vote(decide="weighted", voters=voters(3, 3, 1), share=0.4, slots=1),
+        by_voter("red", BUSY, "blue"),
+        workers=VOTERS,
+    )
+    assert len(llm.requests) == 3
+    assert run.results["s1"].notes[0] == "Won by a majority of 3 of 7."
+
+
+@pytest.mark.parametrize("failing", ["judge", "rubric"])
+async def test_a_vote_that_nobody_decides_tells_of_answers_that_did_not_count(
+    failing: str,
+) -> None:
+    run, _ = await drive(
+        vote(decide=failing, voters=voters(1, 1, 1), criteria=[{"name": "right"}]),
+        {**by_voter("red", BUSY, "blue"), failing: "no JSON"},
+        workers=VOTERS,
+    )
+    assert run.results["s1"].status == "partial"
+    assert run.results["s1"].notes == ("Answer 2 did not count: overloaded",)
 
 
 async def test_a_tie_of_weights_that_binary_fractions_cannot_express_is_a_tie() -> None:

@@ -2,8 +2,9 @@ import anyio
 import pytest
 
 from building import RecordedRun, drive, setup, worker
-from concertmaster.engine.events import CallFailed, RunRequest, ToolCalled
-from concertmaster.engine.plan import Plan
+from concertmaster.engine.plans.plan import Plan
+from concertmaster.engine.record.events import CallFailed, ToolCalled
+from concertmaster.engine.record.request import RunRequest
 from concertmaster.errors import ModelReplyError, ModelUnavailableError, ToolCallError
 from concertmaster.llm.protocol import AssistantMessage, Reply, Request, ToolMessage
 from fakes import FakeLLM, FakeTool, in_turn, plan_json, reply_with, subtask, wants

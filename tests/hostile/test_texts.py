@@ -11,8 +11,8 @@ from pydantic import JsonValue
 from building import RecordedRun, setup, worker
 from concertmaster.catalog.built_in_tools import BUILT_IN_TOOLS
 from concertmaster.catalog.prompts import fence
-from concertmaster.engine.events import RunRequest
-from concertmaster.engine.plan import Plan
+from concertmaster.engine.plans.plan import Plan
+from concertmaster.engine.record.request import RunRequest
 from concertmaster.llm.protocol import Reply, Request, ToolMessage
 from concertmaster.tools.files import ReadFile
 from concertmaster.tools.registry import ToolRegistry

@@ -8,7 +8,7 @@ import pytest
 
 from asking import EXAMPLES
 from concertmaster.cli.wiring import open_runs
-from concertmaster.engine.plan import Plan
+from concertmaster.engine.plans.plan import Plan
 from concertmaster.runs.orders import RunOrder
 from concertmaster.runs.service import RunService
 from concertmaster.runs.state import RunState

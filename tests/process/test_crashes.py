@@ -10,7 +10,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from concertmaster.engine.events import CallFinished, Event
+from concertmaster.engine.record.events import CallFinished, Event
 from concertmaster.fake_api import Behaviour, serve_fake_api
 from concertmaster.fake_api.serving import ServedApi
 from concertmaster.runs.sqlite_store import open_sqlite

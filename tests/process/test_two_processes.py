@@ -13,7 +13,8 @@ import anyio
 import pytest
 from anyio import to_thread
 
-from concertmaster.engine.events import CancelRequested, RunRequest, RunStarted, SubtaskStarted
+from concertmaster.engine.record.events import CancelRequested, RunStarted, SubtaskStarted
+from concertmaster.engine.record.request import RunRequest
 from concertmaster.errors import ConcertmasterError
 from concertmaster.runs.sqlite_store import SqliteJournal, open_sqlite
 

@@ -125,6 +125,20 @@ async def test_a_run_that_has_enough_ends_early(tmp_path: Path) -> None:
     assert "Not done, because there was enough without it: do s2" in told
 
 
+async def test_a_run_that_ends_early_says_what_was_not_done_though_the_synthesis_fails(
+    tmp_path: Path,
+) -> None:
+    scripts: dict[str, Script] = {
+        "planner": adaptive(FIRST, subtask("s2", "critic")),
+        "worker:critic": hang,
+        "orchestrator": decision(done=True, reason="s1 settles it"),
+        "synthesizer": ModelRequestError("The key was refused."),
+    }
+    run = await ran(tmp_path, scripts)
+    assert run.reply["status"] == "partial"
+    assert "Not done, because there was enough without it: do s2" in run.reply["answer"]
+
+
 async def test_a_run_goes_on_as_planned_when_the_orchestrator_cannot_be_asked(
     tmp_path: Path,
 ) -> None:

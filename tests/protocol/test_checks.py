@@ -1,13 +1,15 @@
 """Guards that screen a task, and checks of results against one another, through MCP."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
+from building import worker
 from clients import connected, hang
-from concertmaster.engine.events import Limits
+from concertmaster.engine.record.request import Limits
 from concertmaster.errors import ModelRequestError
 from concertmaster.llm.protocol import Request
 from concertmaster.runs.intake import RunPolicy
@@ -106,6 +108,15 @@ async def test_a_guard_that_is_silent_lets_nothing_pass(
     assert "answer" not in run.reply
 
 
+async def test_what_is_too_long_for_the_guard_is_not_worked_on(tmp_path: Path) -> None:
+    inputs = [{"name": name, "text": "x" * 200_001} for name in "ab"]
+    async with connected(tmp_path, {"planner": TWO}) as connection:
+        run = await run_on(connection, guard="writer", inputs=inputs)
+        assert connection.llm.requests == []
+    assert run.reply["status"] == "failed"
+    assert "of which a guard reads 400,000 at most" in run.reply["reasons"][0]
+
+
 async def test_a_guard_that_does_not_exist_is_told_before_any_call(tmp_path: Path) -> None:
     async with connected(tmp_path) as connection:
         sentence = await connection.refusal("run_orchestration", task="x", guard="warden")
@@ -115,6 +126,28 @@ async def test_a_guard_that_does_not_exist_is_told_before_any_call(tmp_path: Pat
 
 # Checks of results against one another
 
+
+async def test_results_too_long_for_one_reader_are_checked_and_merged_in_short(
+    tmp_path: Path,
+) -> None:
+    long = "x" * 250_000
+    scripts: dict[str, Script] = {
+        "planner": TWO,
+        "worker:analyst": long,
+        "worker:critic": long,
+        "condenser": "in short",
+        "verifier": findings(),
+    }
+    run = await ran(tmp_path, scripts, verify="report")
+    assert run.reply["status"] == "succeeded"
+    assert run.calls["condenser"] == 2
+    for caller in ("verifier", "synthesizer"):
+        (read,) = texts([item for item in run.llm.requests if item.caller == caller])
+        assert read.count("in short") == 2
+        assert len(read) < 50_000
+
+
+FILES = {"a.py": "one = 1\n", "b.py": "two = 2\n"}
 DISAGREE = findings(finding("s1 says four, s2 says five.", "s1", "s2"))
 
 
@@ -153,6 +186,34 @@ async def test_those_that_a_finding_concerns_mend_their_results_at_the_same_time
     assert run.reply["status"] == "succeeded"
     results = {name: result["result"] for name, result in run.results.items()}
     assert results == {"s1": "mended", "s2": "mended", "s3": "first"}
+
+
+async def test_files_rewritten_by_a_map_are_mended_one_by_one_and_stay_a_diff(
+    tmp_path: Path,
+) -> None:
+    def rewrite(request: Request) -> str:
+        ((name, text),) = [item for item in FILES.items() if item[1] in request.shared]
+        mended = "mended" if len(request.messages) > 1 else "new"
+        return json.dumps({"new_text": f"{name} {mended} {text}", "notes": ""})
+
+    mapped = subtask("s1", "rewriter", inputs=list(FILES), strategy={"kind": "map"})
+    check = findings(finding("s1 says four, s2 says five.", "s1"))
+    scripts: dict[str, Script] = {
+        "planner": plan_json(mapped, subtask("s2")),
+        "worker:rewriter": rewrite,
+        "verifier": check,
+    }
+    rewriter = worker("rewriter", output_schema={"type": "object"})
+    async with connected(tmp_path, scripts, workers=[rewriter]) as connection:
+        inputs = [{"name": name, "text": text} for name, text in FILES.items()]
+        run = await run_on(connection, inputs=inputs, verify="mend")
+        (content,) = (await connection.client.read_resource(run.reply["links"]["diff"])).contents
+    assert run.reply["status"] == "succeeded"
+    diff = getattr(content, "text", "")
+    assert "-one = 1\n+a.py mended one = 1\n" in diff
+    assert "-two = 2\n+b.py mended two = 2\n" in diff
+    mending = {"subtask/s1/mend/part/1/call/1", "subtask/s1/mend/part/2/call/1"}
+    assert mending < set(run.steps)
 
 
 async def test_a_result_that_is_not_mended_stays_and_is_told(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Plans that a client got, changed and gave back."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -151,3 +152,25 @@ async def test_a_strategy_that_cannot_be_is_told_with_what_to_change(
         assert connection.llm.requests == []
     assert sentence in told
     assert "tagged-union" not in told
+
+
+async def test_what_a_planner_asks_for_twice_is_done_once(tmp_path: Path) -> None:
+    same = [subtask(name, objective="Find what is wrong.") for name in ("s1", "s2")]
+    planned = plan_json(*same, subtask("s3", "critic", depends_on=["s1", "s2"]))
+    async with connected(tmp_path, {"planner": planned}) as connection:
+        run = await run_on(connection)
+    assert run.calls == {"planner": 1, "worker:analyst": 1, "worker:critic": 1, "synthesizer": 1}
+    assert run.statuses == ["succeeded", "succeeded"]
+    assert run.reply["warnings"] == ["Subtask 's2' was to do the same as 's1'; it is done once."]
+
+
+async def test_a_given_plan_with_more_parts_than_may_be_is_refused_before_any_call(
+    tmp_path: Path,
+) -> None:
+    contexts = [{"n": str(number)} for number in range(101)]
+    parts = subtask("s1", strategy={"kind": "map", "over": "contexts", "contexts": contexts})
+    async with connected(tmp_path) as connection:
+        plan = json.loads(plan_json(parts))
+        sentence = await connection.refusal("run_orchestration", task="x", plan=plan)
+        assert connection.llm.requests == []
+    assert "has 101 parts; one subtask may have 100." in sentence

@@ -4,8 +4,8 @@ import anyio
 import pytest
 
 from clients import ERAS, connected, hang
-from concertmaster.engine.events import RunRequest
-from concertmaster.engine.plan import Plan
+from concertmaster.engine.plans.plan import Plan
+from concertmaster.engine.record.request import RunRequest
 from concertmaster.protocol.views import progress_line
 from concertmaster.runs.state import RunState, SubtaskState
 from fakes import plan_json, subtask

@@ -9,8 +9,8 @@ import pytest
 from mcp.types import CallToolResult
 
 from clients import Connection, connected, text_of
-from concertmaster.engine.events import Limits
-from concertmaster.engine.plan import Subtask
+from concertmaster.engine.plans.plan import Subtask
+from concertmaster.engine.record.request import Limits
 from concertmaster.errors import ModelRequestError
 from concertmaster.protocol.pages import REPLY_CHARS, page_of
 from concertmaster.protocol.views import one_line
@@ -139,13 +139,14 @@ async def test_a_wide_run_fits_however_much_it_has_to_tell(
 
 
 async def test_a_plan_too_long_for_a_reply_is_read_in_pages(tmp_path: Path) -> None:
-    plan = plan_json(*(subtask(f"s{number}", objective=PARAGRAPH * 9) for number in range(40)))
+    objectives = [f"Look into {number}. {PARAGRAPH * 9}" for number in range(40)]
+    plan = plan_json(*(subtask(f"s{n}", objective=text) for n, text in enumerate(objectives)))
     async with connected(tmp_path, {"planner": plan}) as connection:
         planned = await ask(connection, "plan_task", {"task": "x", "max_subtasks": 40})
         assert planned["shortened"]
         reply = await ask(connection, "get_run", {"run_id": planned["plan_id"]})
         whole, _ = await read_on(connection, reply, "answer", run_id=planned["plan_id"])
-    assert json.loads(whole)["subtasks"][39]["objective"] == PARAGRAPH * 9
+    assert json.loads(whole)["subtasks"][39]["objective"] == objectives[39]
 
 
 async def test_a_long_direct_answer_is_read_on_with_get_run(tmp_path: Path) -> None:

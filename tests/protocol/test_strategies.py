@@ -17,6 +17,7 @@ pytestmark = pytest.mark.anyio
 
 BROKEN = ModelRequestError("The model is gone.")
 THREE = [{"worker": name} for name in ("analyst", "critic", "writer")]
+CONSENSUS = {"kind": "vote", "decide": "consensus", "voters": THREE}
 
 
 async def one(
@@ -66,6 +67,13 @@ async def test_the_critic_is_the_worker_that_the_plan_names(tmp_path: Path) -> N
     run = await one(tmp_path, {"kind": "revise", "critic": "writer"}, {"critic": critique()})
     (request,) = [item for item in run.llm.requests if item.caller == "critic"]
     assert "You are the writer." in request.system + texts([request])[0]
+
+
+async def test_a_critic_that_objects_without_a_point_is_told(tmp_path: Path) -> None:
+    objection = json.dumps({"points": [], "satisfactory": False})
+    run = await one(tmp_path, {"kind": "revise"}, {"critic": objection})
+    assert (run.reply["status"], run.reply["answer"]) == ("partial", "done")
+    assert "The critic was not satisfied and gave no points." in run.reply["reasons"][0]
 
 
 async def test_a_result_without_a_critic_is_kept_and_told(tmp_path: Path) -> None:
@@ -120,6 +128,8 @@ async def test_a_vote_goes_on_without_what_failed(
     assert (run.reply["status"], run.reply["answer"]) == (status, answer)
     result = run.results["s1"]
     assert said in " ".join([*result.get("notes", ()), *result.get("errors", ())])
+    if broken == ["worker:critic"]:
+        assert result["notes"][1] == "Answer 2 did not count: The model is gone."
     assert len(run.failed) == len(broken)
 
 
@@ -164,7 +174,11 @@ async def test_an_answer_that_is_not_scored_does_not_win(tmp_path: Path) -> None
     assert run.results["s1"]["notes"][1] == "Answer 2 was not scored: The model is gone."
 
 
-CONSENSUS = {"kind": "vote", "decide": "consensus", "voters": THREE}
+async def test_one_answer_alone_is_no_majority(tmp_path: Path) -> None:
+    scripts: dict[str, Script] = {"worker:critic": BROKEN, "worker:writer": BROKEN}
+    run = await one(tmp_path, CONSENSUS | {"share": 0.3}, scripts)
+    assert (run.reply["status"], run.reply["answer"]) == ("partial", "done")
+    assert "There was no vote: 1 of 3 answers came." in run.reply["reasons"][0]
 
 
 async def test_a_majority_does_not_wait_for_the_last_answer(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from mcp import MCPError
 from mcp.types import INVALID_PARAMS, TextResourceContents
 
 from clients import ERAS, Connection, connected
-from concertmaster.engine.events import Limits
+from concertmaster.engine.record.request import Limits
 from concertmaster.protocol.trace_pages import TRACE_CHARS
 from concertmaster.runs.intake import RunPolicy
 from fakes import plan_json, subtask

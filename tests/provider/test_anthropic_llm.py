@@ -1,7 +1,9 @@
 """Requests and replies, over the real SDK."""
 
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -217,6 +219,45 @@ async def test_tools_are_offered_and_the_calls_of_them_come_back() -> None:
         ToolCall(id="t3", name="lint", arguments={}),
     )
     assert reply.native == ()
+
+
+def tools(*names: str) -> list[ToolSpec]:
+    return [replace(TOOL, name=name) for name in names]
+
+
+LONG = "server." + "very_" * 20
+
+
+async def test_tools_have_names_that_the_provider_takes_and_are_called_by_our_own() -> None:
+    ours = ("time.now", "time__now", "a.b.c d", "read_file", LONG)
+    _, body = await reply_to(ask(tools=tools(*ours)))
+    theirs = [tool["name"] for tool in body["tools"]]
+    assert theirs[1:4] == ["time__now", "a__b_c_d", "read_file"]
+    assert re.fullmatch(r"time__now_[0-9a-f]{8}", theirs[0])
+    assert re.fullmatch(r"server__(very_)+[a-z]*_[0-9a-f]{8}", theirs[4])
+    assert [name for name in theirs if len(name) > 64] == []
+    calls = [tool_block(f"t{at}", name, index=at) for at, name in enumerate([*theirs, "none"])]
+    reply, _ = await reply_to(ask(tools=tools(*ours)), started(), *calls, ended("tool_use"))
+    assert [call.name for call in reply.tool_calls] == [*ours, "none"]
+
+
+async def test_what_the_provider_refuses_in_a_schema_is_left_to_the_tool() -> None:
+    choice = {"type": "object", "anyOf": [{"required": ["a"]}, {"required": ["b"]}]}
+    _, body = await reply_to(ask(tools=[replace(TOOL, input_schema=choice)]))
+    assert body["tools"][0]["input_schema"] == {"type": "object"}
+
+
+async def test_earlier_calls_have_the_names_under_which_tools_are_offered() -> None:
+    call = ToolCall(id="t1", name="time.now", arguments={})
+    messages = (
+        UserMessage(text="When?"),
+        AssistantMessage(tool_calls=(call,)),
+        ToolMessage(outcomes=(ToolOutcome(id="t1", text="noon"),)),
+    )
+    _, body = await reply_to(ask(*messages, tools=tools("time.now")))
+    assert body["messages"][1]["content"][0]["name"] == body["tools"][0]["name"] == "time__now"
+    _, body = await reply_to(ask(*messages))
+    assert body["messages"][1]["content"][0]["name"] == "time__now"
 
 
 async def test_outcomes_of_tool_calls_are_given_back_in_the_next_request() -> None:

@@ -9,9 +9,10 @@ import anyio
 import pytest
 
 from building import setup, worker
-from concertmaster.engine.events import CallFinished, Event, Limits
-from concertmaster.engine.plan import Plan
-from concertmaster.engine.replies import judge_reply
+from concertmaster.engine.conversations.replies import judge_reply
+from concertmaster.engine.plans.plan import Plan
+from concertmaster.engine.record.events import CallFinished, Event
+from concertmaster.engine.record.request import Limits
 from concertmaster.fake_api import Behaviour, ServedApi, parse_faults, serve_fake_api
 from concertmaster.fake_api.ledger import Totals
 from concertmaster.llm.anthropic import Connection, open_anthropic

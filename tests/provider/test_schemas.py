@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from concertmaster.engine.plan_rules import PlanRules, plan_schema
+from concertmaster.engine.plans.rules import PlanRules, plan_schema
 from concertmaster.llm.anthropic.schemas import closed_schema
 
 

@@ -4,8 +4,8 @@ import pytest
 
 from building import worker
 from concertmaster.catalog.catalog import Catalog
-from concertmaster.engine.events import Limits, RunRequest
-from concertmaster.engine.plan import Plan
+from concertmaster.engine.plans.plan import Plan
+from concertmaster.engine.record.request import Limits, RunRequest
 from concertmaster.errors import InvalidPlanError, RequestError, UnknownWorkerError
 from concertmaster.llm.protocol import Document, JsonSchema
 from concertmaster.runs.intake import TASK_CHARS, RunPolicy, check_order, digest

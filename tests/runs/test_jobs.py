@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from concertmaster.engine.plan import Plan
-from concertmaster.engine.strategy import Map, Revise
+from concertmaster.engine.plans.plan import Plan
+from concertmaster.engine.plans.strategy import Map, Revise
 from concertmaster.errors import InvalidPlanError, RequestError
 from concertmaster.runs.jobs import Job, JobArgument, JobSubtask
 

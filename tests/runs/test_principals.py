@@ -11,7 +11,7 @@ import pytest
 
 from building import setup
 from clients import hang
-from concertmaster.engine.events import NOBODY
+from concertmaster.engine.record.request import NOBODY
 from concertmaster.errors import AllowanceError, ModelReplyError, UnknownRunError
 from concertmaster.llm.protocol import Request
 from concertmaster.runs.intake import RunPolicy

@@ -5,7 +5,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from concertmaster.engine.plan import Plan
+from concertmaster.engine.plans.plan import Plan
 from concertmaster.errors import BusyRunError, InvalidPlanError, RequestError, UnknownSubtaskError
 from concertmaster.runs.orders import RunOrder, WorkerOrder
 from concertmaster.runs.service import RunService

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from building import worker
-from concertmaster.engine.plan import Plan, Subtask
+from concertmaster.engine.plans.plan import Plan, Subtask
 from concertmaster.errors import InputError, InvalidPlanError, UnknownRunError
 from concertmaster.llm.protocol import Request, WorkBrief
 from concertmaster.runs.orders import RunOrder
@@ -68,6 +68,27 @@ async def test_a_map_over_inputs_changes_each_of_them(tmp_path: Path) -> None:
     async with service_in(tmp_path, llm=llm, workers=[REWRITER]) as service:
         changes = await service.changes(await run(service, mapped, a="x", b="y", c="z"))
     assert {change.name: change.after for change in changes} == {"a": "X", "c": "Z"}
+
+
+async def test_a_map_that_is_mended_changes_what_its_parts_say_in_the_end(tmp_path: Path) -> None:
+    def work(request: Request) -> str:
+        first = json.loads(by_input(request))
+        return rewritten(
+            first["new_text"] and first["new_text"] + "!" * (len(request.messages) // 2)
+        )
+
+    finding = {"what": "they differ", "mend": "End it.", "severity": "high", "subtasks": ["s1"]}
+    llm = FakeLLM({"worker:rewriter": work, "verifier": json.dumps({"findings": [finding]})})
+    mapped = subtask("s1", "rewriter", inputs=["a", "b", "c"], strategy={"kind": "map"})
+    async with service_in(tmp_path, llm=llm, workers=[REWRITER]) as service:
+        inputs = tuple(InlineInput(name=name, text=name) for name in "abc")
+        plan = Plan(subtasks=(mapped, subtask("s2")))
+        order = RunOrder(task="mend", inputs=inputs, plan=plan, verify="mend")
+        started = await service.start(order)
+        ended = await service.wait(started.run_id, seconds=5)
+        changes = await service.changes(started.run_id)
+    assert ended.status == "succeeded"
+    assert {change.name: change.after for change in changes} == {"a": "A!", "c": "C!"}
 
 
 @pytest.mark.parametrize(

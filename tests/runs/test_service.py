@@ -8,8 +8,9 @@ import anyio.lowlevel
 import pytest
 
 from concertmaster.engine import steps
-from concertmaster.engine.events import Event, Limits
-from concertmaster.engine.plan import Plan, read_plan
+from concertmaster.engine.plans.plan import Plan, read_plan
+from concertmaster.engine.record.events import Event
+from concertmaster.engine.record.request import Limits
 from concertmaster.errors import (
     InputError,
     ModelReplyError,

@@ -9,7 +9,7 @@ import anyio.lowlevel
 import pytest
 
 from building import setup
-from concertmaster.engine.events import Event
+from concertmaster.engine.record.events import Event
 from concertmaster.runs import live, takeover
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.orders import RunOrder

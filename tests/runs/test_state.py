@@ -1,6 +1,7 @@
 import pytest
 
-from concertmaster.engine.events import (
+from concertmaster.engine.plans.plan import Plan
+from concertmaster.engine.record.events import (
     CallFailed,
     CallFinished,
     CallStarted,
@@ -13,7 +14,6 @@ from concertmaster.engine.events import (
     PlanRevised,
     ResultsVerified,
     RunEnded,
-    RunRequest,
     RunStarted,
     SubtaskDrafted,
     SubtaskFinished,
@@ -22,8 +22,9 @@ from concertmaster.engine.events import (
     SubtaskStatus,
     SynthesisStarted,
     ToolCalled,
+    ToolsMissing,
 )
-from concertmaster.engine.plan import Plan
+from concertmaster.engine.record.request import RunRequest
 from concertmaster.errors import UnreadableRunError
 from concertmaster.llm.protocol import NO_USAGE, ToolCall, ToolOutcome
 from concertmaster.runs.state import RunState, fold
@@ -271,6 +272,36 @@ def test_a_revised_plan_drops_and_adds_subtasks_and_leaves_others_where_they_sta
     assert state.plan is not None
     assert [item.id for item in state.plan.subtasks] == ["s1", "s3"]
     assert state.warnings == ("mended", "mended again")
+
+
+def tool_call(number: int, **fields: object) -> Event:
+    return ToolCalled.model_validate(
+        {
+            "name": f"subtask/s1/tool/1.{number}",
+            "at": 5,
+            "subtask_id": "s1",
+            "call": ToolCall(id="c", name="git.commit", arguments={}),
+            "outcome": ToolOutcome(id="c", text="Not called: why.", failed=True),
+            "seconds": 1,
+        }
+        | fields
+    )
+
+
+def test_tool_calls_that_were_denied_are_warned_of_once() -> None:
+    state = after(ACCEPTED, tool_call(1), tool_call(2, denied=True), tool_call(3, denied=True))
+    assert state.warnings == ("mended", "Subtask s1: Not called: why.")
+
+
+def test_tools_that_a_worker_goes_without_are_warned_of() -> None:
+    missing = ToolsMissing(
+        name="subtask/s1/tools", at=5, subtask_id="s1", worker="analyst", problems=("gone", "cut")
+    )
+    assert after(ACCEPTED, missing).warnings == (
+        "mended",
+        "Subtask s1 (analyst) goes without tools: gone",
+        "Subtask s1 (analyst) goes without tools: cut",
+    )
 
 
 def test_a_subtask_that_is_replaced_is_the_new_one() -> None:

@@ -6,17 +6,16 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from concertmaster.engine.events import (
+from concertmaster.engine.plans.plan import Plan
+from concertmaster.engine.record.events import (
     CallFailed,
     CallFinished,
     CallStarted,
     CancelRequested,
     Event,
-    InputRef,
     PlanAccepted,
     PlanRejected,
     RunEnded,
-    RunRequest,
     RunResumed,
     RunStarted,
     SubtaskFinished,
@@ -25,7 +24,7 @@ from concertmaster.engine.events import (
     SynthesisStarted,
     ToolCalled,
 )
-from concertmaster.engine.plan import Plan
+from concertmaster.engine.record.request import InputRef, RunRequest
 from concertmaster.errors import (
     BusyRunError,
     LostRunError,

@@ -1,9 +1,12 @@
+import json
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from pydantic import JsonValue
 
-from concertmaster.engine.events import (
+from concertmaster.engine.plans.plan import Plan
+from concertmaster.engine.record.events import (
     CallFailed,
     CallFinished,
     CallStarted,
@@ -16,7 +19,6 @@ from concertmaster.engine.events import (
     PlanRevised,
     ResultsVerified,
     RunEnded,
-    RunRequest,
     RunStarted,
     SubtaskFinished,
     SubtaskResult,
@@ -24,8 +26,10 @@ from concertmaster.engine.events import (
     SubtaskStatus,
     SynthesisStarted,
     ToolCalled,
+    ToolsMissing,
+    ToolStarted,
 )
-from concertmaster.engine.plan import Plan
+from concertmaster.engine.record.request import RunRequest
 from concertmaster.errors import UnreadableRunError
 from concertmaster.llm.protocol import ToolCall, ToolOutcome
 from concertmaster.runs.trace import Span, trace
@@ -185,12 +189,74 @@ def test_attributes_say_what_was_done_and_how_it_ended() -> None:
         "chars": chars,
         "usage": usage(1),
     }
-    assert tool.attributes == {"step": "subtask/s1/tool/1.1", "chars": chars}
+    assert tool.attributes == {
+        "step": "subtask/s1/tool/1.1",
+        "arguments": f'{{"path": "{SAID}"}}',
+        "chars": chars,
+    }
     assert second.spans[0].attributes["error"] == "overloaded"
 
 
-def test_what_was_said_to_models_and_tools_or_by_them_is_not_in_the_trace() -> None:
-    assert SAID not in trace("r-1", WHOLE_RUN).model_dump_json()
+def test_what_was_said_to_models_or_by_them_or_by_tools_is_not_in_the_trace() -> None:
+    shown = [event for event in WHOLE_RUN if not isinstance(event, ToolCalled)]
+    assert SAID not in trace("r-1", shown).model_dump_json()
+    assert "outcome" not in trace("r-1", WHOLE_RUN).model_dump_json()
+
+
+def tool_called(**fields: Any) -> ToolCalled:
+    values = {
+        "name": "subtask/s1/tool/1.1",
+        "at": 9,
+        "subtask_id": "s1",
+        "call": ToolCall(id="c", name="git.commit", arguments={"message": "m" * 600}),
+        "outcome": ToolOutcome(id="c", text="committed"),
+        "seconds": 1,
+    }
+    return ToolCalled.model_validate(values | fields)
+
+
+def tool_span(*events: Event, content: bool = False) -> Span:
+    root = trace("r-1", [*WHOLE_RUN[:5], *events], content=content)
+    return next(span for span in root.spans[1].spans if span.kind == "tool")
+
+
+def test_long_arguments_of_a_tool_call_are_shortened() -> None:
+    arguments = str(tool_span(tool_called()).attributes["arguments"])
+    assert arguments.startswith('{"message": "mmm')
+    assert arguments.endswith("m …")
+    assert len(arguments) < 510
+
+
+def test_the_content_of_a_tool_call_is_whole_for_whoever_asks_for_it() -> None:
+    span = tool_span(tool_called(), content=True)
+    assert span.attributes["arguments"] == json.dumps({"message": "m" * 600})
+    assert span.attributes["result"] == "committed"
+
+
+def test_a_tool_call_that_was_denied_is_marked() -> None:
+    span = tool_span(tool_called(outcome=ToolOutcome(id="c", text="no", failed=True), denied=True))
+    assert (span.status, span.attributes["denied"]) == ("failed", True)
+
+
+def test_a_tool_call_with_effects_has_a_span_from_its_start() -> None:
+    started = ToolStarted(
+        name="subtask/s1/tool/1.1/start",
+        at=7,
+        step="subtask/s1/tool/1.1",
+        subtask_id="s1",
+        call=ToolCall(id="c", name="git.commit", arguments={}),
+    )
+    assert tool_span(started).status == "running"
+    span = tool_span(started, tool_called())
+    assert (span.started_at, span.ended_at, span.status) == (7, 9, "succeeded")
+
+
+def test_a_subtask_says_which_of_its_tools_were_missing() -> None:
+    missing = ToolsMissing(
+        name="subtask/s1/tools", at=5, subtask_id="s1", worker="analyst", problems=("gone",)
+    )
+    root = trace("r-1", [*WHOLE_RUN[:5], missing])
+    assert root.spans[1].attributes["tools_missing"] == ["gone"]
 
 
 def test_a_trace_survives_json() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from concertmaster.engine.events import SCHEMA_VERSION
+from concertmaster.engine.record.events import SCHEMA_VERSION
 from concertmaster.runs.orders import RunOrder
 from fakes import FakeLLM
 from services import service_in

@@ -18,7 +18,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from building import setup, worker
 from clients import connected
-from concertmaster.engine.events import Origin
+from concertmaster.engine.record.request import Origin
 from concertmaster.errors import ModelReplyError
 from concertmaster.llm.gate import Gate
 from concertmaster.llm.protocol import Draft, Request, SynthesisBrief

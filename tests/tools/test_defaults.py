@@ -36,4 +36,4 @@ def test_a_server_without_the_extra_goes_without_the_web(monkeypatch: pytest.Mon
 
 def test_every_built_in_tool_is_bounded() -> None:
     tools = default_tools(ToolOptions(test_command=("pytest",)))
-    assert all(isinstance(tools.get(name, tools.names), Bounded) for name in tools.names)
+    assert all(isinstance(tool, Bounded) for tool in tools.here(tools.names).tools.values())

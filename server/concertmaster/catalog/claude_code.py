@@ -9,7 +9,6 @@ KEYS = frozenset(
         "hooks",
         "initialPrompt",
         "isolation",
-        "mcpServers",
         "memory",
         "omitClaudeMd",
         "permissionMode",

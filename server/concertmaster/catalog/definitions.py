@@ -1,7 +1,7 @@
 """What a worker file says, once it has been read and checked."""
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -30,7 +30,9 @@ class WorkerDefinition:
     input: str = ""
     """What the worker needs to be given."""
     tools: tuple[str, ...] = ()
-    """Worker tools it may call; none unless the file names them."""
+    """Worker tools it may call, `SERVER.*` for all of a server; none unless the file names them."""
+    refused_tools: tuple[str, ...] = ()
+    """Tools of servers that it may not call although `tools` has them."""
     model: str | None = None
     """A model id or alias; None takes the run's worker model."""
     output_schema: JsonSchema | None = None
@@ -72,6 +74,21 @@ def _texts(value: object) -> object:
     return _list([value] if isinstance(value, str) else value)
 
 
+def _servers(value: object) -> object:
+    """Return the names of MCP servers, which Claude Code allows to be described on the spot."""
+    if isinstance(value, Mapping):
+        return tuple(cast("Mapping[str, object]", value))
+    items = _list(value)
+    if not isinstance(items, tuple):
+        return items
+    parts = cast("tuple[object, ...]", items)
+    return tuple(
+        name
+        for part in parts
+        for name in (cast("Mapping[str, object]", part) if isinstance(part, Mapping) else (part,))
+    )
+
+
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Names = Annotated[tuple[Text, ...], BeforeValidator(_list)]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(_texts)]
@@ -89,6 +106,9 @@ class WorkerHeader(BaseModel):
     input: Text | None = None
     tools: Names = ()
     disallowed_tools: Names = Field(default=(), alias="disallowedTools")
+    mcp_servers: Annotated[tuple[Text, ...], BeforeValidator(_servers)] = Field(
+        default=(), alias="mcpServers"
+    )
     model: str | None = Field(default=None, pattern=r"^\S+$")
     output_schema: dict[str, Any] | None = None
     examples: Texts = ()
@@ -101,6 +121,8 @@ class WorkerHeader(BaseModel):
 def read_worker(file: Path, *, tools: Collection[str]) -> WorkerDefinition:
     """Return the worker that `file` defines, where `tools` are the worker tools there are.
 
+    `SERVER.*` among these stands for all tools of an MCP server, whatever they are.
+
     Raises:
         DefinitionError: the file is wrong; the error names the line and the remedy.
     """
@@ -112,11 +134,15 @@ def read_worker(file: Path, *, tools: Collection[str]) -> WorkerDefinition:
         raise source.error("there are no instructions below the header")
     allowed = _worker_tools(source, "tools", header.tools, tools)
     disallowed = _worker_tools(source, "disallowedTools", header.disallowed_tools, tools)
+    servers = {name: f"{name}.*" for name in header.mcp_servers}
     granted = [name for names in allowed.values() for name in names]
+    granted += [name for name in servers.values() if name in tools]
     refused = [name for names in disallowed.values() for name in names]
+    refused += [name for name in granted if f"{name.partition('.')[0]}.*" in refused]
     ignored = [key for key in source.header if key in claude_code.KEYS]
     nameless = [name for name, stand_ins in allowed.items() if not stand_ins]
     ignored += [f"tools: {name}" for name in nameless if name not in BUILT_IN_TOOLS]
+    ignored += [f"mcpServers: {name}" for name, them in servers.items() if them not in tools]
     return WorkerDefinition(
         name=header.name,
         description=header.description,
@@ -126,6 +152,7 @@ def read_worker(file: Path, *, tools: Collection[str]) -> WorkerDefinition:
         not_for=header.not_for,
         input=header.input or "",
         tools=tuple(name for name in dict.fromkeys(granted) if name not in refused),
+        refused_tools=tuple(name for name in refused if "." in name),
         model=None if header.model == "inherit" else header.model,
         output_schema=header.output_schema,
         examples=header.examples,
@@ -146,19 +173,39 @@ def _check_schema(source: MarkdownFile, schema: JsonSchema) -> None:
 def _worker_tools(
     source: MarkdownFile, key: str, names: Iterable[str], known: Collection[str]
 ) -> dict[str, tuple[str, ...]]:
-    """Return the worker tools that each of `names` stands for; none for what is not here."""
+    """Return the worker tools that each of `names` stands for; none for what is not here.
+
+    `*` is all that are here: a worker gets tools of a server only if it names the server.
+    """
     foreign = {*claude_code.SAME_TOOLS, *claude_code.OTHER_TOOLS}
     meaning: dict[str, tuple[str, ...]] = {}
     for name in names:
         # Claude Code may narrow a tool down: `Bash(git diff:*)`.
         bare = name.partition("(")[0].strip()
         if bare == "*":
-            meaning[name] = tuple(sorted(known))
-        elif (tool := claude_code.SAME_TOOLS.get(bare, bare)) in known:
+            meaning[name] = tuple(sorted(tool for tool in known if not tool.endswith(".*")))
+        elif tool := tool_named(bare, known):
             meaning[name] = (tool,)
         elif bare in foreign or bare in BUILT_IN_TOOLS or bare.startswith("mcp__"):
             meaning[name] = ()
         else:
-            hint = did_you_mean(bare, {*known, *foreign})
-            raise source.error(f"{key}: unknown worker tool {bare!r}. {hint}", key)
+            problem = f"unknown worker tool {bare!r}. {did_you_mean(bare, {*known, *foreign})}"
+            if "." in bare:
+                problem = f"{bare!r} is of an MCP server that the settings do not have"
+            raise source.error(f"{key}: {problem}", key)
     return meaning
+
+
+def tool_named(name: str, known: Collection[str]) -> str:
+    """Return the tool that `name` stands for, in our words or Claude Code's; nothing if none.
+
+    That of a server is `SERVER.TOOL` or `SERVER.*`; or `mcp__SERVER__TOOL`, `mcp__SERVER__*` or
+    `mcp__SERVER`.
+    """
+    if (same := claude_code.SAME_TOOLS.get(name, name)) in known:
+        return same
+    server, _, tool = name.partition(".")
+    if name.startswith("mcp__"):
+        server, _, tool = name.removeprefix("mcp__").partition("__")
+        tool = tool or "*"
+    return f"{server}.{tool}" if tool and f"{server}.*" in known else ""

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 from typing import Literal
-from xml.sax.saxutils import quoteattr
 
 from pydantic import BaseModel, ConfigDict
 
@@ -18,6 +17,7 @@ from concertmaster.catalog.markdown import (
     read_markdown,
 )
 from concertmaster.errors import DefinitionError, did_you_mean
+from concertmaster.llm.fencing import fence as fence
 from concertmaster.llm.protocol import WorkerCard
 
 PromptName = Literal[
@@ -273,15 +273,3 @@ def _describe(card: WorkerCard) -> str:
     lines = [f"- **{card.name}**: {description}"]
     lines += [f"  - {title}: {text}" for title, text in facts.items() if text]
     return "\n".join(lines)
-
-
-def fence(kind: str, name: str, text: str) -> str:
-    """Return `text` as an XML-like element of data, called `kind` and a boundary.
-
-    The boundary is taken from a hash of the content: the same content is always fenced
-    the same, so that prompts can be cached, and a text that is to close its own element
-    would have to contain its own hash.
-    """
-    digest = hashlib.sha256("\0".join((kind, name, text)).encode()).hexdigest()
-    tag = f"{kind}-{digest[:16]}"
-    return f"<{tag} name={quoteattr(name)}>\n{text}\n</{tag}>"

@@ -25,6 +25,7 @@ _COMMANDS = {
     "cancel": ("history", "Stop a run; what is finished stays."),
     "resume": ("work", "Go on with a run that was cut off or did not succeed."),
     "workers": ("definitions", "List the workers and check their files."),
+    "servers": ("servers", "List other MCP servers and their tools, or take over a client's."),
     "serve": ("serve", "Serve MCP clients over stdio, or over HTTP."),
     "work": ("take_up", "Work on runs that other processes accept."),
     "store": ("store", "Set up the Postgres that keeps runs for several machines."),

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from pydantic import JsonValue
 
-from concertmaster.engine.events import SubtaskResult
+from concertmaster.engine.record.events import SubtaskResult
 from concertmaster.llm.protocol import Frozen, Usage
 from concertmaster.protocol.replies import (
     ModelUsage,

@@ -12,7 +12,7 @@ from concertmaster.catalog.definitions import WorkerDefinition
 from concertmaster.cli.app import FAILED
 from concertmaster.cli.options import definition_options, json_option, load
 from concertmaster.cli.terminal import print_aside, print_data, print_json, table_of
-from concertmaster.cli.wiring import build_tools, worker_folders
+from concertmaster.cli.wiring import tool_names, worker_folders
 from concertmaster.cli.wording import one_line
 from concertmaster.errors import DefinitionError
 from concertmaster.settings import Settings
@@ -91,7 +91,7 @@ def read_definitions(settings: Settings) -> Definitions:
     errors: list[DefinitionError] = []
     for folder in worker_folders(settings):
         try:
-            reading = read_folder(folder, tools=build_tools(settings).names)
+            reading = read_folder(folder, tools=tool_names(settings))
         except DefinitionError as exc:
             errors.append(exc)
             continue

@@ -16,6 +16,7 @@ from concertmaster.cli.app import FAILED
 from concertmaster.cli.definitions import read_definitions
 from concertmaster.cli.jobs import find_jobs
 from concertmaster.cli.options import json_option, load, run_async, setup_options
+from concertmaster.cli.servers import look_at_servers
 from concertmaster.cli.terminal import print_data, print_json
 from concertmaster.cli.wiring import (
     answering,
@@ -31,6 +32,7 @@ from concertmaster.cli.wording import count
 from concertmaster.errors import ConcertmasterError
 from concertmaster.llm.protocol import Document
 from concertmaster.settings import SECRETS, LoadedSettings, Settings
+from concertmaster.tools.policy import ToolPolicy
 from concertmaster.tools.registry import ToolRegistry, ToolScope
 
 PACKAGES = ("concertmaster", "mcp", "anthropic", "pydantic", "anyio")
@@ -99,6 +101,8 @@ def shown(settings: Settings, name: str) -> str:
             return "unset"
         case [*items]:
             return os.pathsep.join(items) or "none"
+        case {**items} if name == "mcp_servers":
+            return ", ".join(items) or "none"
         case bool(value):
             return "yes" if value else "no"
         case value:
@@ -116,6 +120,7 @@ def examine(loaded: LoadedSettings) -> Iterator[Finding]:
     yield from _definitions(loaded.settings)
     yield _attempt("prompts", lambda: _prompts(loaded.settings))
     yield from _tools(loaded.settings)
+    yield from _servers(loaded.settings)
 
 
 def _model(loaded: LoadedSettings) -> Finding:
@@ -189,6 +194,18 @@ def _prompts(settings: Settings) -> str:
     return ", ".join(str(folder) for folder in prompt_folders(settings))
 
 
+def _servers(settings: Settings) -> Iterator[Finding]:
+    policy = ToolPolicy(settings.tool_policy)
+    for report in run_async(lambda: look_at_servers(settings)):
+        about = f"server {report.name}"
+        if report.problem:
+            yield Finding(about, "broken", report.problem)
+        else:
+            allowed = sum(policy.decision(spec) == "allow" for spec in report.tools)
+            number = count(len(report.tools), "tool")
+            yield Finding(about, "ok", f"{report.about}: {number}, {allowed} may be called")
+
+
 def _tools(settings: Settings) -> Iterator[Finding]:
     tools = build_tools(settings)
     for name in sorted({*tools.names, *tools.missing}):
@@ -203,7 +220,7 @@ def _tool(tools: ToolRegistry, name: str, settings: Settings) -> str:
     """Return what a worker tool works with, having tried it where that costs nothing."""
     if name in TRIALS:
         scope = ToolScope(inputs=(Document(name="empty.py", text=""),))
-        run_async(lambda: tools.get(name, tools.names).call(TRIALS[name], scope))
+        run_async(lambda: tools.here([name]).get(name).call(TRIALS[name], scope))
     if name == "run_tests":
         return f"{settings.test_command}, with your rights"
     return ", ".join(f"{each} {version(each)}" for each in WORKS_WITH.get(name, ())) or "there"

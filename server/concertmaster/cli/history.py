@@ -19,7 +19,7 @@ from concertmaster.cli.terminal import (
 )
 from concertmaster.cli.wiring import open_history, retention_of
 from concertmaster.cli.wording import count
-from concertmaster.engine.events import SubtaskResult
+from concertmaster.engine.record.events import SubtaskResult
 from concertmaster.errors import RequestError
 from concertmaster.runs.retention import MEGABYTE
 from concertmaster.runs.service import RunService
@@ -93,6 +93,7 @@ def prune(as_json: bool, **flags: Any) -> None:
 @click.option("--subtask", "subtask_id", metavar="ID", help="Print one result in full.")
 @click.option("--plan", "as_plan", is_flag=True, help="Print its plan as JSON, to edit it.")
 @click.option("--trace", "as_trace", is_flag=True, help="Print the tree of everything it did.")
+@click.option("--content", is_flag=True, help="With --trace: what tools were told and said.")
 @click.option("--diff", "as_diff", is_flag=True, help="Print how it changes files, as a diff.")
 @data_option
 @json_option
@@ -101,6 +102,7 @@ def show(
     subtask_id: str | None,
     as_plan: bool,
     as_trace: bool,
+    content: bool,
     as_diff: bool,
     as_json: bool,
     **flags: Any,
@@ -113,7 +115,7 @@ def show(
     elif subtask_id is not None:
         _show_subtask(run_id, subtask_id, as_json, flags)
     elif as_trace:
-        span = _ask(flags, lambda service: service.trace(run_id))
+        span = _ask(flags, lambda service: service.trace(run_id, content=content))
         if as_json:
             print_json(span.model_dump(mode="json"))
         else:

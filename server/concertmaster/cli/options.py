@@ -11,7 +11,7 @@ import anyio
 import click
 from pydantic import TypeAdapter, ValidationError
 
-from concertmaster.engine.plan import Plan
+from concertmaster.engine.plans.plan import Plan
 from concertmaster.errors import ConcertmasterError, RequestError
 from concertmaster.llm.protocol import JsonSchema
 from concertmaster.settings import LoadedSettings, Settings
@@ -151,6 +151,8 @@ def load(flags: dict[str, Any]) -> LoadedSettings:
     # Below warnings they write whole requests, and so people's documents, and addresses.
     for library in ("anthropic", "httpx2", "httpcore2"):
         logging.getLogger(library).setLevel(logging.WARNING)
+    # It writes what servers say wrongly, whole; what is worth knowing of it is told by errors.
+    logging.getLogger("mcp.client").setLevel(logging.CRITICAL)
     return loaded
 
 

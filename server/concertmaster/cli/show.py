@@ -28,8 +28,8 @@ from concertmaster.cli.wording import (
     times,
     tokens,
 )
-from concertmaster.engine.events import Estimate
-from concertmaster.engine.plan import Plan, Subtask
+from concertmaster.engine.plans.plan import Plan, Subtask
+from concertmaster.engine.record.amounts import Estimate
 from concertmaster.protocol.views import reused_line, written_workers
 from concertmaster.runs.state import RunState, SubtaskState
 from concertmaster.runs.trace import Span
@@ -194,13 +194,22 @@ def trace_tree(span: Span) -> Tree:
 
 def _grow(tree: Tree, spans: Iterable[Span]) -> None:
     for span in spans:
-        _grow(tree.add(_span_line(span)), span.spans)
+        branch = tree.add(_span_line(span))
+        if result := span.attributes.get("result"):
+            branch.add(Text(harmless(str(result)), style="dim"))
+        _grow(branch, span.spans)
 
 
 def _span_line(span: Span) -> Text:
     took = times(span.started_at, span.ended_at, time.time())
+    arguments = one_line(str(span.attributes.get("arguments", "")))
     return Text.assemble(
-        one_line(span.name), "  ", (took, "dim"), "  ", (span.status, style_of(span.status))
+        one_line(span.name),
+        "  ",
+        (took, "dim"),
+        "  ",
+        (span.status, style_of(span.status)),
+        (f"  {arguments}" if arguments else "", "dim"),
     )
 
 

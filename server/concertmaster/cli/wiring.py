@@ -4,7 +4,7 @@ import importlib
 import os
 import platform
 import shlex
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Literal
@@ -12,10 +12,11 @@ from typing import Literal
 import anyio
 
 from concertmaster.catalog.catalog import Catalog, builtin_folder, load_catalog
+from concertmaster.catalog.definitions import tool_named
 from concertmaster.catalog.prompts import Prompts, load_prompts
 from concertmaster.cli.extras import postgres_module
 from concertmaster.engine.run import Setup
-from concertmaster.errors import SettingsError
+from concertmaster.errors import SettingsError, did_you_mean
 from concertmaster.llm.anthropic import Connection, open_anthropic
 from concertmaster.llm.gate import Gate
 from concertmaster.llm.missing import MissingKeyLLM
@@ -37,7 +38,9 @@ from concertmaster.settings import (
 )
 from concertmaster.telemetry.watch import NO_TELEMETRY, Telemetry
 from concertmaster.tools.defaults import ToolOptions, default_tools
+from concertmaster.tools.policy import ToolPolicy
 from concertmaster.tools.registry import ToolRegistry
+from concertmaster.tools.servers.pool import Server, open_servers
 
 MODEL_FIELDS = ("model_planner", "model_worker", "model_synthesizer")
 
@@ -62,7 +65,26 @@ def build_catalog(settings: Settings) -> Catalog:
     Raises:
         DefinitionError: a worker file is wrong.
     """
-    return load_catalog(*worker_folders(settings), tools=build_tools(settings).names)
+    return load_catalog(*worker_folders(settings), tools=tool_names(settings))
+
+
+def tool_names(settings: Settings) -> tuple[str, ...]:
+    """Return the names of worker tools, where `SERVER.*` stands for those of a server."""
+    return (*build_tools(settings).names, *(f"{name}.*" for name in settings.mcp_servers))
+
+
+def custom_worker_tools(settings: Settings) -> tuple[str, ...]:
+    """Return the tools of workers that a planner writes.
+
+    Raises:
+        SettingsError: there is no tool of one of the names.
+    """
+    names = tool_names(settings)
+    for name in settings.custom_worker_tools:
+        if not tool_named(name, names):
+            hint = did_you_mean(name, names)
+            raise SettingsError(f"custom_worker_tools: there is no worker tool {name!r}. {hint}")
+    return tuple(tool_named(name, names) for name in settings.custom_worker_tools)
 
 
 def build_tools(settings: Settings) -> ToolRegistry:
@@ -224,6 +246,15 @@ def policy_of(settings: Settings, part: Part, folders: tuple[Path, ...]) -> RunP
 
 
 @asynccontextmanager
+async def open_usable_servers(loaded: LoadedSettings) -> AsyncGenerator[Mapping[str, Server]]:
+    """Have the servers at hand that work may need; none offline, where nothing calls tools."""
+    settings = loaded.settings
+    entries = {} if answering(loaded) == "offline" else settings.mcp_servers
+    async with open_servers(entries, call_seconds=settings.tool_seconds) as servers:
+        yield servers
+
+
+@asynccontextmanager
 async def open_runs(
     loaded: LoadedSettings,
     *,
@@ -238,25 +269,28 @@ async def open_runs(
 
     Raises:
         DefinitionError: a worker or prompt file is wrong.
-        SettingsError: the store is no Postgres, or the packages for it are missing.
+        SettingsError: a setting names what there is not, or packages for the store are missing.
         StoreError: the store cannot be used.
     """
     settings = loaded.settings
     catalog = build_catalog(settings)
     prompts = build_prompts(settings)
+    custom_tools = custom_worker_tools(settings)
     policy = policy_of(settings, part, (*roots, *named))
     async with (
         open_telemetry(loaded) as telemetry,
         open_llm(loaded, telemetry=telemetry) as llm,
         open_journal(settings, works=part == "works") as journal,
+        open_usable_servers(loaded) as servers,
     ):
         setup = Setup(
             llm=llm,
             models=models_of(settings),
             catalog=catalog,
             prompts=prompts,
-            tools=build_tools(settings),
+            tools=build_tools(settings).joined(servers, ToolPolicy(settings.tool_policy)),
             roots=roots,
+            custom_worker_tools=custom_tools,
         )
         async with (
             open_service(journal=journal, setup=setup, policy=policy) as service,

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Callable, Iterable
 
-from concertmaster.engine.events import Estimate
-from concertmaster.engine.plan import Subtask
+from concertmaster.engine.plans.plan import Subtask
+from concertmaster.engine.record.amounts import Estimate
 from concertmaster.llm.protocol import Usage
 from concertmaster.protocol.views import strategy_phrase
 from concertmaster.runs.state import RunState, SubtaskState

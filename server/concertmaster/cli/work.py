@@ -27,8 +27,8 @@ from concertmaster.cli.options import (
 from concertmaster.cli.show import answer_text, summary
 from concertmaster.cli.terminal import print_aside, print_json, print_markdown, stderr
 from concertmaster.cli.wiring import open_runs
-from concertmaster.engine.events import Mode
-from concertmaster.engine.plan import Verify
+from concertmaster.engine.plans.plan import Verify
+from concertmaster.engine.record.request import Mode
 from concertmaster.runs.orders import Order, PlanOrder, RunOrder, WorkerOrder
 from concertmaster.runs.service import RunService
 from concertmaster.runs.state import RunState

@@ -1,16 +1,19 @@
 """What one run works on, and what every run works with."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import anyio
 
 from concertmaster.catalog.catalog import Catalog
 from concertmaster.catalog.definitions import WorkerDefinition
 from concertmaster.catalog.prompts import Prompts, fence
-from concertmaster.engine.earlier import NO_EARLIER_RUN, EarlierRun
-from concertmaster.engine.events import Decomposition, RunRequest, SubtaskResult
-from concertmaster.engine.plan import Plan, Subtask
-from concertmaster.engine.plan_rules import PlanRules
+from concertmaster.engine.plans.plan import Plan, Subtask
+from concertmaster.engine.plans.rules import PlanRules
+from concertmaster.engine.record.earlier import NO_EARLIER_RUN, EarlierRun
+from concertmaster.engine.record.events import SubtaskResult
+from concertmaster.engine.record.request import Decomposition, RunRequest
 from concertmaster.engine.steps import Steps
 from concertmaster.llm.protocol import LLM, Document, Models, WorkResult
 from concertmaster.tools.registry import ToolRegistry
@@ -29,6 +32,8 @@ class Setup:
     tools: ToolRegistry
     roots: tuple[Path, ...] = ()
     """Folders whose files worker tools may read."""
+    custom_worker_tools: tuple[str, ...] = ()
+    """The tools of workers that a plan brings along."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +44,8 @@ class Run:
     documents: Mapping[str, Document]
     """The run's inputs by name."""
     steps: Steps
+    passed: anyio.Event = field(default_factory=anyio.Event)
+    """Set once others may learn of the run, which is from the start if it has no guard."""
     earlier: EarlierRun = NO_EARLIER_RUN
 
     def inputs_of(self, subtask: Subtask) -> tuple[Document, ...]:
@@ -57,14 +64,15 @@ class Run:
         )
 
 
-def workers_of(plan: Plan, catalog: Catalog) -> Catalog:
+def workers_of(plan: Plan, setup: Setup) -> Catalog:
     """Return the workers of the catalog and those that the plan brings along."""
-    return catalog.joined(
+    return setup.catalog.joined(
         WorkerDefinition(
             name=worker.name,
             description=worker.description,
             instructions=worker.instructions,
             file=Path("(written for this run)"),
+            tools=setup.custom_worker_tools,
         )
         for worker in plan.custom_workers
     )

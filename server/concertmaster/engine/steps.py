@@ -11,17 +11,18 @@ from typing import Protocol
 
 import anyio
 
-from concertmaster.engine.events import (
+from concertmaster.engine.budget.spending import Spending
+from concertmaster.engine.record.events import (
     CallFailed,
     CallFinished,
     CallStarted,
     Event,
-    Limits,
     ToolCalled,
+    ToolStarted,
 )
-from concertmaster.engine.recorded import Recorded
-from concertmaster.engine.spending import Spending
-from concertmaster.errors import ModelAccessError, ModelError, ToolCallError
+from concertmaster.engine.record.recorded import Recorded
+from concertmaster.engine.record.request import Limits
+from concertmaster.errors import ModelAccessError, ModelError, ToolCallError, ToolDeniedError
 from concertmaster.llm.protocol import (
     LLM,
     NO_USAGE,
@@ -39,6 +40,11 @@ COMMIT_SECONDS = 25
 Longer than a store may take to find out that it cannot commit, the commit before this one
 included: else a reply could be given up that is on its way to the disk.
 """
+
+UNKNOWN_OUTCOME = (
+    "This call had begun when the process that made it ended, so nobody knows whether it took "
+    "effect. It was not made again: find out first whether it has to be."
+)
 
 
 USUAL_LIMITS = Limits()
@@ -69,6 +75,8 @@ class Steps:
         self._clock = clock
         self.recorded = Recorded(recorded)
         """What the journal tells of the run before it was resumed."""
+        self._made: dict[str, Reply] = {}
+        """Replies since then, for steps that more than one reader asks for."""
         self._usage = dict(self.recorded.usage)
         self._refusals: dict[str | None, ModelAccessError] = {}
         self.spending = Spending(limits)
@@ -111,25 +119,35 @@ class Steps:
         A call that cannot succeed, as another has found out, is not made; nor is one that
         the run's budget does not allow.
         """
-        if (reply := self.recorded.replies.get(name)) is not None:
+        if (reply := self.recorded.replies.get(name) or self._made.get(name)) is not None:
             return reply
         model = llm.model_name(request.model)
         if (refusal := self.refusal(model)) is not None:
             raise ModelAccessError(str(refusal), model=refusal.model)
-        draft = draft or Draft()
-        await self.record(
-            CallStarted(
-                name=f"{name}/start",
-                at=self.now(),
-                step=name,
-                caller=request.caller,
-                model=model,
-                subtask_id=subtask_id,
-            ),
-            wait=False,
+        started = CallStarted(
+            name=f"{name}/start",
+            at=self.now(),
+            step=name,
+            caller=request.caller,
+            model=model,
+            subtask_id=subtask_id,
         )
+        await self.record(started, wait=False)
+        reply = await self._reply(name, llm, request, subtask_id, draft or Draft())
+        finished = CallFinished(
+            name=name, at=self.now(), caller=request.caller, subtask_id=subtask_id, reply=reply
+        )
+        await self.record(finished)
+        self._made[name] = reply
+        self._charge(subtask_id, reply.usage)
+        return reply
+
+    async def _reply(
+        self, name: str, llm: LLM, request: Request, subtask_id: str | None, draft: Draft
+    ) -> Reply:
+        """Return the reply to a call; what one cost that brings none is in the journal."""
         try:
-            reply = await self._paid(llm, request, draft, subtask_id)
+            return await self._paid(llm, request, draft, subtask_id)
         except ModelError as exc:
             if isinstance(exc, ModelAccessError):
                 self._refusals[exc.model] = exc
@@ -139,17 +157,6 @@ class Steps:
         except anyio.get_cancelled_exc_class():
             await self._record_failure(name, request.caller, subtask_id, "abandoned", draft.usage)
             raise
-        await self.record(
-            CallFinished(
-                name=name,
-                at=self.now(),
-                caller=request.caller,
-                subtask_id=subtask_id,
-                reply=reply,
-            )
-        )
-        self._charge(subtask_id, reply.usage)
-        return reply
 
     async def _paid(
         self, llm: LLM, request: Request, draft: Draft, subtask_id: str | None
@@ -184,17 +191,29 @@ class Steps:
         make: Callable[[], Awaitable[str]],
         *,
         subtask_id: str,
+        once: bool = False,
     ) -> ToolOutcome:
         """Return the outcome of the tool call `name`, making it if it has not been made.
 
-        A tool that cannot do what was asked is an outcome too: the model reads why.
+        A tool that cannot do what was asked is an outcome too: the model reads why. A call
+        that is to be made only `once` is not made again if it had begun.
         """
         if (outcome := self.recorded.outcomes.get(name)) is not None:
             return outcome
+        if name in self.recorded.begun:
+            return ToolOutcome(id=call.id, text=UNKNOWN_OUTCOME, failed=True)
         started = self.now()
+        if once:
+            await self.record(
+                ToolStarted(
+                    name=f"{name}/start", at=started, step=name, subtask_id=subtask_id, call=call
+                )
+            )
+        denied = False
         try:
             outcome = ToolOutcome(id=call.id, text=await make())
         except ToolCallError as exc:
+            denied = isinstance(exc, ToolDeniedError)
             outcome = ToolOutcome(id=call.id, text=str(exc), failed=True)
         ended = self.now()
         await self.record(
@@ -205,6 +224,7 @@ class Steps:
                 call=call,
                 outcome=outcome,
                 seconds=ended - started,
+                denied=denied,
             )
         )
         return outcome

@@ -164,8 +164,15 @@ class ToolSpec:
     """A worker tool as a model sees it."""
 
     name: str
+    """`read_file`; or `SERVER.TOOL`, for a tool of an MCP server."""
     description: str
     input_schema: JsonSchema
+    effects: bool = False
+    """Whether a call may change something, so that the operator has to allow it."""
+    parallel: bool = True
+    """Whether it may be called while other calls of the same reply are under way."""
+    outward: bool = False
+    """Whether others learn what it is called with, so that a guard has to let that pass."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

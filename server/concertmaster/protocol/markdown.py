@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic import JsonValue
 
-from concertmaster.engine.events import Estimate
-from concertmaster.engine.plan import CustomWorker, Subtask
-from concertmaster.engine.strategy import SINGLE, Strategy
+from concertmaster.engine.plans.plan import CustomWorker, Subtask
+from concertmaster.engine.plans.strategy import SINGLE, Strategy
+from concertmaster.engine.record.amounts import Estimate
 from concertmaster.protocol.replies import (
     AnyReply,
     Budget,

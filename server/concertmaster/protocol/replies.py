@@ -4,8 +4,10 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field, JsonValue, RootModel
 
-from concertmaster.engine.events import Estimate, RunKind, RunStatus, SubtaskStatus
-from concertmaster.engine.plan import CustomWorker, PlanMode, Subtask, Verify
+from concertmaster.engine.plans.plan import CustomWorker, PlanMode, Subtask, Verify
+from concertmaster.engine.record.amounts import Estimate
+from concertmaster.engine.record.events import RunStatus, SubtaskStatus
+from concertmaster.engine.record.request import RunKind
 from concertmaster.llm.protocol import Frozen
 
 

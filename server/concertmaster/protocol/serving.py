@@ -23,8 +23,11 @@ from concertmaster.protocol.server import ConcertmasterServer
 
 log = logging.getLogger(__name__)
 
-LAST_SECONDS = 3.0
-"""How long the process may live after a signal, whatever it is stuck in."""
+LAST_SECONDS = 6.0
+"""How long the process may live after a signal, whatever it is stuck in.
+
+A server that workers use may take 4 seconds of it, until it is killed.
+"""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

@@ -7,8 +7,8 @@ from mcp.server.mcpserver.tools import Tool
 from mcp.types import CallToolResult, ToolAnnotations
 from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
 
-from concertmaster.engine import events
-from concertmaster.engine.plan import Plan, Verify
+from concertmaster.engine.plans.plan import Plan, Verify
+from concertmaster.engine.record import request
 from concertmaster.errors import RequestError
 from concertmaster.protocol.replies import FoundReply, PlanReply, RunReply
 from concertmaster.protocol.results import fitted_result, run_result, tool_result
@@ -98,7 +98,7 @@ MaxSubtasks = Annotated[
     Field(ge=1, description="Most subtasks of a plan (usually 8)."),
 ]
 Mode = Annotated[
-    events.Mode,
+    request.Mode,
     WithJsonSchema({"enum": ["auto", "static", "adaptive"], "type": "string"}),
     Field(
         description="static: plan once; adaptive: plan on as results come in; auto: the planner "

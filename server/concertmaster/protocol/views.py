@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from concertmaster.engine.events import SubtaskResult
-from concertmaster.engine.plan import CustomWorker, Subtask
-from concertmaster.engine.strategy import Map, Revise, Vote
+from concertmaster.engine.plans.plan import CustomWorker, Subtask
+from concertmaster.engine.plans.strategy import Map, Revise, Vote
+from concertmaster.engine.record.events import SubtaskResult
 from concertmaster.llm.protocol import NO_USAGE, Usage
 from concertmaster.protocol.pages import Page
 from concertmaster.protocol.replies import (

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import anyio
 
-from concertmaster.engine.events import Origin
-from concertmaster.engine.plan import Plan
+from concertmaster.engine.plans.plan import Plan
+from concertmaster.engine.record.request import Origin
 from concertmaster.protocol.callers import trace_context
 from concertmaster.protocol.state import Ctx, state_of
 from concertmaster.protocol.views import progress_line

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 
-from concertmaster.engine.events import Event, RunEnded, SubtaskFinished, SubtaskResult
+from concertmaster.engine.record.events import Event, RunEnded, SubtaskFinished, SubtaskResult
 from concertmaster.runs.state import RunState
 
 

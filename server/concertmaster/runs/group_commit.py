@@ -11,7 +11,7 @@ import anyio
 from anyio import to_thread
 from anyio.abc import TaskGroup
 
-from concertmaster.engine.events import Event
+from concertmaster.engine.record.events import Event
 from concertmaster.errors import ConcertmasterError, StoreError, UnknownRunError
 from concertmaster.runs.journal import RunRow, Standing, StoredRun
 from concertmaster.runs.stored import NewRun, Write, to_json

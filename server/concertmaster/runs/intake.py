@@ -6,10 +6,10 @@ from hashlib import sha256
 from pathlib import Path
 
 from concertmaster.catalog.catalog import Catalog
-from concertmaster.engine.earlier import and_dependants
-from concertmaster.engine.events import Decomposition, InputRef, Limits, RunRequest
-from concertmaster.engine.plan import Plan, Subtask
-from concertmaster.engine.plan_rules import PlanRules, plan_problems
+from concertmaster.engine.plans.plan import Plan, Subtask
+from concertmaster.engine.plans.rules import PlanRules, plan_problems
+from concertmaster.engine.record.earlier import and_dependants
+from concertmaster.engine.record.request import Decomposition, InputRef, Limits, RunRequest
 from concertmaster.errors import BusyRunError, InvalidPlanError, RequestError, UnknownSubtaskError
 from concertmaster.llm.protocol import Document, JsonSchema
 from concertmaster.llm.structured import schema_problem

@@ -10,9 +10,9 @@ from typing import Any
 from pydantic import Field
 
 from concertmaster.catalog.markdown import MarkdownFile, markdown_files, read_markdown
-from concertmaster.engine.plan import Plan, PlanMode, Verify
-from concertmaster.engine.plan_rules import PlanRules, plan_problems
-from concertmaster.engine.strategy import Revise, Vote
+from concertmaster.engine.plans.plan import Plan, PlanMode, Verify
+from concertmaster.engine.plans.rules import PlanRules, plan_problems
+from concertmaster.engine.plans.strategy import Revise, Vote
 from concertmaster.errors import DefinitionError, did_you_mean
 from concertmaster.runs.jobs import (
     TEMPLATES,

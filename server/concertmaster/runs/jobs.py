@@ -9,8 +9,15 @@ from typing import Annotated, Literal, cast
 
 from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
-from concertmaster.engine.plan import Plan, PlanMode, Priority, Subtask, Verify, shape_problems
-from concertmaster.engine.strategy import SINGLE, Map, Strategy
+from concertmaster.engine.plans.plan import (
+    Plan,
+    PlanMode,
+    Priority,
+    Subtask,
+    Verify,
+    shape_problems,
+)
+from concertmaster.engine.plans.strategy import SINGLE, Map, Strategy
 from concertmaster.errors import InvalidPlanError, RequestError, did_you_mean
 from concertmaster.llm.protocol import Frozen
 from concertmaster.runs.orders import RunOrder

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from concertmaster.engine.events import Event
+from concertmaster.engine.record.events import Event
 
 MOST_RESUMPTIONS = 3
 """How often a run may have gone on before it does so by itself no more."""

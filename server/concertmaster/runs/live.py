@@ -7,9 +7,9 @@ from contextlib import suppress
 import anyio
 from anyio.abc import TaskGroup
 
-from concertmaster.engine.earlier import NO_EARLIER_RUN, EarlierRun
-from concertmaster.engine.events import CancelRequested, Event
-from concertmaster.engine.orchestrator import Orchestrator
+from concertmaster.engine.orchestration.orchestrator import Orchestrator
+from concertmaster.engine.record.earlier import NO_EARLIER_RUN, EarlierRun
+from concertmaster.engine.record.events import CancelRequested, Event
 from concertmaster.engine.run import Run
 from concertmaster.engine.steps import Steps
 from concertmaster.errors import LostRunError, StoreError, UnknownRunError

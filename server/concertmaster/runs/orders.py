@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from concertmaster.engine.events import Decomposition, Mode
-from concertmaster.engine.plan import Plan, Verify
+from concertmaster.engine.plans.plan import Plan, Verify
+from concertmaster.engine.record.request import Decomposition, Mode
 from concertmaster.llm.protocol import JsonSchema
 from concertmaster.tools.inputs import InputSpec
 

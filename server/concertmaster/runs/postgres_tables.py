@@ -6,7 +6,13 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import groupby
 from typing import Any, LiteralString, cast
 
-from concertmaster.engine.events import SCHEMA_VERSION, CallFailed, CallFinished, Event, RunStarted
+from concertmaster.engine.record.events import (
+    SCHEMA_VERSION,
+    CallFailed,
+    CallFinished,
+    Event,
+    RunStarted,
+)
 from concertmaster.errors import (
     BusyRunError,
     ConcertmasterError,

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 import anyio
 
 from concertmaster.catalog.catalog import Catalog
-from concertmaster.engine.events import Origin, SubtaskResult
-from concertmaster.engine.plan import Plan
+from concertmaster.engine.plans.plan import Plan
+from concertmaster.engine.record.events import SubtaskResult
+from concertmaster.engine.record.request import Origin
 from concertmaster.errors import AllowanceError
 from concertmaster.runs.orders import Order
 from concertmaster.runs.service import RunService

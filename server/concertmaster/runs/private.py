@@ -39,6 +39,11 @@ def close_to_others(file: Path) -> None:
         file.chmod(mode & 0o700)
 
 
+def is_open_to_others(file: Path) -> bool:
+    """Tell whether the group of a file or others may do anything with it."""
+    return sys.platform != "win32" and bool(stat.S_IMODE(file.stat().st_mode) & 0o077)
+
+
 def lock(file: Path) -> FileLock:
     """Return a lock that one holder in all processes has at a time, and loses when it dies.
 
@@ -54,9 +59,7 @@ def check_owner_only(file: Path) -> None:
     Raises:
         SettingsError: others may read it.
     """
-    if sys.platform == "win32":
-        return
-    if stat.S_IMODE(file.stat().st_mode) & 0o077:
+    if is_open_to_others(file):
         raise SettingsError(
             f"{file} holds a secret and other users may read it. Run: chmod 600 {file}"
         )

@@ -20,7 +20,7 @@ def check_resumable(state: RunState, setup: Setup) -> None:
             f"{_MODEL[not setup.llm.notice]}. Resume it with the settings it was begun with."
         )
     needed = {subtask.worker for subtask in state.plan.subtasks} if state.plan else set[str]()
-    workers = workers_of(state.plan, setup.catalog) if state.plan else setup.catalog
+    workers = workers_of(state.plan, setup) if state.plan else setup.catalog
     try:
         for name in sorted({*needed, *request.workers, *filter(None, [request.guard])}):
             workers.get(name)

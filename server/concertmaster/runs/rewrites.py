@@ -1,9 +1,8 @@
 """Files that a run has rewritten: what its results say they should be."""
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Awaitable, Callable, Iterator
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from concertmaster.llm.protocol import Frozen, Text
 from concertmaster.runs.state import RunState, SubtaskState
@@ -37,17 +36,16 @@ def _rewritten(subtask: SubtaskState) -> Iterator[tuple[str, Rewritten]]:
             continue
 
 
-def _values(subtask: SubtaskState) -> Iterator[tuple[str, object]]:
+def _values(subtask: SubtaskState) -> Iterator[tuple[str, JsonValue]]:
     """Yield each value of a result with the input that it is about."""
-    inputs = subtask.subtask.inputs
-    value = subtask.result.value if subtask.result is not None else None
-    if isinstance(value, list):
-        # A map over inputs has a value for each part, which has the name of the input.
-        for part in cast("Sequence[dict[str, Any]]", value):
-            if part["part"] in inputs:
-                yield part["part"], part["value"]
+    result, inputs = subtask.result, subtask.subtask.inputs
+    if result is None:
+        return
+    if result.parts:
+        # A part that is an input has its name; others are about no whole input.
+        yield from ((part.name, part.value) for part in result.parts if part.name in inputs)
     elif len(inputs) == 1:
-        yield inputs[0], value
+        yield inputs[0], result.value
 
 
 async def file_changes(

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from concertmaster.engine.events import CancelRequested
+from concertmaster.engine.record.events import CancelRequested
 from concertmaster.errors import LostRunError
 from concertmaster.runs import ends
 from concertmaster.runs.intake import RunPolicy

@@ -10,21 +10,19 @@ import anyio
 from anyio.abc import TaskGroup
 
 from concertmaster.catalog.catalog import Catalog
-from concertmaster.engine.earlier import NO_EARLIER_RUN, EarlierRun, earlier_results
-from concertmaster.engine.events import (
-    NOBODY,
+from concertmaster.engine.orchestration.orchestrator import Orchestrator
+from concertmaster.engine.plans.plan import Plan
+from concertmaster.engine.record.earlier import NO_EARLIER_RUN, EarlierRun, earlier_results
+from concertmaster.engine.record.events import (
     CancelRequested,
     Event,
     GuardDecided,
-    Origin,
     RunEnded,
-    RunRequest,
     RunResumed,
     RunStarted,
     SubtaskResult,
 )
-from concertmaster.engine.orchestrator import Orchestrator
-from concertmaster.engine.plan import Plan
+from concertmaster.engine.record.request import NOBODY, Origin, RunRequest
 from concertmaster.engine.run import Setup
 from concertmaster.errors import LostRunError, UnknownRunError, UnreadableRunError, UsedKeyError
 from concertmaster.runs.intake import CheckedOrder, RunPolicy
@@ -371,15 +369,15 @@ class RunService:
             await self._journal.delete([run.run_id for run in surplus])
         return surplus
 
-    async def trace(self, run_id: str) -> Span:
-        """Return the run as a tree of spans."""
+    async def trace(self, run_id: str, *, content: bool = False) -> Span:
+        """Return the run as a tree of spans, with the `content` of tool calls if it is wanted."""
         driven = self._live.get(run_id) is not None
         row = await self._journal.row(run_id)
         events = await self._journal.events(run_id)
         alive = driven or (row.alive and not row.mine)
         if fold(run_id, events, alive=alive).withheld:
             events = [event for event in events if isinstance(event, _OUTWARD)]
-        return trace(run_id, events, alive=alive)
+        return trace(run_id, events, alive=alive, content=content)
 
 
 def _folded(row: RunRow, events: Sequence[Event]) -> RunState:

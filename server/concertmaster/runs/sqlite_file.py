@@ -14,7 +14,7 @@ from collections.abc import Collection, Generator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
-from concertmaster.engine.events import SCHEMA_VERSION, Event
+from concertmaster.engine.record.events import SCHEMA_VERSION, Event
 from concertmaster.errors import (
     BusyRunError,
     ConcertmasterError,

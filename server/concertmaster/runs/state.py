@@ -6,13 +6,14 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from concertmaster.engine.events import (
+from concertmaster.engine.plans.plan import Plan, Subtask
+from concertmaster.engine.record.amounts import Estimate
+from concertmaster.engine.record.events import (
     FINAL_STATUSES,
     CallFailed,
     CallFinished,
     CallStarted,
     CancelRequested,
-    Estimate,
     Event,
     Finding,
     GuardDecided,
@@ -20,7 +21,6 @@ from concertmaster.engine.events import (
     PlanRevised,
     ResultsVerified,
     RunEnded,
-    RunRequest,
     RunResumed,
     RunStarted,
     RunStatus,
@@ -30,9 +30,11 @@ from concertmaster.engine.events import (
     SubtaskStarted,
     SubtaskStatus,
     SynthesisStarted,
+    ToolCalled,
+    ToolsMissing,
 )
-from concertmaster.engine.plan import Plan, Subtask
-from concertmaster.engine.recorded import stands
+from concertmaster.engine.record.recorded import stands
+from concertmaster.engine.record.request import RunRequest
 from concertmaster.errors import UnknownSubtaskError, UnreadableRunError
 from concertmaster.llm.protocol import NO_USAGE, Usage
 
@@ -176,6 +178,8 @@ class RunState:
         match event:
             case CallStarted() | CallFinished() | CallFailed():
                 self._apply_call(event)
+            case ToolCalled() | ToolsMissing():
+                self._apply_tools(event)
             case PlanAccepted() | PlanRevised():
                 self._apply_plan(event)
             case SubtaskDrafted() | SubtaskStarted() | SubtaskFinished():
@@ -199,6 +203,17 @@ class RunState:
                 self._resume()
             case _:
                 pass
+
+    def _apply_tools(self, event: ToolCalled | ToolsMissing) -> None:
+        match event:
+            case ToolCalled(denied=True):
+                warnings = [f"Subtask {event.subtask_id}: {event.outcome.text}"]
+            case ToolsMissing():
+                about = f"Subtask {event.subtask_id} ({event.worker}) goes without tools: "
+                warnings = [about + problem for problem in event.problems]
+            case _:
+                return
+        self.warnings += tuple(text for text in warnings if text not in self.warnings)
 
     def _apply_plan(self, event: PlanAccepted | PlanRevised) -> None:
         self.plan = event.plan

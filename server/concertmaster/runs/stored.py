@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
-from concertmaster.engine.events import EVENT, SCHEMA_VERSION, Event
+from concertmaster.engine.record.events import EVENT, SCHEMA_VERSION, Event
 from concertmaster.errors import UnreadableRunError
 
 

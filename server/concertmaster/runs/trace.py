@@ -1,16 +1,19 @@
 """The trace of a run: its events as a tree of timed spans.
 
 Names follow the verbs of OpenTelemetry's conventions for generative AI. What was said to a
-model or by it is not in the trace.
+model or by it is not in the trace, and of tool calls only what they were made with, shortened;
+unless somebody asks for the content of these.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
 from pydantic import JsonValue
 
-from concertmaster.engine.events import (
+from concertmaster.engine.plans.plan import Subtask
+from concertmaster.engine.record.events import (
     CallFailed,
     CallFinished,
     CallStarted,
@@ -29,10 +32,14 @@ from concertmaster.engine.events import (
     SubtaskStarted,
     SynthesisStarted,
     ToolCalled,
+    ToolsMissing,
+    ToolStarted,
 )
-from concertmaster.engine.plan import Subtask
 from concertmaster.errors import UnreadableRunError
 from concertmaster.llm.protocol import NO_USAGE, Frozen, Usage
+
+ARGUMENT_CHARS = 500
+"""How much of a tool call's arguments a span shows."""
 
 SpanKind = Literal["run", "plan", "subtask", "call", "tool", "synthesis"]
 
@@ -52,9 +59,12 @@ class Span(Frozen):
     """In the order of their starts."""
 
 
-def trace(run_id: str, events: Sequence[Event], *, alive: bool = True) -> Span:
+def trace(
+    run_id: str, events: Sequence[Event], *, alive: bool = True, content: bool = False
+) -> Span:
     """Return the tree of a run's spans, as far as its `events` go.
 
+    With `content`, spans of tool calls have their arguments and results in full.
     What has not ended is `running`, or `interrupted` where the run's process is not `alive`.
 
     Raises:
@@ -62,7 +72,7 @@ def trace(run_id: str, events: Sequence[Event], *, alive: bool = True) -> Span:
     """
     if not events or not isinstance(events[0], RunStarted):
         raise UnreadableRunError(run_id, "its journal does not begin with its start.")
-    tree = _Tree(run_id, started_at=events[0].at)
+    tree = _Tree(run_id, started_at=events[0].at, content=content)
     for event in events:
         try:
             tree.apply(event)
@@ -127,7 +137,8 @@ class _Node:
 
 
 class _Tree:
-    def __init__(self, run_id: str, *, started_at: float) -> None:
+    def __init__(self, run_id: str, *, started_at: float, content: bool) -> None:
+        self._content = content
         self.root = _Node(
             name="invoke_workflow",
             kind="run",
@@ -140,14 +151,16 @@ class _Tree:
         self._begun: dict[str, _Node] = {}
         """Subtasks by id. One that has ended may go on, when its result is mended."""
         self._calls: dict[str, _Node] = {}
-        """Calls under way by step."""
+        """Calls of models and tools under way by step."""
         self._cut_off: set[str] = set()
         """Steps whose calls were under way when the run was interrupted."""
 
     def apply(self, event: Event) -> None:
         match event:
-            case CallStarted() | CallFinished() | CallFailed() | ToolCalled():
-                self._apply_work(event)
+            case CallStarted() | CallFinished() | CallFailed():
+                self._apply_call(event)
+            case ToolStarted() | ToolCalled() | ToolsMissing():
+                self._apply_tool(event)
             case PlanRejected() | PlanAccepted() | PlanRevised():
                 self._apply_plan(event)
             case SubtaskDrafted() | SubtaskStarted() | SubtaskFinished():
@@ -257,7 +270,7 @@ class _Tree:
         )
         _replace(self._begun, subtask_id, node)
 
-    def _apply_work(self, event: CallStarted | CallFinished | CallFailed | ToolCalled) -> None:
+    def _apply_call(self, event: CallStarted | CallFinished | CallFailed) -> None:
         match event:
             case CallStarted():
                 self._begin_call(event)
@@ -271,17 +284,33 @@ class _Tree:
                     chars=len(reply.text),
                     tool_calls=len(reply.tool_calls),
                 )
-            case CallFailed():
+            case _:
                 call = self._calls.pop(event.step)
                 call.charge(event.usage)
                 call.end(event.at, "failed", error=event.error)
-            case _:
-                began = event.at - event.seconds
-                tool = self._begun[event.subtask_id].begin(
-                    f"execute_tool {event.call.name}", "tool", began, step=event.name
+
+    def _apply_tool(self, event: ToolStarted | ToolCalled | ToolsMissing) -> None:
+        match event:
+            case ToolStarted():
+                _replace(self._calls, event.step, self._begin_tool(event, event.step, event.at))
+            case ToolCalled(outcome=outcome):
+                tool = self._calls.pop(event.name, None) or self._begin_tool(
+                    event, event.name, event.at - event.seconds
                 )
-                status = "failed" if event.outcome.failed else "succeeded"
-                tool.end(event.at, status, chars=len(event.outcome.text))
+                status = "failed" if outcome.failed else "succeeded"
+                said: dict[str, JsonValue] = {"result": outcome.text} if self._content else {}
+                tool.end(event.at, status, chars=len(outcome.text), denied=event.denied, **said)
+            case _:
+                self._begun[event.subtask_id].attributes["tools_missing"] = list(event.problems)
+
+    def _begin_tool(self, event: ToolStarted | ToolCalled, step: str, at: float) -> _Node:
+        call = event.call
+        arguments = json.dumps(call.arguments, ensure_ascii=False)
+        if len(arguments) > ARGUMENT_CHARS and not self._content:
+            arguments = f"{arguments[:ARGUMENT_CHARS]} …"
+        return self._begun[event.subtask_id].begin(
+            f"execute_tool {call.name}", "tool", at, step=step, arguments=arguments
+        )
 
     def _begin_call(self, event: CallStarted) -> None:
         if event.subtask_id is not None:

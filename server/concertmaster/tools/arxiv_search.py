@@ -40,6 +40,7 @@ class ArxivSearch:
             "Finds papers on arXiv. Returns title, authors, date, link and abstract of each."
         ),
         input_schema=ArxivSearchArguments.model_json_schema(),
+        outward=True,
     )
 
     def __init__(self, *, endpoint: str | None = None, pause_seconds: float = 3) -> None:

@@ -44,6 +44,7 @@ class FetchUrl:
             "into an address that somebody has not published."
         ),
         input_schema=FetchUrlArguments.model_json_schema(),
+        outward=True,
     )
 
     def __init__(self, *, transport: "httpx2.AsyncBaseTransport | None" = None) -> None:

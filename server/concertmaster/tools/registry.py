@@ -1,14 +1,17 @@
-"""Worker tools: what one is, and the set that a server offers."""
+"""Worker tools: what one is, the set that there is, and those that one worker has."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import anyio
 from pydantic import JsonValue
 
-from concertmaster.errors import ToolCallError
+from concertmaster.errors import ToolCallError, ToolDeniedError
 from concertmaster.llm.protocol import Document, ToolSpec
+from concertmaster.tools.long_results import LongResults, ReadResult
+from concertmaster.tools.policy import ToolPolicy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,10 +20,12 @@ class ToolScope:
 
     inputs: tuple[Document, ...] = ()
     roots: tuple[Path, ...] = ()
+    long_results: LongResults = field(default_factory=LongResults)
+    """Results of which the worker got only the beginning yet."""
 
 
 class WorkerTool(Protocol):
-    """Something a worker may call. Safe to call several times at once."""
+    """Something a worker may call. Safe to call for several workers at once."""
 
     @property
     def spec(self) -> ToolSpec:
@@ -36,32 +41,119 @@ class WorkerTool(Protocol):
         ...
 
 
-class ToolRegistry:
-    """The worker tools of a server, by name."""
+class ToolSource(Protocol):
+    """Where tools come from that are known only once somebody asks, such as an MCP server."""
 
-    def __init__(
-        self, tools: Iterable[WorkerTool] = (), *, missing: Mapping[str, str] | None = None
-    ) -> None:
-        self._tools = {tool.spec.name: tool for tool in tools}
-        self.missing = dict(missing or {})
-        """Why the server goes without a tool that others have, by its name."""
+    async def tools(self) -> Sequence[WorkerTool]:
+        """Return the tools that there are now, each with the name of the source before its own.
+
+        Raises:
+            ToolCallError: it cannot be reached.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Toolbox:
+    """The tools that one worker may call."""
+
+    tools: Mapping[str, WorkerTool] = field(default_factory=dict[str, WorkerTool])
+    """By name."""
+    missing: tuple[str, ...] = ()
+    """A sentence for each reason why the worker lacks tools that it names."""
+    policy: ToolPolicy = field(default_factory=ToolPolicy)
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """Return the names of all tools, sorted."""
-        return tuple(sorted(self._tools))
+    def specs(self) -> tuple[ToolSpec, ...]:
+        """Return the specs of the tools."""
+        return tuple(tool.spec for tool in self.tools.values())
 
-    def specs(self, names: Sequence[str]) -> tuple[ToolSpec, ...]:
-        """Return the specs of those tools among `names` that this server has."""
-        return tuple(self._tools[name].spec for name in names if name in self._tools)
-
-    def get(self, name: str, allowed: Sequence[str]) -> WorkerTool:
+    def get(self, name: str) -> WorkerTool:
         """Return the tool `name`.
 
         Raises:
-            ToolCallError: there is no such tool, or it is not one of `allowed`.
+            ToolCallError: the worker has no such tool.
+            ToolDeniedError: the operator does not allow workers to call it.
         """
-        if name not in allowed or name not in self._tools:
-            offered = ", ".join(tool for tool in allowed if tool in self._tools) or "none"
-            raise ToolCallError(f"There is no tool {name!r} for you. Your tools: {offered}.")
-        return self._tools[name]
+        if name not in self.tools:
+            raise ToolCallError(
+                f"There is no tool {name!r} for you. Your tools: {', '.join(self.tools) or 'none'}."
+            )
+        tool = self.tools[name]
+        if refusal := self.policy.refusal(tool.spec):
+            raise ToolDeniedError(refusal)
+        return tool
+
+    def may_change(self, name: str) -> bool:
+        """Tell whether a call of the tool `name` is made and may change something."""
+        if name not in self.tools:
+            return False
+        spec = self.tools[name].spec
+        return spec.effects and not self.policy.refusal(spec)
+
+
+class ToolRegistry:
+    """All worker tools: those that are here, and sources of others."""
+
+    def __init__(
+        self,
+        tools: Iterable[WorkerTool] = (),
+        *,
+        missing: Mapping[str, str] | None = None,
+        sources: Mapping[str, ToolSource] | None = None,
+        policy: ToolPolicy | None = None,
+    ) -> None:
+        self._tools = {tool.spec.name: tool for tool in tools}
+        self.missing = dict(missing or {})
+        """Why there is none of the tools that others have, by its name."""
+        self._sources = dict(sources or {})
+        self._policy = policy or ToolPolicy()
+
+    def joined(self, sources: Mapping[str, ToolSource], policy: ToolPolicy) -> "ToolRegistry":
+        """Return a registry of these tools and of `sources`, under a policy."""
+        return ToolRegistry(
+            self._tools.values(), missing=self.missing, sources=sources, policy=policy
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the tools that are here, and `SOURCE.*` for each source, sorted."""
+        return tuple(sorted([*self._tools, *(f"{source}.*" for source in self._sources)]))
+
+    def here(self, names: Iterable[str]) -> Toolbox:
+        """Return those tools among `names` that are here."""
+        tools = {name: self._tools[name] for name in names if name in self._tools}
+        return Toolbox(tools=tools, policy=self._policy)
+
+    async def toolbox(self, names: Iterable[str], *, refused: Collection[str] = ()) -> Toolbox:
+        """Return the tools that `names` stand for but not those `refused`, asking their sources.
+
+        A name is that of a tool; `SOURCE.TOOL`; or `SOURCE.*`, for all that a source has.
+        """
+        names = tuple(names)
+        wanted = {
+            source: [name for name in names if name.partition(".")[0] == source]
+            for source in dict.fromkeys(name.partition(".")[0] for name in names)
+            if source in self._sources
+        }
+        asked = await anyio.amap(lambda source: self._ask(source, wanted[source]), wanted)
+        tools = dict(self.here(names).tools)
+        if wanted:
+            tools[ReadResult.spec.name] = ReadResult()
+        for answer in asked:
+            tools |= {name: tool for name, tool in answer.tools.items() if name not in refused}
+        missing = tuple(sentence for answer in asked for sentence in answer.missing)
+        return Toolbox(tools=tools, missing=missing, policy=self._policy)
+
+    async def _ask(self, source: str, names: Sequence[str]) -> Toolbox:
+        """Return those tools among `names` that a source has."""
+        try:
+            there = {tool.spec.name: tool for tool in await self._sources[source].tools()}
+        except ToolCallError as exc:
+            return Toolbox(missing=(str(exc),))
+        if f"{source}.*" in names:
+            return Toolbox(tools=there)
+        return Toolbox(
+            tools={name: there[name] for name in names if name in there},
+            missing=tuple(f"There is no tool {name!r}." for name in names if name not in there),
+        )

@@ -11,6 +11,7 @@ from concertmaster.llm.anthropic.allowances import read_allowance
 from concertmaster.llm.anthropic.connection import Connection
 from concertmaster.llm.anthropic.failures import FAILURES, Failures, NoStreamError, NotSentError
 from concertmaster.llm.anthropic.incoming import Incoming
+from concertmaster.llm.anthropic.names import ToolNames
 from concertmaster.llm.anthropic.outgoing import message_params
 from concertmaster.llm.prices import Prices
 from concertmaster.llm.protocol import Draft, Reply, Request, Usage
@@ -41,7 +42,7 @@ class Calls:
         call = _Call(model, self._prices, draft)
         try:
             await self._receive(await self._send(request, call), call)
-            return call.incoming.reply(call.account())
+            return ToolNames.of(request).in_ours(call.incoming.reply(call.account()))
         except FAILURES as exc:
             if isinstance(exc, APIStatusError) and not exc.response.is_success:
                 draft.update(allowance=read_allowance(exc.response.headers))

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
+from concertmaster.llm.anthropic.names import ToolNames
 from concertmaster.llm.anthropic.schemas import closed_schema
 from concertmaster.llm.protocol import (
     AssistantMessage,
@@ -32,6 +33,10 @@ _SCHEMA_IN_WORDS = (
 )
 
 
+_REFUSED_KEYS = ("allOf", "anyOf", "oneOf")
+"""What the provider refuses at the top of a tool's schema; the tool checks its arguments anyway."""
+
+
 def message_params(request: Request, *, model: str) -> "MessageCreateParamsStreaming":
     """Return the arguments of the SDK's call for `request`."""
     params: MessageCreateParamsStreaming = {
@@ -47,7 +52,8 @@ def message_params(request: Request, *, model: str) -> "MessageCreateParamsStrea
         if closed is not None:
             params["output_config"] = {"format": {"type": "json_schema", "schema": closed}}
     if request.tools:
-        params["tools"] = [_tool(spec) for spec in request.tools]
+        names = ToolNames.of(request)
+        params["tools"] = [_tool(spec, names) for spec in request.tools]
     return params
 
 
@@ -60,16 +66,19 @@ def _cached(text: str) -> "TextBlockParam":
     return {"type": "text", "text": text, "cache_control": {"type": "ephemeral"}}
 
 
-def _tool(spec: ToolSpec) -> "ToolParam":
+def _tool(spec: ToolSpec, names: ToolNames) -> "ToolParam":
     return {
-        "name": spec.name,
+        "name": names.theirs(spec.name),
         "description": spec.description,
-        "input_schema": spec.input_schema,
+        "input_schema": {
+            key: value for key, value in spec.input_schema.items() if key not in _REFUSED_KEYS
+        },
     }
 
 
 def _messages(request: Request) -> "list[MessageParam]":
-    messages = [_message(message) for message in request.messages]
+    names = ToolNames.of(request)
+    messages = [_message(message, names) for message in request.messages]
     own = cast("Sequence[ContentBlockParam]", messages[0]["content"])
     shared = [_cached(request.shared)] if request.shared else []
     # Below what is shared, so that it does not keep that from being read from the cache.
@@ -84,26 +93,27 @@ def _open(schema: JsonSchema) -> bool:
     return closed_schema(schema) is None
 
 
-def _message(message: Message) -> "MessageParam":
+def _message(message: Message, names: ToolNames) -> "MessageParam":
     match message:
         case UserMessage():
             return {"role": "user", "content": [_text(message.text)]}
         case AssistantMessage():
-            return {"role": "assistant", "content": _said(message)}
+            return {"role": "assistant", "content": _said(message, names)}
         case _:
             return {"role": "user", "content": [_result(item) for item in message.outcomes]}
 
 
-def _said(message: AssistantMessage) -> "list[ContentBlockParam]":
+def _said(message: AssistantMessage, names: ToolNames) -> "list[ContentBlockParam]":
     if message.native:
         return cast("list[ContentBlockParam]", list(message.native))
     # The provider refuses a block of empty text.
     text = [_text(message.text)] if message.text else []
-    return [*text, *(_tool_use(call) for call in message.tool_calls)]
+    return [*text, *(_tool_use(call, names) for call in message.tool_calls)]
 
 
-def _tool_use(call: ToolCall) -> "ToolUseBlockParam":
-    return {"type": "tool_use", "id": call.id, "name": call.name, "input": dict(call.arguments)}
+def _tool_use(call: ToolCall, names: ToolNames) -> "ToolUseBlockParam":
+    name = names.theirs(call.name)
+    return {"type": "tool_use", "id": call.id, "name": name, "input": dict(call.arguments)}
 
 
 def _result(outcome: ToolOutcome) -> "ToolResultBlockParam":

@@ -1,0 +1,1 @@
+"""One conversation with a model, and what its replies are worth."""

@@ -1,0 +1,1 @@
+"""A run from its task to its answer: plan, delegate, decide, check, synthesize."""

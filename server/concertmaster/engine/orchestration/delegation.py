@@ -1,0 +1,399 @@
+"""The plan's subtasks on their workers, as many at once as slots and dependencies allow."""
+
+import math
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import cast
+
+import anyio
+import anyio.lowlevel
+from anyio.abc import TaskGroup
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from concertmaster.engine.concurrency import together
+from concertmaster.engine.conversations.judgement import NoJudgementError
+from concertmaster.engine.orchestration.next_step import (
+    NextStep,
+    Occasions,
+    Situation,
+    ask_what_next,
+    revise_plan,
+)
+from concertmaster.engine.orchestration.scheduler import Decision, Grant, Scheduler, Skip
+from concertmaster.engine.plans.plan import Plan, Subtask
+from concertmaster.engine.record.events import (
+    PlanRevised,
+    SubtaskDrafted,
+    SubtaskFinished,
+    SubtaskResult,
+    SubtaskStarted,
+    SubtaskStatus,
+)
+from concertmaster.engine.run import Run, Setup, work_result, workers_of
+from concertmaster.engine.subtasks.fingerprint import fingerprint
+from concertmaster.engine.subtasks.subtask import carry_out, not_done, not_finished
+from concertmaster.engine.subtasks.work import Work
+from concertmaster.llm.protocol import WorkResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delegated:
+    """What became of a plan."""
+
+    plan: Plan
+    """As it was in the end."""
+    results: tuple[SubtaskResult, ...]
+    """One for each subtask, in the order of the plan."""
+    gaps: tuple[str, ...] = ()
+    """What is missing besides, a sentence each."""
+    unneeded: frozenset[str] = frozenset()
+    """Subtasks that were not done, or not to the end, because the orchestrator had enough."""
+
+
+@asynccontextmanager
+async def open_delegation(run: Run, setup: Setup, *, until: float) -> AsyncGenerator["Delegation"]:
+    """Open a delegation; a plan that is not carried out by then is given up.
+
+    At the time `until` of anyio's clock nothing new starts, and what runs ends with what
+    it has.
+
+    Raises:
+        StoreError: the journal cannot be written any more.
+    """
+    send, receive = anyio.create_memory_object_stream[_Message](math.inf)
+    with send, receive:
+        async with together() as tasks:
+            delegation = Delegation(run, setup, tasks, send, until=until)
+            tasks.start_soon(delegation.attend, receive)
+            yield delegation
+            # Once it is over, there may still be something to write down.
+            if not delegation.over:
+                tasks.cancel_scope.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class _Advice:
+    """What the orchestrator wants done next, or why it could not be asked."""
+
+    step: NextStep | None
+    problem: str = ""
+    ended: tuple[str, ...] = ()
+    """The subtasks whose results it was shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """The plan is finished."""
+
+
+_Message = SubtaskResult | _Advice | _Whole
+
+
+class Delegation:
+    """Carries out a plan: the part of it that is there so far, then the whole."""
+
+    def __init__(
+        self,
+        run: Run,
+        setup: Setup,
+        tasks: TaskGroup,
+        messages: MemoryObjectSendStream["_Message"],
+        *,
+        until: float,
+    ) -> None:
+        self._run = run
+        self._setup = setup
+        self._start_soon = tasks.start_soon
+        self._until = until
+        self._plan = Plan()
+        self._workers = setup.catalog
+        self._scheduler = Scheduler(slots=run.request.limits.slots)
+        self._results: dict[str, SubtaskResult] = {}
+        self._running: dict[str, anyio.CancelScope] = {}
+        self._drafted: dict[str, Subtask] = {}
+        """Subtasks that came before the plan was finished."""
+        self._unneeded: set[str] = set()
+        self._gaps: list[str] = []
+        self._asking = False
+        self._decided = True
+        """Whether there is nothing to ask the orchestrator, or nothing more."""
+        self._messages = messages
+        self._whole = False
+        """Whether the plan is finished."""
+        self._rounds = len(run.steps.recorded.revisions)
+        self._occasions = Occasions(run.steps.recorded.told)
+        self._over = anyio.Event()
+
+    @property
+    def over(self) -> bool:
+        """Tell whether the plan has been carried out."""
+        return self._over.is_set()
+
+    @property
+    def drafted(self) -> Mapping[str, Subtask]:
+        """Return the subtasks that were started, or will be, before the plan was finished."""
+        return self._run.steps.recorded.drafted | self._drafted
+
+    def draft(self, plan: Plan) -> None:
+        """Start what can be of a plan that is still being written, and goes on from there."""
+        new = [subtask for subtask in plan.subtasks if subtask.id not in self._drafted]
+        self._drafted |= {subtask.id: subtask for subtask in new}
+        self._plan = plan
+        self._follow(self._scheduler.revise(plan.subtasks))
+
+    async def carry_out(self, plan: Plan) -> Delegated:
+        """Return what becomes of a plan; after a restart, of what it had become by then."""
+        self._plan = plan
+        self._decided = plan.mode != "adaptive"
+        for revision in self._run.steps.recorded.revisions:
+            self._take_in(revision)
+        self._workers = workers_of(self._plan, self._setup)
+        self._whole = True
+        self._recall()
+        self._begin()
+        self._messages.send_nowait(_Whole())
+        await self._over.wait()
+        return Delegated(
+            plan=self._plan,
+            results=tuple(self._results[subtask.id] for subtask in self._plan.subtasks),
+            gaps=tuple(self._gaps),
+            # What ended by itself while it was being stopped is there after all.
+            unneeded=frozenset(
+                name
+                for name in self._unneeded
+                if self._results[name].status in ("skipped", "cancelled")
+            ),
+        )
+
+    def _begin(self) -> None:
+        """Start what can be of the whole plan, and stop what was drafted and is not in it."""
+        leftovers = self._leftovers()
+        for subtask in leftovers:
+            if subtask.id in self._running:
+                self._running[subtask.id].cancel()
+        subtasks = (*self._plan.subtasks, *leftovers)
+        ended: dict[str, SubtaskStatus] = {
+            name: result.status for name, result in self._results.items()
+        }
+        self._follow(self._scheduler.revise(subtasks, ended=ended))
+
+    def _leftovers(self) -> list[Subtask]:
+        """Return the drafted subtasks that have been started and are not in the plan."""
+        planned = {subtask.id for subtask in self._plan.subtasks}
+        started = self._running.keys() | self._results.keys()
+        return [item for name, item in self._drafted.items() if name in started - planned]
+
+    async def attend(self, messages: MemoryObjectReceiveStream["_Message"]) -> None:
+        """Go on from each thing that happens, until the whole plan is done."""
+        async for message in messages:
+            match message:
+                case SubtaskResult() as result:
+                    del self._running[result.subtask_id]
+                    self._results[result.subtask_id] = result
+                    self._follow(self._scheduler.ended(result.subtask_id, result.status))
+                case _Advice() as advice:
+                    await self._heed(advice)
+                case _:
+                    pass
+            if self._whole:
+                self._consult()
+                if self._scheduler.over and not self._asking:
+                    self._over.set()
+                    return
+
+    def _recall(self) -> None:
+        """Take in how subtasks had ended before the run was resumed, if that is to stand."""
+        recorded = self._run.steps.recorded
+        for subtask in self._plan.subtasks:
+            if (result := recorded.standing(subtask.id)) is not None:
+                self._results[subtask.id] = result
+                if result.status != "succeeded":
+                    self._unneeded.add(subtask.id)
+            elif recorded.enough and subtask.id not in recorded.results:
+                self._unneeded.add(subtask.id)
+                self._leave_out(subtask, _enough(recorded.revisions[-1].reason))
+
+    def _follow(self, decisions: Iterable[Decision]) -> None:
+        for decision in decisions:
+            match decision:
+                case Grant(piece):
+                    cast("anyio.Event", piece).set()
+                case Skip(subtask, missing):
+                    needs = f"It needs the result of {', '.join(missing)}, which did not come."
+                    self._leave_out(subtask, needs)
+                case _:
+                    scope = self._running[decision.subtask.id] = anyio.CancelScope()
+                    self._start_soon(self._carry_out, decision.subtask, scope)
+
+    def _leave_out(self, subtask: Subtask, why: str) -> None:
+        result = self._run.steps.recorded.reconcile(not_done(subtask, why))
+        self._results[subtask.id] = result
+        self._start_soon(self._record_skip, subtask, result)
+
+    async def _record_skip(self, subtask: Subtask, result: SubtaskResult) -> None:
+        await self._introduce(subtask)
+        await self._record(result)
+
+    async def _introduce(self, subtask: Subtask) -> None:
+        """Tell the journal of a subtask that is in no plan yet."""
+        if not self._whole:
+            steps = self._run.steps
+            name = f"subtask/{subtask.id}/draft"
+            event = SubtaskDrafted(name=name, at=steps.now(), subtask=subtask)
+            await steps.record(event, wait=False)
+
+    async def _carry_out(self, subtask: Subtask, scope: anyio.CancelScope) -> None:
+        result: SubtaskResult | None = None
+        with scope:
+            result = await self._result(subtask)
+        if result is None:
+            usage = self._run.steps.usage(subtask.id)
+            result = not_finished(subtask, usage, unneeded=subtask.id in self._unneeded)
+        result = self._run.steps.recorded.reconcile(result)
+        await self._record(result)
+        self._messages.send_nowait(result)
+
+    async def _result(self, subtask: Subtask) -> SubtaskResult:
+        # It may have been stopped between its slot and here.
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        if anyio.current_time() >= self._until:
+            return not_done(subtask, "The run's time was up before it could start.")
+        steps = self._run.steps
+        await self._introduce(subtask)
+        work = Work(
+            run=self._run,
+            setup=self._setup,
+            workers=self._workers,
+            subtask=subtask,
+            dependencies=self._dependencies(subtask),
+            until=self._until,
+            take_slot=self._slot,
+        )
+        started = SubtaskStarted(
+            name=f"subtask/{subtask.id}/start",
+            at=steps.now(),
+            subtask_id=subtask.id,
+            fingerprint=fingerprint(work),
+        )
+        await steps.record(started, wait=False)
+        known = self._run.earlier.result_of(subtask, started.fingerprint)
+        return known if known is not None else await carry_out(work)
+
+    @asynccontextmanager
+    async def _slot(self, subtask_id: str) -> AsyncGenerator[None]:
+        piece = anyio.Event()
+        self._follow(self._scheduler.ask(subtask_id, piece))
+        try:
+            await piece.wait()
+            yield
+        finally:
+            if piece.is_set():
+                self._follow(self._scheduler.give_back(subtask_id))
+            else:
+                self._scheduler.withdraw(subtask_id, piece)
+
+    def _dependencies(self, subtask: Subtask) -> list[WorkResult]:
+        subtasks = {item.id: item for item in self._plan.subtasks}
+        return [work_result(subtasks[name], self._results[name]) for name in subtask.depends_on]
+
+    async def _record(self, result: SubtaskResult) -> None:
+        await self._run.steps.record(
+            SubtaskFinished(
+                name=f"subtask/{result.subtask_id}/result",
+                at=self._run.steps.now(),
+                result=result,
+            )
+        )
+
+    def _consult(self) -> None:
+        """Ask the orchestrator what to do next, if what is known has changed enough."""
+        if self._decided or self._asking:
+            return
+        occasion = self._occasions.of(self._plan, self._results, self._scheduler)
+        if not occasion:
+            return
+        if self._rounds >= self._run.request.limits.rounds:
+            self._decided = True
+            self._gaps.append(
+                f"The orchestrator was asked {self._rounds} times what to do next, which is the "
+                "most that a run may, and had not finished."
+            )
+            return
+        self._rounds += 1
+        self._asking = True
+        situation = Situation(
+            plan=self._plan,
+            results=dict(self._results),
+            running=frozenset(self._running),
+            occasion=occasion,
+            number=self._rounds,
+            seconds=max(0.0, self._until - anyio.current_time()),
+        )
+        self._start_soon(self._ask, situation)
+
+    async def _ask(self, situation: Situation) -> None:
+        try:
+            step = await ask_what_next(self._run, self._setup, situation)
+            # What it said before a restart it may have said when less had ended than has now.
+            again = self._run.steps.recorded.was_made(f"next-step/{situation.number}")
+            advice = _Advice(step, ended=() if again else tuple(situation.results))
+        except NoJudgementError as exc:
+            advice = _Advice(None, f"The orchestrator could not be asked what to do next: {exc}")
+        self._messages.send_nowait(advice)
+
+    async def _heed(self, advice: _Advice) -> None:
+        self._asking = False
+        if advice.step is None:
+            self._decided = True
+            self._gaps.append(advice.problem)
+            return
+        known = self._running.keys() | self._results.keys()
+        started = [subtask for subtask in self._plan.subtasks if subtask.id in known]
+        change = revise_plan(self._plan, advice.step, known, self._run, self._setup)
+        revision = PlanRevised(
+            name=f"plan/{self._rounds + 1}",
+            at=self._run.steps.now(),
+            plan=change.plan,
+            done=advice.step.done,
+            reason=advice.step.reason,
+            ended=advice.ended,
+            warnings=change.warnings,
+            left_out=change.left_out,
+        )
+        if not revision.done:
+            # A slot that comes free meanwhile is not to start what the decision drops.
+            self._follow(self._scheduler.revise(started))
+        await self._run.steps.record(revision)
+        self._take_in(revision)
+        if revision.done:
+            self._stop(revision.reason)
+        else:
+            self._workers = workers_of(revision.plan, self._setup)
+            self._follow(self._scheduler.revise(revision.plan.subtasks))
+
+    def _take_in(self, revision: PlanRevised) -> None:
+        """Take in a decision: the plan, what it leaves open, and whether there is more to ask."""
+        at_end = {subtask.id for subtask in self._plan.subtasks} <= set(revision.ended)
+        if revision.done:
+            self._decided = True
+        elif at_end and revision.plan.subtasks == self._plan.subtasks:
+            self._decided = True
+            self._gaps.append(
+                f"The orchestrator wanted more, but planned nothing: {revision.reason}"
+            )
+        self._gaps += revision.left_out
+        self._plan = revision.plan
+
+    def _stop(self, reason: str) -> None:
+        """Start nothing more, and end what runs."""
+        for subtask in self._scheduler.stop():
+            self._unneeded.add(subtask.id)
+            self._leave_out(subtask, _enough(reason))
+        for name, scope in self._running.items():
+            self._unneeded.add(name)
+            scope.cancel()
+
+
+def _enough(reason: str) -> str:
+    return f"The orchestrator had enough without it: {reason}"

@@ -1,0 +1,128 @@
+"""Having workers mend, once, what a check found between their results."""
+
+from collections.abc import Sequence
+
+import anyio
+
+from concertmaster.engine.concurrency import at_once
+from concertmaster.engine.conversations.replies import Verdict
+from concertmaster.engine.orchestration.delegation import Delegated
+from concertmaster.engine.plans.plan import Subtask
+from concertmaster.engine.plans.strategy import Map
+from concertmaster.engine.record.events import Finding, PartResult, SubtaskFinished, SubtaskResult
+from concertmaster.engine.run import Run, Setup, bullets, work_result, workers_of
+from concertmaster.engine.subtasks.condensing import with_condensed_dependencies
+from concertmaster.engine.subtasks.parts import Part, combined, parts_of
+from concertmaster.engine.subtasks.subtask import result_of
+from concertmaster.engine.subtasks.work import Piece, Work
+from concertmaster.engine.subtasks.worker import conversation
+
+REVISED = "Its worker revised it after the check of all results."
+
+NOT_REVISED = "It was not revised after the check of all results"
+
+
+async def mended(
+    run: Run, setup: Setup, delegated: Delegated, findings: Sequence[Finding], *, until: float
+) -> tuple[SubtaskResult, ...]:
+    """Return the results, where each that a finding concerns has been revised by its worker."""
+    results = {result.subtask_id: result for result in delegated.results}
+    subtasks = {subtask.id: subtask for subtask in delegated.plan.subtasks}
+    workers = workers_of(delegated.plan, setup)
+    slots = anyio.CapacityLimiter(run.request.limits.slots)
+
+    async def mend(subtask: Subtask) -> SubtaskResult:
+        result = results[subtask.id]
+        concerning = [finding for finding in findings if subtask.id in finding.subtasks]
+        if not concerning:
+            return result
+        work = Work(
+            run=run,
+            setup=setup,
+            workers=workers,
+            subtask=subtask,
+            dependencies=[
+                work_result(subtasks[name], results[name]) for name in subtask.depends_on
+            ],
+            until=until,
+            take_slot=lambda _: slots,
+        )
+        return await _mended(await with_condensed_dependencies(work), result, concerning)
+
+    return tuple(await at_once(mend, delegated.plan.subtasks))
+
+
+async def _mended(work: Work, result: SubtaskResult, findings: Sequence[Finding]) -> SubtaskResult:
+    before = Verdict(
+        status=result.status,
+        text=result.text,
+        value=result.value,
+        parts=result.parts,
+        problem=" ".join(result.errors),
+        notes=result.notes,
+    )
+    if isinstance(work.subtask.strategy, Map):
+        verdict = await _mended_in_parts(work, work.subtask.strategy, before, findings)
+    else:
+        verdict = await _mended_whole(work, before, findings)
+    revised = result_of(work, verdict, seconds=result.seconds)
+    steps = work.run.steps
+    await steps.record(
+        SubtaskFinished(
+            name=f"subtask/{result.subtask_id}/result/mended", at=steps.now(), result=revised
+        )
+    )
+    return revised
+
+
+async def _mended_whole(work: Work, before: Verdict, findings: Sequence[Finding]) -> Verdict:
+    after = await _revision(work, Piece(step="mend"), before.text, findings)
+    if after.status != "succeeded":
+        return before.with_problem(f"{NOT_REVISED}: {after.problem}")
+    # A revision mends what was found, and not what had been missing before.
+    if before.problem:
+        after = after.with_problem(before.problem)
+    return _noted(before, after)
+
+
+async def _mended_in_parts(
+    work: Work, strategy: Map, before: Verdict, findings: Sequence[Finding]
+) -> Verdict:
+    """Return the results of all parts, each of which is revised by itself if it is concerned."""
+    parts = await parts_of(work, strategy)
+    names = [part.name for part in parts]
+    if names != [done.name for done in before.parts]:
+        return before.with_problem(f"{NOT_REVISED}: its parts are not the same any more.")
+
+    async def mend(numbered: tuple[int, tuple[Part, PartResult]]) -> PartResult:
+        number, (part, done) = numbered
+        concerning = [finding for finding in findings if part.name in _concerned(finding, names)]
+        if not concerning or not done.text:
+            return done
+        after = await _revision(work, part.piece(f"mend/part/{number}"), done.text, concerning)
+        if after.status != "succeeded":
+            problem = f"{done.problem} {NOT_REVISED}: {after.problem}".strip()
+            return done.model_copy(update={"problem": problem})
+        return done.model_copy(update={"text": after.text, "value": after.value})
+
+    pairs = zip(parts, before.parts, strict=True)
+    return _noted(before, combined(await at_once(mend, enumerate(pairs, start=1))))
+
+
+def _noted(before: Verdict, after: Verdict) -> Verdict:
+    """Return what there is after mending with the notes of before, and one if it has changed."""
+    changed = () if after.text == before.text else (REVISED,)
+    return after.with_notes(*before.notes, *changed)
+
+
+def _concerned(finding: Finding, names: Sequence[str]) -> Sequence[str]:
+    """Return the parts that a finding asks to be changed: those it names, or else all."""
+    return [name for name in names if name in finding.mend] or names
+
+
+async def _revision(work: Work, piece: Piece, answer: str, findings: Sequence[Finding]) -> Verdict:
+    points = bullets(f"{finding.what} {finding.mend}" for finding in findings)
+    wish = work.setup.prompts.render("revise", points=points)
+    talk = conversation(work, piece)
+    async with work.slot():
+        return await talk.revise(answer, wish.user, seconds=work.seconds())

@@ -1,0 +1,287 @@
+"""A run from its request to its end: plan, delegate, synthesize."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import anyio
+from pydantic import JsonValue
+
+from concertmaster.engine.budget.account import NOTHING, Amount, amount_of
+from concertmaster.engine.orchestration.delegation import Delegated, Delegation, open_delegation
+from concertmaster.engine.orchestration.estimate import estimate, synthesis_usage
+from concertmaster.engine.orchestration.guard import guarded
+from concertmaster.engine.orchestration.planner import make_plan
+from concertmaster.engine.orchestration.synthesis import synthesize
+from concertmaster.engine.orchestration.verification import verify
+from concertmaster.engine.plans.drafting import Drafts, settle
+from concertmaster.engine.plans.plan import Plan
+from concertmaster.engine.plans.repair import RepairedPlan
+from concertmaster.engine.record.amounts import Estimate
+from concertmaster.engine.record.events import PlanAccepted, RunEnded, SubtaskResult
+from concertmaster.engine.run import Run, Setup, work_result
+from concertmaster.errors import BudgetError, InvalidPlanError, ModelError
+from concertmaster.llm.protocol import WorkResult
+
+SYNTHESIS_SHARE = 0.2
+"""Part of a run's time that is held back for its synthesis."""
+
+MOST_HELD_BACK = 0.5
+"""Part of a run's budget that is held back for its synthesis, at most."""
+
+
+class Orchestrator:
+    """Drives runs. Holds no state of theirs, so one serves all runs of a process."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+
+    async def drive(self, run: Run) -> None:
+        """Take a run to its end, whatever end, and leave everything in its journal.
+
+        A run that was interrupted is taken up where its journal stops. When this is
+        cancelled, the journal gets no end.
+
+        Raises:
+            StoreError: the journal cannot be written any more.
+        """
+        if run.request.guard:
+            end = await guarded(run, self._setup, lambda: self._ending(run))
+        else:
+            run.passed.set()
+            end = await self._ending(run)
+        await run.steps.record(end)
+
+    async def _ending(self, run: Run) -> RunEnded:
+        seconds = run.request.limits.run_seconds
+        held_back = 0 if run.request.kind == "worker" else SYNTHESIS_SHARE * seconds
+        deadline = anyio.current_time() + seconds
+        until = deadline - held_back
+        run.steps.spending.hold_back(self._for_answer(run, run.request.limits.max_subtasks))
+        async with open_delegation(run, self._setup, until=until) as delegation:
+            try:
+                accepted = await self._plan(run, delegation, seconds=seconds - held_back)
+            except (InvalidPlanError, ModelError) as exc:
+                return _end(run, "failed", reasons=[f"No plan could be made. {_told(exc, run)}"])
+            if run.request.kind == "plan":
+                return _planned(run, accepted)
+            if (direct := accepted.plan.direct_answer) is not None:
+                return await self._direct_answer(run, direct, deadline=deadline)
+            if accepted.plan.mode == "static":
+                expected = self._for_answer(run, len(accepted.plan.subtasks))
+                run.steps.spending.hold_back(expected)
+            delegated = await delegation.carry_out(accepted.plan)
+        end = await self._answer(run, accepted, delegated, deadline=deadline)
+        return self._with_rest(run, delegated, end)
+
+    def _for_answer(self, run: Run, subtasks: int) -> Amount:
+        """Return what to hold back for the synthesis of so many results, if there will be one."""
+        request = run.request
+        if request.kind != "orchestration" or (subtasks < 2 and request.output_schema is None):
+            return NOTHING
+        usage = synthesis_usage(subtasks, request.limits.max_tokens)
+        expected = self._setup.llm.expected(self._setup.models.synthesizer, usage)
+        most = run.steps.spending.limit.share(MOST_HELD_BACK)
+        return amount_of(expected).at_most(most)
+
+    def _with_rest(self, run: Run, delegated: Delegated, end: RunEnded) -> RunEnded:
+        """Return the end with what the rest would take, where the budget did not suffice."""
+        if end.status == "succeeded" or not run.steps.spending.fell_short:
+            return end
+        done = {item.subtask_id for item in delegated.results if item.status == "succeeded"}
+        rest = estimate(delegated.plan, run, self._setup, done=done | delegated.unneeded)
+        bill = f"The budget did not suffice. To do the rest would take {rest.words}."
+        return end.model_copy(update={"reasons": (*end.reasons, bill), "rest": rest})
+
+    async def _plan(self, run: Run, delegation: Delegation, *, seconds: float) -> PlanAccepted:
+        if run.steps.recorded.plan is not None:
+            return run.steps.recorded.plan
+        try:
+            with anyio.move_on_after(seconds):
+                made = await make_plan(run, self._setup, watch=self._watch(run, delegation))
+                return await self._accept(run, delegation, made)
+            raise InvalidPlanError([f"Planning took longer than {seconds:.0f} s."])
+        except (InvalidPlanError, ModelError) as exc:
+            if not delegation.drafted:
+                raise
+            # What was started of an unfinished plan is worth an answer of its own.
+            made = RepairedPlan(
+                plan=Plan(subtasks=tuple(delegation.drafted.values())),
+                left_out=(f"The plan was not finished, so there may be more to it. {exc}",),
+            )
+            return await self._accept(run, delegation, made)
+
+    def _watch(self, run: Run, delegation: Delegation) -> Callable[[str], None] | None:
+        """Return what starts subtasks while their plan is being written, where that may be."""
+        # After a restart the plan is waited for, since its subtasks may be others than those
+        # that were started before.
+        if run.request.kind == "plan" or run.steps.recorded.drafted:
+            return None
+        return Drafts(run.rules(self._setup.catalog), delegation.draft).read
+
+    async def _accept(self, run: Run, delegation: Delegation, made: RepairedPlan) -> PlanAccepted:
+        plan = settle(made.plan, delegation.drafted)
+        likely = estimate(plan, run, self._setup) if plan.subtasks else None
+        accepted = PlanAccepted(
+            name="plan/1",
+            at=run.steps.now(),
+            plan=plan,
+            warnings=(*made.warnings, *_too_dear(likely, run)),
+            left_out=made.left_out,
+            estimate=likely,
+        )
+        await run.steps.record(accepted)
+        return accepted
+
+    async def _direct_answer(self, run: Run, direct: str, *, deadline: float) -> RunEnded:
+        if run.request.output_schema is None:
+            return _end(run, "succeeded", answer=direct)
+        work = WorkResult(
+            subtask_id="direct",
+            worker="planner",
+            objective=run.request.task,
+            status="succeeded",
+            text=direct,
+        )
+        return await self._synthesis(run, [work], (), deadline=deadline)
+
+    async def _answer(
+        self, run: Run, accepted: PlanAccepted, delegated: Delegated, *, deadline: float
+    ) -> RunEnded:
+        gaps = [*accepted.left_out, *delegated.gaps]
+        whole = run.request.output_schema is None or run.request.kind == "worker"
+        if whole and len(delegated.results) == 1:
+            return _end_like(run, delegated.results[0], [*gaps, *_gaps(delegated.results)])
+        told: list[str] = []
+        verify_as = run.request.verify or accepted.plan.verify
+        if verify_as != "none":
+            # The synthesis keeps half of the time that was held back for it.
+            until = deadline - SYNTHESIS_SHARE / 2 * run.request.limits.run_seconds
+            verified = await verify(
+                run, self._setup, delegated, mend=verify_as == "mend", until=until
+            )
+            delegated = replace(delegated, results=verified.results)
+            told += verified.notes
+            gaps += filter(None, [verified.problem])
+        done = [item for item in delegated.results if item.subtask_id not in delegated.unneeded]
+        gaps += _gaps(done)
+        if not any(result.text for result in delegated.results):
+            return _end(run, "failed", reasons=gaps)
+        told += _unneeded(delegated)
+        work = [
+            work_result(subtask, result)
+            for subtask, result in zip(delegated.plan.subtasks, delegated.results, strict=True)
+        ]
+        return await self._synthesis(run, work, gaps, told, deadline=deadline)
+
+    async def _synthesis(
+        self,
+        run: Run,
+        work: Sequence[WorkResult],
+        gaps: Sequence[str],
+        told: Sequence[str] = (),
+        *,
+        deadline: float,
+    ) -> RunEnded:
+        """Return the end with the answer made of `work`; `told` tells of more than gaps."""
+        seconds = deadline - anyio.current_time()
+        verdict = await synthesize(run, self._setup, work, [*gaps, *told], seconds=seconds)
+        reasons = [*gaps, *filter(None, [verdict.problem])]
+        status = "partial" if reasons else "succeeded"
+        return _end(run, status, answer=verdict.text, value=verdict.value, reasons=reasons)
+
+
+def _planned(run: Run, accepted: PlanAccepted) -> RunEnded:
+    """Return the end of a run that was only to make a plan."""
+    status = "partial" if accepted.left_out else "succeeded"
+    answer = accepted.plan.direct_answer or ""
+    return _end(run, status, answer=answer, reasons=accepted.left_out)
+
+
+def _told(exc: InvalidPlanError | ModelError, run: Run) -> str:
+    """Return why there is no plan; where the budget is too small, what it should at least be."""
+    if not isinstance(exc, BudgetError) or not exc.least_usd:
+        return str(exc)
+    part = 1 - MOST_HELD_BACK if run.request.kind == "orchestration" else 1
+    cents = math.ceil(100 * exc.least_usd / part)
+    return f"{exc} Allow {cents / 100:.2f} USD at least, and what the work itself costs."
+
+
+def _too_dear(likely: Estimate | None, run: Run) -> list[str]:
+    """Return a warning if the run's budget is not likely to suffice for a plan."""
+    if likely is None:
+        return []
+    limits, usd = run.request.limits, likely.usd
+    if usd is None:
+        enough, budget = likely.tokens.low <= limits.budget_tokens, f"{limits.budget_tokens} tokens"
+    else:
+        enough, budget = usd.low <= limits.budget_usd, f"{limits.budget_usd:g} USD"
+    if enough:
+        return []
+    return [
+        f"The budget of {budget} is not likely to suffice: to carry out the plan takes about "
+        f"{likely.words}."
+    ]
+
+
+def _gaps(results: Iterable[SubtaskResult]) -> list[str]:
+    """Return a sentence for all subtasks that lack something for the same reason."""
+    by_reason: dict[str, list[SubtaskResult]] = {}
+    for result in results:
+        if result.status != "succeeded":
+            by_reason.setdefault(" ".join(result.errors), []).append(result)
+    return [f"{_fates(group)}: {reason}" for reason, group in by_reason.items()]
+
+
+def _fates(results: Sequence[SubtaskResult]) -> str:
+    """Return what became of subtasks: `Subtask s1 (analyst) failed`."""
+    clauses: list[str] = []
+    for status, (of_one, of_many) in _OUTCOMES.items():
+        names = [f"{item.subtask_id} ({item.worker})" for item in results if item.status == status]
+        if names:
+            outcome = of_one if len(names) == 1 else of_many
+            clauses.append(f"{', '.join(names)} {outcome}")
+    return f"Subtask{'s' if len(results) > 1 else ''} {' and '.join(clauses)}"
+
+
+_OUTCOMES = {
+    "partial": ("is incomplete", "are incomplete"),
+    "failed": ("failed", "failed"),
+    "skipped": ("was skipped", "were skipped"),
+}
+
+
+def _unneeded(delegated: Delegated) -> list[str]:
+    """Return a sentence for each subtask that the orchestrator did without."""
+    return [
+        f"Not done, because there was enough without it: {subtask.objective}"
+        for subtask in delegated.plan.subtasks
+        if subtask.id in delegated.unneeded
+    ]
+
+
+def _end_like(run: Run, result: SubtaskResult, gaps: Sequence[str]) -> RunEnded:
+    """Return the end of a run whose only subtask ended with `result`."""
+    if not result.text:
+        return _end(run, "failed", reasons=gaps)
+    status = "partial" if gaps else "succeeded"
+    return _end(run, status, answer=result.text, value=result.value, reasons=gaps)
+
+
+def _end(
+    run: Run,
+    status: Literal["succeeded", "partial", "failed"],
+    *,
+    answer: str = "",
+    value: JsonValue = None,
+    reasons: Sequence[str] = (),
+) -> RunEnded:
+    return RunEnded(
+        name="run/end",
+        at=run.steps.now(),
+        status=status,
+        answer=answer,
+        value=value,
+        reasons=tuple(reasons),
+    )

@@ -1,0 +1,241 @@
+"""Which work goes next. A pure state machine: events in, decisions out, no I/O, no clock.
+
+A subtask is ready the moment its own dependencies have ended. Ready subtasks get slots in
+order of priority, then of the longest chain of subtasks that hangs on them, then of the plan.
+A running subtask asks for a slot for each piece of its work; the first takes the one that it
+was started with, and the others wait in the same order as subtasks do.
+"""
+
+import heapq
+import itertools
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
+from types import MappingProxyType
+from typing import NamedTuple
+
+from concertmaster.engine.plans.plan import Subtask
+from concertmaster.engine.record.events import SubtaskStatus
+
+_RANK = {"high": 0, "medium": 1, "low": 2}
+NONE_ENDED: Mapping[str, SubtaskStatus] = MappingProxyType({})
+_USABLE: frozenset[SubtaskStatus] = frozenset({"succeeded", "partial"})
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Run this subtask now."""
+
+    subtask: Subtask
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A piece of a running subtask that asked for a slot has one now."""
+
+    piece: object
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """Do not run this subtask, because what it needs is not there."""
+
+    subtask: Subtask
+    missing: tuple[str, ...]
+    """The dependencies that ended without a usable result."""
+
+
+Decision = Start | Grant | Skip
+
+
+class _Waiting(NamedTuple):
+    """A subtask, or a piece of a running one, that waits for a slot; the least goes first."""
+
+    order: tuple[int, int, int]
+    number: int
+    subtask_id: str
+    work: object
+
+
+class Scheduler:
+    """The subtasks of one run and what has become of them.
+
+    Give it the plan with `revise`, and feed it `ended` for every subtask it told to start; it
+    answers with what to do next.
+    """
+
+    def __init__(self, *, slots: int) -> None:
+        self._subtasks: dict[str, Subtask] = {}
+        self._free = slots
+        self._waits_for: dict[str, int] = {}
+        self._dependants: dict[str, list[str]] = defaultdict(list)
+        self._order: dict[str, tuple[int, int, int]] = {}
+        self._numbers = itertools.count()
+        self._queue: list[_Waiting] = []
+        self._held: dict[str, int] = {}
+        """The slots that each running subtask has."""
+        self._idle: set[str] = set()
+        """Running subtasks that keep their last slot while no piece of theirs is at work."""
+        self._asked: dict[str, int] = defaultdict(int)
+        """The pieces of each running subtask that wait for a slot."""
+        self._ended: dict[str, SubtaskStatus] = {}
+
+    @property
+    def over(self) -> bool:
+        """Tell whether every subtask has ended."""
+        return len(self._ended) == len(self._subtasks)
+
+    @property
+    def all_started(self) -> bool:
+        """Tell whether no subtask is left to start."""
+        return len(self._ended) + len(self._held) == len(self._subtasks)
+
+    def ended(self, subtask_id: str, status: SubtaskStatus) -> list[Decision]:
+        """Take in that a running subtask has ended, and return what to do next."""
+        self._free += self._held.pop(subtask_id)
+        self._idle.discard(subtask_id)
+        self._asked.pop(subtask_id, None)
+        return [*self._advance(self._end(subtask_id, status)), *self._fill()]
+
+    def ask(self, subtask_id: str, piece: object) -> list[Decision]:
+        """Take in that a running subtask has a piece of work, and return what to do next.
+
+        The piece may begin when a decision grants it a slot: perhaps one of these.
+        """
+        if subtask_id in self._idle:
+            self._idle.remove(subtask_id)
+            return [Grant(piece)]
+        self._asked[subtask_id] += 1
+        self._push(subtask_id, piece)
+        return self._fill()
+
+    def give_back(self, subtask_id: str) -> list[Decision]:
+        """Take in that a piece of a running subtask is done, and return what to do next.
+
+        The last slot of a subtask stays with it until it has ended, so that what depends on
+        it is ready by the time that the slot goes to the most important work.
+        """
+        if self._held[subtask_id] == 1 and not self._asked[subtask_id]:
+            self._idle.add(subtask_id)
+            return []
+        self._held[subtask_id] -= 1
+        self._free += 1
+        return self._fill()
+
+    def withdraw(self, subtask_id: str, piece: object) -> None:
+        """Take in that a piece that waits for a slot will not be done."""
+        self._queue = [entry for entry in self._queue if entry.work is not piece]
+        heapq.heapify(self._queue)
+        self._asked[subtask_id] -= 1
+
+    def revise(
+        self, subtasks: Sequence[Subtask], *, ended: Mapping[str, SubtaskStatus] = NONE_ENDED
+    ) -> list[Decision]:
+        """Take in the plan from here on, and return what to do next.
+
+        What has not been started and is not in it is forgotten; what has been must be in it.
+        Of what is new in it, what is among `ended` has ended already.
+        """
+        for subtask in self._unstarted():
+            del self._subtasks[subtask.id]
+        pieces = [entry for entry in self._queue if entry.subtask_id in self._held]
+        self._queue.clear()
+        skips = self._take_in(subtasks, ended)
+        # What a piece is worth may have changed with what now hangs on its subtask.
+        self._queue += [entry._replace(order=self._order[entry.subtask_id]) for entry in pieces]
+        heapq.heapify(self._queue)
+        return [*skips, *self._fill()]
+
+    def stop(self) -> list[Subtask]:
+        """Return the subtasks that have not been started, and start none of them any more."""
+        unstarted = self._unstarted()
+        self._ended |= dict.fromkeys((subtask.id for subtask in unstarted), "skipped")
+        self._queue = [entry for entry in self._queue if entry.subtask_id in self._held]
+        heapq.heapify(self._queue)
+        return unstarted
+
+    def _unstarted(self) -> list[Subtask]:
+        started = self._held.keys() | self._ended.keys()
+        return [subtask for name, subtask in self._subtasks.items() if name not in started]
+
+    def _take_in(
+        self, subtasks: Sequence[Subtask], ended: Mapping[str, SubtaskStatus]
+    ) -> list[Decision]:
+        """Add the subtasks that are new, and order all of them as they are in the plan now."""
+        new = [subtask for subtask in subtasks if subtask.id not in self._subtasks]
+        self._subtasks |= {subtask.id: subtask for subtask in new}
+        self._ended |= {item.id: ended[item.id] for item in new if item.id in ended}
+        self._dependants.clear()
+        for subtask in subtasks:
+            for name in dict.fromkeys(subtask.depends_on):
+                self._dependants[name].append(subtask.id)
+        chain = self._chains()
+        self._order = {
+            subtask.id: (_RANK[subtask.priority], -chain[subtask.id], position)
+            for position, subtask in enumerate(subtasks)
+        }
+        for subtask in new:
+            self._waits_for[subtask.id] = len(set(subtask.depends_on) - self._ended.keys())
+        return self._advance(
+            [item.id for item in new if not self._waits_for[item.id] and item.id not in self._ended]
+        )
+
+    def _end(self, subtask_id: str, status: SubtaskStatus) -> list[str]:
+        """Record an end, and return the subtasks that wait for nothing any more."""
+        self._ended[subtask_id] = status
+        ready: list[str] = []
+        for dependant in self._dependants[subtask_id]:
+            self._waits_for[dependant] -= 1
+            if not self._waits_for[dependant] and dependant not in self._ended:
+                ready.append(dependant)
+        return ready
+
+    def _advance(self, ready: list[str]) -> list[Decision]:
+        """Queue subtasks whose dependencies have ended; or skip them, and see what follows."""
+        skips: list[Decision] = []
+        while ready:
+            subtask = self._subtasks[ready.pop()]
+            if missing := self._missing(subtask):
+                skips.append(Skip(subtask, missing))
+                ready += self._end(subtask.id, "skipped")
+            else:
+                self._push(subtask.id, subtask)
+        return skips
+
+    def _missing(self, subtask: Subtask) -> tuple[str, ...]:
+        """Return the dependencies without which `subtask` is not to run.
+
+        One that does not need them all runs even with none, and is told what failed.
+        """
+        if not subtask.needs_all:
+            return ()
+        return tuple(name for name in subtask.depends_on if self._ended[name] not in _USABLE)
+
+    def _push(self, subtask_id: str, work: object) -> None:
+        entry = _Waiting(self._order[subtask_id], next(self._numbers), subtask_id, work)
+        heapq.heappush(self._queue, entry)
+
+    def _fill(self) -> list[Decision]:
+        decisions: list[Decision] = []
+        while self._queue and self._free:
+            entry = heapq.heappop(self._queue)
+            self._free -= 1
+            self._held[entry.subtask_id] = self._held.get(entry.subtask_id, 0) + 1
+            if isinstance(entry.work, Subtask):
+                self._idle.add(entry.subtask_id)
+                decisions.append(Start(entry.work))
+            else:
+                self._asked[entry.subtask_id] -= 1
+                decisions.append(Grant(entry.work))
+        return decisions
+
+    def _chains(self) -> dict[str, int]:
+        """Return, for each subtask, how many subtasks the longest chain from it has."""
+        graph: dict[str, Collection[str]] = {
+            name: self._dependants[name] for name in list(self._subtasks)
+        }
+        chains: dict[str, int] = {}
+        for name in TopologicalSorter(graph).static_order():
+            chains[name] = 1 + max((chains[after] for after in graph[name]), default=0)
+        return chains

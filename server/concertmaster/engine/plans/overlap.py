@@ -1,0 +1,91 @@
+"""Subtasks of a plan that do the same: those that certainly do are one, others a warning."""
+
+import difflib
+import itertools
+from collections.abc import Sequence
+from typing import get_args
+
+from concertmaster.engine.plans.plan import Plan, Priority, Subtask
+
+ALIKE = 0.85
+"""How much of two objectives' words must agree for them to count as alike."""
+
+
+def merged(plan: Plan) -> tuple[Plan, list[str]]:
+    """Return the plan with each work once, and a sentence for each subtask that became another.
+
+    What depended on one that is gone depends on the one that is left.
+    """
+    kept: dict[str, Subtask] = {}
+    became: dict[str, str] = {}
+    for subtask in plan.subtasks:
+        subtask = _after(subtask, became)
+        twin = next((each for each in kept.values() if same_work(each, subtask)), None)
+        if twin is None:
+            kept[subtask.id] = subtask
+        else:
+            became[subtask.id] = twin.id
+            kept[twin.id] = _joined(twin, subtask)
+    subtasks = tuple(_after(subtask, became) for subtask in kept.values())
+    warnings = [
+        f"Subtask {name!r} was to do the same as {twin!r}; it is done once."
+        for name, twin in became.items()
+    ]
+    return plan.model_copy(update={"subtasks": subtasks}), warnings
+
+
+def _after(subtask: Subtask, became: dict[str, str]) -> Subtask:
+    """Return the subtask with dependencies on what became of those that are gone."""
+    depends_on = tuple(dict.fromkeys(became.get(name, name) for name in subtask.depends_on))
+    return subtask.model_copy(update={"depends_on": depends_on})
+
+
+def _joined(one: Subtask, other: Subtask) -> Subtask:
+    return one.model_copy(
+        update={
+            "priority": min(one.priority, other.priority, key=get_args(Priority).index),
+            "decisive": one.decisive or other.decisive,
+            "needs_all": one.needs_all and other.needs_all,
+        }
+    )
+
+
+def same_work(one: Subtask, other: Subtask) -> bool:
+    """Tell whether two subtasks ask for the same, of the same worker, in the same words."""
+    return (
+        _words(one.objective) == _words(other.objective)
+        and _words(one.expects) == _words(other.expects)
+        and set(one.inputs) == set(other.inputs)
+        and set(one.depends_on) == set(other.depends_on)
+        and _way(one) == _way(other)
+    )
+
+
+def _words(text: str) -> list[str]:
+    return [word.rstrip(".,;:!?") for word in text.casefold().split()]
+
+
+def _way(subtask: Subtask) -> object:
+    """Return how a subtask is done: worker, strategy and limits."""
+    what = {"id", "objective", "why", "expects", "inputs", "depends_on"}
+    return subtask.model_dump(exclude=what | {"priority", "decisive", "needs_all"})
+
+
+def overlaps(subtasks: Sequence[Subtask]) -> list[str]:
+    """Return a sentence for each two subtasks that seem to do the same."""
+    return [
+        f"Subtasks {one.id!r} and {other.id!r} seem to do the same with the same inputs."
+        for one, other in itertools.combinations(subtasks, 2)
+        if set(one.inputs) == set(other.inputs) and _alike(one.objective, other.objective)
+    ]
+
+
+def _alike(one: str, other: str) -> bool:
+    """Tell whether two objectives say the same in nearly the same words."""
+    matcher = difflib.SequenceMatcher(None, one.lower().split(), other.lower().split(), False)
+    # The cheap upper bounds first: most pairs have nothing in common.
+    return (
+        matcher.real_quick_ratio() >= ALIKE
+        and matcher.quick_ratio() >= ALIKE
+        and matcher.ratio() >= ALIKE
+    )

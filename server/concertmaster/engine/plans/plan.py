@@ -1,0 +1,137 @@
+"""The plan of a run: its shape, and how it is read from what a planner wrote."""
+
+import itertools
+import json
+import re
+from collections.abc import Collection, Sequence
+from typing import Annotated, Literal, cast
+
+from pydantic import Field, StringConstraints, ValidationError
+
+from concertmaster.engine.plans.strategy import SINGLE, Strategy
+from concertmaster.errors import InvalidPlanError
+from concertmaster.llm.protocol import Frozen
+
+Priority = Literal["high", "medium", "low"]
+"""How much the answer depends on a subtask; decides who gets a slot first."""
+
+PlanMode = Literal["static", "adaptive"]
+"""Whether the plan stands, or the orchestrator is asked again as results come in."""
+
+Verify = Literal["none", "report", "mend"]
+"""Whether results are checked against one another; and whether that goes back to the workers."""
+
+
+Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+"""Text that says something."""
+
+ID_CHARS = 40
+"""The longest id of a subtask."""
+
+ID_PATTERN = rf"^[A-Za-z][A-Za-z0-9_-]{{0,{ID_CHARS - 1}}}$"
+
+
+class Subtask(Frozen):
+    """One unit of a plan: a worker, its objective, and what it depends on."""
+
+    id: str = Field(pattern=ID_PATTERN)
+    worker: str = Field(min_length=1)
+    objective: str = Field(min_length=1)
+    why: str = ""
+    depends_on: tuple[str, ...] = ()
+    priority: Priority = "medium"
+    inputs: tuple[str, ...] = ()
+    """Names of the run's inputs that the worker gets; it gets no others."""
+    expects: str = ""
+    """What the result should look like."""
+    needs_all: bool = False
+    """Skip this subtask when a dependency failed, rather than run it with the failure named."""
+    decisive: bool = False
+    """In an adaptive run, ask what to do next as soon as this one has ended."""
+    strategy: Strategy = SINGLE
+    timeout_seconds: float | None = Field(default=None, gt=0)
+    """Time for each piece of the work: the one worker, an answer of a vote, a part of a map."""
+    max_tokens: int | None = Field(default=None, gt=0)
+    budget_usd: float | None = Field(default=None, gt=0)
+    """What all calls for it may cost; within the budget of the run either way."""
+
+
+class CustomWorker(Frozen):
+    """A worker written for one run, because the catalog has none for the work."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")
+    description: Words
+    instructions: Words
+    why: Words
+    """Why no worker of the catalog will do."""
+
+
+class Plan(Frozen):
+    """The subtasks of a run, or the direct answer that makes them unnecessary."""
+
+    analysis: str = ""
+    direct_answer: str | None = None
+    mode: PlanMode = "static"
+    why: str = ""
+    """Why it is done in this mode, or answered directly."""
+    verify: Verify = "none"
+    subtasks: tuple[Subtask, ...] = ()
+    custom_workers: tuple[CustomWorker, ...] = ()
+
+
+def free_id(subtask_id: str, taken: Collection[str]) -> str:
+    """Return an id that is not taken: this one, or one that is numbered."""
+    name, number = subtask_id, 1
+    while name in taken:
+        number += 1
+        suffix = f"_{number}"
+        name = subtask_id[: ID_CHARS - len(suffix)] + suffix
+    return name
+
+
+def read_plan(text: str, *, lenient: bool = False) -> Plan:
+    """Return the plan that a planner's JSON reply describes, not yet checked against rules.
+
+    A `lenient` reader leaves out keys that a plan does not have.
+
+    Raises:
+        InvalidPlanError: it is no JSON, or not of a plan's shape.
+    """
+    text = _strip_fence(text)
+    try:
+        return Plan.model_validate_json(text)
+    except ValidationError as exc:
+        unknown = [item["loc"] for item in exc.errors() if item["type"] == "extra_forbidden"]
+        if not lenient or not unknown:
+            raise InvalidPlanError(shape_problems(exc)) from None
+    plan = json.loads(text)
+    for place in unknown:
+        _remove(plan, place)
+    return read_plan(json.dumps(plan))
+
+
+def _remove(value: object, place: Sequence[int | str]) -> None:
+    for before, part in itertools.pairwise(("", *place[:-1])):
+        if isinstance(value, list):
+            value = cast("list[object]", value)[int(part)]
+        # What follows it in a place is the strategy's kind, and no key of it.
+        elif before != "strategy":
+            value = cast("dict[str, object]", value)[str(part)]
+    del cast("dict[str, object]", value)[str(place[-1])]
+
+
+def shape_problems(error: ValidationError) -> list[str]:
+    """Return one sentence for each thing that is wrong with a plan's shape."""
+    problems: list[str] = []
+    for item in error.errors(include_url=False, include_input=False):
+        where = ".".join(str(part) for part in item["loc"])
+        what = item["msg"].removeprefix("Value error, ").rstrip(".")
+        if item["type"] == "extra_forbidden":
+            what = "there is no such key; leave it out"
+        problems.append(f"{where}: {what}." if where else f"{what}.")
+    return problems
+
+
+def _strip_fence(text: str) -> str:
+    fenced = re.fullmatch(r"\s*```(?:json)?\s*\n(.*)\n\s*```\s*", text, flags=re.DOTALL)
+    return fenced.group(1) if fenced else text

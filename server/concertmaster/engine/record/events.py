@@ -1,0 +1,303 @@
+"""What can happen in a run. The events of a run, in order, are its journal.
+
+Every event has a name that is its own within a run and an epoch of it: `plan/1`,
+`subtask/s3/call/1`, `subtask/s3/result`. Names, not positions, identify steps, because
+what starts first differs after a restart.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, JsonValue, TypeAdapter
+
+from concertmaster.engine.plans.plan import Plan, Subtask
+from concertmaster.engine.record.amounts import Estimate
+from concertmaster.engine.record.request import NOBODY, Origin, RunRequest
+from concertmaster.llm.protocol import (
+    NO_USAGE,
+    Frozen,
+    Reply,
+    Text,
+    ToolCall,
+    ToolOutcome,
+    Usage,
+)
+
+SCHEMA_VERSION = 2
+"""Version of the shapes below, written to the journal with each event."""
+
+
+SubtaskStatus = Literal[
+    "pending", "running", "succeeded", "partial", "failed", "skipped", "cancelled"
+]
+
+RunStatus = Literal[
+    "queued",
+    "planning",
+    "running",
+    "synthesizing",
+    "succeeded",
+    "partial",
+    "failed",
+    "cancelled",
+    "interrupted",
+]
+
+FINAL_STATUSES = frozenset({"succeeded", "partial", "failed", "cancelled"})
+"""Statuses of a run that has come to an end; all but the first can be resumed from there."""
+
+
+class PartResult(Frozen):
+    """What came of one part of a subtask that does the same to each of several parts."""
+
+    name: str
+    """The input, its section or the context that the part is."""
+    text: Text = ""
+    value: JsonValue = None
+    problem: str = ""
+    """What is wrong with it; nothing if it is all that it should be."""
+
+
+class SubtaskResult(Frozen):
+    """How a subtask ended."""
+
+    subtask_id: str
+    worker: str
+    status: SubtaskStatus
+    text: Text = ""
+    value: JsonValue = None
+    """The parsed result, when an output schema was asked for and met."""
+    parts: tuple[PartResult, ...] = ()
+    """What `text` and `value` are made of, where the subtask was done part by part."""
+    errors: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    """How the result came about, where more than one worker's word decided it."""
+    usage: Usage = NO_USAGE
+    seconds: float = 0.0
+    """Time from start to end, tool calls included."""
+    saved: Usage | None = None
+    """What it took in the earlier run that it was taken over from, if it was."""
+
+
+class _Event(Frozen):
+    name: str
+    at: float
+    """Unix time in seconds."""
+
+
+class RunStarted(_Event):
+    """A run exists from here on."""
+
+    kind: Literal["run-started"] = "run-started"
+    request: RunRequest
+    notice: str = ""
+    """What every reader of the answer must know of the models in use."""
+    origin: Origin = NOBODY
+
+
+class RunResumed(_Event):
+    """A run goes on that was interrupted, or that had ended without success.
+
+    What succeeded stands; everything else is tried again, in the run's next epoch.
+    """
+
+    kind: Literal["run-resumed"] = "run-resumed"
+    epoch: int
+    by: str
+    """Who asked for it."""
+
+
+class CallStarted(_Event):
+    """A model call is about to be made. Not waited for: it only serves those who watch."""
+
+    kind: Literal["call-started"] = "call-started"
+    step: str
+    caller: str
+    model: str
+    subtask_id: str | None = None
+
+
+class CallFinished(_Event):
+    """A model call returned; `name` is its step, and resuming uses this reply."""
+
+    kind: Literal["call-finished"] = "call-finished"
+    caller: str
+    subtask_id: str | None = None
+    reply: Reply
+
+
+class CallFailed(_Event):
+    """A model call ended without a reply: it failed, or was abandoned at a deadline."""
+
+    kind: Literal["call-failed"] = "call-failed"
+    step: str
+    caller: str
+    subtask_id: str | None = None
+    error: str
+    usage: Usage = NO_USAGE
+
+
+class ToolCalled(_Event):
+    """A worker tool was called and answered."""
+
+    kind: Literal["tool-called"] = "tool-called"
+    subtask_id: str
+    call: ToolCall
+    outcome: ToolOutcome
+    seconds: float
+    denied: bool = False
+    """Whether it was not called, because the operator does not allow it."""
+
+
+class ToolStarted(_Event):
+    """A tool that may change something is about to be called. It is never called again."""
+
+    kind: Literal["tool-started"] = "tool-started"
+    step: str
+    subtask_id: str
+    call: ToolCall
+
+
+class ToolsMissing(_Event):
+    """A worker goes without tools that its definition names."""
+
+    kind: Literal["tools-missing"] = "tools-missing"
+    subtask_id: str
+    worker: str
+    problems: tuple[str, ...]
+
+
+class SubtaskDrafted(_Event):
+    """A subtask is started although the plan that has it is still being written."""
+
+    kind: Literal["subtask-drafted"] = "subtask-drafted"
+    subtask: Subtask
+
+
+class PlanRejected(_Event):
+    """The planner's reply could not be run and went back with these problems."""
+
+    kind: Literal["plan-rejected"] = "plan-rejected"
+    problems: tuple[str, ...]
+
+
+class PlanAccepted(_Event):
+    """The plan that is run."""
+
+    kind: Literal["plan-accepted"] = "plan-accepted"
+    plan: Plan
+    warnings: tuple[str, ...] = ()
+    """What was changed to make the plan one that can be run."""
+    left_out: tuple[str, ...] = ()
+    """Work that the planner wanted and the run will not do."""
+    estimate: Estimate | None = None
+    """What carrying it out is likely to take."""
+
+
+class PlanRevised(_Event):
+    """The orchestrator decided what to do next, in an adaptive run."""
+
+    kind: Literal["plan-revised"] = "plan-revised"
+    plan: Plan
+    """The plan from here on; what it no longer has will not be done."""
+    done: bool
+    """Whether what has been done suffices."""
+    reason: str = ""
+    ended: tuple[str, ...] = ()
+    """The subtasks whose results it knew when it decided."""
+    warnings: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    """Work that it wanted and the run will not do."""
+
+
+class GuardDecided(_Event):
+    """The guard has read the task and its inputs. Only when it lets them pass may work leave."""
+
+    kind: Literal["guard-decided"] = "guard-decided"
+    passed: bool
+    reason: str = ""
+
+
+class Finding(Frozen):
+    """Something that results of several subtasks do not agree on, or that is missing between."""
+
+    subtasks: tuple[str, ...]
+    severity: Literal["high", "medium", "low"]
+    what: Text
+    mend: Text = ""
+    """What would settle it."""
+
+
+class ResultsVerified(_Event):
+    """The results have been checked against one another."""
+
+    kind: Literal["results-verified"] = "results-verified"
+    findings: tuple[Finding, ...] = ()
+
+
+class SubtaskStarted(_Event):
+    """A subtask got its slot."""
+
+    kind: Literal["subtask-started"] = "subtask-started"
+    subtask_id: str
+    fingerprint: str = ""
+    """A digest of all that its result depends on."""
+
+
+class SubtaskFinished(_Event):
+    """A subtask ended, or was skipped."""
+
+    kind: Literal["subtask-finished"] = "subtask-finished"
+    result: SubtaskResult
+
+
+class SynthesisStarted(_Event):
+    """All subtasks have ended; the answer is being written."""
+
+    kind: Literal["synthesis-started"] = "synthesis-started"
+
+
+class CancelRequested(_Event):
+    """Somebody wants the run to stop."""
+
+    kind: Literal["cancel-requested"] = "cancel-requested"
+    reason: str = ""
+
+
+class RunEnded(_Event):
+    """The run is over."""
+
+    kind: Literal["run-ended"] = "run-ended"
+    status: Literal["succeeded", "partial", "failed", "cancelled"]
+    answer: Text = ""
+    value: JsonValue = None
+    reasons: tuple[str, ...] = ()
+    """Why the status is not `succeeded`: one sentence for each thing that is missing."""
+    rest: Estimate | None = None
+    """What is likely to be needed for what is missing, where the budget did not suffice."""
+
+
+Event = Annotated[
+    RunStarted
+    | RunResumed
+    | CallStarted
+    | CallFinished
+    | CallFailed
+    | ToolCalled
+    | ToolStarted
+    | ToolsMissing
+    | SubtaskDrafted
+    | PlanRejected
+    | PlanAccepted
+    | PlanRevised
+    | GuardDecided
+    | ResultsVerified
+    | SubtaskStarted
+    | SubtaskFinished
+    | SynthesisStarted
+    | CancelRequested
+    | RunEnded,
+    Field(discriminator="kind"),
+]
+
+EVENT: TypeAdapter[Event] = TypeAdapter(Event)
+"""Reads and writes events as JSON."""

@@ -1,0 +1,212 @@
+"""What the journal of a run tells those who resume it: what stands, and what is tried again."""
+
+from collections.abc import Iterable
+
+from concertmaster.engine.plans.plan import Subtask
+from concertmaster.engine.record.events import (
+    CallFailed,
+    CallFinished,
+    Event,
+    GuardDecided,
+    PlanAccepted,
+    PlanRevised,
+    ResultsVerified,
+    RunEnded,
+    RunResumed,
+    SubtaskDrafted,
+    SubtaskFinished,
+    SubtaskResult,
+    SubtaskStatus,
+    ToolCalled,
+    ToolStarted,
+)
+from concertmaster.llm.protocol import NO_USAGE, Reply, ToolOutcome, Usage
+
+
+class Recorded:
+    """The outcomes of a run's steps so far.
+
+    A run that was cut off or cancelled goes on with all replies that it has. One that ended
+    without success goes on with those that can still lead to something else: what a subtask
+    was told in vain is forgotten, unless a call of it failed, which is then made again.
+    """
+
+    def __init__(self, events: Iterable[Event] = ()) -> None:
+        self.replies: dict[str, Reply] = {}
+        self.outcomes: dict[str, ToolOutcome] = {}
+        self.begun: set[str] = set()
+        """Tool calls that had begun, and may change something."""
+        self.results: dict[str, SubtaskResult] = {}
+        """The latest result of each subtask."""
+        self.plan: PlanAccepted | None = None
+        self.drafted: dict[str, Subtask] = {}
+        """Subtasks that were started before there was a plan."""
+        self.revisions: list[PlanRevised] = []
+        """The decisions on the plan."""
+        self.guard: GuardDecided | None = None
+        self.usage: dict[str | None, Usage] = {}
+        """What calls took, failed ones included, by subtask."""
+        self._callers: dict[str, str | None] = {}
+        """For each reply and outcome the subtask that it was for."""
+        self._failed: dict[str, str | None] = {}
+        """Steps that failed and have not been made since, with the subtask they were for."""
+        self._settled: set[str] = set()
+        """Conversations for the run as a whole that led to what was wanted of them."""
+        self._end: RunEnded | None = None
+        self._in_vain = False
+        """Whether the run has ended without success, and is to try again."""
+        for event in events:
+            self._take_in(event)
+
+    def _take_in(self, event: Event) -> None:
+        match event:
+            case CallFinished() | CallFailed() | ToolCalled() | ToolStarted():
+                self._take_in_work(event)
+            case PlanAccepted() | PlanRevised() | GuardDecided() | ResultsVerified():
+                self._take_in_decision(event)
+            case SubtaskDrafted(subtask=subtask):
+                self.drafted[subtask.id] = subtask
+            case SubtaskFinished(result=result):
+                self.results[result.subtask_id] = result
+            case RunEnded():
+                self._end = event
+            case RunResumed():
+                if self._end is not None and self._end.status in ("failed", "partial"):
+                    self._forget_what_was_in_vain()
+                self._end = None
+            case _:
+                pass
+
+    def _take_in_work(self, event: CallFinished | CallFailed | ToolCalled | ToolStarted) -> None:
+        match event:
+            case CallFinished(name=name, reply=reply):
+                self.replies[name] = reply
+                self._callers[name] = event.subtask_id
+                self._failed.pop(name, None)
+                self._charge(event.subtask_id, reply.usage)
+            case CallFailed(step=step):
+                self._failed[step] = event.subtask_id
+                self._charge(event.subtask_id, event.usage)
+            case ToolStarted(step=step):
+                self.begun.add(step)
+                self._callers[step] = event.subtask_id
+            case _:
+                self.outcomes[event.name] = event.outcome
+                self._callers[event.name] = event.subtask_id
+
+    def _take_in_decision(
+        self, event: PlanAccepted | PlanRevised | GuardDecided | ResultsVerified
+    ) -> None:
+        match event:
+            case PlanAccepted():
+                self.plan = event
+                self._settled.add("plan")
+            case PlanRevised():
+                self.revisions.append(event)
+                self._settled.add(f"next-step/{len(self.revisions)}")
+            case GuardDecided():
+                self.guard = event
+                self._settled.add("guard")
+            case _:
+                self._settled.add("verify")
+
+    def _charge(self, subtask_id: str | None, usage: Usage) -> None:
+        self.usage[subtask_id] = self.usage.get(subtask_id, NO_USAGE) + usage
+
+    @property
+    def enough(self) -> bool:
+        """Tell whether the orchestrator had called the work done."""
+        return bool(self.revisions) and self.revisions[-1].done
+
+    @property
+    def told(self) -> frozenset[str]:
+        """Return the subtasks whose results stand and were known when it last decided."""
+        known = self.revisions[-1].ended if self.revisions else ()
+        return frozenset(name for name in known if self.standing(name) is not None)
+
+    def was_made(self, conversation: str) -> bool:
+        """Tell whether a conversation with a model has begun to be answered."""
+        return f"{conversation}/call/1" in self.replies
+
+    def standing(self, subtask_id: str) -> SubtaskResult | None:
+        """Return the result of a subtask that is not to be done again."""
+        result = self.results.get(subtask_id)
+        return result if result is not None and self._stands(result) else None
+
+    def _stands(self, result: SubtaskResult) -> bool:
+        decision = self.revisions[-1] if self.revisions else None
+        return stands(result.subtask_id, result.status, decision, in_vain=self._in_vain)
+
+    def reconcile(self, result: SubtaskResult) -> SubtaskResult:
+        """Return `result`; or what an earlier attempt had brought, where this one brought nothing.
+
+        Where the result is news, what was made of the earlier ones is forgotten.
+        """
+        earlier = self.results.get(result.subtask_id)
+        if earlier is not None and earlier.text and not result.text:
+            problem = f"Tried again, it brought nothing: {' '.join(result.errors)}"
+            result = earlier.model_copy(
+                update={
+                    "errors": tuple(dict.fromkeys((*earlier.errors, problem))),
+                    "usage": result.usage,
+                }
+            )
+        if earlier is None or _said(earlier) != _said(result):
+            self._forget(name for name in self._replies_for(None) if _is_afterwards(name))
+            self._forget(name for name in self.replies if _is_mending(name))
+        return result
+
+    def _forget_what_was_in_vain(self) -> None:
+        self._in_vain = True
+        to_do = {name for name, result in self.results.items() if not self._stands(result)}
+        for subtask_id in to_do:
+            if subtask_id not in self._failed.values():
+                self._forget(self._replies_for(subtask_id))
+        if not to_do and None not in self._failed.values():
+            self._forget(
+                name
+                for name in self._replies_for(None)
+                if name.partition("/call/")[0] not in self._settled
+            )
+        if "guard" in {step.partition("/call/")[0] for step in self._failed}:
+            self.guard = None
+
+    def _replies_for(self, subtask_id: str | None) -> list[str]:
+        return [name for name, caller in self._callers.items() if caller == subtask_id]
+
+    def _forget(self, names: Iterable[str]) -> None:
+        for name in list(names):
+            self.replies.pop(name, None)
+            self.outcomes.pop(name, None)
+            self.begun.discard(name)
+            self._callers.pop(name, None)
+
+
+def stands(
+    subtask_id: str, status: SubtaskStatus, decision: PlanRevised | None, *, in_vain: bool
+) -> bool:
+    """Tell whether a subtask that has ended so is not to be done again.
+
+    `decision` is the last that there was on the plan; `in_vain` is whether the run has ended
+    without success since, and so tries again.
+    """
+    if status == "succeeded":
+        return True
+    if decision is None or not decision.done:
+        return False
+    # What was left out because there was enough without it is not missing in the answer.
+    unneeded = status in ("skipped", "cancelled") and subtask_id not in decision.ended
+    return unneeded or not in_vain
+
+
+def _said(result: SubtaskResult) -> tuple[object, ...]:
+    return (result.status, result.text, result.value, result.errors)
+
+
+def _is_afterwards(step: str) -> bool:
+    """Tell whether a step is one that is made with the results of all subtasks."""
+    return step.startswith(("verify/", "condense/", "synthesis/"))
+
+
+def _is_mending(step: str) -> bool:
+    return step.startswith("subtask/") and "/mend/" in step

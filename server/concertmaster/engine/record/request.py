@@ -1,0 +1,86 @@
+"""What is asked of a run, and within which bounds."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from concertmaster.engine.plans.plan import Plan, PlanMode, Verify
+from concertmaster.llm.protocol import Frozen, JsonSchema, Text
+
+RunKind = Literal["orchestration", "plan", "worker"]
+"""Plan, delegate and synthesize; plan only; or one worker on one subtask."""
+
+Mode = PlanMode | Literal["auto"]
+"""How a run proceeds; `auto` leaves it to the planner."""
+
+Decomposition = Literal["constrained", "hybrid", "dynamic"]
+"""Whether a planner may write workers of its own: none, one, or as many as it needs."""
+
+
+class Limits(Frozen):
+    """Bounds on one run."""
+
+    max_subtasks: int = Field(default=8, ge=1)
+    slots: int = Field(default=8, ge=1)
+    """Subtasks that may run at the same time."""
+    subtask_seconds: float = Field(default=120, gt=0)
+    run_seconds: float = Field(default=900, gt=0)
+    max_tokens: int = Field(default=16384, ge=1)
+    """Upper bound of one reply, in tokens, what the model thinks included."""
+    rounds: int = Field(default=6, ge=1)
+    """How often an adaptive run asks what to do next."""
+    budget_usd: float = Field(default=2.0, gt=0)
+    """What the run may spend."""
+    budget_tokens: int = Field(default=2_000_000, ge=1)
+    """Tokens that it may take, but for those read from a cache; all that binds where no price
+    is known."""
+
+
+class InputRef(Frozen):
+    """One input of a run; its text is kept once, under its digest."""
+
+    name: str
+    digest: str
+    """SHA-256 of the text's UTF-8, in hexadecimal."""
+    chars: int
+
+
+class RunRequest(Frozen):
+    """What was asked for, whole, so that the run can be made again from it."""
+
+    kind: RunKind = "orchestration"
+    task: Text
+    context: Text = ""
+    constraints: tuple[str, ...] = ()
+    inputs: tuple[InputRef, ...] = ()
+    workers: tuple[str, ...] = ()
+    """Names of the workers a planner may choose from; all when empty."""
+    plan: Plan | None = None
+    """A plan to run as it is, instead of asking a planner."""
+    mode: Mode = "auto"
+    decomposition: Decomposition = "hybrid"
+    guard: str = ""
+    """The worker that screens the task and its inputs before anything leaves; none if empty."""
+    verify: Verify | None = None
+    """Whether results are checked against one another; None leaves it to the planner."""
+    output_schema: JsonSchema | None = None
+    """What the answer must look like, as JSON Schema; plain text when None."""
+    limits: Limits = Limits()
+    rerun_of: str = ""
+    """The run whose results are taken over where nothing that they depend on has changed."""
+    redo: tuple[str, ...] = ()
+    """Subtasks that are done anew all the same."""
+    plan_gaps: tuple[str, ...] = ()
+    """What the given plan lacks of the task, a sentence each."""
+
+
+class Origin(Frozen):
+    """Who asked for a run, and on what occasion."""
+
+    principal: str = ""
+    """Whom the run belongs to, on a server that several people use."""
+    trace_context: dict[str, str] = Field(default_factory=dict[str, str])
+    """The W3C trace context of the call: `traceparent`, and `tracestate` if there was one."""
+
+
+NOBODY = Origin()

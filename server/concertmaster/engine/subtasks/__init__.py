@@ -1,0 +1,1 @@
+"""One subtask at work, by any of the strategies."""

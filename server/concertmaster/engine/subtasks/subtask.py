@@ -1,0 +1,106 @@
+"""One subtask from its start to its result, by whatever strategy."""
+
+import logging
+from dataclasses import replace
+
+from concertmaster.engine.conversations.replies import Verdict
+from concertmaster.engine.plans.plan import Subtask
+from concertmaster.engine.plans.strategy import Map, Revise, Vote
+from concertmaster.engine.record.events import SubtaskResult
+from concertmaster.engine.subtasks.condensing import with_condensed_dependencies
+from concertmaster.engine.subtasks.parts import do_in_parts
+from concertmaster.engine.subtasks.revise import do_with_revisions
+from concertmaster.engine.subtasks.vote import do_by_vote
+from concertmaster.engine.subtasks.work import Work
+from concertmaster.engine.subtasks.worker import do
+from concertmaster.errors import StoreError
+from concertmaster.llm.protocol import Usage
+
+log = logging.getLogger(__name__)
+
+
+async def carry_out(work: Work) -> SubtaskResult:
+    """Return how the subtask ended, whatever goes wrong in it.
+
+    Raises:
+        StoreError: the journal cannot be written any more.
+    """
+    steps, subtask = work.run.steps, work.subtask
+    started = steps.now()
+    try:
+        verdict = await _verdict(work)
+    except StoreError:
+        raise
+    except Exception as exc:
+        # A fault in a tool or in this program fails one subtask and not its siblings.
+        log.exception("subtask broke", extra={"subtask": subtask.id})
+        verdict = Verdict(
+            status="failed", problem=f"An internal error ended it: {type(exc).__name__}."
+        )
+    if steps.spending.turned_away(subtask.id) and not steps.usage(subtask.id).calls:
+        verdict = replace(verdict, status="skipped")
+    return result_of(work, verdict, seconds=steps.now() - started)
+
+
+def result_of(work: Work, verdict: Verdict, *, seconds: float) -> SubtaskResult:
+    """Return the result that a verdict on the work comes to."""
+    return SubtaskResult(
+        subtask_id=work.subtask.id,
+        worker=work.subtask.worker,
+        status=verdict.status,
+        text=verdict.text,
+        value=verdict.value,
+        parts=verdict.parts,
+        errors=(verdict.problem,) if verdict.problem else (),
+        notes=verdict.notes,
+        usage=work.run.steps.usage(work.subtask.id),
+        seconds=seconds,
+    )
+
+
+def _refusal(work: Work) -> str:
+    """Return why no call of the subtask's worker can be made, or nothing if one may."""
+    steps = work.run.steps
+    if (refusal := steps.refusal(work.model())) is not None:
+        return str(refusal)
+    spending, subtask_id = steps.spending, work.subtask.id
+    if (usd := work.budget_usd) is not None:
+        spending.limit_subtask(subtask_id, usd, steps.usage(subtask_id))
+    return spending.check(
+        work.setup.llm, work.model(), max_tokens=work.max_tokens(), subtask_id=subtask_id
+    )
+
+
+def not_done(subtask: Subtask, why: str) -> SubtaskResult:
+    """Return the result of a subtask that does not start, and why."""
+    return SubtaskResult(
+        subtask_id=subtask.id, worker=subtask.worker, status="skipped", errors=(why,)
+    )
+
+
+def not_finished(subtask: Subtask, usage: Usage, *, unneeded: bool) -> SubtaskResult:
+    """Return the result of a subtask that was stopped, as `unneeded` or as not in the plan."""
+    enough = "The orchestrator stopped it, having enough without it."
+    dropped = "It was stopped, because the finished plan does without it."
+    return SubtaskResult(
+        subtask_id=subtask.id,
+        worker=subtask.worker,
+        status="cancelled",
+        errors=(enough if unneeded else dropped,),
+        usage=usage,
+    )
+
+
+async def _verdict(work: Work) -> Verdict:
+    if refusal := _refusal(work):
+        return Verdict(status="skipped", problem=refusal)
+    work = await with_condensed_dependencies(work)
+    match work.subtask.strategy:
+        case Revise() as strategy:
+            return await do_with_revisions(work, strategy)
+        case Vote() as strategy:
+            return await do_by_vote(work, strategy)
+        case Map() as strategy:
+            return await do_in_parts(work, strategy)
+        case _:
+            return await do(work)

@@ -1,0 +1,138 @@
+"""What a worker is asked to do of a subtask."""
+
+from collections.abc import Sequence
+
+from concertmaster.catalog.definitions import WorkerDefinition
+from concertmaster.engine.conversations.conversation import Conversation
+from concertmaster.engine.conversations.replies import Verdict
+from concertmaster.engine.record.events import ToolsMissing
+from concertmaster.engine.run import bullets, fenced_inputs, fenced_results, input_names
+from concertmaster.engine.subtasks.work import WHOLE, Piece, Work
+from concertmaster.llm.protocol import (
+    Document,
+    Request,
+    ToolCall,
+    ToolOutcome,
+    ToolSpec,
+    UserMessage,
+    WorkBrief,
+)
+from concertmaster.tools.registry import Toolbox, ToolScope
+
+
+async def do(work: Work, piece: Piece = WHOLE) -> Verdict:
+    """Return what a worker's answer to a piece of the work is worth."""
+    async with work.slot():
+        return await conversation(work, piece).verdict(seconds=work.seconds(piece.worker))
+
+
+def conversation(work: Work, piece: Piece = WHOLE) -> Conversation:
+    """Return the conversation in which a worker does a piece of the work."""
+    worker = work.workers.get(piece.worker or work.subtask.worker)
+    documents = work.inputs if piece.documents is None else piece.documents
+    request = _request(work, piece, worker, documents)
+    return Conversation(
+        work.run,
+        work.setup,
+        request,
+        step=work.step(piece.step),
+        subtask_id=work.subtask.id,
+        tools=WorkerTools(
+            work,
+            worker,
+            ToolScope(inputs=documents, roots=work.setup.roots),
+            step=work.step(piece.step),
+        ),
+        max_turns=worker.max_turns,
+    )
+
+
+class WorkerTools:
+    """The tools of one worker in one conversation, as its definition names them.
+
+    They are what they are when the conversation begins: nothing that is said in it adds one.
+    """
+
+    def __init__(
+        self, work: Work, worker: WorkerDefinition, scope: ToolScope, *, step: str
+    ) -> None:
+        self._work = work
+        self._worker = worker
+        self._scope = scope
+        self._step = step
+        self._toolbox = Toolbox()
+
+    async def offer(self) -> Sequence[ToolSpec]:
+        """Return the tools that there are now, having noted why others are missing."""
+        self._toolbox = await self._work.setup.tools.toolbox(
+            self._worker.tools, refused=self._worker.refused_tools
+        )
+        if self._toolbox.missing:
+            await self._work.run.steps.record(
+                ToolsMissing(
+                    name=f"{self._step}/tools",
+                    at=self._work.run.steps.now(),
+                    subtask_id=self._work.subtask.id,
+                    worker=self._worker.name,
+                    problems=self._toolbox.missing,
+                )
+            )
+        return self._toolbox.specs
+
+    async def call(self, step: str, call: ToolCall, /) -> ToolOutcome:
+        """Return the outcome of a call, which is not made if it was before."""
+        tool = self._toolbox.tools.get(call.name)
+        if tool is not None and tool.spec.outward:
+            await self._work.run.passed.wait()
+
+        async def make() -> str:
+            return await self._toolbox.get(call.name).call(call.arguments, self._scope)
+
+        return await self._work.run.steps.tool(
+            step,
+            call,
+            make,
+            subtask_id=self._work.subtask.id,
+            once=self._toolbox.may_change(call.name),
+        )
+
+
+def _request(
+    work: Work, piece: Piece, worker: WorkerDefinition, documents: tuple[Document, ...]
+) -> Request:
+    request, subtask = work.run.request, work.subtask
+    context = "\n".join(
+        filter(None, [request.context, *(f"{key}: {text}" for key, text in piece.context.items())])
+    )
+    prompt = work.setup.prompts.render(
+        "work",
+        worker=worker.name,
+        instructions=worker.instructions,
+        task=request.task,
+        objective=subtask.objective,
+        expects=subtask.expects or "What the instructions say.",
+        context=context or "None.",
+        constraints=bullets(request.constraints),
+        input_names=input_names(documents),
+        dependencies=fenced_results(work.dependencies),
+    )
+    asked_for = request.output_schema if request.kind == "worker" else None
+    return Request(
+        caller=f"worker:{worker.name}",
+        model=piece.model or worker.model or work.setup.models.worker,
+        system=prompt.system,
+        shared=fenced_inputs(documents),
+        messages=(UserMessage(text=prompt.user),),
+        brief=WorkBrief(
+            task=request.task,
+            worker=worker.card(),
+            objective=subtask.objective,
+            expects=subtask.expects,
+            context=context,
+            constraints=request.constraints,
+            inputs=documents,
+            dependencies=tuple(work.dependencies),
+        ),
+        max_tokens=work.max_tokens(worker.name),
+        output_schema=asked_for or worker.output_schema,
+    )

@@ -1,0 +1,45 @@
+"""What the operator lets workers do with their tools."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from concertmaster.llm.protocol import ToolSpec
+
+Decision = Literal["allow", "ask", "deny"]
+"""Let workers call a tool, only if somebody agrees to the call, or never."""
+
+
+class ToolPolicy:
+    """Rules by name: `git.git_log`, `git.*` for all tools of a server, or `*` for all there are.
+
+    Of several that fit, the one that fits fewest tools counts. Without any, a tool may be
+    called if it changes nothing.
+    """
+
+    def __init__(self, rules: Mapping[str, Decision] | None = None) -> None:
+        self._rules: dict[str, Decision] = dict(rules or {})
+
+    def decision(self, spec: ToolSpec) -> Decision:
+        """Return what is to be done with calls of a tool."""
+        return self._rule(spec.name) or ("deny" if spec.effects else "allow")
+
+    def refusal(self, spec: ToolSpec) -> str:
+        """Return why a tool is not called, for the model; nothing if it may be."""
+        decision = self.decision(spec)
+        if decision == "allow":
+            return ""
+        if decision == "ask":
+            why = "may be called only if somebody agrees, and nobody can be asked here"
+        elif self._rule(spec.name):
+            why = "may not be called by workers"
+        else:
+            why = "may change something, and the operator has not allowed that"
+        return (
+            f"Not called: {spec.name} {why}. Do without it; if the objective cannot be met like "
+            "that, say so. Another try changes nothing."
+        )
+
+    def _rule(self, name: str) -> Decision | None:
+        server, dot, _ = name.partition(".")
+        fitting = (name, f"{server}.*" if dot else "", "*")
+        return next((self._rules[each] for each in fitting if each in self._rules), None)
