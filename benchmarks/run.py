@@ -11,6 +11,7 @@ from rich.table import Table
 from crashes import crash_figures
 from faults import fault_figures
 from gate import gate_figures
+from hand_offs import hand_off_figures
 from measure import Figure
 from modes import pattern_figures
 from outside import run_cpu_figures, startup_figures
@@ -51,6 +52,7 @@ def main() -> int:
         *fault_figures(),
         *crash_figures(),
         *sharing_figures(),
+        *hand_off_figures(),
     ]
     Console(width=140 if not sys.stdout.isatty() else None).print(table(figures))
     return 0 if all(figure.met for figure in figures) else 1

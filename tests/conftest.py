@@ -1,8 +1,11 @@
 """The environment of every test: no keys, no settings, a data folder of its own."""
 
 import os
+from collections.abc import Generator
 
 import pytest
+
+from postgres import Postgres, running_postgres
 
 
 @pytest.fixture(autouse=True)
@@ -28,3 +31,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     live = [item for item in items if item.get_closest_marker("live")]
     config.hook.pytest_deselected(items=live)
     items[:] = [item for item in items if item not in live]
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Generator[Postgres]:
+    """Run a Postgres for as long as the tests last, from when one first needs it."""
+    with running_postgres("fsync=off") as server:
+        yield server

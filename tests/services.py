@@ -14,7 +14,7 @@ from concertmaster.engine.record.request import Limits
 from concertmaster.errors import StoreError
 from concertmaster.llm.protocol import Request
 from concertmaster.runs.intake import RunPolicy
-from concertmaster.runs.journal import RunRow
+from concertmaster.runs.journal import RunRow, Standing
 from concertmaster.runs.service import RunService, open_service
 from concertmaster.runs.sqlite_store import SqliteJournal, open_sqlite
 from fakes import FakeLLM, Script
@@ -71,6 +71,10 @@ class FailingJournal(SqliteJournal):
         self._refuse_reads()
         return await super().unfinished()
 
+    async def standing(self, run_ids: Collection[str]) -> Mapping[str, Standing]:
+        self._refuse_reads()
+        return await super().standing(run_ids)
+
     def _refuse_reads(self) -> None:
         if self.reads_refused:
             self.reads_refused -= 1
@@ -81,10 +85,18 @@ class FailingJournal(SqliteJournal):
             raise StoreError("The disk is full.")
         await super().append(run_id, event, epoch=epoch, wait=wait)
 
-    async def take_over(self, run_id: str, event: Event, *, epoch: int) -> None:
+    async def take_over(
+        self,
+        run_id: str,
+        event: Event,
+        *,
+        epoch: int,
+        queued: bool = False,
+        most: int | None = None,
+    ) -> None:
         if event.kind in self.refused:
             raise StoreError("The disk is full.")
-        await super().take_over(run_id, event, epoch=epoch)
+        await super().take_over(run_id, event, epoch=epoch, queued=queued, most=most)
 
 
 def change(folder: Path, statement: str, *parameters: object) -> None:
@@ -106,10 +118,8 @@ async def failing_service(
     store = journal(folder, patience=5)
     store.refused = refused
     store.reads_refused = reads_refused
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(store.write_until_closed)
-        try:
-            async with open_service(journal=store, setup=setup(llm), policy=RunPolicy()) as service:
-                yield service
-        finally:
-            store.close()
+    async with (
+        store.committing(),
+        open_service(journal=store, setup=setup(llm), policy=RunPolicy()) as service,
+    ):
+        yield service

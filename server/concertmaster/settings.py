@@ -30,7 +30,7 @@ from concertmaster.errors import SettingsError, did_you_mean
 from concertmaster.http_settings import HttpSettings
 from concertmaster.llm.address import Address
 from concertmaster.llm.prices import ModelFacts
-from concertmaster.runs.private import is_open_to_others
+from concertmaster.runs.private import check_owner_only
 from concertmaster.setting_types import Folder, Folders, LogLevel
 from concertmaster.tools.policy import Decision
 from concertmaster.tools.servers.entries import HttpEntry, ServerEntries, StdioEntry, give_anything
@@ -39,7 +39,7 @@ ENVIRONMENT_PREFIX = "CONCERTMASTER_"
 FILE_VARIABLE = "CONCERTMASTER_CONFIG"
 """Names another settings file than the one in the configuration folder."""
 
-SECRETS = ("api_key", "auth_token")
+SECRETS = ("api_key", "auth_token", "store")
 _PATHS = ("roots", "worker_folders", "prompt_folders", "job_folders", "data_folder", "tokens_file")
 
 _OTHER_SPELLINGS = {"mcpServers": "mcp_servers"}
@@ -192,6 +192,15 @@ class Settings(HttpSettings):
     data_folder: Folder = Field(
         default_factory=_default_data_folder, description="Where runs are kept."
     )
+    store: SecretStr | None = Field(
+        default=None, description="Address of a Postgres that keeps the runs instead."
+    )
+    runs_at_once: int = Field(
+        default=16, ge=1, description="Runs that one process works on at the same time, at most."
+    )
+    runs_in_all: int | None = Field(
+        default=None, ge=1, description="Runs that all processes together work on, at most."
+    )
     keep_days: float | None = Field(
         default=None, gt=0, description="Days that runs are kept; left out: for ever."
     )
@@ -203,7 +212,7 @@ class Settings(HttpSettings):
     )
     resume_interrupted: bool = Field(
         default=False,
-        description="A server goes on with runs whose process has died.",
+        description="A server goes on with runs whose process has died; with a store, always.",
     )
     telemetry: bool = Field(
         default=False, description="Tell of runs over OpenTelemetry; needs concertmaster[otel]."
@@ -317,7 +326,7 @@ def _ambient_connection(found: Mapping[str, _Found]) -> dict[str, _Found]:
     They speak for other programs too, so the address among them is not used for a key
     that was set for this one: the key would go to a host it was not meant for.
     """
-    if any(name in found for name in SECRETS):
+    if any(name in found for name in _AMBIENT_SECRETS):
         return {}
     ambient: dict[str, _Found] = {}
     for name, variable in _AMBIENT_SECRETS.items():
@@ -370,18 +379,6 @@ def _anchored(value: object, folder: Path) -> object:
     if isinstance(value, list):
         return [_anchored(item, folder) for item in cast("list[object]", value)]
     return value
-
-
-def check_owner_only(file: Path) -> None:
-    """Do nothing if only its owner may read a file that holds a secret.
-
-    Raises:
-        SettingsError: others may read it.
-    """
-    if is_open_to_others(file):
-        raise SettingsError(
-            f"{file} holds a secret and other users may read it. Run: chmod 600 {file}"
-        )
 
 
 def _sentences(error: ValidationError, found: Mapping[str, _Found]) -> str:

@@ -77,9 +77,10 @@ async def test_a_server_goes_on_with_runs_of_dead_processes_if_that_is_wanted(
     run_id = await leave_behind(tmp_path)
     answer_with(FakeLLM())
     loaded = Settings.load({"offline": True, "data_folder": tmp_path, "resume_interrupted": wanted})
+    part = wiring.part_of(loaded.settings)
     async with (
-        wiring.open_runs(loaded, roots=()) as service,
-        wiring.tending(service, loaded.settings),
+        wiring.open_runs(loaded, roots=(), part=part) as service,
+        wiring.tending(service, loaded.settings, part=part),
     ):
         await anyio.wait_all_tasks_blocked()
         with anyio.fail_after(10):

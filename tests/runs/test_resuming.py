@@ -11,11 +11,12 @@ from building import worker
 from concertmaster.engine.steps import COMMIT_SECONDS
 from concertmaster.errors import ModelUnavailableError, RequestError, StoreError, UnknownRunError
 from concertmaster.runs import takeover
+from concertmaster.runs.journal import MOST_RESUMPTIONS
 from concertmaster.runs.orders import Order, PlanOrder, RunOrder
 from concertmaster.runs.service import RunService
 from concertmaster.runs.sqlite_store import PATIENCE_SECONDS
 from concertmaster.runs.state import RunState
-from concertmaster.runs.takeover import MOST_RESUMPTIONS, Takeover
+from concertmaster.runs.takeover import Takeover
 from concertmaster.tools.inputs import InlineInput
 from fakes import FakeLLM, Script, plan_json, reply_with, subtask
 from services import Gate, change, failing_service, service_in

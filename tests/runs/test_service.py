@@ -504,9 +504,15 @@ async def test_a_run_is_listed_as_under_way_from_the_moment_it_is_in_the_journal
 ) -> None:
     class SlowJournal(FailingJournal):
         async def create(
-            self, run_id: str, event: Event, texts: Mapping[str, str], *, key: str = ""
+            self,
+            run_id: str,
+            event: Event,
+            texts: Mapping[str, str],
+            *,
+            key: str = "",
+            queued: bool = False,
         ) -> None:
-            await super().create(run_id, event, texts, key=key)
+            await super().create(run_id, event, texts, key=key, queued=queued)
             (state,) = (await service.recent()).states
             seen.append(state.status)
 
@@ -519,10 +525,16 @@ async def test_a_run_is_listed_as_under_way_from_the_moment_it_is_in_the_journal
 async def test_a_run_that_could_not_be_created_is_not_there(tmp_path: Path) -> None:
     class FullJournal(FailingJournal):
         async def create(
-            self, run_id: str, event: Event, texts: Mapping[str, str], *, key: str = ""
+            self,
+            run_id: str,
+            event: Event,
+            texts: Mapping[str, str],
+            *,
+            key: str = "",
+            queued: bool = False,
         ) -> None:
             ids.append(run_id)
-            raise StoreError(f"The disk has no room for {event.name}, {key} and {texts}.")
+            raise StoreError(f"The disk has no room for {event.name}, {key}, {queued} and {texts}.")
 
     ids: list[str] = []
     async with failing_service(tmp_path, FakeLLM(), journal=FullJournal) as service:

@@ -16,38 +16,15 @@ import pytest
 from anyio.lowlevel import checkpoint
 from filelock import FileLock
 
-from concertmaster.engine.plans.plan import Plan
-from concertmaster.engine.record.events import (
-    CallFailed,
-    CallFinished,
-    CallStarted,
-    CancelRequested,
-    Event,
-    PlanAccepted,
-    PlanRejected,
-    RunEnded,
-    RunResumed,
-    RunStarted,
-    SubtaskFinished,
-    SubtaskResult,
-    SubtaskStarted,
-    SynthesisStarted,
-    ToolCalled,
-)
-from concertmaster.engine.record.request import InputRef, RunRequest
 from concertmaster.errors import (
     ConcertmasterError,
     LostRunError,
-    RequestError,
     StoreError,
-    UnknownRunError,
-    UnreadableRunError,
 )
-from concertmaster.llm.protocol import ToolCall, ToolOutcome
 from concertmaster.runs import sqlite_store
 from concertmaster.runs.sqlite_errors import explain
-from concertmaster.runs.sqlite_store import SqliteJournal, open_sqlite
-from fakes import USAGE, reply_with, subtask
+from concertmaster.runs.sqlite_store import open_sqlite
+from stores import cancel, names, numbered, started
 
 pytestmark = pytest.mark.anyio
 
@@ -81,22 +58,6 @@ def content(file: Path) -> bytes:
     return file.read_bytes()
 
 
-def started(at: float = 1.0) -> Event:
-    return RunStarted(name="run/start", at=at, request=RunRequest(task="why?"))
-
-
-def numbered(number: int) -> Event:
-    return SubtaskStarted(name=f"subtask/s{number}/start", at=number, subtask_id=f"s{number}")
-
-
-def cancel(reason: str = "enough") -> Event:
-    return CancelRequested(name=f"run/cancel/{reason}", at=5.0, reason=reason)
-
-
-async def names(journal: SqliteJournal, run_id: str = "r-1") -> list[str]:
-    return [event.name for event in await journal.events(run_id)]
-
-
 def change(folder: Path, statement: str, *parameters: object) -> None:
     """Commit a change to the file as another process would."""
     with closing(sqlite3.connect(folder / "runs.db")) as connection, connection:
@@ -126,80 +87,6 @@ def modes(folder: Path) -> tuple[dict[str, int], dict[str, int]]:
     return folders, {path.name: mode(path) for path in paths if path.is_file()}
 
 
-EVERY_KIND: list[Event] = [
-    RunStarted(
-        name="run/start",
-        at=1.5,
-        request=RunRequest(
-            task="why? \u00e9\u4e2d\U0001f600\0",
-            inputs=(InputRef(name="a", digest="0", chars=3),),
-            output_schema={"type": "object"},
-        ),
-        notice="offline",
-    ),
-    CallStarted(name="call/start", at=2, step="call", caller="planner", model="big"),
-    CallFinished(
-        name="call",
-        at=3,
-        caller="planner",
-        reply=reply_with("{}", tool_calls=(ToolCall(id="1", name="lint", arguments={"a": [1]}),)),
-    ),
-    CallFailed(name="call/failed", at=4, step="call", caller="c", error="no", usage=USAGE),
-    PlanRejected(name="plan/rejected/1", at=5, problems=("a cycle",)),
-    PlanAccepted(name="plan/1", at=6, plan=Plan(subtasks=(subtask("s1"),)), left_out=("s9",)),
-    SubtaskStarted(name="subtask/s1/start", at=7, subtask_id="s1"),
-    ToolCalled(
-        name="tool",
-        at=8,
-        subtask_id="s1",
-        call=ToolCall(id="1", name="lint", arguments={}),
-        outcome=ToolOutcome(id="1", text="fine"),
-        seconds=0.5,
-    ),
-    SubtaskFinished(
-        name="subtask/s1/result",
-        at=9,
-        result=SubtaskResult(subtask_id="s1", worker="analyst", status="succeeded", value={"a": 1}),
-    ),
-    SynthesisStarted(name="synthesis/start", at=10),
-    CancelRequested(name="run/cancel/1", at=11, reason="enough"),
-    RunEnded(name="run/end", at=12, status="succeeded", answer="so", value=[1, None]),
-]
-
-
-async def test_events_come_back_as_they_were_and_in_order(folder: Path) -> None:
-    async with open_sqlite(folder) as journal:
-        await journal.create("r-1", EVERY_KIND[0], {})
-        for event in EVERY_KIND[1:]:
-            await journal.append("r-1", event, epoch=1)
-        assert await journal.events("r-1") == EVERY_KIND
-
-
-async def test_light_events_leave_out_what_was_said_and_keep_what_it_cost(folder: Path) -> None:
-    async with open_sqlite(folder) as journal:
-        await journal.create("r-1", EVERY_KIND[0], {})
-        for event in EVERY_KIND[1:]:
-            await journal.append("r-1", event, epoch=1)
-        light = await journal.events("r-1", light=True)
-    expected: list[Event] = []
-    for event in EVERY_KIND:
-        if isinstance(event, CallFinished):
-            silent = event.reply.model_copy(update={"text": "", "tool_calls": ()})
-            expected.append(event.model_copy(update={"reply": silent}))
-        elif not isinstance(event, CallStarted | ToolCalled):
-            expected.append(event)
-    assert light == expected
-
-
-async def test_a_journal_is_still_there_when_it_is_opened_again(folder: Path) -> None:
-    async with open_sqlite(folder) as journal:
-        await journal.create("r-1", started(), {"d1": "text"})
-        await journal.append("r-1", numbered(1), epoch=1)
-    async with open_sqlite(folder) as journal:
-        assert await names(journal) == ["run/start", "subtask/s1/start"]
-        assert await journal.text("d1") == "text"
-
-
 async def test_nothing_touches_the_disk_before_the_first_use(folder: Path) -> None:
     async with open_sqlite(folder):
         await checkpoint()
@@ -213,16 +100,6 @@ async def test_reading_and_writing_can_both_be_the_first_use(tmp_path: Path) -> 
                 tasks.start_soon(partial(journal.create, "r-1", started(), texts={}))
                 tasks.start_soon(journal.recent, 5)
             assert await names(journal) == ["run/start"]
-
-
-async def test_events_are_in_the_order_of_the_calls_waited_for_or_not(folder: Path) -> None:
-    async with open_sqlite(folder) as journal:
-        await journal.create("r-1", started(), {})
-        for number in range(50):
-            await journal.append("r-1", numbered(number), epoch=1, wait=number % 7 == 0)
-        await journal.append("r-1", cancel(), epoch=1)
-        expected = [f"subtask/s{number}/start" for number in range(50)]
-        assert await names(journal) == ["run/start", *expected, "run/cancel/enough"]
 
 
 async def test_what_is_pending_is_committed_together(folder: Path) -> None:
@@ -253,38 +130,6 @@ async def test_an_append_has_been_committed_when_it_returns(folder: Path) -> Non
             assert other.execute("SELECT name FROM events").fetchall() == [("run/start",)]
 
 
-async def test_an_event_is_committed_though_its_caller_is_cancelled(folder: Path) -> None:
-    async with open_sqlite(folder) as journal:
-        await journal.create("r-1", started(), {})
-        with anyio.CancelScope() as scope:
-            scope.cancel()
-            await journal.append("r-1", numbered(1), epoch=1)
-        assert scope.cancelled_caught
-    async with open_sqlite(folder) as journal:
-        assert await names(journal) == ["run/start", "subtask/s1/start"]
-
-
-async def test_what_nobody_waits_for_is_committed_before_a_cancelled_journal_closes(
-    folder: Path,
-) -> None:
-    with anyio.CancelScope() as scope:
-        async with open_sqlite(folder) as journal:
-            await journal.create("r-1", started(), {})
-            await journal.append("r-1", numbered(1), epoch=1, wait=False)
-            scope.cancel()
-            await checkpoint()
-    async with open_sqlite(folder) as journal:
-        assert await names(journal) == ["run/start", "subtask/s1/start"]
-
-
-async def test_what_is_raised_inside_comes_out_as_it_is(folder: Path) -> None:
-    cause = KeyError("cause")
-    with pytest.raises(RequestError, match="mine") as caught:
-        async with open_sqlite(folder):
-            raise RequestError("mine") from cause
-    assert caught.value.__cause__ is cause
-
-
 async def test_an_event_of_an_old_epoch_is_refused_and_its_neighbours_are_not(
     folder: Path,
 ) -> None:
@@ -306,76 +151,6 @@ async def test_an_event_of_an_old_epoch_is_refused_and_its_neighbours_are_not(
         assert await names(journal, "lost") == ["run/start", "subtask/s3/start"]
 
 
-async def test_a_cancel_request_needs_no_epoch(folder: Path) -> None:
-    async with open_sqlite(folder) as journal:
-        await journal.create("r-1", started(), {})
-        change(folder, "UPDATE runs SET epoch = 7")
-        await journal.request_cancel("r-1", cancel())
-        assert await journal.events("r-1") == [started(), cancel()]
-        assert (await journal.row("r-1")).epoch == 7
-
-
-async def test_a_run_that_does_not_exist_is_unknown(folder: Path) -> None:
-    async with open_sqlite(folder) as journal:
-        attempts: list[Callable[[], Awaitable[object]]] = [
-            lambda: journal.append("r-9", numbered(1), epoch=1),
-            lambda: journal.request_cancel("r-9", cancel()),
-            lambda: journal.row("r-9"),
-            lambda: journal.events("r-9"),
-        ]
-        for attempt in attempts:
-            with pytest.raises(UnknownRunError):
-                await attempt()
-
-
-async def test_a_run_that_does_not_exist_cannot_be_taken_over(folder: Path) -> None:
-    event = RunResumed(name="run/resume/2", at=2.0, epoch=2, by="test")
-    async with open_sqlite(folder) as journal:
-        with pytest.raises(UnknownRunError):
-            await journal.take_over("r-nothing", event, epoch=2)
-
-
-async def test_a_name_is_taken_once_in_an_epoch(folder: Path) -> None:
-    async with open_sqlite(folder) as journal:
-        await journal.create("r-1", started(), {})
-        await journal.append("r-1", numbered(1), epoch=1)
-        with pytest.raises(StoreError, match="subtask/s1/start"):
-            await journal.append("r-1", numbered(1), epoch=1)
-        with pytest.raises(StoreError, match="run/start"):
-            await journal.create("r-1", started(), {})
-        change(folder, "UPDATE runs SET epoch = 2")
-        await journal.append("r-1", numbered(1), epoch=2)
-        assert await names(journal) == ["run/start", "subtask/s1/start", "subtask/s1/start"]
-
-
-async def test_the_failure_of_a_write_nobody_waited_for_comes_out_at_the_next_that_is(
-    folder: Path,
-) -> None:
-    async with open_sqlite(folder) as journal:
-        await journal.create("r-1", started(), {})
-        await journal.create("r-2", started(), {})
-        await journal.append("r-1", numbered(1), epoch=9, wait=False)
-        await journal.append("r-2", numbered(1), epoch=1)
-        await journal.append("r-1", numbered(2), epoch=1, wait=False)
-        with pytest.raises(LostRunError):
-            await journal.append("r-1", numbered(3), epoch=1)
-        assert await names(journal) == ["run/start"], "nothing follows on what is missing"
-        await journal.append("r-1", numbered(4), epoch=1)
-        assert await names(journal) == ["run/start", "subtask/s4/start"]
-
-
-async def test_the_failure_of_a_write_whose_caller_was_cancelled_comes_out_at_the_next(
-    folder: Path,
-) -> None:
-    async with open_sqlite(folder) as journal:
-        await journal.create("r-1", started(), {})
-        with anyio.CancelScope() as scope:
-            scope.cancel()
-            await journal.append("r-1", numbered(1), epoch=9)
-        with pytest.raises(LostRunError):
-            await journal.append("r-1", numbered(2), epoch=1)
-
-
 async def test_a_failed_commit_is_logged_without_a_traceback_unless_one_debugs(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -387,63 +162,6 @@ async def test_a_failed_commit_is_logged_without_a_traceback_unless_one_debugs(
     assert "CONCERTMASTER_DATA_FOLDER" in brief.message
     assert whole.levelno == logging.DEBUG
     assert whole.exc_info
-
-
-async def test_a_failure_comes_out_even_where_the_next_write_shares_its_commit(
-    folder: Path,
-) -> None:
-    async with open_sqlite(folder) as journal:
-        await journal.create("r-1", started(), {})
-        await journal.append("r-1", numbered(1), epoch=9, wait=False)
-        with pytest.raises(LostRunError):
-            await journal.append("r-1", numbered(2), epoch=1)
-
-
-async def test_texts_are_kept_once_by_digest(folder: Path) -> None:
-    async with open_sqlite(folder) as journal:
-        await journal.create("r-1", started(), {"d1": "one", "d2": "two"})
-        await journal.create("r-2", started(), {"d2": "other", "d3": "three"})
-        assert [await journal.text(digest) for digest in ("d1", "d2", "d3")] == [
-            "one",
-            "two",
-            "three",
-        ]
-
-
-async def test_a_text_that_is_not_there_is_an_error(folder: Path) -> None:
-    async with open_sqlite(folder) as journal:
-        with pytest.raises(StoreError, match="d9"):
-            await journal.text("d9")
-
-
-async def test_half_a_character_does_not_cost_the_event_that_has_it(folder: Path) -> None:
-    async with open_sqlite(folder) as journal:
-        await journal.create("r-1", started(), {})
-        broken = CancelRequested(name="run/cancel/1", at=2, reason="a\ud800\u00e9")
-        await journal.append("r-1", broken, epoch=1)
-        _, read = await journal.events("r-1")
-        assert read == broken.model_copy(update={"reason": "a?\u00e9"})
-
-
-async def test_the_latest_runs_come_first(folder: Path) -> None:
-    async with open_sqlite(folder) as journal:
-        for run_id, at in (("r-1", 5.0), ("r-2", 9.0), ("r-3", 7.0), ("r-4", 7.0)):
-            await journal.create(run_id, started(at), {})
-        rows = await journal.recent(3)
-        assert [(row.run_id, row.created_at) for row in rows] == [
-            ("r-2", 9.0),
-            ("r-4", 7.0),
-            ("r-3", 7.0),
-        ]
-
-
-async def test_a_run_is_alive_and_mine_to_who_created_it(folder: Path) -> None:
-    async with open_sqlite(folder) as journal:
-        await journal.create("r-1", started(3.0), {})
-        row = await journal.row("r-1")
-        assert (row.run_id, row.created_at, row.epoch) == ("r-1", 3.0, 1)
-        assert row.alive
-        assert row.mine
 
 
 async def test_a_run_of_another_journal_is_alive_until_that_closes(folder: Path) -> None:
@@ -475,26 +193,6 @@ async def test_a_process_that_only_reads_is_no_owner(folder: Path) -> None:
     async with open_sqlite(folder) as journal:
         assert await journal.recent(5) == []
         assert not (folder / "owners").exists()
-
-
-async def test_a_commit_of_another_wakes_who_waits_for_it(folder: Path) -> None:
-    async with open_sqlite(folder) as mine, open_sqlite(folder) as other:
-        await mine.create("r-1", started(), {})
-        await mine.changed_elsewhere()
-        with anyio.fail_after(5):
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(mine.changed_elsewhere)
-                tasks.start_soon(mine.changed_elsewhere)
-                await other.request_cancel("r-1", cancel())
-
-
-async def test_a_commit_of_another_between_two_calls_is_not_missed(folder: Path) -> None:
-    async with open_sqlite(folder) as mine, open_sqlite(folder) as other:
-        await mine.create("r-1", started(), {})
-        await mine.changed_elsewhere()
-        await other.request_cancel("r-1", cancel())
-        with anyio.fail_after(5):
-            await mine.changed_elsewhere()
 
 
 async def test_commits_of_this_process_are_no_news_to_it(
@@ -636,36 +334,6 @@ async def test_a_file_without_its_layout_is_damaged_and_stays_as_it_is(folder: P
     assert f"{folder / 'runs.db'} is no journal of Concertmaster, or a damaged one" in said
     assert "Move it" in said
     assert content(folder / "runs.db") == before
-
-
-async def test_an_event_of_a_newer_program_is_refused(folder: Path) -> None:
-    async with open_sqlite(folder) as journal:
-        await journal.create("r-1", started(), {})
-        await journal.create("r-2", started(), {})
-        change(folder, "UPDATE events SET version = 99 WHERE run_id = 'r-1'")
-        with pytest.raises(StoreError, match="newer Concertmaster"):
-            await journal.events("r-1")
-        assert await names(journal, "r-2") == ["run/start"]
-
-
-@pytest.mark.parametrize("data", ["{}", "garbage", '{"kind": "run-started", "name": 5}'])
-async def test_an_event_that_cannot_be_read_is_an_error_in_one_line(
-    folder: Path, data: str
-) -> None:
-    async with open_sqlite(folder) as journal:
-        await journal.create("r-1", started(), {})
-        change(folder, "UPDATE events SET data = ?", data)
-        with pytest.raises(UnreadableRunError, match="Run r-1 cannot be read") as caught:
-            await journal.events("r-1")
-        assert "\n" not in str(caught.value)
-        assert "http" not in str(caught.value)
-
-
-async def test_a_run_that_lost_its_events_has_none(folder: Path) -> None:
-    async with open_sqlite(folder) as journal:
-        await journal.create("r-1", started(), {})
-        change(folder, "DELETE FROM events")
-        assert await journal.events("r-1") == []
 
 
 async def test_a_process_that_keeps_the_lock_is_named_as_the_reason(made: Path) -> None:

@@ -116,7 +116,7 @@ def examine(loaded: LoadedSettings) -> Iterator[Finding]:
     yield Finding("versions", "ok", f"Python {platform.python_version()}, {packages}")
     yield _settings_file(loaded)
     yield _model(loaded)
-    yield _attempt("data folder", lambda: _open_store(loaded))
+    yield _attempt(_store_name(loaded), lambda: _open_store(loaded))
     yield from _roots(loaded.settings)
     yield from _definitions(loaded.settings)
     yield _attempt("prompts", lambda: _prompts(loaded.settings))
@@ -151,10 +151,16 @@ def _attempt(about: str, look: Callable[[], str]) -> Finding:
         return Finding(about, "broken", str(exc))
 
 
+def _store_name(loaded: LoadedSettings) -> str:
+    return "data folder" if loaded.settings.store is None else "store"
+
+
 def _open_store(loaded: LoadedSettings) -> str:
     async def look() -> str:
         async with open_history(loaded.settings) as service:
             await service.recent(1)
+        if loaded.settings.store is not None:
+            return "Postgres; processes on several machines can share it"
         return f"{loaded.settings.data_folder} (SQLite; processes take turns to commit)"
 
     return run_async(look)

@@ -16,7 +16,8 @@ from concertmaster.protocol.serving_http import serve_http
 from concertmaster.protocol.state import OpenService
 from concertmaster.protocol.tokens import StaticTokens
 from concertmaster.runs.principals import Allowance, Principals
-from concertmaster.settings import Settings, check_owner_only
+from concertmaster.runs.private import check_owner_only
+from concertmaster.settings import Settings
 
 TOKEN_CHARS = 24
 """What a token must have at least: fewer could be guessed."""

@@ -1,6 +1,8 @@
 """What is built from the settings: definitions, model, journal, run service."""
 
 import importlib
+import os
+import platform
 import shlex
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
@@ -12,6 +14,7 @@ import anyio
 from concertmaster.catalog.catalog import Catalog, builtin_folder, load_catalog
 from concertmaster.catalog.definitions import tool_named
 from concertmaster.catalog.prompts import Prompts, load_prompts
+from concertmaster.cli.extras import postgres_module
 from concertmaster.engine.run import Setup
 from concertmaster.errors import SettingsError, did_you_mean
 from concertmaster.llm.anthropic import Connection, open_anthropic
@@ -22,6 +25,7 @@ from concertmaster.llm.prefixes import SharedPrefixes
 from concertmaster.llm.prices import Prices, load_prices
 from concertmaster.llm.protocol import LLM, Models
 from concertmaster.runs.intake import RunPolicy
+from concertmaster.runs.journal import Journal
 from concertmaster.runs.retention import Retention
 from concertmaster.runs.service import RunService, open_service
 from concertmaster.runs.sqlite_store import open_sqlite
@@ -203,6 +207,45 @@ async def open_llm(
 
 
 @asynccontextmanager
+async def open_journal(settings: Settings, *, works: bool = False) -> AsyncGenerator[Journal]:
+    """Open the journal that the settings choose, for a process that `works` or one that does not.
+
+    Raises:
+        SettingsError: the store is no Postgres, or the packages for it are missing.
+    """
+    if settings.store is None:
+        async with open_sqlite(settings.data_folder) as journal:
+            yield journal
+    else:
+        store = postgres_module("postgres_store")
+        async with store.open_postgres(settings.store.get_secret_value(), works=works) as journal:
+            yield journal
+
+
+Part = Literal["alone", "accepts", "works"]
+"""What a process does on a store: its own runs; leave them to others; or anybody's, in turn."""
+
+
+def part_of(settings: Settings, *, accept_only: bool = False) -> Part:
+    """Return what a server does on a store."""
+    if accept_only:
+        return "accepts"
+    return "works" if settings.resume_interrupted or settings.store is not None else "alone"
+
+
+def policy_of(settings: Settings, part: Part, folders: tuple[Path, ...]) -> RunPolicy:
+    """Return what the operator allows and prefers, for a process that does this part."""
+    return RunPolicy(
+        limits=settings.limits,
+        most_usd=settings.most_usd,
+        decomposition=settings.decomposition,
+        roots=folders,
+        runs_here={"alone": None, "accepts": 0, "works": settings.runs_at_once}[part],
+        runs_in_all=None if part == "alone" else settings.runs_in_all,
+    )
+
+
+@asynccontextmanager
 async def open_usable_servers(loaded: LoadedSettings) -> AsyncGenerator[Mapping[str, Server]]:
     """Have the servers at hand that work may need; none offline, where nothing calls tools."""
     settings = loaded.settings
@@ -213,7 +256,11 @@ async def open_usable_servers(loaded: LoadedSettings) -> AsyncGenerator[Mapping[
 
 @asynccontextmanager
 async def open_runs(
-    loaded: LoadedSettings, *, roots: tuple[Path, ...], named: tuple[Path, ...] = ()
+    loaded: LoadedSettings,
+    *,
+    roots: tuple[Path, ...],
+    named: tuple[Path, ...] = (),
+    part: Part = "alone",
 ) -> AsyncGenerator[RunService]:
     """Open everything it takes to start runs.
 
@@ -222,23 +269,18 @@ async def open_runs(
 
     Raises:
         DefinitionError: a worker or prompt file is wrong.
-        SettingsError: a setting names what there is not.
-        StoreError: the data folder cannot be used.
+        SettingsError: a setting names what there is not, or packages for the store are missing.
+        StoreError: the store cannot be used.
     """
     settings = loaded.settings
     catalog = build_catalog(settings)
     prompts = build_prompts(settings)
     custom_tools = custom_worker_tools(settings)
-    policy = RunPolicy(
-        limits=settings.limits,
-        most_usd=settings.most_usd,
-        decomposition=settings.decomposition,
-        roots=(*roots, *named),
-    )
+    policy = policy_of(settings, part, (*roots, *named))
     async with (
         open_telemetry(loaded) as telemetry,
         open_llm(loaded, telemetry=telemetry) as llm,
-        open_sqlite(settings.data_folder) as journal,
+        open_journal(settings, works=part == "works") as journal,
         open_usable_servers(loaded) as servers,
     ):
         setup = Setup(
@@ -258,13 +300,16 @@ async def open_runs(
 
 
 @asynccontextmanager
-async def tending(service: RunService, settings: Settings) -> AsyncGenerator[None]:
-    """Delete what is not to be kept, and have runs of dead processes go on meanwhile if wanted."""
+async def tending(
+    service: RunService, settings: Settings, *, part: Part = "alone"
+) -> AsyncGenerator[None]:
+    """Delete what is not to be kept, and meanwhile take up what nobody has, if it works."""
     if retention := retention_of(settings):
         await service.prune(retention)
     async with anyio.create_task_group() as tasks:
-        if settings.resume_interrupted:
-            tasks.start_soon(Takeover(service, by="a server").keep_on)
+        if part == "works":
+            by = f"process {os.getpid()} on {platform.node()}"
+            tasks.start_soon(Takeover(service, by=by).keep_on)
         try:
             yield
         finally:
@@ -282,7 +327,7 @@ async def open_history(settings: Settings) -> AsyncGenerator[RunService]:
         tools=ToolRegistry(),
     )
     async with (
-        open_sqlite(settings.data_folder) as journal,
+        open_journal(settings) as journal,
         open_service(journal=journal, setup=setup, policy=RunPolicy()) as service,
     ):
         yield service

@@ -244,7 +244,7 @@ def _run_under_way(result: HandlerResult) -> str | None:
         case CallToolResult(
             structured_content={
                 "run_id": str(run_id),
-                "status": "planning" | "running" | "synthesizing",
+                "status": "queued" | "planning" | "running" | "synthesizing",
             }
         ):
             return run_id

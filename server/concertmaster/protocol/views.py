@@ -59,6 +59,8 @@ def one_line(text: str, limit: int) -> str:
 
 def progress_line(state: RunState) -> str:
     """Return how far a run has come, such as `1 of 2 subtasks ended; analyst is running`."""
+    if state.status == "queued":
+        return "queued until a process has room for it"
     if state.guard == "pending":
         return "the guard is reading the task; nothing is shown before it lets it pass"
     if not state.subtasks:

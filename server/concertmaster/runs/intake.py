@@ -36,6 +36,10 @@ class RunPolicy:
     """Whether planners may write workers of their own, in a run that does not say so."""
     roots: tuple[Path, ...] = ()
     """Folders that inputs may come from."""
+    runs_here: int | None = None
+    """How many runs this process drives at the same time; further ones are queued."""
+    runs_in_all: int | None = None
+    """How many runs all processes on a store drive at the same time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,10 +1,13 @@
 """What a store of runs has to offer. The journal of a run is its only truth."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from concertmaster.engine.record.events import Event
+
+MOST_RESUMPTIONS = 3
+"""How often a run may have gone on before it does so by itself no more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,8 +22,36 @@ class RunRow:
     """Whether the process that owns the run still exists."""
     mine: bool
     """Whether that process is this one."""
-    principal: str
+    principal: str = ""
     """Whom the run belongs to, on a server that several people use."""
+    queued: bool = False
+    """Whether it belongs to nobody, and waits for a process that has room."""
+    attended: bool = False
+    """Whether a process is there that goes on with runs whose own has died."""
+
+    @property
+    def trusted(self) -> bool:
+        """Tell whether a process may go on with it by itself.
+
+        A run that has been cut off time and again may be the reason. One that was handed back
+        is not.
+        """
+        return self.queued or self.epoch <= MOST_RESUMPTIONS
+
+    @property
+    def waiting(self) -> bool:
+        """Tell whether a process will go on with it by itself, if it has not ended."""
+        return self.queued or (self.attended and not self.alive and self.trusted)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What the process that drives a run has to know of it."""
+
+    epoch: int
+    """Another one than its own, if the run was taken over."""
+    cancel_requested: str | None
+    """Why the run is to stop, if somebody has asked for that in this epoch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,11 +73,18 @@ class Journal(Protocol):
     """
 
     async def create(
-        self, run_id: str, event: Event, texts: Mapping[str, str], *, key: str = ""
+        self,
+        run_id: str,
+        event: Event,
+        texts: Mapping[str, str],
+        *,
+        key: str = "",
+        queued: bool = False,
     ) -> None:
         """Commit a new run, owned by this process at epoch 1, with its first event.
 
-        `texts` are kept by digest; those already known are left as they are.
+        A `queued` one belongs to nobody. `texts` are kept by digest; those already known are
+        left as they are.
 
         Raises:
             UsedKeyError: another run has the idempotency key `key`.
@@ -65,14 +103,23 @@ class Journal(Protocol):
         """
         ...
 
-    async def take_over(self, run_id: str, event: Event, *, epoch: int) -> None:
+    async def take_over(
+        self,
+        run_id: str,
+        event: Event,
+        *,
+        epoch: int,
+        queued: bool = False,
+        most: int | None = None,
+    ) -> None:
         """Commit the event that begins the epoch `epoch` of a run, which this process owns then.
 
-        Only the process that owned it, one that outlives it, or whoever finds it ended can;
-        of several that try at once, one.
+        Only the process that owned it, one that outlives it, or whoever finds it ended or
+        queued can; of several that try at once, one. `queued`, it belongs to nobody then.
 
         Raises:
-            LostRunError: the process that owns it is at work on it, or another was faster.
+            LostRunError: the process that owns it is at work on it, or another was faster, or
+                `most` runs are under way already.
         """
         ...
 
@@ -97,7 +144,18 @@ class Journal(Protocol):
         ...
 
     async def unfinished(self) -> Sequence[RunRow]:
-        """Return the runs that have not ended and whose process is dead, oldest first."""
+        """Return the runs that have not ended and that no other process has, oldest first."""
+        ...
+
+    async def least_load(self) -> int | None:
+        """Return how many runs the least busy of the other processes has that take runs up.
+
+        None, if there is no other, or if the store does not know.
+        """
+        ...
+
+    async def standing(self, run_ids: Collection[str]) -> Mapping[str, Standing]:
+        """Return how those of the runs stand that there are."""
         ...
 
     async def events(self, run_id: str, *, light: bool = False) -> Sequence[Event]:
@@ -125,6 +183,10 @@ class Journal(Protocol):
         """
         ...
 
-    async def changed_elsewhere(self) -> None:
-        """Return when another process has committed something since the last call began."""
+    async def changed_elsewhere(self, run_id: str = "") -> None:
+        """Return when another process has changed a run since the last such call began.
+
+        Without an id, when something may have come up for those who drive runs: one to be
+        stopped, or to be taken up. Returning too early is no fault.
+        """
         ...

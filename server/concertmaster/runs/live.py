@@ -12,7 +12,7 @@ from concertmaster.engine.record.earlier import NO_EARLIER_RUN, EarlierRun
 from concertmaster.engine.record.events import CancelRequested, Event
 from concertmaster.engine.run import Run
 from concertmaster.engine.steps import Steps
-from concertmaster.errors import LostRunError, StoreError, UnknownRunError, UnreadableRunError
+from concertmaster.errors import LostRunError, StoreError, UnknownRunError
 from concertmaster.llm.protocol import Document
 from concertmaster.runs import ends
 from concertmaster.runs.journal import Journal
@@ -59,6 +59,16 @@ class LiveRuns:
         """Runs whose journal could not be written any more, of which it does not tell all."""
         self._listeners: list[Callable[[str], None]] = []
         self._watching_others = False
+        self._freed = anyio.Event()
+
+    def __len__(self) -> int:
+        """Return how many runs are driven here."""
+        return len(self._live)
+
+    async def fewer_than(self, most: int) -> None:
+        """Return when fewer than so many runs are driven here."""
+        while len(self._live) >= most:
+            await self._freed.wait()
 
     def get(self, run_id: str) -> LiveRun | None:
         """Return a run that is driven here."""
@@ -144,6 +154,8 @@ class LiveRuns:
                 live.state.interrupt()
             # Once it is over its journal tells all; only runs under way are kept in memory.
             del self._live[live.state.run_id]
+            self._freed.set()
+            self._freed = anyio.Event()
             self._notify(live)
 
     async def _end_broken(self, live: LiveRun) -> None:
@@ -185,29 +197,27 @@ class LiveRuns:
             listener(live.state.run_id)
 
     async def _watch_others(self) -> None:
-        """Stop runs of this process that another one has asked to stop."""
+        """Stop runs that another process has asked to stop, or has taken over."""
         while self._live:
-            # Bounded, because a change between two calls goes unnoticed.
-            with anyio.move_on_after(LIVENESS_SECONDS):
-                try:
+            try:
+                # Bounded, because a change between two calls goes unnoticed.
+                with anyio.move_on_after(LIVENESS_SECONDS):
                     await self._journal.changed_elsewhere()
-                    for live in list(self._live.values()):
-                        await self._heed(live)
-                except StoreError as exc:
-                    log.warning("store not looked at: %s", exc)
-                    log.debug("store not looked at", exc_info=True)
-                    await anyio.sleep_forever()
+                await self._heed()
+            except StoreError as exc:
+                log.warning("store not looked at: %s", exc)
+                log.debug("store not looked at", exc_info=True)
+                await anyio.sleep(LIVENESS_SECONDS)
         self._watching_others = False
 
-    async def _heed(self, live: LiveRun) -> None:
-        if not live.begun:
-            return
-        try:
-            events = await self._journal.events(live.state.run_id, light=True)
-            wanted = fold(live.state.run_id, events, alive=True).cancel_requested
-        except (UnknownRunError, UnreadableRunError):
-            # It is deleted or damaged; others may have been asked to stop.
-            return
-        if wanted is not None and live.state.cancel_requested is None:
-            live.state.cancel_requested = wanted
-            live.scope.cancel()
+    async def _heed(self) -> None:
+        begun = {live.state.run_id: live for live in self._live.values() if live.begun}
+        for run_id, standing in (await self._journal.standing(begun)).items():
+            live = begun[run_id]
+            wanted = standing.cancel_requested
+            if standing.epoch != live.epoch:
+                # It must not cost anything more here.
+                live.scope.cancel()
+            elif wanted is not None and live.state.cancel_requested is None:
+                live.state.cancel_requested = wanted
+                live.scope.cancel()

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from concertmaster.errors import SettingsError
+
 
 def make_folder(folder: Path) -> None:
     """Create a folder of mode 0700 whatever the umask; one that exists is left as it is.
@@ -49,3 +51,15 @@ def lock(file: Path) -> FileLock:
     not use it at the same time: within a process it can be acquired again and again.
     """
     return FileLock(file, mode=0o600, thread_local=False)
+
+
+def check_owner_only(file: Path) -> None:
+    """Do nothing if only its owner may read a file that holds a secret.
+
+    Raises:
+        SettingsError: others may read it.
+    """
+    if is_open_to_others(file):
+        raise SettingsError(
+            f"{file} holds a secret and other users may read it. Run: chmod 600 {file}"
+        )

@@ -15,6 +15,7 @@ from concertmaster.engine.plans.plan import Plan
 from concertmaster.engine.record.earlier import NO_EARLIER_RUN, EarlierRun, earlier_results
 from concertmaster.engine.record.events import (
     CancelRequested,
+    Event,
     GuardDecided,
     RunEnded,
     RunResumed,
@@ -32,6 +33,7 @@ from concertmaster.runs.reading import OrderReader, check_same
 from concertmaster.runs.resumable import check_resumable
 from concertmaster.runs.retention import Retention
 from concertmaster.runs.rewrites import file_changes
+from concertmaster.runs.room import Room
 from concertmaster.runs.state import RecentRuns, RunState, fold, subtask_result
 from concertmaster.runs.trace import Span, trace
 from concertmaster.tools.changes import FileChange
@@ -57,6 +59,7 @@ class RunService:
         self._setup = setup
         self._policy = policy
         self._live = LiveRuns(journal=journal, orchestrator=Orchestrator(setup), tasks=tasks)
+        self.room = Room(journal, self._live, policy)
         self._reader = OrderReader(
             journal=journal, policy=policy, catalog=setup.catalog, find=self.get
         )
@@ -138,6 +141,9 @@ class RunService:
             notice=self.notice,
             origin=origin,
         )
+        if self.room.queues:
+            await self._journal.create(run_id, event, checked.texts, key=key, queued=True)
+            return await self.get(run_id)
         live = LiveRun(fold(run_id, [event], alive=True), epoch=1)
 
         async def commit() -> None:
@@ -173,10 +179,11 @@ class RunService:
         check_same(state, order)
         return state
 
-    async def resume(self, run_id: str, *, by: str) -> RunState:
+    async def resume(self, run_id: str, *, by: str, here: bool = False) -> RunState:
         """Have a run go on that was interrupted, or that ended without success; return at once.
 
-        One that is under way, here or elsewhere, or has succeeded, is left as it is.
+        One that is under way, here or elsewhere, or has succeeded, is left as it is. Where
+        there is no room it is queued, unless it has to go on `here`.
 
         Raises:
             RequestError: it cannot go on.
@@ -184,7 +191,9 @@ class RunService:
             StoreError: the journal cannot be written, so nothing was started.
         """
         state = await self.get(run_id)
-        if not state.still or state.status == "succeeded":
+        queued = self.room.queues and not here
+        waits = state.status == "queued" and not queued
+        if state.status == "succeeded" or not (state.still or waits):
             return state
         check_resumable(state, self._setup)
         row = await self._journal.row(run_id)
@@ -197,19 +206,24 @@ class RunService:
             name=f"run/resume/{row.epoch + 1}", at=time.time(), epoch=row.epoch + 1, by=by
         )
         live = LiveRun(fold(run_id, [*events, event], alive=True), epoch=event.epoch)
+        most = self._policy.runs_in_all
 
         async def commit() -> None:
-            await self._journal.take_over(run_id, event, epoch=event.epoch)
+            await self._journal.take_over(run_id, event, epoch=event.epoch, most=most)
 
         try:
+            if queued:
+                await self._journal.take_over(run_id, event, epoch=event.epoch, queued=True)
+                return await self.get(run_id)
             await self._live.begin(live, documents, commit, earlier=earlier)
         except LostRunError:
             return await self.get(run_id)
         return live.state.shown()
 
-    async def orphans(self) -> tuple[str, ...]:
-        """Return the ids of the runs that have not ended and whose process has, oldest first."""
-        return tuple(row.run_id for row in await self._journal.unfinished())
+    async def orphans(self) -> Sequence[RunRow]:
+        """Return the runs that have not ended and that no process drives, oldest first."""
+        rows = await self._journal.unfinished()
+        return [row for row in rows if self._live.get(row.run_id) is None]
 
     def _reader_for(self, principal: str) -> OrderReader:
         async def find(run_id: str) -> RunState:
@@ -246,8 +260,7 @@ class RunService:
         if (state := self._live.known(run_id)) is not None:
             return state.shown()
         row = await self._journal.row(run_id)
-        events = await self._journal.events(run_id)
-        return fold(run_id, events, alive=row.alive and not row.mine).shown()
+        return _folded(row, await self._journal.events(run_id)).shown()
 
     async def wait(self, run_id: str, *, seconds: float) -> RunState:
         """Return where a run stands once nobody drives it any more, or `seconds` have passed."""
@@ -275,7 +288,7 @@ class RunService:
             else:
                 # Bounded, because the death of the run's process changes nothing in the store.
                 with anyio.move_on_after(LIVENESS_SECONDS):
-                    await self._journal.changed_elsewhere()
+                    await self._journal.changed_elsewhere(run_id)
 
     async def cancel(self, run_id: str, *, reason: str) -> RunState:
         """Stop a run and return where it stands then; what is finished stays.
@@ -290,7 +303,7 @@ class RunService:
         )
         if (live := self._live.get(run_id)) is not None:
             await self._live.stop(live, event)
-        else:
+        elif state.status != "queued" or not await self.room.cancelled(run_id, event):
             await self._journal.request_cancel(run_id, event)
         return await self.wait(run_id, seconds=CANCEL_SECONDS)
 
@@ -307,8 +320,7 @@ class RunService:
         return RecentRuns(states=tuple(states), unreadable=tuple(unreadable))
 
     async def _outline(self, row: RunRow) -> RunState:
-        events = await self._journal.events(row.run_id, light=True)
-        return fold(row.run_id, events, alive=row.alive and not row.mine)
+        return _folded(row, await self._journal.events(row.run_id, light=True))
 
     async def result(self, run_id: str, subtask_id: str) -> SubtaskResult:
         """Return how a subtask ended, or where it stands if it has not.
@@ -366,6 +378,12 @@ class RunService:
         if fold(run_id, events, alive=alive).withheld:
             events = [event for event in events if isinstance(event, _OUTWARD)]
         return trace(run_id, events, alive=alive, content=content)
+
+
+def _folded(row: RunRow, events: Sequence[Event]) -> RunState:
+    """Return where a run stands that this process does not drive."""
+    alive = row.alive and not row.mine
+    return fold(row.run_id, events, alive=alive, waiting=row.waiting)
 
 
 @asynccontextmanager

@@ -7,31 +7,32 @@ corrupt a file when one connection commits at the moment another starts the WAL 
 no process knows the version of the others, all of them take the lock.
 """
 
+import json
 import sqlite3
 import threading
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Collection, Generator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from concertmaster.engine.record.events import EVENT, SCHEMA_VERSION, Event
+from concertmaster.engine.record.events import SCHEMA_VERSION, Event
 from concertmaster.errors import (
     BusyRunError,
     ConcertmasterError,
     LostRunError,
     StoreError,
     UnknownRunError,
-    UnreadableRunError,
     UsedKeyError,
 )
 from concertmaster.runs import private
-from concertmaster.runs.journal import RunRow, StoredRun
+from concertmaster.runs.journal import RunRow, Standing, StoredRun
 from concertmaster.runs.owners import POLL_SECONDS, Owners
 from concertmaster.runs.sqlite_errors import explain
 from concertmaster.runs.sqlite_layout import lay_out
 from concertmaster.runs.sqlite_queries import SELECT_ROWS, SELECT_SPENT
+from concertmaster.runs.stored import NewRun, Write, parsed
+
+NOBODY = ""
+"""The owner of runs that wait for a process with room."""
 
 _INSERT_EVENT = """
     INSERT INTO events (run_id, seq, epoch, name, kind, version, at, data)
@@ -74,6 +75,14 @@ _DELETE_RUN = (
 
 _SELECT_OWNER = f"SELECT epoch, owner, {_ENDED} FROM runs WHERE run_id = ?"  # noqa: S608
 
+_SELECT_STANDING = """
+    SELECT runs.run_id, runs.epoch, json_extract(data, '$.reason')
+    FROM runs LEFT JOIN events
+    ON events.run_id = runs.run_id AND events.epoch = runs.epoch AND kind = 'cancel-requested'
+    WHERE runs.run_id IN (SELECT value FROM json_each(?))
+    ORDER BY seq
+"""
+
 _SELECT_EVENTS = """
     SELECT version, CASE
         WHEN :light AND kind = 'call-finished'
@@ -84,37 +93,6 @@ _SELECT_EVENTS = """
     WHERE run_id = :run_id AND NOT (:light AND kind IN ('call-started', 'tool-called'))
     ORDER BY seq
 """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewRun:
-    """What is kept of a run besides its events."""
-
-    texts: Mapping[str, str]
-    """What they refer to, by digest."""
-    key: str | None
-    """What makes another run like it unnecessary."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Write:
-    """One event to be committed."""
-
-    run_id: str
-    event: Event
-    data: str
-    """The event as JSON."""
-    epoch: int | None = None
-    """The epoch that the run must have; None for whichever it has."""
-    begins: NewRun | None = None
-    """For the event that a run begins with: what else there is to keep of it."""
-    takes_over: bool = False
-    """Whether the run belongs to this process from here on, in its next epoch."""
-
-    @property
-    def owns(self) -> bool:
-        """Tell whether it makes this process the owner of the run."""
-        return self.takes_over or self.begins is not None
 
 
 class SqliteFile:
@@ -173,7 +151,8 @@ class SqliteFile:
         found = writer.execute(_SELECT_KEY, (new.key,)).fetchone()
         if found is not None:
             return found[0]
-        run = (write.run_id, write.event.at, self._owners.me, new.key)
+        owner = NOBODY if write.queued else self._owners.me
+        run = (write.run_id, write.event.at, owner, new.key)
         writer.execute(_INSERT_RUN, run)
         writer.executemany("INSERT OR IGNORE INTO texts VALUES (?, ?)", new.texts.items())
         refers = [(write.run_id, digest) for digest in new.texts]
@@ -187,11 +166,19 @@ class SqliteFile:
             return False
         epoch, owner, ended = found
         free = ended or owner == self._owners.me or not self._owners.alive(owner)
-        if not free or write.epoch != epoch + 1:
+        if not free or write.epoch != epoch + 1 or self._crowded(writer, write.most):
             return False
         changes = "UPDATE runs SET epoch = ?, owner = ? WHERE run_id = ?"
-        writer.execute(changes, (write.epoch, self._owners.me, write.run_id))
+        owner = NOBODY if write.queued else self._owners.me
+        writer.execute(changes, (write.epoch, owner, write.run_id))
         return True
+
+    def _crowded(self, writer: sqlite3.Connection, most: int | None) -> bool:
+        """Tell whether so many runs are under way in living processes."""
+        if most is None:
+            return False
+        owners = [row[3] for row in writer.execute(f"{SELECT_ROWS} WHERE NOT {_ENDED}")]
+        return sum(map(self._owners.alive, owners)) >= most
 
     def delete(self, run_ids: Sequence[str]) -> None:
         """Delete runs and the texts that no other refers to; for the writing thread."""
@@ -216,7 +203,7 @@ class SqliteFile:
         if found is None:
             raise UnknownRunError(run_id)
         _, owner, ended = found
-        if not ended and self._owners.alive(owner):
+        if not ended and (owner == NOBODY or self._owners.alive(owner)):
             raise BusyRunError(run_id)
         for statement in _DELETE_RUN:
             writer.execute(statement, (run_id,))
@@ -250,9 +237,19 @@ class SqliteFile:
             return usd
 
     def unfinished(self) -> list[RunRow]:
-        """Return the runs that have not ended and whose process is dead, oldest first."""
+        """Return the runs that have not ended and that no other process has, oldest first."""
         rows = self._rows(f"{SELECT_ROWS} WHERE NOT {_ENDED} ORDER BY created_at, rowid")
-        return [row for row in rows if not row.alive]
+        return [row for row in rows if row.mine or not row.alive]
+
+    def standing(self, run_ids: Collection[str]) -> dict[str, Standing]:
+        """Return how those of the runs stand that there are."""
+        with self._explained():
+            _, reader = self._opened()
+            found = reader.execute(_SELECT_STANDING, (json.dumps(list(run_ids)),)).fetchall()
+        return {
+            run_id: Standing(epoch=epoch, cancel_requested=reason)
+            for run_id, epoch, reason in found
+        }
 
     def run_with(self, key: str) -> str | None:
         """Return the id of the run that has an idempotency key, if there is one."""
@@ -268,7 +265,7 @@ class SqliteFile:
         with self._explained():
             _, reader = self._opened()
             sizes = dict(reader.execute(_SELECT_SIZES).fetchall())
-        alive = {row.run_id for row in busy if row.alive}
+        alive = {row.run_id for row in busy if row.alive or row.queued}
         return [
             StoredRun(
                 run_id=row.run_id,
@@ -291,6 +288,7 @@ class SqliteFile:
                 epoch=epoch,
                 alive=alive[owner],
                 mine=owner == self._owners.me,
+                queued=owner == NOBODY,
                 principal=principal or "",
             )
             for run_id, created_at, epoch, owner, principal in found
@@ -305,7 +303,7 @@ class SqliteFile:
         if not found:
             # Whoever asks for the events of no run is told so; a run without events is damaged.
             self.row(run_id)
-        return list(_parsed(run_id, found))
+        return list(parsed(run_id, found))
 
     def text(self, digest: str) -> str:
         """Return the text with this digest."""
@@ -377,17 +375,3 @@ def _refusal(writer: sqlite3.Connection, run_id: str) -> ConcertmasterError:
     """Return why an event of a run was not taken."""
     known = writer.execute("SELECT 1 FROM runs WHERE run_id = ?", (run_id,)).fetchone()
     return LostRunError(run_id) if known else UnknownRunError(run_id)
-
-
-def _parsed(run_id: str, rows: Iterable[tuple[int, str]]) -> Generator[Event]:
-    for version, data in rows:
-        if version > SCHEMA_VERSION:
-            problem = "it was written by a newer Concertmaster. Install that to read it."
-            raise UnreadableRunError(run_id, problem)
-        try:
-            yield EVENT.validate_json(data)
-        except ValidationError as exc:
-            first = exc.errors(include_url=False, include_input=False, include_context=False)[0]
-            where = "".join(f"{part}: " for part in first["loc"])
-            problem = f"an event in its journal is damaged ({where}{first['msg']})."
-            raise UnreadableRunError(run_id, problem) from None

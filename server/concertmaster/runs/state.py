@@ -289,6 +289,14 @@ class RunState:
         """Take in that nobody drives the run any more, and why not where that is known."""
         self.status = "interrupted"
         self.reasons = reasons
+        self._pause()
+
+    def queue(self) -> None:
+        """Take in that the run waits for a process to drive it."""
+        self.status = "queued"
+        self._pause()
+
+    def _pause(self) -> None:
         self.calls.clear()
         for subtask in self.subtasks.values():
             subtask.calls.clear()
@@ -299,7 +307,8 @@ class RunState:
         self.in_vain = self.in_vain or self.status in ("partial", "failed")
         # An answer that there is stays until there is another.
         self.status = "planning" if self.plan is None else "running"
-        self.resumed += 1
+        # A run that was queued had nothing but its start; it has only begun.
+        self.resumed += self.events > 2
         self.cancel_requested = self.ended_at = None
         self.reasons = ()
         self.calls.clear()
@@ -350,11 +359,11 @@ def subtask_result(state: RunState, subtask_id: str) -> SubtaskResult:
     )
 
 
-def fold(run_id: str, events: Iterable[Event], *, alive: bool) -> RunState:
+def fold(run_id: str, events: Iterable[Event], *, alive: bool, waiting: bool = False) -> RunState:
     """Return the state after `events`, the first of which started the run.
 
-    A run that has not ended and whose process is not `alive` is `interrupted`, and those of
-    its subtasks that had not ended are `pending` again.
+    A run that has not ended and whose process is not `alive` is `interrupted`, or `queued` if
+    it is `waiting` for another; those of its subtasks that had not ended are `pending` again.
 
     Raises:
         UnreadableRunError: the events are not those of a run.
@@ -380,5 +389,8 @@ def fold(run_id: str, events: Iterable[Event], *, alive: bool) -> RunState:
             problem = f"its event {event.name!r} is of a subtask that no plan has."
             raise UnreadableRunError(run_id, problem) from None
     if not state.over and not alive:
-        state.interrupt()
+        if waiting and state.cancel_requested is None:
+            state.queue()
+        else:
+            state.interrupt()
     return state

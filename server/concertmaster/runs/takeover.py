@@ -1,24 +1,30 @@
-"""Runs whose process has died go on by themselves in a process that is alive."""
+"""Runs that no process drives go on by themselves in a process that is alive and has room."""
 
 import logging
+from collections.abc import Iterable
 from typing import NoReturn
 
 import anyio
 
 from concertmaster.errors import RequestError, StoreError, UnreadableRunError
+from concertmaster.runs.journal import RunRow
 from concertmaster.runs.service import RunService
+from concertmaster.runs.state import RunState
 
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
-"""How often to look for such runs."""
+"""How often to look for such runs, since the death of a process is no news."""
 
-MOST_RESUMPTIONS = 3
-"""How often a run may have gone on before it does so by itself no more."""
+PACE_SECONDS = 0.05
+"""How long a process leaves a run to others, for each run that it is ahead of one of them."""
+
+MOST_PACE_SECONDS = 0.25
+"""How long at most, because others may have no use for it."""
 
 
 class Takeover:
-    """Has interrupted runs go on, but for those that were to stop.
+    """Has interrupted and queued runs go on, but for those that were to stop.
 
     Those that have been cut off time and again are left alone: they may be the reason.
     """
@@ -26,29 +32,49 @@ class Takeover:
     def __init__(self, service: RunService, *, by: str) -> None:
         self._service = service
         self._by = by
-        self._left_alone: set[str] = set()
+        self._left_alone: set[tuple[str, int]] = set()
+        """Runs by id and epoch."""
 
     async def keep_on(self) -> NoReturn:
         """Look for such runs again and again, until cancelled."""
         while True:
             try:
                 await self.look()
+                with anyio.move_on_after(LOOK_SECONDS):
+                    await self._service.room.news()
             except StoreError as exc:
                 log.warning("store not looked at: %s", exc)
                 log.debug("store not looked at", exc_info=True)
-            await anyio.sleep(LOOK_SECONDS)
+                await anyio.sleep(LOOK_SECONDS)
 
     async def look(self) -> None:
-        """Have the runs go on that are interrupted now."""
-        for run_id in await self._service.orphans():
-            if run_id in self._left_alone:
-                continue
-            try:
-                state = await self._service.get(run_id)
-                if state.cancel_requested is None and state.resumed < MOST_RESUMPTIONS:
-                    await self._service.resume(run_id, by=self._by)
-                    continue
-            except (RequestError, UnreadableRunError) as exc:
-                log.warning("run not resumed: %s", exc, extra={"run": run_id})
+        """Have the runs go on that nobody drives now, as far as there is room."""
+        looking = True
+        while looking:
+            await self._service.room.free()
+            rows = await self._service.orphans()
+            rows = [row for row in rows if (row.run_id, row.epoch) not in self._left_alone]
+            if rows:
+                pace = min(PACE_SECONDS * await self._service.room.lead(), MOST_PACE_SECONDS)
+                await anyio.sleep(pace)
+            looking = await self._take_up_one(rows)
+
+    async def _take_up_one(self, rows: Iterable[RunRow]) -> bool:
+        """Have the first of the runs go on that can; tell whether there may be others."""
+        for row in rows:
+            if (state := await self._taken_up(row)) is not None:
+                # It waits still if there are as many under way as may be in all.
+                return state.status not in ("queued", "interrupted")
             # Said once, and not each time.
-            self._left_alone.add(run_id)
+            self._left_alone.add((row.run_id, row.epoch))
+        return False
+
+    async def _taken_up(self, row: RunRow) -> RunState | None:
+        """Return where a run stands once it goes on, or nothing if it should not or cannot."""
+        try:
+            state = await self._service.get(row.run_id)
+            if state.cancel_requested is None and row.trusted:
+                return await self._service.resume(row.run_id, by=self._by, here=True)
+        except (RequestError, UnreadableRunError) as exc:
+            log.warning("run not resumed: %s", exc, extra={"run": row.run_id})
+        return None

@@ -31,6 +31,7 @@ SubtaskStatus = Literal[
 ]
 
 RunStatus = Literal[
+    "queued",
     "planning",
     "running",
     "synthesizing",

@@ -1,0 +1,51 @@
+"""The subcommand `work`: a process that works on runs which others accept."""
+
+import signal
+from typing import Any
+
+import anyio
+import click
+from anyio.abc import TaskStatus
+
+from concertmaster.cli.extras import check_store
+from concertmaster.cli.options import load, run_async, setup_options
+from concertmaster.cli.terminal import print_aside
+from concertmaster.cli.wiring import open_runs, tending
+
+
+@click.command()
+@setup_options
+def work(**flags: Any) -> None:
+    """Work on runs that others accept, until SIGTERM or Ctrl-C.
+
+    Runs that are under way then are handed back, and go on in another process.
+    """
+    loaded = load(flags)
+    settings = loaded.settings
+    check_store(settings)
+
+    async def serve_runs() -> None:
+        async with (
+            open_runs(loaded, roots=settings.roots, part="works") as service,
+            tending(service, settings, part="works"),
+            anyio.create_task_group() as tasks,
+        ):
+            ended = anyio.Event()
+            await tasks.start(_await_signal, ended)
+            print_aside(f"Working on {settings.runs_at_once} runs at a time. Ctrl-C ends it.")
+            await ended.wait()
+            print_aside(f"Handing back {service.room.load} runs.")
+            tasks.cancel_scope.cancel()
+
+    run_async(serve_runs)
+
+
+async def _await_signal(ended: anyio.Event, *, task_status: TaskStatus[None]) -> None:
+    try:
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            task_status.started()
+            await anext(signals)
+            ended.set()
+    except NotImplementedError:
+        # On Windows, where event loops receive no signals, Ctrl-C ends the process as usual.
+        task_status.started()

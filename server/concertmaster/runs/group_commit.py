@@ -1,0 +1,277 @@
+"""A journal whose writes are committed in groups, over the tables that a store keeps them in."""
+
+import logging
+import math
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Protocol, TypeVar
+
+import anyio
+from anyio import to_thread
+from anyio.abc import TaskGroup
+
+from concertmaster.engine.record.events import Event
+from concertmaster.errors import ConcertmasterError, StoreError, UnknownRunError
+from concertmaster.runs.journal import RunRow, Standing, StoredRun
+from concertmaster.runs.stored import NewRun, Write, to_json
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Tables(Protocol):
+    """Where a store keeps runs and events. Every method blocks, and may raise StoreError.
+
+    One thread at a time may write, and one may read.
+    """
+
+    def commit(self, writes: Sequence[Write]) -> Sequence[ConcertmasterError | None]:
+        """Commit the writes together and return, for each, why it was left out, if it was."""
+        ...
+
+    def row(self, run_id: str) -> RunRow:
+        """Return what is known of a run, or raise UnknownRunError."""
+        ...
+
+    def recent(self, limit: int, *, principal: str | None) -> Sequence[RunRow]:
+        """Return the latest runs, newest first: all, or those of one principal."""
+        ...
+
+    def spent(self, principal: str, *, since: float) -> float:
+        """Return what the model calls of a principal's runs cost since a time, in USD."""
+        ...
+
+    def unfinished(self) -> Sequence[RunRow]:
+        """Return the runs that have not ended and that no other process has, oldest first."""
+        ...
+
+    def standing(self, run_ids: Collection[str]) -> Mapping[str, Standing]:
+        """Return how those of the runs stand that there are."""
+        ...
+
+    def events(self, run_id: str, *, light: bool) -> Sequence[Event]:
+        """Return the events of a run in order, or raise UnknownRunError."""
+        ...
+
+    def text(self, digest: str) -> str:
+        """Return the text with this digest."""
+        ...
+
+    def run_with(self, key: str) -> str | None:
+        """Return the id of the run that has an idempotency key, if there is one."""
+        ...
+
+    def stock(self) -> Sequence[StoredRun]:
+        """Return what is kept of each run, newest first."""
+        ...
+
+    def delete(self, run_ids: Sequence[str]) -> None:
+        """Delete runs and the texts that no other refers to; for the writing thread."""
+        ...
+
+    def close(self) -> None:
+        """Let others see that the runs begun here are not alive any more."""
+        ...
+
+
+class _Pending:
+    """A write on its way to the disk."""
+
+    def __init__(self, write: Write, *, wait: bool) -> None:
+        self.write = write
+        self.settled = anyio.Event() if wait else None
+        """Set once the write is committed or has failed, if somebody waits for that."""
+        self.error: ConcertmasterError | None = None
+
+
+class GroupCommit:
+    """A journal but for the news of others. See `Journal` for what its methods promise.
+
+    All that is pending is committed together, by one task, which finishes what has been
+    given to it even if nobody waits for it any more. After a write that nobody waited for
+    has failed, its run gets no further ones until a caller who waits has been told.
+    """
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        self._send, self._receive = anyio.create_memory_object_stream[_Pending](math.inf)
+        self._writing = anyio.CapacityLimiter(1)
+        self._reading = anyio.CapacityLimiter(1)
+        self._untold: dict[str, ConcertmasterError] = {}
+        """By run: the failure of a write that nobody waited for."""
+
+    async def create(
+        self,
+        run_id: str,
+        event: Event,
+        texts: Mapping[str, str],
+        *,
+        key: str = "",
+        queued: bool = False,
+    ) -> None:
+        """Commit a new run, owned by this process at epoch 1, with its first event."""
+        await self._submit(
+            Write(
+                run_id=run_id,
+                event=event,
+                data=to_json(event),
+                epoch=1,
+                begins=NewRun(texts=texts, key=key or None),
+                queued=queued,
+            )
+        )
+
+    async def run_with(self, key: str) -> str | None:
+        """Return the id of the run that has an idempotency key, if there is one."""
+        return await self._read(partial(self._tables.run_with, key))
+
+    async def append(self, run_id: str, event: Event, *, epoch: int, wait: bool = True) -> None:
+        """Commit an event, in the order of the calls; without `wait`, return before that."""
+        write = Write(run_id=run_id, event=event, data=to_json(event), epoch=epoch)
+        await self._submit(write, wait=wait)
+
+    async def take_over(
+        self,
+        run_id: str,
+        event: Event,
+        *,
+        epoch: int,
+        queued: bool = False,
+        most: int | None = None,
+    ) -> None:
+        """Commit the event that begins an epoch of a run, which this process owns from then on."""
+        await self._submit(
+            Write(
+                run_id=run_id,
+                event=event,
+                data=to_json(event),
+                epoch=epoch,
+                takes_over=True,
+                queued=queued,
+                most=most,
+            )
+        )
+
+    async def request_cancel(self, run_id: str, event: Event) -> None:
+        """Commit an event on behalf of a process that does not own the run."""
+        await self._submit(Write(run_id=run_id, event=event, data=to_json(event)))
+
+    async def row(self, run_id: str) -> RunRow:
+        """Return what is known of a run."""
+        _check_id(run_id)
+        return await self._read(partial(self._tables.row, run_id))
+
+    async def recent(self, limit: int, *, principal: str | None = None) -> Sequence[RunRow]:
+        """Return the latest runs, newest first: all, or those of one principal."""
+        return await self._read(partial(self._tables.recent, limit, principal=principal))
+
+    async def spent(self, principal: str, *, since: float) -> float:
+        """Return what the model calls of a principal's runs cost since a time, in USD."""
+        return await self._read(partial(self._tables.spent, principal, since=since))
+
+    async def unfinished(self) -> Sequence[RunRow]:
+        """Return the runs that have not ended and that no other process has, oldest first."""
+        return await self._read(self._tables.unfinished)
+
+    async def standing(self, run_ids: Collection[str]) -> Mapping[str, Standing]:
+        """Return how those of the runs stand that there are."""
+        return await self._read(partial(self._tables.standing, run_ids))
+
+    async def events(self, run_id: str, *, light: bool = False) -> Sequence[Event]:
+        """Return the events of a run in order; `light` leaves out what was said in them."""
+        _check_id(run_id)
+        return await self._read(partial(self._tables.events, run_id, light=light))
+
+    async def text(self, digest: str) -> str:
+        """Return the text with this digest."""
+        return await self._read(partial(self._tables.text, digest))
+
+    async def stock(self) -> Sequence[StoredRun]:
+        """Return what is kept of each run, newest first."""
+        return await self._read(self._tables.stock)
+
+    async def delete(self, run_ids: Sequence[str]) -> None:
+        """Delete runs, and the texts that no other run refers to; all of them or none."""
+        delete = partial(self._tables.delete, run_ids)
+        await to_thread.run_sync(delete, limiter=self._writing)
+
+    async def _read(self, read: Callable[[], T]) -> T:
+        return await to_thread.run_sync(read, limiter=self._reading)
+
+    async def _submit(self, write: Write, *, wait: bool = True) -> None:
+        pending = _Pending(write, wait=wait)
+        self._send.send_nowait(pending)
+        if pending.settled is not None:
+            try:
+                await pending.settled.wait()
+            except anyio.get_cancelled_exc_class():
+                # Nobody is there to be told of a failure now.
+                pending.settled = None
+                raise
+            if pending.error is not None:
+                raise pending.error
+
+    @asynccontextmanager
+    async def committing(self) -> AsyncGenerator[TaskGroup]:
+        """Commit what is submitted; at the end, all has been committed or has failed.
+
+        Tasks started in the group that is yielded are cancelled at the end.
+        """
+        failure: BaseException | None = None
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._write_until_closed)
+                try:
+                    yield tasks
+                finally:
+                    self._send.close()
+                    tasks.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            # The tasks raise nothing, so this is what the caller raised, which needs no wrapping.
+            failure = group.exceptions[0]
+        if failure is not None:
+            raise failure
+
+    async def _write_until_closed(self) -> None:
+        with anyio.CancelScope(shield=True), self._receive:
+            async for first in self._receive:
+                waiting = self._receive.statistics().current_buffer_used
+                others = [self._receive.receive_nowait() for _ in range(waiting)]
+                await self._commit([first, *others])
+            await to_thread.run_sync(self._tables.close, limiter=self._writing)
+
+    async def _commit(self, batch: Sequence[_Pending]) -> None:
+        for pending in batch:
+            pending.error = self._untold.get(pending.write.run_id)
+        sound = [pending for pending in batch if pending.error is None]
+        errors = await self._errors([pending.write for pending in sound])
+        for pending, error in zip(sound, errors, strict=True):
+            pending.error = error
+        for pending in batch:
+            self._settle(pending)
+
+    async def _errors(self, writes: Sequence[Write]) -> Sequence[ConcertmasterError | None]:
+        commit = partial(self._tables.commit, writes)
+        try:
+            return await to_thread.run_sync(commit, limiter=self._writing)
+        except StoreError as exc:
+            log.warning("commit failed: %s", exc, extra={"events": len(writes)})
+            log.debug("commit failed", exc_info=True)
+            return [StoreError(str(exc)) for _ in writes]
+
+    def _settle(self, pending: _Pending) -> None:
+        run_id = pending.write.run_id
+        if pending.settled is not None:
+            earlier = self._untold.pop(run_id, None)
+            pending.error = pending.error or earlier
+            pending.settled.set()
+        elif pending.error is not None:
+            self._untold[run_id] = pending.error
+
+
+def _check_id(run_id: str) -> None:
+    # Callers can name anything, and databases take no half characters and no NUL.
+    if not (run_id.isascii() and run_id.isprintable()):
+        raise UnknownRunError(run_id)

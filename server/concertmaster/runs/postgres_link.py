@@ -1,0 +1,145 @@
+"""Connections to the Postgres that keeps runs, and whether its tables are the right ones."""
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import LiteralString, TypeVar
+
+import psycopg
+from psycopg import errors
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from concertmaster.errors import SettingsError, StoreError
+from concertmaster.runs.postgres_errors import AHEAD, BEHIND, NO_TABLES, explain
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+PATIENCE_SECONDS = 5
+"""How long to try to connect again to a server that was there."""
+
+RETRY_SECONDS = 0.1
+
+APPLIED = "concertmaster_migrations"
+"""The table with the names of the steps that made the others."""
+
+_APPLIED: LiteralString = "SELECT migration_id FROM concertmaster_migrations"
+
+_DEFAULTS = {
+    "connect_timeout": "4",
+    "tcp_user_timeout": "4000",
+    "keepalives_idle": "4",
+    "keepalives_interval": "2",
+    "keepalives_count": "2",
+    "fallback_application_name": "concertmaster",
+}
+"""What an address may say otherwise. Without it a server that is gone is missed for hours."""
+
+Connection = psycopg.Connection[tuple[object, ...]]
+
+T = TypeVar("T")
+
+
+class Address:
+    """Where the store is."""
+
+    def __init__(self, url: str) -> None:
+        """Take the address in.
+
+        Raises:
+            SettingsError: it is none of a Postgres.
+        """
+        try:
+            given = conninfo_to_dict(url)
+        except psycopg.ProgrammingError:
+            # What it says cannot be repeated, because there may be a password in it.
+            raise SettingsError(
+                "CONCERTMASTER_STORE is no address of a Postgres; it looks like "
+                "postgresql://user:password@host:5432/database."
+            ) from None
+        self.conninfo = make_conninfo("", **_DEFAULTS | given)
+        host = given.get("host") or given.get("service") or "the local socket"
+        self.place = f"{host}/{given.get('dbname') or ''}".rstrip("/")
+        """What may be shown of it."""
+
+    def connect(self) -> Connection:
+        """Return a new connection on which every statement is a transaction of its own."""
+        return psycopg.connect(self.conninfo, autocommit=True)
+
+    def store_error(self, error: psycopg.Error) -> StoreError:
+        """Return an error that says what is wrong with the store."""
+        return StoreError(explain(error, self.place))
+
+
+class Link:
+    """A connection that is opened when it is needed, and again when it was lost."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._connection: Connection | None = None
+        self._checked = False
+
+    def run(self, work: Callable[[Connection, bool], T]) -> T:
+        """Return what `work` returns, which is told whether this is another attempt.
+
+        Where the connection is lost, work that was committed may be attempted again.
+
+        Raises:
+            StoreError: the store cannot be used.
+        """
+        until = time.monotonic() + PATIENCE_SECONDS
+        again = False
+        while True:
+            try:
+                return work(self._opened(), again)
+            except psycopg.Error as exc:
+                lost = self._connection is None or self._connection.closed
+                if not (lost and self._checked and time.monotonic() < until):
+                    raise self._address.store_error(exc) from exc
+            again = True
+            time.sleep(RETRY_SECONDS)
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _opened(self) -> Connection:
+        if self._connection is None or self._connection.closed:
+            self._connection = None
+            self._connection = self._address.connect()
+        if not self._checked:
+            check_tables(self._connection, self._address.place)
+            self._checked = True
+        return self._connection
+
+
+def check_store(url: str) -> None:
+    """Check that there is a store at `url` that this program can use.
+
+    Raises:
+        SettingsError: it is no address of a Postgres.
+        StoreError: it cannot be used; the error says what to do.
+    """
+    with closing(Link(Address(url))) as link:
+        link.run(lambda connection, _: connection.execute("SELECT"))
+
+
+def check_tables(connection: Connection, place: str) -> None:
+    """Check that the tables are those that this program knows.
+
+    Raises:
+        StoreError: they are not; the error says what to run.
+    """
+    known = {file.stem for file in MIGRATIONS.glob("*.sql")}
+    try:
+        applied = {migration for (migration,) in connection.execute(_APPLIED)}
+    except errors.UndefinedTable:
+        applied = set[object]()
+    if not applied:
+        raise StoreError(NO_TABLES.format(place=place))
+    if known - applied:
+        raise StoreError(BEHIND.format(place=place))
+    if applied - known:
+        raise StoreError(AHEAD.format(place=place))

@@ -1,0 +1,197 @@
+"""What the Postgres journal says to its server.
+
+Every write holds the row of its run until it is committed, and so does a take-over: what an
+owner has written is there when the next one begins, and nothing of it comes after. Clocks
+are compared on the server alone.
+"""
+
+from typing import LiteralString
+
+APPEND: LiteralString = """
+WITH given AS (
+    SELECT * FROM unnest(
+        %(run_id)s::text[], %(epoch)s::int[], %(name)s::text[], %(kind)s::text[],
+        %(at)s::float8[], %(data)s::text[], %(light)s::text[], %(usd)s::float8[]
+    ) WITH ORDINALITY AS given (run_id, epoch, name, kind, at, data, light, usd, place)
+), held AS (
+    SELECT run_id, epoch FROM runs WHERE run_id = ANY (%(run_id)s)
+    ORDER BY run_id FOR NO KEY UPDATE
+), added AS (
+    INSERT INTO events (run_id, epoch, name, kind, version, at, data, light, usd)
+    SELECT given.run_id, held.epoch, name, kind, %(version)s, at, data, light, usd
+    FROM given JOIN held USING (run_id)
+    WHERE given.epoch IS NULL OR given.epoch = held.epoch
+    ORDER BY place
+    ON CONFLICT DO NOTHING
+    RETURNING run_id, name, kind
+), ended AS (
+    UPDATE runs SET ended = TRUE
+    WHERE run_id IN (SELECT run_id FROM added WHERE kind = 'run-ended')
+)
+SELECT run_id, name, pg_notify(%(channel)s, run_id)::text, CASE
+    WHEN kind IN ('cancel-requested', 'run-ended') THEN pg_notify(%(channel)s, '')::text
+END
+FROM added
+"""
+"""Without a run's id, those are told who drive runs: one is to be stopped, or there is room."""
+
+BEGIN: LiteralString = """
+WITH begun AS (
+    INSERT INTO runs (run_id, created_at, epoch, owner, idempotency_key, principal)
+    VALUES (%(run_id)s, %(at)s, %(epoch)s, %(owner)s, %(key)s, %(principal)s)
+    ON CONFLICT DO NOTHING RETURNING run_id
+), kept AS (
+    INSERT INTO texts
+    SELECT * FROM unnest(%(digests)s::text[], %(texts)s::bytea[])
+    WHERE EXISTS (SELECT FROM begun)
+    ON CONFLICT DO NOTHING
+), referred AS (
+    INSERT INTO run_texts SELECT run_id, unnest(%(digests)s::text[]) FROM begun
+)
+"""
+
+TAKE_OVER: LiteralString = """
+WITH begun AS (
+    UPDATE runs SET epoch = %(epoch)s, owner = %(owner)s, ended = FALSE
+    WHERE run_id = %(run_id)s AND epoch = %(epoch)s - 1 AND (
+        ended
+        OR owner IS NULL
+        OR owner = %(me)s
+        OR NOT EXISTS (SELECT FROM living WHERE process = owner)
+    ) AND (
+        %(most)s::int IS NULL
+        OR (SELECT count(*) FROM run_rows WHERE NOT ended AND alive) < %(most)s::int
+    )
+    RETURNING run_id
+)
+"""
+
+FIRST_EVENT: LiteralString = """
+, added AS (
+    INSERT INTO events (run_id, epoch, name, kind, version, at, data)
+    SELECT run_id, %(epoch)s, %(name)s, %(kind)s, %(version)s, %(at)s, %(data)s FROM begun
+    ON CONFLICT DO NOTHING
+    RETURNING run_id
+)
+SELECT pg_notify(%(channel)s, run_id)::text, CASE
+    WHEN %(owner)s::text IS NULL THEN pg_notify(%(channel)s, '')::text
+END
+FROM added
+"""
+
+LOCK: LiteralString = "SELECT pg_advisory_xact_lock(hashtext('concertmaster runs'))"
+"""Held by whoever counts the runs under way, so that nobody adds to them meanwhile."""
+
+COME: LiteralString = """
+INSERT INTO processes VALUES (%s, %s, clock_timestamp() + make_interval(secs => %s))
+ON CONFLICT (process) DO UPDATE SET until = EXCLUDED.until
+"""
+
+BEAT: LiteralString = """
+UPDATE processes SET until = clock_timestamp() + make_interval(secs => %s) WHERE process = %s
+"""
+
+LEAVE: LiteralString = """
+WITH handed_back AS (
+    UPDATE runs SET owner = NULL
+    WHERE owner = %(me)s AND NOT ended AND (SELECT works FROM processes WHERE process = %(me)s)
+), gone AS (
+    DELETE FROM processes
+    WHERE process = %(me)s OR until < clock_timestamp() - interval '1 day'
+)
+SELECT pg_notify(%(channel)s, '')
+"""
+
+WHY_NOT: LiteralString = """
+SELECT runs.epoch, (
+    SELECT data FROM events
+    WHERE events.run_id = runs.run_id AND name = %(name)s
+    AND events.epoch = coalesce(%(epoch)s, runs.epoch)
+)
+FROM runs WHERE run_id = %(run_id)s
+"""
+
+ROWS: LiteralString = """
+SELECT run_id, created_at, epoch, alive OR coalesce(owner = %(me)s, FALSE),
+    coalesce(owner = %(me)s, FALSE), owner IS NULL, attended, principal
+FROM run_rows
+"""
+
+ROW: LiteralString = ROWS + "WHERE run_id = %(run_id)s"
+
+RECENT: LiteralString = (
+    ROWS
+    + """
+WHERE %(principal)s::text IS NULL OR principal = %(principal)s
+ORDER BY created_at DESC, place DESC LIMIT %(limit)s
+"""
+)
+
+SPENT: LiteralString = """
+SELECT coalesce(sum(usd), 0) FROM runs JOIN events USING (run_id)
+WHERE principal = %s AND at >= %s
+"""
+
+UNFINISHED: LiteralString = (
+    ROWS
+    + """
+WHERE NOT ended AND (NOT alive OR owner = %(me)s)
+ORDER BY created_at, place
+"""
+)
+
+LEAST_LOAD: LiteralString = """
+SELECT min(load) FROM (
+    SELECT count(run_id) AS load FROM living LEFT JOIN runs ON owner = process AND NOT ended
+    WHERE works AND process <> %s GROUP BY process
+) AS loads
+"""
+
+STANDING: LiteralString = """
+SELECT runs.run_id, runs.epoch, data::json ->> 'reason'
+FROM runs LEFT JOIN events
+ON events.run_id = runs.run_id AND events.epoch = runs.epoch AND kind = 'cancel-requested'
+WHERE runs.run_id = ANY (%s)
+ORDER BY seq
+"""
+
+WITH_KEY: LiteralString = "SELECT run_id FROM runs WHERE idempotency_key = %s"
+
+EVENTS: LiteralString = "SELECT version, data FROM events WHERE run_id = %s ORDER BY seq"
+
+LIGHT_EVENTS: LiteralString = """
+SELECT version, coalesce(light, data) FROM events
+WHERE run_id = %s AND kind NOT IN ('call-started', 'tool-called') ORDER BY seq
+"""
+
+TEXT: LiteralString = "SELECT text FROM texts WHERE digest = %s"
+
+STOCK: LiteralString = """
+SELECT run_id, created_at, (
+    SELECT coalesce(sum(octet_length(data)), 0) FROM events
+    WHERE events.run_id = run_rows.run_id
+) + (
+    SELECT coalesce(sum(octet_length(text)), 0) FROM run_texts JOIN texts USING (digest)
+    WHERE run_texts.run_id = run_rows.run_id
+), NOT ended AND (alive OR owner IS NULL)
+FROM run_rows ORDER BY created_at DESC, place DESC
+"""
+
+HOLD_TEXTS: LiteralString = "LOCK TABLE run_texts IN SHARE ROW EXCLUSIVE MODE"
+"""Else a run that begins could refer to a text that is just being deleted."""
+
+BUSY: LiteralString = """
+SELECT NOT ended AND (alive OR owner IS NULL) FROM run_rows WHERE run_id = %s
+"""
+
+DELETE: LiteralString = """
+WITH one AS (DELETE FROM runs WHERE run_id = %(run_id)s),
+two AS (DELETE FROM run_texts WHERE run_id = %(run_id)s)
+DELETE FROM events WHERE run_id = %(run_id)s
+"""
+
+DELETE_TEXTS: LiteralString = """
+DELETE FROM texts WHERE NOT EXISTS (
+    SELECT FROM run_texts WHERE run_texts.digest = texts.digest
+)
+"""

@@ -1,0 +1,290 @@
+"""The tables of the Postgres journal: what is written to them, and what is read."""
+
+import logging
+import secrets
+from collections.abc import Collection, Mapping, Sequence
+from itertools import groupby
+from typing import Any, LiteralString, cast
+
+from concertmaster.engine.record.events import (
+    SCHEMA_VERSION,
+    CallFailed,
+    CallFinished,
+    Event,
+    RunStarted,
+)
+from concertmaster.errors import (
+    BusyRunError,
+    ConcertmasterError,
+    LostRunError,
+    StoreError,
+    UnknownRunError,
+    UsedKeyError,
+)
+from concertmaster.runs import postgres_statements as sql
+from concertmaster.runs.journal import RunRow, Standing, StoredRun
+from concertmaster.runs.postgres_link import Connection, Link
+from concertmaster.runs.stored import Write, parsed, to_json
+
+log = logging.getLogger(__name__)
+
+CHANNEL: LiteralString = "concertmaster"
+"""On which processes tell each other of runs that have changed, by id."""
+
+LEASE_SECONDS = 5
+"""How long a process that is not heard of counts as alive."""
+
+
+class PostgresTables:
+    """The tables, over one connection for the thread that writes and one for that which reads."""
+
+    def __init__(self, writing: Link, reading: Link, *, works: bool) -> None:
+        self.me = secrets.token_hex(8)
+        """The id of this process."""
+        self.writer: int | None = None
+        """The number that the server has for the connection that writes."""
+        self.known = False
+        """Whether other processes have to hear that this one is alive."""
+        self._works = works
+        self._writing = writing
+        self._reading = reading
+
+    def come(self, connection: Connection) -> None:
+        """Let others see that this process is alive."""
+        connection.execute(sql.COME, (self.me, self._works, LEASE_SECONDS))
+        self.known = True
+
+    def beat(self, connection: Connection) -> None:
+        """Let others see that this process is still alive; one that has left stays away."""
+        connection.execute(sql.BEAT, (LEASE_SECONDS, self.me))
+
+    def commit(self, writes: Sequence[Write]) -> Sequence[ConcertmasterError | None]:
+        """Commit the writes together and return, for each, why it was left out, if it was."""
+        return self._writing.run(lambda connection, again: self._commit(connection, writes, again))
+
+    def _commit(
+        self, connection: Connection, writes: Sequence[Write], again: bool
+    ) -> list[ConcertmasterError | None]:
+        self.writer = connection.info.backend_pid
+        reasons: list[ConcertmasterError | None] = []
+        for owns, group in groupby(writes, key=lambda write: write.owns):
+            some = list(group)
+            done = self._own(connection, some) if owns else self._append(connection, some)
+            reasons += [
+                None if added else _refusal(connection, write, again=again)
+                for write, added in zip(some, done, strict=True)
+            ]
+        return reasons
+
+    def _append(self, connection: Connection, writes: Sequence[Write]) -> list[bool]:
+        columns: dict[str, list[Any]] = {
+            "run_id": [write.run_id for write in writes],
+            "epoch": [write.epoch for write in writes],
+            "name": [write.event.name for write in writes],
+            "kind": [write.event.kind for write in writes],
+            "at": [write.event.at for write in writes],
+            "data": [write.data for write in writes],
+            "light": [_light(write.event) for write in writes],
+            "usd": [_usd(write.event) for write in writes],
+        }
+        constants = {"version": SCHEMA_VERSION, "channel": CHANNEL}
+        added = {row[:2] for row in connection.execute(sql.APPEND, columns | constants)}
+        return [_taken(added, (write.run_id, write.event.name)) for write in writes]
+
+    def _own(self, connection: Connection, writes: Sequence[Write]) -> list[bool]:
+        self.come(connection)
+        return [self._begin(connection, write) for write in writes]
+
+    def _begin(self, connection: Connection, write: Write) -> bool:
+        parameters: dict[str, object] = {
+            "run_id": write.run_id,
+            "epoch": write.epoch,
+            "name": write.event.name,
+            "kind": write.event.kind,
+            "at": write.event.at,
+            "data": write.data,
+            "version": SCHEMA_VERSION,
+            "me": self.me,
+            "owner": None if write.queued else self.me,
+            "most": write.most,
+            "channel": CHANNEL,
+        }
+        statement = sql.TAKE_OVER
+        if write.begins is not None:
+            statement = sql.BEGIN
+            # In one order everywhere, so that two who keep the same texts do not block each other.
+            texts = sorted(write.begins.texts.items())
+            parameters["key"] = write.begins.key
+            parameters["principal"] = _principal(write.event)
+            parameters["digests"] = [digest for digest, _ in texts]
+            parameters["texts"] = [text.encode() for _, text in texts]
+        with connection.transaction():
+            if write.most is not None:
+                connection.execute(sql.LOCK)
+            return connection.execute(statement + sql.FIRST_EVENT, parameters).rowcount == 1
+
+    def delete(self, run_ids: Sequence[str]) -> None:
+        """Delete runs and the texts that no other refers to; for the writing thread."""
+        self._writing.run(lambda connection, again: self._delete(connection, run_ids, again))
+
+    def _delete(self, connection: Connection, run_ids: Sequence[str], again: bool) -> None:
+        with connection.transaction():
+            connection.execute(sql.HOLD_TEXTS)
+            for run_id in run_ids:
+                found = connection.execute(sql.BUSY, (run_id,)).fetchone()
+                if found is None and not again:
+                    raise UnknownRunError(run_id)
+                if found is not None and found[0]:
+                    raise BusyRunError(run_id)
+                connection.execute(sql.DELETE, {"run_id": run_id})
+            connection.execute(sql.DELETE_TEXTS)
+
+    def row(self, run_id: str) -> RunRow:
+        """Return what is known of a run, or raise UnknownRunError."""
+        rows = self._rows(sql.ROW, {"run_id": run_id})
+        if not rows:
+            raise UnknownRunError(run_id)
+        return rows[0]
+
+    def recent(self, limit: int, *, principal: str | None) -> Sequence[RunRow]:
+        """Return the latest runs, newest first: all, or those of one principal."""
+        return self._rows(sql.RECENT, {"limit": limit, "principal": principal})
+
+    def spent(self, principal: str, *, since: float) -> float:
+        """Return what the model calls of a principal's runs cost since a time, in USD."""
+        ((usd,),) = self._read(sql.SPENT, (principal, since))
+        return usd
+
+    def unfinished(self) -> Sequence[RunRow]:
+        """Return the runs that have not ended and that no other process has, oldest first."""
+        return self._rows(sql.UNFINISHED, {})
+
+    def _rows(self, query: LiteralString, parameters: Mapping[str, object]) -> list[RunRow]:
+        return [
+            RunRow(
+                run_id=run_id,
+                created_at=created_at,
+                epoch=epoch,
+                alive=alive,
+                mine=mine,
+                queued=queued,
+                attended=attended,
+                principal=principal,
+            )
+            for run_id, created_at, epoch, alive, mine, queued, attended, principal in self._read(
+                query, {**parameters, "me": self.me}
+            )
+        ]
+
+    def least_load(self) -> int | None:
+        """Return how many runs the least busy of the other processes has that take runs up."""
+        ((load,),) = self._read(sql.LEAST_LOAD, (self.me,))
+        return load
+
+    def standing(self, run_ids: Collection[str]) -> Mapping[str, Standing]:
+        """Return how those of the runs stand that there are."""
+        return {
+            run_id: Standing(epoch=epoch, cancel_requested=reason)
+            for run_id, epoch, reason in self._read(sql.STANDING, (list(run_ids),))
+        }
+
+    def run_with(self, key: str) -> str | None:
+        """Return the id of the run that has an idempotency key, if there is one."""
+        found = self._read(sql.WITH_KEY, (key,))
+        return found[0][0] if found else None
+
+    def events(self, run_id: str, *, light: bool) -> Sequence[Event]:
+        """Return the events of a run in order, or raise UnknownRunError."""
+        found = self._read(sql.LIGHT_EVENTS if light else sql.EVENTS, (run_id,))
+        if not found:
+            # Whoever asks for the events of no run is told so; a run without events is damaged.
+            self.row(run_id)
+        return list(parsed(run_id, cast("list[tuple[int, str]]", found)))
+
+    def text(self, digest: str) -> str:
+        """Return the text with this digest."""
+        found = self._read(sql.TEXT, (digest,))
+        if not found:
+            raise StoreError(
+                f"A text that a run refers to is not in the store ({digest}). "
+                "Give the inputs again, in a new run."
+            )
+        return bytes(found[0][0]).decode()
+
+    def stock(self) -> Sequence[StoredRun]:
+        """Return what is kept of each run, newest first."""
+        return [
+            StoredRun(run_id=run_id, created_at=created_at, size=int(size), busy=busy)
+            for run_id, created_at, size, busy in self._read(sql.STOCK, ())
+        ]
+
+    def _read(
+        self, query: LiteralString, parameters: Mapping[str, object] | Sequence[object]
+    ) -> list[tuple[Any, ...]]:
+        return self._reading.run(
+            lambda connection, _: connection.execute(query, parameters).fetchall()
+        )
+
+    def close(self) -> None:
+        """Let others see that the runs begun here are not alive any more."""
+        if self.known:
+            try:
+                self._writing.run(lambda connection, _: self._leave(connection))
+            except StoreError as exc:
+                log.warning("left without a word: %s", exc)
+        self._writing.close()
+        self._reading.close()
+
+    def _leave(self, connection: Connection) -> None:
+        connection.execute(sql.LEAVE, {"me": self.me, "channel": CHANNEL})
+
+
+def _light(event: Event) -> str | None:
+    """Return an event without what was said in it, if that makes a difference."""
+    if not isinstance(event, CallFinished):
+        return None
+    silent = event.reply.model_copy(update={"text": "", "tool_calls": ()})
+    return to_json(event.model_copy(update={"reply": silent}))
+
+
+def _usd(event: Event) -> float | None:
+    """Return what a model call cost, if the event is the end of one and the price is known."""
+    match event:
+        case CallFinished(reply=reply):
+            return reply.usage.usd
+        case CallFailed(usage=usage):
+            return usage.usd
+        case _:
+            return None
+
+
+def _principal(event: Event) -> str:
+    return event.origin.principal if isinstance(event, RunStarted) else ""
+
+
+def _taken(added: set[Any], step: tuple[str, str]) -> bool:
+    """Tell whether a step was added; of two writes of one name in a batch, the first was."""
+    taken = step in added
+    added.discard(step)
+    return taken
+
+
+def _refusal(connection: Connection, write: Write, *, again: bool) -> ConcertmasterError | None:
+    """Return why a write was left out; nothing, if the attempt before had committed it."""
+    run_id, name = write.run_id, write.event.name
+    parameters = {"run_id": run_id, "name": name, "epoch": write.epoch}
+    found = connection.execute(sql.WHY_NOT, parameters).fetchone()
+    if found is None:
+        return _unknown(connection, write)
+    epoch, data = found
+    if again and data == write.data:
+        return None
+    if data is None or write.takes_over or write.epoch not in (None, epoch):
+        return LostRunError(run_id)
+    return StoreError(f"The journal of run {run_id} has {name!r} already.")
+
+
+def _unknown(connection: Connection, write: Write) -> ConcertmasterError:
+    key = write.begins.key if write.begins is not None else None
+    used = connection.execute(sql.WITH_KEY, (key,)).fetchone()
+    return UnknownRunError(write.run_id) if used is None else UsedKeyError(str(used[0]))

@@ -1,0 +1,75 @@
+"""Events as stores keep them: what is to be written, and what is read again."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError
+
+from concertmaster.engine.record.events import EVENT, SCHEMA_VERSION, Event
+from concertmaster.errors import UnreadableRunError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewRun:
+    """What is kept of a run besides its events."""
+
+    texts: Mapping[str, str]
+    """What they refer to, by digest."""
+    key: str | None
+    """What makes another run like it unnecessary."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Write:
+    """One event to be committed."""
+
+    run_id: str
+    event: Event
+    data: str
+    """The event as JSON."""
+    epoch: int | None = None
+    """The epoch that the run must have; None for whichever it has."""
+    begins: NewRun | None = None
+    """For the event that a run begins with: what else there is to keep of it."""
+    takes_over: bool = False
+    """Whether the run belongs to this process from here on, in its next epoch."""
+    queued: bool = False
+    """Whether the run belongs to nobody instead."""
+    most: int | None = None
+    """How many runs may be under way, if this is to be one more."""
+
+    @property
+    def owns(self) -> bool:
+        """Tell whether it makes this process the owner of the run."""
+        return self.takes_over or self.begins is not None
+
+
+def to_json(event: Event) -> str:
+    """Return an event as JSON that can be written as UTF-8."""
+    try:
+        return EVENT.dump_json(event).decode()
+    except PydanticSerializationError:
+        # Half a character, which JSON can spell and UTF-8 cannot: no reason to lose a reply.
+        plain = json.dumps(EVENT.dump_python(event, mode="json"), ensure_ascii=False)
+        return plain.encode(errors="replace").decode()
+
+
+def parsed(run_id: str, rows: Iterable[tuple[int, str]]) -> Iterator[Event]:
+    """Yield the events of a run that are kept as a version and as JSON.
+
+    Raises:
+        UnreadableRunError: one is damaged, or written by a newer program.
+    """
+    for version, data in rows:
+        if version > SCHEMA_VERSION:
+            problem = "it was written by a newer Concertmaster. Install that to read it."
+            raise UnreadableRunError(run_id, problem)
+        try:
+            yield EVENT.validate_json(data)
+        except ValidationError as exc:
+            first = exc.errors(include_url=False, include_input=False, include_context=False)[0]
+            where = "".join(f"{part}: " for part in first["loc"])
+            problem = f"an event in its journal is damaged ({where}{first['msg']})."
+            raise UnreadableRunError(run_id, problem) from None

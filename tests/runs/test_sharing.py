@@ -1,0 +1,223 @@
+"""Runs that several processes share: queued, taken up, handed back, stopped from elsewhere."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from building import setup
+from concertmaster.engine.record.events import Event
+from concertmaster.runs import live, takeover
+from concertmaster.runs.intake import RunPolicy
+from concertmaster.runs.orders import RunOrder
+from concertmaster.runs.service import RunService, open_service
+from concertmaster.runs.sqlite_store import SqliteJournal
+from concertmaster.runs.state import RunState
+from concertmaster.runs.takeover import Takeover
+from fakes import FakeLLM, plan_json, subtask
+from services import Gate, failing_service
+from stores import PostgresStore, SqliteStore, Store
+
+pytestmark = pytest.mark.anyio
+
+TWO = plan_json(subtask("s1"), subtask("s2", "critic"))
+WHY = RunOrder(task="why?")
+
+
+@asynccontextmanager
+async def process(
+    store: Store, llm: FakeLLM, *, here: int | None = None, in_all: int | None = None
+) -> AsyncGenerator[RunService]:
+    """Open the runs in a store as one process has them, with room for so many."""
+    policy = RunPolicy(runs_here=here, runs_in_all=in_all)
+    async with (
+        store.open(works=here != 0) as journal,
+        open_service(journal=journal, setup=setup(llm), policy=policy) as service,
+    ):
+        yield service
+
+
+@asynccontextmanager
+async def working(service: RunService) -> AsyncGenerator[None]:
+    """Have a process take up what nobody has."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(Takeover(service, by="test").keep_on)
+        yield
+        tasks.cancel_scope.cancel()
+
+
+async def over(service: RunService, run_id: str) -> RunState:
+    with anyio.fail_after(20):
+        return await service.wait(run_id, seconds=60)
+
+
+async def test_a_run_that_is_only_accepted_is_done_by_another_process(store: Store) -> None:
+    llm = FakeLLM({"planner": TWO, "synthesizer": "because"})
+    async with process(store, FakeLLM(), here=0) as door, process(store, llm) as worker:
+        state = await door.start(WHY)
+        assert state.status == "queued"
+        assert (await door.recent()).states[0].status == "queued"
+        async with working(worker):
+            state = await over(door, state.run_id)
+    assert (state.status, state.answer, state.resumed) == ("succeeded", "because", 0)
+
+
+async def test_runs_beyond_the_room_of_a_process_wait_for_it(store: Store) -> None:
+    gate = Gate()
+    async with process(store, FakeLLM({"planner": gate}), here=1) as service, working(service):
+        first = await service.start(WHY)
+        await gate.reached.wait()
+        second = await service.start(WHY)
+        assert (first.status, second.status, service.room.load) == ("planning", "queued", 1)
+        gate.opened.set()
+        for state in (first, second):
+            assert (await over(service, state.run_id)).over
+
+
+async def test_no_more_runs_are_under_way_than_may_be_in_all(store: Store) -> None:
+    gate = Gate()
+    llm = FakeLLM({"planner": gate})
+    async with process(store, llm, in_all=1) as one, process(store, llm, in_all=1) as two:
+        first, second = await one.start(WHY), await two.start(WHY)
+        async with working(one), working(two):
+            await gate.reached.wait()
+            with anyio.fail_after(10):
+                while one.room.load + two.room.load != 1:
+                    await anyio.lowlevel.checkpoint()
+            gate.opened.set()
+            for state in (first, second):
+                assert (await over(one, state.run_id)).over
+
+
+async def test_a_queued_run_is_cancelled_at_once(store: Store) -> None:
+    async with process(store, FakeLLM(), here=0) as service:
+        run_id = (await service.start(WHY)).run_id
+        state = await service.cancel(run_id, reason="enough")
+        assert (state.status, state.usage.calls) == ("cancelled", 0)
+        assert "enough" in state.reasons[0]
+
+
+async def test_a_queued_run_that_is_taken_up_meanwhile_is_cancelled_where_it_is(
+    tmp_path: Path,
+) -> None:
+    gate = Gate()
+
+    class SlowJournal(SqliteJournal):
+        async def take_over(
+            self,
+            run_id: str,
+            event: Event,
+            *,
+            epoch: int,
+            queued: bool = False,
+            most: int | None = None,
+        ) -> None:
+            await worker.resume(run_id, by="test", here=True)
+            await gate.reached.wait()
+            await super().take_over(run_id, event, epoch=epoch, queued=queued, most=most)
+
+    store, journal = SqliteStore(tmp_path), SlowJournal(tmp_path)
+    async with (
+        process(store, FakeLLM({"planner": gate})) as worker,
+        journal.committing(),
+        open_service(
+            journal=journal, setup=setup(FakeLLM()), policy=RunPolicy(runs_here=0)
+        ) as door,
+    ):
+        state = await door.start(WHY)
+        state = await door.cancel(state.run_id, reason="enough")
+        assert (state.status, worker.room.load) == ("cancelled", 0)
+
+
+async def test_a_queued_run_can_be_resumed_by_who_has_room(store: Store) -> None:
+    async with (
+        process(store, FakeLLM(), here=0) as door,
+        process(store, FakeLLM({"planner": TWO})) as worker,
+    ):
+        state = await door.start(WHY)
+        assert (await door.resume(state.run_id, by="test")).status == "queued"
+        await worker.resume(state.run_id, by="test")
+        assert (await over(door, state.run_id)).status == "succeeded"
+
+
+async def test_a_run_that_ended_waits_to_go_on_where_there_is_no_room(store: Store) -> None:
+    async with process(store, FakeLLM(), here=0) as door:
+        run_id = (await door.start(WHY)).run_id
+        await door.cancel(run_id, reason="enough")
+        assert (await door.resume(run_id, by="test")).status == "queued"
+
+
+async def test_a_run_that_was_given_up_goes_on_in_its_own_process_once_it_can(
+    tmp_path: Path,
+) -> None:
+    refused = ["subtask-finished"]
+    async with failing_service(tmp_path, FakeLLM({"planner": TWO}), refused) as service:
+        run_id = (await service.start(WHY)).run_id
+        assert (await over(service, run_id)).status == "interrupted"
+        refused.clear()
+        await Takeover(service, by="test").look()
+        assert (await over(service, run_id)).status == "succeeded"
+
+
+async def test_who_waits_hears_of_the_end_of_a_run_though_its_process_is_killed(
+    shared: PostgresStore,
+) -> None:
+    gate = Gate()
+    async with (
+        process(shared, FakeLLM(), here=0) as door,
+        process(shared, FakeLLM({"planner": TWO, "worker:critic": gate})) as first,
+        process(shared, FakeLLM()) as second,
+    ):
+        run_id = (await door.start(WHY)).run_id
+        await first.resume(run_id, by="first", here=True)
+        await gate.reached.wait()
+        async with working(second):
+            shared.change("DELETE FROM processes WHERE process IN (SELECT owner FROM runs)")
+            assert (await over(door, run_id)).status == "succeeded"
+
+
+async def test_a_process_stops_what_another_has_taken_over(
+    shared: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "LIVENESS_SECONDS", 0.01)
+    gate, again = Gate(), Gate()
+    async with (
+        process(shared, FakeLLM({"planner": TWO, "worker:critic": gate})) as first,
+        process(shared, FakeLLM({"worker:critic": again})) as second,
+    ):
+        run_id = (await first.start(WHY)).run_id
+        await gate.reached.wait()
+        shared.change("DELETE FROM processes")
+        await second.resume(run_id, by="second")
+        await again.reached.wait()
+        with anyio.fail_after(10):
+            while first.room.load:
+                await anyio.lowlevel.checkpoint()
+        again.opened.set()
+        assert (await over(first, run_id)).status == "succeeded"
+
+
+async def test_a_busier_process_leaves_runs_to_the_others_for_a_while(
+    shared: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(takeover, "PACE_SECONDS", 60)
+    monkeypatch.setattr(takeover, "MOST_PACE_SECONDS", 60)
+    first, second = Gate(), Gate()
+    async with (
+        process(shared, FakeLLM(), here=0) as door,
+        process(shared, FakeLLM({"planner": first})) as one,
+        process(shared, FakeLLM({"planner": second})) as two,
+    ):
+        await one.start(WHY)
+        await first.reached.wait()
+        with anyio.fail_after(20):
+            while await one.room.lead() != 1:
+                await anyio.lowlevel.checkpoint()
+            async with working(one):
+                await door.start(WHY)
+                async with working(two):
+                    await second.reached.wait()
+        assert (one.room.load, two.room.load, await two.room.lead()) == (1, 1, 0)

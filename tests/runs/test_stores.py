@@ -1,0 +1,508 @@
+"""What every store promises, whichever it is."""
+
+from collections.abc import Awaitable, Callable
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+
+from concertmaster.engine.plans.plan import Plan
+from concertmaster.engine.record.events import (
+    CallFailed,
+    CallFinished,
+    CallStarted,
+    CancelRequested,
+    Event,
+    PlanAccepted,
+    PlanRejected,
+    RunEnded,
+    RunResumed,
+    RunStarted,
+    SubtaskFinished,
+    SubtaskResult,
+    SubtaskStarted,
+    SynthesisStarted,
+    ToolCalled,
+)
+from concertmaster.engine.record.request import InputRef, RunRequest
+from concertmaster.errors import (
+    BusyRunError,
+    LostRunError,
+    RequestError,
+    StoreError,
+    UnknownRunError,
+    UnreadableRunError,
+    UsedKeyError,
+)
+from concertmaster.llm.protocol import ToolCall, ToolOutcome
+from concertmaster.runs.journal import Journal, Standing
+from fakes import USAGE, reply_with, subtask
+from stores import Store, cancel, names, numbered, started
+
+pytestmark = pytest.mark.anyio
+
+
+EVERY_KIND: list[Event] = [
+    RunStarted(
+        name="run/start",
+        at=1.5,
+        request=RunRequest(
+            task="why? \u00e9\u4e2d\U0001f600\0",
+            inputs=(InputRef(name="a", digest="0", chars=3),),
+            output_schema={"type": "object"},
+        ),
+        notice="offline",
+    ),
+    CallStarted(name="call/start", at=2, step="call", caller="planner", model="big"),
+    CallFinished(
+        name="call",
+        at=3,
+        caller="planner",
+        reply=reply_with("{}", tool_calls=(ToolCall(id="1", name="lint", arguments={"a": [1]}),)),
+    ),
+    CallFailed(name="call/failed", at=4, step="call", caller="c", error="no", usage=USAGE),
+    PlanRejected(name="plan/rejected/1", at=5, problems=("a cycle",)),
+    PlanAccepted(name="plan/1", at=6, plan=Plan(subtasks=(subtask("s1"),)), left_out=("s9",)),
+    SubtaskStarted(name="subtask/s1/start", at=7, subtask_id="s1"),
+    ToolCalled(
+        name="tool",
+        at=8,
+        subtask_id="s1",
+        call=ToolCall(id="1", name="lint", arguments={}),
+        outcome=ToolOutcome(id="1", text="fine"),
+        seconds=0.5,
+    ),
+    SubtaskFinished(
+        name="subtask/s1/result",
+        at=9,
+        result=SubtaskResult(subtask_id="s1", worker="analyst", status="succeeded", value={"a": 1}),
+    ),
+    SynthesisStarted(name="synthesis/start", at=10),
+    CancelRequested(name="run/cancel/1", at=11, reason="enough"),
+    RunEnded(name="run/end", at=12, status="succeeded", answer="so", value=[1, None]),
+]
+
+
+async def test_events_come_back_as_they_were_and_in_order(store: Store) -> None:
+    async with store.open() as journal:
+        await journal.create("r-1", EVERY_KIND[0], {})
+        for event in EVERY_KIND[1:]:
+            await journal.append("r-1", event, epoch=1)
+        assert await journal.events("r-1") == EVERY_KIND
+
+
+async def test_light_events_leave_out_what_was_said_and_keep_what_it_cost(store: Store) -> None:
+    async with store.open() as journal:
+        await journal.create("r-1", EVERY_KIND[0], {})
+        for event in EVERY_KIND[1:]:
+            await journal.append("r-1", event, epoch=1)
+        light = await journal.events("r-1", light=True)
+    expected: list[Event] = []
+    for event in EVERY_KIND:
+        if isinstance(event, CallFinished):
+            silent = event.reply.model_copy(update={"text": "", "tool_calls": ()})
+            expected.append(event.model_copy(update={"reply": silent}))
+        elif not isinstance(event, CallStarted | ToolCalled):
+            expected.append(event)
+    assert light == expected
+
+
+async def test_a_journal_is_still_there_when_it_is_opened_again(store: Store) -> None:
+    async with store.open() as journal:
+        await journal.create("r-1", started(), {"d1": "text"})
+        await journal.append("r-1", numbered(1), epoch=1)
+    async with store.open() as journal:
+        assert await names(journal) == ["run/start", "subtask/s1/start"]
+        assert await journal.text("d1") == "text"
+
+
+async def test_events_are_in_the_order_of_the_calls_waited_for_or_not(store: Store) -> None:
+    async with store.open() as journal:
+        await journal.create("r-1", started(), {})
+        for number in range(50):
+            await journal.append("r-1", numbered(number), epoch=1, wait=number % 7 == 0)
+        await journal.append("r-1", cancel(), epoch=1)
+        expected = [f"subtask/s{number}/start" for number in range(50)]
+        assert await names(journal) == ["run/start", *expected, "run/cancel/enough"]
+
+
+async def test_an_event_is_committed_though_its_caller_is_cancelled(store: Store) -> None:
+    async with store.open() as journal:
+        await journal.create("r-1", started(), {})
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await journal.append("r-1", numbered(1), epoch=1)
+        assert scope.cancelled_caught
+    async with store.open() as journal:
+        assert await names(journal) == ["run/start", "subtask/s1/start"]
+
+
+async def test_what_nobody_waits_for_is_committed_before_a_cancelled_journal_closes(
+    store: Store,
+) -> None:
+    with anyio.CancelScope() as scope:
+        async with store.open() as journal:
+            await journal.create("r-1", started(), {})
+            await journal.append("r-1", numbered(1), epoch=1, wait=False)
+            scope.cancel()
+            await checkpoint()
+    async with store.open() as journal:
+        assert await names(journal) == ["run/start", "subtask/s1/start"]
+
+
+async def test_what_is_raised_inside_comes_out_as_it_is(store: Store) -> None:
+    cause = KeyError("cause")
+    with pytest.raises(RequestError, match="mine") as caught:
+        async with store.open():
+            raise RequestError("mine") from cause
+    assert caught.value.__cause__ is cause
+
+
+async def test_a_cancel_request_needs_no_epoch(store: Store) -> None:
+    async with store.open() as journal:
+        await journal.create("r-1", started(), {})
+        store.change("UPDATE runs SET epoch = 7")
+        await journal.request_cancel("r-1", cancel())
+        assert await journal.events("r-1") == [started(), cancel()]
+        assert (await journal.row("r-1")).epoch == 7
+
+
+async def test_a_run_that_does_not_exist_is_unknown(store: Store) -> None:
+    async with store.open() as journal:
+        attempts: list[Callable[[], Awaitable[object]]] = [
+            lambda: journal.append("r-9", numbered(1), epoch=1),
+            lambda: journal.request_cancel("r-9", cancel()),
+            lambda: journal.row("r-9"),
+            lambda: journal.events("r-9"),
+        ]
+        for attempt in attempts:
+            with pytest.raises(UnknownRunError):
+                await attempt()
+
+
+async def test_a_name_is_taken_once_in_an_epoch(store: Store) -> None:
+    async with store.open() as journal:
+        await journal.create("r-1", started(), {})
+        await journal.append("r-1", numbered(1), epoch=1)
+        with pytest.raises(StoreError, match="subtask/s1/start"):
+            await journal.append("r-1", numbered(1), epoch=1)
+        with pytest.raises(StoreError, match="run/start"):
+            await journal.create("r-1", started(), {})
+        store.change("UPDATE runs SET epoch = 2")
+        await journal.append("r-1", numbered(1), epoch=2)
+        assert await names(journal) == ["run/start", "subtask/s1/start", "subtask/s1/start"]
+
+
+async def test_the_failure_of_a_write_nobody_waited_for_comes_out_at_the_next_that_is(
+    store: Store,
+) -> None:
+    async with store.open() as journal:
+        await journal.create("r-1", started(), {})
+        await journal.create("r-2", started(), {})
+        await journal.append("r-1", numbered(1), epoch=9, wait=False)
+        await journal.append("r-2", numbered(1), epoch=1)
+        await journal.append("r-1", numbered(2), epoch=1, wait=False)
+        with pytest.raises(LostRunError):
+            await journal.append("r-1", numbered(3), epoch=1)
+        assert await names(journal) == ["run/start"], "nothing follows on what is missing"
+        await journal.append("r-1", numbered(4), epoch=1)
+        assert await names(journal) == ["run/start", "subtask/s4/start"]
+
+
+async def test_the_failure_of_a_write_whose_caller_was_cancelled_comes_out_at_the_next(
+    store: Store,
+) -> None:
+    async with store.open() as journal:
+        await journal.create("r-1", started(), {})
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await journal.append("r-1", numbered(1), epoch=9)
+        with pytest.raises(LostRunError):
+            await journal.append("r-1", numbered(2), epoch=1)
+
+
+async def test_a_failure_comes_out_even_where_the_next_write_shares_its_commit(
+    store: Store,
+) -> None:
+    async with store.open() as journal:
+        await journal.create("r-1", started(), {})
+        await journal.append("r-1", numbered(1), epoch=9, wait=False)
+        with pytest.raises(LostRunError):
+            await journal.append("r-1", numbered(2), epoch=1)
+
+
+async def test_texts_are_kept_once_by_digest(store: Store) -> None:
+    async with store.open() as journal:
+        await journal.create("r-1", started(), {"d1": "one", "d2": "two\0"})
+        await journal.create("r-2", started(), {"d2": "other", "d3": "three"})
+        assert [await journal.text(digest) for digest in ("d1", "d2", "d3")] == [
+            "one",
+            "two\0",
+            "three",
+        ]
+
+
+async def test_a_text_that_is_not_there_is_an_error(store: Store) -> None:
+    async with store.open() as journal:
+        with pytest.raises(StoreError, match="d9"):
+            await journal.text("d9")
+
+
+async def test_half_a_character_does_not_cost_the_event_that_has_it(store: Store) -> None:
+    async with store.open() as journal:
+        await journal.create("r-1", started(), {})
+        broken = CancelRequested(name="run/cancel/1", at=2, reason="a\ud800\u00e9")
+        await journal.append("r-1", broken, epoch=1)
+        _, read = await journal.events("r-1")
+        assert read == broken.model_copy(update={"reason": "a?\u00e9"})
+
+
+async def test_the_latest_runs_come_first(store: Store) -> None:
+    async with store.open() as journal:
+        for run_id, at in (("r-1", 5.0), ("r-2", 9.0), ("r-3", 7.0), ("r-4", 7.0)):
+            await journal.create(run_id, started(at), {})
+        rows = await journal.recent(3)
+        assert [(row.run_id, row.created_at) for row in rows] == [
+            ("r-2", 9.0),
+            ("r-4", 7.0),
+            ("r-3", 7.0),
+        ]
+
+
+async def test_a_run_is_alive_and_mine_to_who_created_it(store: Store) -> None:
+    async with store.open() as journal:
+        await journal.create("r-1", started(3.0), {})
+        row = await journal.row("r-1")
+        assert (row.run_id, row.created_at, row.epoch) == ("r-1", 3.0, 1)
+        assert row.alive
+        assert row.mine
+
+
+async def test_a_commit_of_another_wakes_who_waits_for_it(store: Store) -> None:
+    async with store.open() as mine, store.open() as other:
+        await mine.create("r-1", started(), {})
+        await mine.changed_elsewhere()
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(mine.changed_elsewhere)
+                tasks.start_soon(mine.changed_elsewhere)
+                await other.request_cancel("r-1", cancel())
+
+
+async def test_a_commit_of_another_between_two_calls_is_not_missed(store: Store) -> None:
+    async with store.open() as mine, store.open() as other:
+        await mine.create("r-1", started(), {})
+        await mine.changed_elsewhere()
+        await other.request_cancel("r-1", cancel())
+        with anyio.fail_after(5):
+            await mine.changed_elsewhere()
+
+
+async def test_an_event_of_a_newer_program_is_refused(store: Store) -> None:
+    async with store.open() as journal:
+        await journal.create("r-1", started(), {})
+        await journal.create("r-2", started(), {})
+        store.change("UPDATE events SET version = 99 WHERE run_id = 'r-1'")
+        with pytest.raises(StoreError, match="newer Concertmaster"):
+            await journal.events("r-1")
+        assert await names(journal, "r-2") == ["run/start"]
+
+
+@pytest.mark.parametrize("data", ["{}", "garbage", '{"kind": "run-started", "name": 5}'])
+async def test_an_event_that_cannot_be_read_is_an_error_in_one_line(
+    store: Store, data: str
+) -> None:
+    async with store.open() as journal:
+        await journal.create("r-1", started(), {})
+        store.change("UPDATE events SET data = ?", data)
+        with pytest.raises(UnreadableRunError, match="Run r-1 cannot be read") as caught:
+            await journal.events("r-1")
+        assert "\n" not in str(caught.value)
+        assert "http" not in str(caught.value)
+
+
+async def test_a_run_that_lost_its_events_has_none(store: Store) -> None:
+    async with store.open() as journal:
+        await journal.create("r-1", started(), {})
+        store.change("DELETE FROM events")
+        assert await journal.events("r-1") == []
+
+
+async def test_an_event_of_an_old_epoch_is_refused_and_its_neighbours_are_not(
+    store: Store,
+) -> None:
+    async with store.open() as journal:
+        await journal.create("lost", started(), {})
+        await journal.create("kept", started(), {})
+        store.change("UPDATE runs SET epoch = 2 WHERE run_id = 'lost'")
+        await journal.append("kept", numbered(1), epoch=1, wait=False)
+        await journal.append("lost", numbered(1), epoch=1, wait=False)
+        await journal.append("kept", numbered(2), epoch=1)
+        with pytest.raises(LostRunError) as caught:
+            await journal.append("lost", numbered(2), epoch=1)
+        assert caught.value.run_id == "lost"
+        assert await names(journal, "lost") == ["run/start"]
+        assert await names(journal, "kept") == ["run/start", "subtask/s1/start", "subtask/s2/start"]
+        await journal.append("lost", numbered(3), epoch=2)
+        assert await names(journal, "lost") == ["run/start", "subtask/s3/start"]
+
+
+async def test_a_run_of_another_journal_is_alive_until_that_closes(store: Store) -> None:
+    async with store.open() as mine:
+        async with store.open() as other:
+            await other.create("r-1", started(), {})
+            row = await mine.row("r-1")
+            assert (row.alive, row.mine) == (True, False)
+            assert await mine.unfinished() == []
+        row = await mine.row("r-1")
+        assert (row.alive, row.mine) == (False, False)
+        assert await mine.unfinished() == [row]
+
+
+def resumed(epoch: int) -> Event:
+    return RunResumed(name=f"run/resume/{epoch}", at=3.0, epoch=epoch, by="test")
+
+
+def ended() -> Event:
+    return RunEnded(name="run/end", at=4.0, status="partial")
+
+
+async def test_a_run_belongs_to_who_takes_it_over(store: Store) -> None:
+    async with store.open() as first:
+        await first.create("r-1", started(), {})
+    async with store.open() as second:
+        await second.take_over("r-1", resumed(2), epoch=2)
+        row = await second.row("r-1")
+        assert (row.epoch, row.alive, row.mine) == (2, True, True)
+        await second.append("r-1", numbered(1), epoch=2)
+        assert await names(second) == ["run/start", "run/resume/2", "subtask/s1/start"]
+
+
+async def test_a_run_under_way_is_taken_over_by_nobody_else(store: Store) -> None:
+    async with store.open() as owner, store.open() as other:
+        await owner.create("r-1", started(), {})
+        with pytest.raises(LostRunError):
+            await other.take_over("r-1", resumed(2), epoch=2)
+        await owner.append("r-1", ended(), epoch=1)
+        await other.take_over("r-1", resumed(2), epoch=2)
+        with pytest.raises(LostRunError):
+            await owner.append("r-1", numbered(1), epoch=1)
+        assert await owner.unfinished() == []
+
+
+async def test_of_several_who_take_a_run_over_at_once_one_does(store: Store) -> None:
+    async with store.open() as first:
+        await first.create("r-1", started(), {})
+    async with store.open() as one, store.open() as two:
+        won: list[Journal] = []
+
+        async def try_it(journal: Journal) -> None:
+            try:
+                await journal.take_over("r-1", resumed(2), epoch=2)
+            except LostRunError:
+                return
+            won.append(journal)
+
+        await anyio.amap(try_it, [one, two, one, two])
+        assert len(won) == 1
+        assert (await won[0].row("r-1")).mine
+        with pytest.raises(UnknownRunError):
+            await one.take_over("r-9", resumed(2), epoch=2)
+
+
+async def test_runs_that_have_ended_are_not_unfinished(store: Store) -> None:
+    async with store.open() as first:
+        for number in (1, 2, 3):
+            await first.create(f"r-{number}", started(10 - number), {})
+        await first.append("r-2", ended(), epoch=1)
+    async with store.open() as second:
+        assert [row.run_id for row in await second.unfinished()] == ["r-3", "r-1"]
+
+
+async def test_the_id_of_no_run_may_be_anything(store: Store) -> None:
+    async with store.open() as journal:
+        for run_id in ("", "r-\0", "r-\ud800", "r-\u00e9"):
+            with pytest.raises(UnknownRunError):
+                await journal.events(run_id)
+
+
+async def test_a_queued_run_belongs_to_nobody_until_somebody_takes_it(store: Store) -> None:
+    async with store.open() as first, store.open() as second:
+        await first.create("r-1", started(), {}, queued=True)
+        for journal in (first, second):
+            row = await journal.row("r-1")
+            assert (row.alive, row.mine, row.queued, row.waiting) == (False, False, True, True)
+            assert await journal.unfinished() == [row]
+        assert [run.busy for run in await first.stock()] == [True]
+        with pytest.raises(BusyRunError):
+            await first.delete(["r-1"])
+        await second.take_over("r-1", resumed(2), epoch=2)
+        row = await first.row("r-1")
+        assert (row.alive, row.queued) == (True, False)
+        await second.append("r-1", ended(), epoch=2)
+        await first.take_over("r-1", resumed(3), epoch=3, queued=True)
+        assert (await first.row("r-1")).queued
+
+
+async def test_no_more_runs_are_taken_up_than_may_be_under_way(store: Store) -> None:
+    async with store.open() as first, store.open() as second:
+        await first.create("r-1", started(), {})
+        await first.create("r-2", started(), {}, queued=True)
+        with pytest.raises(LostRunError):
+            await second.take_over("r-2", resumed(2), epoch=2, most=1)
+        await first.append("r-1", ended(), epoch=1)
+        await second.take_over("r-2", resumed(2), epoch=2, most=1)
+
+
+async def test_who_drives_a_run_hears_of_its_epoch_and_of_wishes_to_stop_it(
+    store: Store,
+) -> None:
+    async with store.open() as journal:
+        for run_id in ("r-1", "r-2", "r-3"):
+            await journal.create(run_id, started(), {})
+        await journal.request_cancel("r-2", cancel("first"))
+        await journal.request_cancel("r-2", cancel("second"))
+        await journal.request_cancel("r-3", cancel())
+        await journal.take_over("r-3", resumed(2), epoch=2)
+        standing = await journal.standing(["r-1", "r-2", "r-3", "r-9"])
+    assert standing == {
+        "r-1": Standing(epoch=1, cancel_requested=None),
+        "r-2": Standing(epoch=1, cancel_requested="second"),
+        "r-3": Standing(epoch=2, cancel_requested=None),
+    }
+
+
+async def test_a_key_stands_for_one_run(store: Store) -> None:
+    async with store.open() as journal:
+        await journal.create("r-1", started(), {"d1": "one"}, key="a")
+        with pytest.raises(UsedKeyError) as caught:
+            await journal.create("r-2", started(), {}, key="a")
+        assert caught.value.run_id == "r-1"
+        await journal.create("r-3", started(), {})
+        await journal.create("r-4", started(), {})
+        assert [await journal.run_with(key) for key in ("a", "b")] == ["r-1", None]
+        with pytest.raises(UnknownRunError):
+            await journal.row("r-2")
+
+
+async def test_a_deleted_run_is_gone_with_the_texts_that_no_other_has(store: Store) -> None:
+    async with store.open() as first, store.open() as second:
+        await first.create("r-1", started(1), {"d1": "one", "d2": "two"}, key="a")
+        await first.create("r-2", started(2), {"d2": "two"})
+        with pytest.raises(BusyRunError):
+            await second.delete(["r-1"])
+        await first.append("r-1", ended(), epoch=1)
+        with pytest.raises(UnknownRunError):
+            await second.delete(["r-1", "r-9"])
+        stock = await second.stock()
+        assert [(run.run_id, run.created_at, run.busy) for run in stock] == [
+            ("r-2", 2.0, True),
+            ("r-1", 1.0, False),
+        ]
+        assert stock[1].size > stock[0].size > 3
+        await second.delete(["r-1"])
+        assert [run.run_id for run in await second.stock()] == ["r-2"]
+        assert await first.text("d2") == "two"
+        with pytest.raises(StoreError):
+            await first.text("d1")
+        await first.create("r-3", started(), {}, key="a")
