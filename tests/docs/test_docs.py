@@ -1,4 +1,4 @@
-"""What the README promises is there, and what is there is in the README."""
+"""What the pages promise is there, and what is there is in the pages."""
 
 import json
 import re
@@ -20,18 +20,20 @@ from concertmaster.settings import ENVIRONMENT_PREFIX, Settings
 from concertmaster.tools.defaults import default_tools
 
 ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = PAGES[0].read_text(encoding="utf-8")
+ALL_PAGES = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+    return re.findall(rf"^```{language}\n(.*?)^```$", ALL_PAGES, flags=re.DOTALL | re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", sorted(Settings.model_fields))
-def test_every_setting_is_in_the_readme_with_its_default(name: str) -> None:
-    row = re.search(rf"^\| `{name}` \| (.*?) \|", README, flags=re.MULTILINE)
+def test_every_setting_is_documented_with_its_default(name: str) -> None:
+    row = re.search(rf"^\| `{name}` \| (.*?) \|", ALL_PAGES, flags=re.MULTILINE)
     assert row is not None, f"{name} is missing from the table of settings"
     default = Settings.model_fields[name].default
     if isinstance(default, int | float | str) and not isinstance(default, bool):
@@ -50,8 +52,8 @@ def test_every_built_in_worker_is_in_the_readme(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(BUILT_IN_TOOLS))
-def test_every_worker_tool_is_in_the_readme(name: str) -> None:
-    assert f"### `{name}`" in README
+def test_every_worker_tool_is_documented(name: str) -> None:
+    assert f"### `{name}`" in ALL_PAGES
 
 
 @pytest.mark.parametrize("name", sorted(cli.commands))
@@ -67,7 +69,7 @@ def test_every_mcp_tool_is_in_the_readme_with_its_parameters(tool: Tool) -> None
 
 
 @pytest.mark.parametrize("text", blocks("json"))
-def test_every_json_block_of_the_readme_is_json(text: str) -> None:
+def test_every_json_block_is_json(text: str) -> None:
     assert json.loads(text)
 
 
@@ -99,13 +101,25 @@ def test_the_job_and_the_worker_of_the_readme_can_be_used(tmp_path: Path) -> Non
     assert read_job(file).arguments
 
 
-def test_files_that_the_readme_links_to_exist() -> None:
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", README):
-        assert target.startswith("https://") or (ROOT / target).exists(), target
+def anchors(page: Path) -> set[str]:
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
+    headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^a-z0-9 -]", "", item.lower()).replace(" ", "-") for item in headings}
 
 
-def test_files_that_the_readme_runs_on_exist() -> None:
-    for target in re.findall(r"\bexamples/[\w./-]+", README):
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_links_to_is_there(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]*)#?([^)]*)\)", page.read_text(encoding="utf-8"))
+    for target, anchor in links:
+        if target.startswith("https://"):
+            continue
+        file = (page.parent / target) if target else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), f"{target}#{anchor}"
+
+
+def test_files_that_the_pages_run_on_exist() -> None:
+    for target in re.findall(r"\bexamples/[\w./-]+", ALL_PAGES):
         assert (ROOT / target).exists(), target
 
 
