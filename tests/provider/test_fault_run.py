@@ -29,7 +29,8 @@ from fakes import subtask
 
 pytestmark = pytest.mark.anyio
 
-IDLE_SECONDS = 0.4
+IDLE_SECONDS = 1.5
+"""Longer than this machine may hold up a reply, which would pass for a silence."""
 SCHEMA: JsonSchema = {
     "type": "object",
     "properties": {"severity": {"enum": ["high", "low"]}},
@@ -55,7 +56,9 @@ async def runs_against(api: ServedApi, folder: Path) -> AsyncGenerator[tuple[Run
         gate = Gate(llm, first_wait=0.01)
         workers = [worker("critic", output_schema=SCHEMA)]
         given = replace(setup(gate, workers=workers), models=Models())
-        policy = RunPolicy(limits=Limits(max_subtasks=50))
+        # Enough for every call in full, as a lower bound on a reply is another request, which
+        # other faults would happen to.
+        policy = RunPolicy(limits=Limits(max_subtasks=50, budget_usd=1000))
         async with open_service(journal=journal, setup=given, policy=policy) as service:
             yield service, journal
 
