@@ -87,6 +87,23 @@ async def test_a_plan_with_workers_of_its_own_is_refused_where_none_may_be_writt
     assert "brings 1 custom workers; this run allows none" in error
 
 
+@pytest.mark.parametrize(
+    ("decomposition", "names"),
+    [("constrained", []), ("hybrid", ["taster"]), ("dynamic", ["taster", "cook"])],
+)
+async def test_a_client_decides_how_many_workers_a_planner_may_write(
+    decomposition: str, names: list[str], tmp_path: Path
+) -> None:
+    planned = plan_json(
+        *(subtask(f"s{number}", name) for number, name in enumerate(("taster", "cook"), start=1)),
+        custom_workers=[TASTER, {**TASTER, "name": "cook"}],
+    )
+    async with connected(tmp_path, {"planner": planned}) as connection:
+        plan = await connection.ask("plan_task", task="soup", decomposition=decomposition)
+    assert [worker["name"] for worker in plan.get("custom_workers", [])] == names
+    assert bool(plan.get("warnings")) == (decomposition != "dynamic")
+
+
 async def test_a_plan_keeps_to_the_workers_that_were_named_beside_it(tmp_path: Path) -> None:
     plan = {"subtasks": [subtask("s1", "analyst").model_dump(mode="json")]}
     async with connected(tmp_path, {}) as connection:

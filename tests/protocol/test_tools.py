@@ -66,7 +66,7 @@ async def test_the_list_of_tools_is_short_and_free_of_noise(mode: str, tmp_path:
         tool.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"output_schema"})
         for tool in tools
     ]
-    assert len(json.dumps(listed)) <= 8000
+    assert len(json.dumps(listed, separators=(",", ":"))) <= 8000
     for tool in tools:
         assert tool.input_schema["additionalProperties"] is False
         assert all("description" in item for item in tool.input_schema["properties"].values())

@@ -105,6 +105,11 @@ Mode = Annotated[
         "decides."
     ),
 ]
+Decomposition = Annotated[
+    request.Decomposition | None,
+    WithJsonSchema({"enum": ["constrained", "hybrid", "dynamic"]}),
+    Field(description="Workers that the planner may write for this run: none, one or any."),
+]
 BudgetUsd = Annotated[
     float | None,
     Field(description="USD to spend at most (usually 2)."),
@@ -137,6 +142,7 @@ async def plan_task(
     workers: Workers = (),
     max_subtasks: MaxSubtasks = None,
     mode: Mode = "auto",
+    decomposition: Decomposition = None,
     budget_usd: BudgetUsd = None,
 ) -> Annotated[CallToolResult, PlanReply]:
     """Plan a task."""
@@ -146,6 +152,7 @@ async def plan_task(
         workers=workers,
         max_subtasks=max_subtasks,
         mode=mode,
+        decomposition=decomposition,
         budget_usd=budget_usd,
     )
     state = await start_and_follow(ctx, order, seconds=FOLLOW_SECONDS)
@@ -201,6 +208,7 @@ async def run_orchestration(
     workers: Workers = (),
     max_subtasks: MaxSubtasks = None,
     mode: Mode = "auto",
+    decomposition: Decomposition = None,
     verify: Annotated[
         Verify | None,
         Field(description="Where results disagree: report it, or have workers mend it."),
@@ -226,6 +234,7 @@ async def run_orchestration(
         workers=workers,
         max_subtasks=max_subtasks,
         mode=mode,
+        decomposition=decomposition,
         verify=verify,
         guard=guard,
         deadline_seconds=deadline_seconds,
