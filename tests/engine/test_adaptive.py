@@ -499,9 +499,16 @@ async def test_added_work_like_what_is_planned_gets_a_warning_and_what_was_known
     assert all("'s3' seem to do the same" in warning for warning in warnings)
 
 
-# Its shape is right, and what it says is not: a context must set a part apart.
+# Its shape is right, and what it says is not: a criterion has to have a name.
 UNUSABLE = json.loads(decide(subtask("s3")))
-UNUSABLE["add"][0]["strategy"] = {"kind": "map", "over": "contexts", "contexts": [[]]}
+UNUSABLE["add"][0]["strategy"] = {
+    "kind": "vote",
+    "answers": 3,
+    "decide": "rubric",
+    "criteria": [{"name": " ", "weight": 1}],
+    "separate_criteria": False,
+    "share": 0.5,
+}
 
 
 @pytest.mark.parametrize(
