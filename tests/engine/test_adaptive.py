@@ -505,7 +505,7 @@ UNUSABLE["add"][0]["strategy"] = {
     "kind": "vote",
     "answers": 3,
     "decide": "rubric",
-    "criteria": [{"name": " ", "weight": 1}],
+    "criteria": [{"name": "", "weight": 1}],
     "separate_criteria": False,
     "share": 0.5,
 }
