@@ -24,7 +24,7 @@ from concertmaster.engine.record.events import (
     SynthesisStarted,
     ToolCalled,
 )
-from concertmaster.engine.record.request import InputRef, RunRequest
+from concertmaster.engine.record.request import InputRef, Origin, RunRequest
 from concertmaster.errors import (
     BusyRunError,
     LostRunError,
@@ -506,3 +506,23 @@ async def test_a_deleted_run_is_gone_with_the_texts_that_no_other_has(store: Sto
         with pytest.raises(StoreError):
             await first.text("d1")
         await first.create("r-3", started(), {}, key="a")
+
+
+async def test_runs_and_what_they_cost_are_told_of_one_principal(store: Store) -> None:
+    async with store.open() as journal:
+        for name in ("ann", "bob"):
+            request = RunRequest(task="why?")
+            origin = Origin(principal=name)
+            first = RunStarted(name="run/start", at=1, request=request, origin=origin)
+            await journal.create(f"r-{name}", first, {})
+        paid = CallFinished(name="call/1", at=5, caller="planner", reply=reply_with("{}"))
+        failed = CallFailed(
+            name="call/2/failed", at=6, step="call/2", caller="c", error="no", usage=USAGE
+        )
+        for event in (paid, failed):
+            await journal.append("r-ann", event, epoch=1)
+        assert [row.run_id for row in await journal.recent(9, principal="ann")] == ["r-ann"]
+        assert {row.principal for row in await journal.recent(9)} == {"ann", "bob"}
+        assert await journal.spent("ann", since=0) == pytest.approx(0.02)
+        assert await journal.spent("ann", since=5.5) == pytest.approx(0.01)
+        assert await journal.spent("bob", since=0) == 0
