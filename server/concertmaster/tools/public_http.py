@@ -22,7 +22,7 @@ MAX_REDIRECTS = 5
 MAX_ADDRESSES = 3
 """How many addresses of a host are tried."""
 
-USER_AGENT = "concertmaster (+https://pypi.org/project/concertmaster)"
+USER_AGENT = "concertmaster"
 
 _TIMES = httpx2.Timeout(10)
 
