@@ -1,5 +1,6 @@
 """One request over the SDK: sent, received and accounted for, whatever becomes of it."""
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import anyio
@@ -19,6 +20,10 @@ from concertmaster.llm.protocol import Draft, Reply, Request, Usage
 if TYPE_CHECKING:
     from anthropic import AsyncStream
     from anthropic.types import RawMessageStreamEvent
+
+END_SECONDS = 0.02
+"""How long a response that has brought its whole reply may take to end. Nothing it still says
+matters, and the reply is not safe before it is handed on."""
 
 
 class Calls:
@@ -66,9 +71,19 @@ class Calls:
             call.draft.update(allowance=read_allowance(stream.response.headers))
             async for event in stream:
                 call.take(event)
+                if call.incoming.whole:
+                    break
+            await _read_to_end(stream)
         content_type = stream.response.headers.get("content-type", "text/event-stream")
         if not call.incoming.started and not content_type.startswith("text/event-stream"):
             raise NoStreamError(content_type)
+
+
+async def _read_to_end(stream: "AsyncStream[RawMessageStreamEvent]") -> None:
+    """Read the rest of a response, as far as it comes soon, so that others get its connection."""
+    with anyio.move_on_after(END_SECONDS), suppress(*FAILURES):
+        async for _ in stream:
+            pass
 
 
 class _Call:

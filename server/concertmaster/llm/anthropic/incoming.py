@@ -44,13 +44,16 @@ class Incoming:
         self._arguments: dict[int, str] = {}
         self._stop_reason: StopReason = "pause"
         self._detail = ""
-        self._whole = False
+        self.whole = False
+        """Whether all of the reply has arrived."""
+        self._halved = False
+        """Whether halves of characters have arrived, of which some may belong together."""
 
     @property
     def text(self) -> str:
         """Return the text that has arrived."""
         # Once it is joined: a character may come as two halves, one in each of two pieces.
-        return whole_characters(self._text)
+        return whole_characters(self._text) if self._halved else self._text
 
     def withdraw(self) -> None:
         """Expect no reply: nothing was sent that there could be one to."""
@@ -74,7 +77,7 @@ class Incoming:
                 self._count(event.usage, model=self.usage.model)
                 self._stop(event)
             case "message_stop":
-                self._whole = True
+                self.whole = True
             case _:
                 pass
 
@@ -84,6 +87,7 @@ class Incoming:
             case "text_delta":
                 block["text"] += delta.text
                 self._text += delta.text
+                self._halved = self._halved or whole_characters(delta.text) != delta.text
             case "input_json_delta":
                 self._arguments[index] = self._arguments.get(index, "") + delta.partial_json
             case "thinking_delta":
@@ -121,7 +125,7 @@ class Incoming:
         Raises:
             ValueError: it is not whole, or a tool call in it has no proper arguments.
         """
-        if not self._whole:
+        if not self.whole:
             raise ValueError("it ends before it is complete")
         # A reply that was cut while asking for tools is cut, whichever of them it got to.
         blocks = self._whole_blocks() if self._stop_reason == "tool_use" else []
