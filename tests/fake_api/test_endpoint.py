@@ -144,6 +144,39 @@ def plan_of(worker: dict[str, Any] | None) -> dict[str, Any]:
     return {"properties": {"subtasks": {"type": "array", "items": one}}, "type": "object"}
 
 
+async def test_properties_have_the_values_that_were_asked_for() -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "allowed": {"type": "boolean"},
+            "parts": {
+                "type": "array",
+                "items": {"type": "object", "properties": {"allowed": {"type": "boolean"}}},
+            },
+            "sure": {"type": "boolean"},
+        },
+    }
+    form = {"format": {"type": "json_schema", "schema": schema}}
+    async with client(values={"allowed": True}) as asking:
+        events = await asking.events(output_config=form)
+    assert json.loads(text_of(events)) == {
+        "allowed": True,
+        "parts": [{"allowed": True}],
+        "sure": False,
+    }
+
+
+async def test_the_ledger_tells_when_a_whole_reply_had_been_sent() -> None:
+    async with client(faults={"cut": 1.0}) as asking:
+        await asking.events()
+        assert asking.api.ledger.entries[0].sent is None
+    async with client() as asking:
+        await asking.events()
+        (entry,) = asking.api.ledger.entries
+        assert entry.sent is not None
+        assert entry.began <= entry.sent <= asking.api.now()
+
+
 @pytest.mark.parametrize(
     ("worker", "named"),
     [

@@ -17,10 +17,10 @@ class Entry(BaseModel):
     tokens_out: int = 0
     cache_read: int = 0
     cache_write: int = 0
-    whole: bool = False
-    """Whether all of a reply has been sent."""
     began: float
     """Seconds by the endpoint's own clock."""
+    sent: float | None = None
+    """When the last byte of a whole reply had been sent."""
     ended: float | None = None
 
 

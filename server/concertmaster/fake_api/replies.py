@@ -32,6 +32,11 @@ class Reply:
     stop_details: dict[str, str] | None = None
     fault: Fault | None = None
 
+    @property
+    def broken_off(self) -> bool:
+        """Tell whether it is sent in part only."""
+        return self.fault in _BROKEN_OFF
+
 
 def make_reply(text: str, *, max_tokens: int, fault: Fault | None) -> Reply:
     """Return the reply to a request that would be answered with `text`."""
@@ -65,14 +70,14 @@ async def stream(
     entry.tokens_out = 1
     yield _event("message_start", message=_message(entry))
     pieces = _pieces(reply.text)
-    if reply.fault in _BROKEN_OFF:
+    if reply.broken_off:
         pieces = pieces[: len(pieces) // 2]
     if reply.text:
         yield _event("content_block_start", index=0, content_block={"type": "text", "text": ""})
         async for piece in _at_speed(pieces, reply.fault, behaviour):
             delta = {"type": "text_delta", "text": piece}
             yield _event("content_block_delta", index=0, delta=delta)
-    if reply.fault in _BROKEN_OFF:
+    if reply.broken_off:
         yield _last_words(reply.fault)
         return
     if reply.text:
@@ -87,7 +92,7 @@ async def stream(
     yield _event("message_stop")
 
 
-def _last_words(fault: Fault) -> bytes:
+def _last_words(fault: Fault | None) -> bytes:
     match fault:
         case "reset":
             raise ConnectionDropped
