@@ -1,8 +1,8 @@
 """Subtasks of a plan that do the same: those that certainly do are one, others a warning."""
 
 import difflib
-import itertools
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import get_args
 
 from concertmaster.engine.plans.plan import Plan, Priority, Subtask
@@ -61,8 +61,10 @@ def same_work(one: Subtask, other: Subtask) -> bool:
     )
 
 
-def _words(text: str) -> list[str]:
-    return [word.rstrip(".,;:!?") for word in text.casefold().split()]
+# Each subtask of a plan is compared with each other one.
+@lru_cache(maxsize=1024)
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.rstrip(".,;:!?") for word in text.casefold().split())
 
 
 def _way(subtask: Subtask) -> object:
@@ -73,16 +75,26 @@ def _way(subtask: Subtask) -> object:
 
 def overlaps(subtasks: Sequence[Subtask]) -> list[str]:
     """Return a sentence for each two subtasks that seem to do the same."""
+    inputs = [set(subtask.inputs) for subtask in subtasks]
+    words = [subtask.objective.lower().split() for subtask in subtasks]
+    matcher = difflib.SequenceMatcher[str](autojunk=False)
+    pairs: list[tuple[int, int]] = []
+    for later in range(len(subtasks)):
+        # It prepares the second sequence once, for however many it is compared with.
+        matcher.set_seq2(words[later])
+        for earlier in range(later):
+            if inputs[earlier] == inputs[later]:
+                matcher.set_seq1(words[earlier])
+                pairs += [(earlier, later)] if _alike(matcher) else []
     return [
-        f"Subtasks {one.id!r} and {other.id!r} seem to do the same with the same inputs."
-        for one, other in itertools.combinations(subtasks, 2)
-        if set(one.inputs) == set(other.inputs) and _alike(one.objective, other.objective)
+        f"Subtasks {subtasks[one].id!r} and {subtasks[other].id!r} seem to do the same with the "
+        "same inputs."
+        for one, other in sorted(pairs)
     ]
 
 
-def _alike(one: str, other: str) -> bool:
+def _alike(matcher: "difflib.SequenceMatcher[str]") -> bool:
     """Tell whether two objectives say the same in nearly the same words."""
-    matcher = difflib.SequenceMatcher(None, one.lower().split(), other.lower().split(), False)
     # The cheap upper bounds first: most pairs have nothing in common.
     return (
         matcher.real_quick_ratio() >= ALIKE
