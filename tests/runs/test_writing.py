@@ -50,9 +50,9 @@ async def test_what_comes_during_a_commit_is_committed_together_after_it() -> No
     async with at_work(commits) as thread:
         thread.submit(pending("first"))
         assert await anyio.to_thread.run_sync(commits.begun.wait, 5)
-        for name in ("second", "third"):
-            thread.submit(pending(name))
-        thread.submit(last := pending("fourth", wait=False))
+        thread.submit(pending("second"))
+        thread.submit(pending("third", wait=False))
+        thread.submit(last := pending("fourth"))
         commits.go.set()
         await last.settled.wait()
     assert commits.groups == [["first"], ["second", "third", "fourth"], ["end"]]

@@ -4,11 +4,9 @@ It takes what it is to do from a queue, and not from the event loop: a commit be
 as the one before it has ended, however much else there is to do in the process.
 """
 
-import math
 import socket
-import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from queue import Empty, SimpleQueue
@@ -55,7 +53,10 @@ class WritingThread:
 
     def __init__(self, commit: Callable[[Sequence[Pending]], None]) -> None:
         self._commit = commit
-        self._queue = SimpleQueue[Pending | _Errand]()
+        self._held: list[Pending | _Errand] = []
+        """What waits for something that is due at once."""
+        self._holding = anyio.Event()
+        self._due = SimpleQueue[list[Pending | _Errand]]()
         self._done = deque[Pending | _Errand]()
         self._ended = False
 
@@ -65,7 +66,11 @@ class WritingThread:
         Raises:
             ClosedResourceError: the thread has been told to end.
         """
-        self._put(pending)
+        self._hold(pending)
+        if pending.wanted:
+            self._let_go()
+        else:
+            self._holding.set()
 
     async def run(self, work: Callable[[], T]) -> T:
         """Return what `work` returns, or raise our error that it raises; also if cancelled."""
@@ -78,20 +83,26 @@ class WritingThread:
                 outcome.set_exception(exc)
 
         errand = _Errand(settle)
-        self._put(errand)
+        self._hold(errand)
+        self._let_go()
         with anyio.CancelScope(shield=True):
             await errand.settled.wait()
         return outcome.result()
 
     def end(self, work: Callable[[], object]) -> None:
         """Have the thread end with `work`, after all that it has been given."""
-        self._put(_Errand(work, last=True))
+        self._hold(_Errand(work, last=True))
+        self._let_go()
         self._ended = True
 
-    def _put(self, item: Pending | _Errand) -> None:
+    def _hold(self, item: Pending | _Errand) -> None:
         if self._ended:
             raise anyio.ClosedResourceError
-        self._queue.put(item)
+        self._held.append(item)
+
+    def _let_go(self) -> None:
+        self._due.put(self._held)
+        self._held = []
 
     async def work(self) -> None:
         """Do what is submitted until the end; nothing is left undone when it is cancelled."""
@@ -100,11 +111,19 @@ class WritingThread:
             inside.setblocking(False)
             outside.setblocking(False)
             async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._let_go_in_time)
                 tasks.start_soon(self._tell_whenever, outside)
                 # Of a limiter of its own: it is busy for as long as the process.
                 await to_thread.run_sync(self._toil, inside, limiter=anyio.CapacityLimiter(1))
                 tasks.cancel_scope.cancel()
             self._tell()
+
+    async def _let_go_in_time(self) -> None:
+        while True:
+            await self._holding.wait()
+            await anyio.sleep(LINGER_SECONDS)
+            self._holding = anyio.Event()
+            self._let_go()
 
     async def _tell_whenever(self, bell: socket.socket) -> None:
         while True:
@@ -119,29 +138,32 @@ class WritingThread:
     def _toil(self, bell: socket.socket) -> None:
         last = False
         while not last:
-            writes, errand = self._next()
-            if writes:
-                self._commit(writes)
-                self._hand_back(writes, bell)
-            if errand is not None:
-                errand.work()
-                self._hand_back([errand], bell)
-                last = errand.last
+            for items in self._next():
+                if isinstance(items, _Errand):
+                    items.work()
+                    last = items.last
+                    self._hand_back([items], bell)
+                else:
+                    self._commit(items)
+                    self._hand_back(items, bell)
 
-    def _next(self) -> tuple[list[Pending], _Errand | None]:
-        """Return the writes that are due, and what is to be done after them."""
+    def _next(self) -> Iterator[list[Pending] | _Errand]:
+        """Yield what there is to do: writes that belong together, and what is between them."""
+        items = self._due.get()
+        with suppress(Empty):
+            while True:
+                items += self._due.get_nowait()
         writes: list[Pending] = []
-        due = math.inf
-        while True:
-            wait = None if due == math.inf else max(0.0, due - time.monotonic())
-            try:
-                item = self._queue.get(timeout=wait)
-            except Empty:
-                return writes, None
-            if isinstance(item, _Errand):
-                return writes, item
-            writes.append(item)
-            due = min(due, 0.0 if item.wanted else time.monotonic() + LINGER_SECONDS)
+        for item in items:
+            if isinstance(item, Pending):
+                writes.append(item)
+                continue
+            if writes:
+                yield writes
+                writes = []
+            yield item
+        if writes:
+            yield writes
 
     def _hand_back(self, items: Iterable[Pending | _Errand], bell: socket.socket) -> None:
         self._done.extend(items)
