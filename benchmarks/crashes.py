@@ -93,9 +93,9 @@ class Outcome:
     """Calls that were under way at a kill."""
     repeated: list[float] = field(default_factory=list[float])
     """For each finished call whose reply was lost, how long before the kill it had been sent."""
-    unexplained: int = 0
+    unexplained: list[str] = field(default_factory=list[str])
     """Replies that are not in the journal of a process that was not killed, and calls that are
-    in it more than once."""
+    in a journal more than once."""
 
 
 class Counting:
@@ -115,7 +115,7 @@ class Counting:
         self._outcome.finished += len(sent)
         lost = _lost(sent, events[self._events :])
         if killed_at is None:
-            self._outcome.unexplained += len(lost)
+            self._outcome.unexplained += [f"lost {until - moment:.3f} s before" for moment in lost]
         else:
             self._outcome.in_flight += len(entries) - len(sent)
             self._outcome.repeated += [killed_at - moment for moment in lost]
@@ -211,7 +211,9 @@ class Lane:
         calls = Counter(event.name for event in events if isinstance(event, CallFinished))
         self._outcome.runs[f"{kind} {status}"] += 1
         self._outcome.unended += status not in ("succeeded", "partial")
-        self._outcome.unexplained += calls.total() - len(calls)
+        self._outcome.unexplained += [
+            f"{name} of a run {kind} {count} times" for name, count in calls.items() if count > 1
+        ]
         self._outcome.undone += len(_done_again(events))
 
 
@@ -269,7 +271,13 @@ def crash_figures(calls: int = CALLS, store: str = "sqlite", seed: int = 1) -> l
         Figure(f"killed runs without an end, {on}", outcome.unended, 0, unit="runs", detail=detail),
         Figure(f"results lost to kills, {on}", outcome.undone, 0, unit="results"),
         Figure(f"finished calls repeated, {on}", len(outcome.repeated), most, unit="calls"),
-        Figure(f"calls repeated without a reason, {on}", outcome.unexplained, 0, unit="calls"),
+        Figure(
+            f"calls repeated without a reason, {on}",
+            len(outcome.unexplained),
+            0,
+            unit="calls",
+            detail="; ".join(outcome.unexplained),
+        ),
         Figure(
             f"longest from a reply to the kill that lost it, {on}",
             1000 * farthest,
