@@ -17,7 +17,6 @@ from concertmaster.runs.service import RunService
 from concertmaster.runs.state import RunState
 from concertmaster.settings import Settings
 
-SUBTASKS = 30
 WAIT_SECONDS = 600
 
 
@@ -43,13 +42,17 @@ STRATEGIES = Plan.model_validate(
         ]
     }
 )
+WIDE = Plan.model_validate(
+    {"subtasks": [_subtask(number) for number in range(1, 51)], "mode": "static"}
+)
 ORDERS: dict[str, Order] = {
+    "wide": RunOrder(task="all of it", plan=WIDE),
     "static": RunOrder(task="all of it", mode="static"),
     "adaptive": RunOrder(task="all of it", mode="adaptive"),
     "auto": RunOrder(task="all of it"),
     "strategies": RunOrder(task="all of it", plan=STRATEGIES),
     "verified": RunOrder(task="all of it", plan=STRATEGIES, verify="mend"),
-    "guarded": RunOrder(task="all of it", mode="static", guard="reviewer"),
+    "guarded": RunOrder(task="all of it", plan=WIDE, guard="reviewer"),
     "worker": WorkerOrder(worker="analyst", task="part of it"),
 }
 
@@ -60,7 +63,7 @@ async def main(folder: str, store: str, address: str, kind: str, run_id: str = "
         "api_key": "none",
         "base_url": address,
         "data_folder": Path(folder),
-        "max_subtasks": SUBTASKS,
+        "max_subtasks": 50,
         "budget_usd": 100,
     }
     if store:

@@ -41,14 +41,14 @@ from concertmaster.llm.protocol import Usage
 from concertmaster.runs.journal import Journal
 from concertmaster.runs.postgres_store import open_postgres
 from concertmaster.runs.sqlite_store import open_sqlite
-from crash_runs import ORDERS, SUBTASKS
+from crash_runs import ORDERS
 from measure import Figure
 from servers import running_postgres
 
 PROGRAM = Path(__file__).with_name("crash_runs.py")
 CALLS = 400
-LANES = 4
-"""Runs at once, each in a process of its own."""
+LANES = {"sqlite": 4, "postgres": 6}
+"""Runs at once, each in a process of its own: on Postgres, some wait until a dead one is missed."""
 MOST_KILLS = 3
 """How often one run is killed."""
 LIFE_SECONDS = 12.0
@@ -64,7 +64,7 @@ BEHAVIOUR = Behaviour(
     tokens_per_second=150,
     reply_tokens=150,
     spread=0.5,
-    subtasks=SUBTASKS,
+    subtasks=30,
     values={"allowed": True},
 )
 
@@ -236,7 +236,7 @@ async def _opened(store: str, folder: str) -> AsyncGenerator[Journal]:
         yield journal
 
 
-async def all_runs(outcome: Outcome, store: str, calls: int, seed: int) -> None:
+async def all_runs(outcome: Outcome, store: str, lanes: int, calls: int, seed: int) -> None:
     """Begin runs, of each kind in turn, until so many calls were finished."""
     kinds = list(ORDERS)
 
@@ -247,18 +247,19 @@ async def all_runs(outcome: Outcome, store: str, calls: int, seed: int) -> None:
             number += 1
 
     async with AsyncExitStack() as stack:
-        apis = [await stack.enter_async_context(serve_fake_api(BEHAVIOUR)) for _ in range(LANES)]
+        apis = [await stack.enter_async_context(serve_fake_api(BEHAVIOUR)) for _ in range(lanes)]
         async with anyio.create_task_group() as tasks:
             for number, api in enumerate(apis):
                 lane = Lane(store, api, outcome, f"{seed} {number}")
-                tasks.start_soon(fill, lane, number * len(kinds) // LANES)
+                tasks.start_soon(fill, lane, number * len(kinds) // lanes)
 
 
 def crash_figures(calls: int = CALLS, store: str = "sqlite", seed: int = 1) -> list[Figure]:
     """Measure what kills lose, and what they cost."""
     outcome = Outcome()
     with running_postgres() if store == "postgres" else nullcontext() as server:
-        anyio.run(all_runs, outcome, server.store() if server else "", calls, seed)
+        address = server.store() if server else ""
+        anyio.run(all_runs, outcome, address, LANES[store], calls, seed)
     lives = statistics.mean(outcome.lives)
     detail = (
         f"{outcome.runs.total()} runs, {len(outcome.lives)} kills after {lives:.1f} s on average, "
