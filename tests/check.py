@@ -16,10 +16,9 @@ CHECKS = {
     "lint": ["ruff", "check"],
     "types": ["pyright"],
     "tests": [
-        *("coverage", "run", "-m", "pytest"),
+        *("pytest", "--cov", "--cov-report=", "--cov-fail-under=0"),
         *("--numprocesses", str(TESTS_AT_ONCE), "--dist", "worksteal"),
     ],
-    "coverage data": ["coverage", "combine", "--quiet"],
     "coverage": ["coverage", "report"],
 }
 
