@@ -6,13 +6,15 @@ import stat
 import struct
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Generator
+import threading
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
 import anyio
 import pytest
+from anyio import from_thread
 from anyio.lowlevel import checkpoint
 from filelock import FileLock
 
@@ -22,8 +24,13 @@ from concertmaster.errors import (
     StoreError,
 )
 from concertmaster.runs import sqlite_store
+from concertmaster.runs.group_commit import GroupCommit
+from concertmaster.runs.journal import RunRow
 from concertmaster.runs.sqlite_errors import explain
+from concertmaster.runs.sqlite_file import SqliteFile
 from concertmaster.runs.sqlite_store import open_sqlite
+from concertmaster.runs.stored import Write
+from concertmaster.runs.writing import Pending
 from stores import cancel, names, numbered, started
 
 pytestmark = pytest.mark.anyio
@@ -351,6 +358,98 @@ async def test_a_journal_closes_though_another_process_keeps_the_lock(folder: Pa
                 lock.acquire()
     async with open_sqlite(folder) as journal:
         assert await names(journal) == ["run/start"]
+
+
+class SlowFile(SqliteFile):
+    """A file of which a read lasts until it is told to go on."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, patience=5)
+        self.asked = anyio.Event()
+        self.go_on = threading.Event()
+
+    def row(self, run_id: str) -> RunRow:
+        from_thread.run_sync(self.asked.set)
+        self.go_on.wait(5)
+        return super().row(run_id)
+
+
+async def test_a_journal_closes_once_whoever_reads_has_finished(folder: Path) -> None:
+    file = SlowFile(folder)
+    read: list[str] = []
+
+    async def look() -> None:
+        read.append((await journal.row("r-1")).run_id)
+
+    async def release() -> None:
+        await anyio.wait_all_tasks_blocked()
+        file.go_on.set()
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            journal = GroupCommit(file)
+            async with journal.committing():
+                await journal.create("r-1", started(), {})
+                tasks.start_soon(look)
+                await file.asked.wait()
+                tasks.start_soon(release)
+    assert read == ["r-1"]
+
+
+class HeldFile(SqliteFile):
+    """A file of which the next commit lasts until it is told to go on."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, patience=5)
+        self.held: anyio.Event | None = None
+        self.go_on = threading.Event()
+
+    def commit(self, writes: Sequence[Write]) -> list[ConcertmasterError | None]:
+        if self.held is not None:
+            from_thread.run_sync(self.held.set)
+            self.go_on.wait(5)
+        return super().commit(writes)
+
+
+class Telling(GroupCommit):
+    """Commits that tell when it has been settled how their writes ended."""
+
+    def __init__(self, file: HeldFile) -> None:
+        super().__init__(file)
+        self.settled = threading.Event()
+
+    def _commit(self, batch: Sequence[Pending]) -> None:
+        super()._commit(batch)
+        self.settled.set()
+
+
+@pytest.mark.parametrize("first", ["cancelled", "settled"])
+async def test_a_failure_is_not_lost_whichever_is_first_that_or_its_caller_being_cancelled(
+    folder: Path, first: str
+) -> None:
+    file = HeldFile(folder)
+    journal = Telling(file)
+    scope = anyio.CancelScope()
+
+    async def give_up() -> None:
+        with scope:
+            await journal.append("r-1", numbered(1), epoch=9)
+
+    with anyio.fail_after(5):
+        async with journal.committing():
+            await journal.create("r-1", started(), {})
+            file.held = anyio.Event()
+            journal.settled.clear()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(give_up)
+                await file.held.wait()
+                scope.cancel()
+                if first == "settled":
+                    file.go_on.set()
+                    assert journal.settled.wait(5)
+            file.go_on.set()
+            with pytest.raises(LostRunError):
+                await journal.append("r-1", numbered(2), epoch=1)
 
 
 async def test_a_store_is_usable_again_once_what_was_wrong_has_passed(folder: Path) -> None:

@@ -37,7 +37,7 @@ async def at_work(commits: Commits) -> AsyncGenerator[WritingThread]:
             try:
                 yield thread
             finally:
-                thread.end(lambda: commits.groups.append(["end"]))
+                thread.end()
 
 
 def pending(name: str, *, wait: bool = True) -> Pending:
@@ -55,7 +55,7 @@ async def test_what_comes_during_a_commit_is_committed_together_after_it() -> No
         thread.submit(last := pending("fourth"))
         commits.go.set()
         await last.settled.wait()
-    assert commits.groups == [["first"], ["second", "third", "fourth"], ["end"]]
+    assert commits.groups == [["first"], ["second", "third", "fourth"]]
 
 
 async def test_what_nobody_waits_for_is_committed_though_nothing_else_comes() -> None:
@@ -64,7 +64,7 @@ async def test_what_nobody_waits_for_is_committed_though_nothing_else_comes() ->
     async with at_work(commits) as thread:
         thread.submit(alone := pending("alone", wait=False))
         await alone.settled.wait()
-    assert commits.groups == [["alone"], ["end"]]
+    assert commits.groups == [["alone"]]
 
 
 async def test_what_was_given_before_the_end_is_done_and_what_comes_after_is_refused() -> None:
@@ -72,7 +72,7 @@ async def test_what_was_given_before_the_end_is_done_and_what_comes_after_is_ref
     commits.go.set()
     async with at_work(commits) as thread:
         thread.submit(pending("before", wait=False))
-    assert commits.groups == [["before"], ["end"]]
+    assert commits.groups == [["before"]]
     with pytest.raises(anyio.ClosedResourceError):
         thread.submit(pending("after"))
 

@@ -1,6 +1,7 @@
 """A journal whose writes are committed in groups, over the tables that a store keeps them in."""
 
 import logging
+import threading
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -89,7 +90,8 @@ class GroupCommit:
         self._writing = WritingThread(self._commit)
         self._reading = anyio.CapacityLimiter(1)
         self._untold: dict[str, ConcertmasterError] = {}
-        """By run: the failure of a write that nobody waited for. Only the thread touches it."""
+        """By run: the failure of a write that nobody waited for."""
+        self._telling = threading.Lock()
 
     async def create(
         self,
@@ -195,8 +197,7 @@ class GroupCommit:
             try:
                 await pending.settled.wait()
             except anyio.get_cancelled_exc_class():
-                # Nobody is there to be told of a failure now.
-                pending.wanted = False
+                self._forsake(pending)
                 raise
             if pending.error is not None:
                 raise pending.error
@@ -210,17 +211,25 @@ class GroupCommit:
         failure: BaseException | None = None
         try:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._writing.work)
+                tasks.start_soon(self._write_until_closed)
                 try:
                     yield tasks
                 finally:
-                    self._writing.end(self._tables.close)
+                    self._writing.end()
                     tasks.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             # The tasks raise nothing, so this is what the caller raised, which needs no wrapping.
             failure = group.exceptions[0]
         if failure is not None:
             raise failure
+
+    async def _write_until_closed(self) -> None:
+        with anyio.CancelScope(shield=True):
+            await self._writing.work()
+            # Whoever still reads is waited for: a connection closed under a thread that uses it
+            # takes the whole process down.
+            async with self._reading:
+                await to_thread.run_sync(self._tables.close)
 
     def _commit(self, batch: Sequence[Pending]) -> None:
         """Commit together what can be, and note of each write how it ended; for the thread."""
@@ -243,11 +252,19 @@ class GroupCommit:
 
     def _settle(self, pending: Pending) -> None:
         run_id = pending.write.run_id
-        if pending.wanted:
-            earlier = self._untold.pop(run_id, None)
-            pending.error = pending.error or earlier
-        elif pending.error is not None:
-            self._untold[run_id] = pending.error
+        with self._telling:
+            if pending.wanted:
+                earlier = self._untold.pop(run_id, None)
+                pending.error = pending.error or earlier
+            elif pending.error is not None:
+                self._untold[run_id] = pending.error
+
+    def _forsake(self, pending: Pending) -> None:
+        """Take in that nobody waits for a write any more, who could be told how it ends."""
+        with self._telling:
+            pending.wanted = False
+            if pending.error is not None:
+                self._untold[pending.write.run_id] = pending.error
 
 
 def _check_id(run_id: str) -> None:

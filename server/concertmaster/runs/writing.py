@@ -89,9 +89,9 @@ class WritingThread:
             await errand.settled.wait()
         return outcome.result()
 
-    def end(self, work: Callable[[], object]) -> None:
-        """Have the thread end with `work`, after all that it has been given."""
-        self._hold(_Errand(work, last=True))
+    def end(self) -> None:
+        """Have the thread end after all that it has been given."""
+        self._hold(_Errand(lambda: None, last=True))
         self._let_go()
         self._ended = True
 
