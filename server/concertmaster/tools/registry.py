@@ -126,10 +126,10 @@ class ToolRegistry:
             for source in dict.fromkeys(name.partition(".")[0] for name in names)
             if source in self._sources
         }
+        if not wanted:
+            return self.here(names)
         asked = await anyio.amap(lambda source: self._ask(source, wanted[source]), wanted)
-        tools = dict(self.here(names).tools)
-        if wanted:
-            tools[ReadResult.spec.name] = ReadResult()
+        tools = dict(self.here(names).tools) | {ReadResult.spec.name: ReadResult()}
         for answer in asked:
             tools |= {name: tool for name, tool in answer.tools.items() if name not in refused}
         missing = tuple(sentence for answer in asked for sentence in answer.missing)
