@@ -11,7 +11,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Collection, Generator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 from concertmaster.engine.record.events import SCHEMA_VERSION, Event
@@ -25,7 +25,7 @@ from concertmaster.errors import (
 )
 from concertmaster.runs import private
 from concertmaster.runs.journal import RunRow, Standing, StoredRun
-from concertmaster.runs.owners import POLL_SECONDS, Owners
+from concertmaster.runs.owners import Owners
 from concertmaster.runs.sqlite_errors import explain
 from concertmaster.runs.sqlite_layout import lay_out
 from concertmaster.runs.sqlite_queries import SELECT_ROWS, SELECT_SPENT
@@ -107,7 +107,7 @@ class SqliteFile:
         self._path = folder / "runs.db"
         self._patience = patience
         self._owners = Owners(folder / "owners")
-        self._lock = private.lock(folder / "runs.lock")
+        self._lock = private.OpenLock(folder / "runs.lock")
         self._opening = threading.Lock()
         self._connections: tuple[sqlite3.Connection, sqlite3.Connection] | None = None
 
@@ -327,6 +327,7 @@ class SqliteFile:
                     stack.enter_context(self._alone())
                 for connection in self._connections:
                     connection.close()
+        self._lock.close()
         self._owners.release()
 
     def _opened(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
@@ -357,11 +358,9 @@ class SqliteFile:
             self._path, timeout=self._patience, isolation_level=None, check_same_thread=False
         )
 
-    @contextmanager
-    def _alone(self) -> Generator[None]:
+    def _alone(self) -> AbstractContextManager[None]:
         """Keep other processes from opening, changing and closing the file."""
-        with self._lock.acquire(timeout=self._patience, poll_interval=POLL_SECONDS):
-            yield
+        return self._lock.held(patience=self._patience)
 
     @contextmanager
     def _explained(self) -> Generator[None]:
