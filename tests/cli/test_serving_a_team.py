@@ -19,6 +19,7 @@ URL = f"https://{HOST}/mcp"
 JWKS = "https://id.example.org/keys"
 OAUTH = {"oauth_issuer": "https://id.example.org", "public_url": URL}
 OURS = {"oauth_client_id": "us", "oauth_client_secret": "s"}
+KEY = "0123456789abcdef0123456789abcdef"
 ASKING = OAUTH | {"oauth_introspection_url": "https://id.example.org/introspect"}
 
 
@@ -119,13 +120,26 @@ def test_a_file_of_tokens_that_is_not_there_is_named(tmp_path: Path) -> None:
         read_tokens(tmp_path / "none.toml")
 
 
-def test_a_secret_in_the_settings_file_is_for_its_owner_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", ['oauth_client_secret = "s"', f'request_state_keys = ["{KEY}"]'])
+def test_a_secret_in_the_settings_file_is_for_its_owner_alone(line: str, tmp_path: Path) -> None:
     file = tmp_path / "config" / "concertmaster" / "settings.toml"
     file.parent.mkdir(parents=True)
-    file.write_text('oauth_client_secret = "s"')
+    file.write_text(line)
     file.chmod(0o644)
     with pytest.raises(SettingsError, match="chmod 600"):
         settings()
+
+
+def test_keys_of_what_clients_carry_are_given_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONCERTMASTER_REQUEST_STATE_KEYS", f"{KEY}1,{KEY}2")
+    keys = settings().request_state_keys
+    assert [key.get_secret_value() for key in keys] == [f"{KEY}1", f"{KEY}2"]
+
+
+def test_a_key_that_could_be_guessed_is_refused_without_being_shown() -> None:
+    with pytest.raises(SettingsError, match="at least 32") as refused:
+        settings(request_state_keys="short-key")
+    assert "short-key" not in str(refused.value)
 
 
 def test_the_command_says_what_is_missing(tmp_path: Path) -> None:

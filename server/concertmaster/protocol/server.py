@@ -1,13 +1,13 @@
 """The MCP server, put together."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
 from mcp.server.caching import CacheableMethod
 from mcp.server.lowlevel.helper_types import ReadResourceContents
-from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver import MCPServer, RequestStateSecurity
 from mcp.server.stdio import stdio_server
 from mcp.server.subscriptions import ListenHandler
 from mcp.types import (
@@ -81,6 +81,7 @@ class ConcertmasterServer(MCPServer[ServerState]):
         *,
         at_once: bool,
         principals: "Principals | None",
+        state_keys: Sequence[str] = (),
     ) -> None:
         self.state = ServerState(open_service, at_once=at_once, principals=principals)
         self._jobs = JobPrompts(self.state, load_jobs)
@@ -100,6 +101,7 @@ class ConcertmasterServer(MCPServer[ServerState]):
                 *([GuardedSubscriptions(self.state)] if principals is not None else []),
             ],
             lifespan=lambda _: self.state.lifespan(),
+            request_state_security=RequestStateSecurity(keys=state_keys) if state_keys else None,
         )
         add_resources(self, self.state)
         self.completion()(partial(complete, self.state, self._jobs))
@@ -158,10 +160,15 @@ def create_server(
     *,
     at_once: bool = False,
     principals: "Principals | None" = None,
+    state_keys: Sequence[str] = (),
 ) -> ConcertmasterServer:
     """Return the server that gives MCP clients access to a service, and to ready-made jobs.
 
     The service is opened when a call first needs it, or `at_once` when the server is first in
-    use. With `principals`, callers must have a token, and see their own runs only.
+    use. With `principals`, callers must have a token, and see their own runs only. What clients
+    carry from one call to the next is sealed with the first of `state_keys`, and opened with any;
+    without one, this server alone can open it.
     """
-    return ConcertmasterServer(open_service, load_jobs, at_once=at_once, principals=principals)
+    return ConcertmasterServer(
+        open_service, load_jobs, at_once=at_once, principals=principals, state_keys=state_keys
+    )
