@@ -1,10 +1,11 @@
 """What an operator can choose about serving several people over HTTP."""
 
 import re
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr
+
+from concertmaster.setting_types import FilePath
 
 HTTP_SECRETS = ("oauth_client_secret", "request_state_keys")
 
@@ -26,7 +27,6 @@ def _host(name: str) -> str:
 Host = Annotated[str, AfterValidator(_host)]
 Url = Annotated[str, Field(pattern=r"^https?://[^\s@]+$")]
 StateKey = Annotated[SecretStr, Field(min_length=32)]
-TokensFile = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 
 
 class HttpSettings(BaseModel):
@@ -37,7 +37,7 @@ class HttpSettings(BaseModel):
         description="Names under which clients may call the server over HTTP, with commas between "
         "them. Needed off this machine.",
     )
-    tokens_file: TokensFile | None = Field(
+    tokens_file: FilePath | None = Field(
         default=None, description="A file of users and their bearer tokens, for HTTP."
     )
     oauth_issuer: Url | None = Field(
