@@ -47,12 +47,14 @@ class Served:
         return self.address.removesuffix("/mcp")
 
     @asynccontextmanager
-    async def client(self, token: str, *, mode: str = "auto") -> AsyncGenerator[Client]:
+    async def client(
+        self, token: str, *, mode: str = "auto", **options: Any
+    ) -> AsyncGenerator[Client]:
         """Connect a client that sends a token."""
         headers = {"authorization": f"Bearer {token}"}
         async with httpx2.AsyncClient(headers=headers, timeout=30) as http:
             transport = streamable_http_client(self.address, http_client=http)
-            async with Client(transport, mode=mode) as client:
+            async with Client(transport, mode=mode, **options) as client:
                 yield client
 
 

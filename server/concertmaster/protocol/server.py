@@ -32,7 +32,7 @@ from concertmaster.protocol.subscriptions import LegacySubscriptions
 from concertmaster.protocol.task_updates import TaskListening
 from concertmaster.protocol.tasks import RunTasks, TasksExtension, TaskSource
 from concertmaster.protocol.tools import TASK_TOOLS, TOOLS
-from concertmaster.protocol.watching import GuardedSubscriptions
+from concertmaster.protocol.watching import FollowedListening, GuardedSubscriptions, watch
 
 if TYPE_CHECKING:
     from concertmaster.runs.principals import Principals
@@ -99,6 +99,7 @@ class ConcertmasterServer(MCPServer[ServerState]):
             middleware=[
                 hint_at_workers,
                 *([GuardedSubscriptions(self.state)] if principals is not None else []),
+                FollowedListening(self.state),
             ],
             lifespan=lambda _: self.state.lifespan(),
             request_state_security=RequestStateSecurity(keys=state_keys) if state_keys else None,
@@ -113,7 +114,7 @@ class ConcertmasterServer(MCPServer[ServerState]):
 
     def _serve_subscriptions(self, tasks: TaskSource) -> None:
         bus = self.state.bus
-        legacy = LegacySubscriptions(bus, self.state.start_soon)
+        legacy = LegacySubscriptions(bus, self.state.start_soon, partial(watch, self.state))
         listening = TaskListening(ListenHandler(bus), tasks)
         add = self._lowlevel_server.add_request_handler
         add("resources/subscribe", SubscribeRequestParams, legacy.subscribe)

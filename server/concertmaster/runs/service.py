@@ -25,6 +25,7 @@ from concertmaster.engine.record.events import (
 from concertmaster.engine.record.request import NOBODY, Origin, RunRequest
 from concertmaster.engine.run import Setup
 from concertmaster.errors import LostRunError, UnknownRunError, UnreadableRunError, UsedKeyError
+from concertmaster.runs.elsewhere import LATEST, Elsewhere
 from concertmaster.runs.intake import CheckedOrder, RunPolicy
 from concertmaster.runs.journal import Journal, RunRow, StoredRun
 from concertmaster.runs.live import LIVENESS_SECONDS, LiveRun, LiveRuns
@@ -60,6 +61,7 @@ class RunService:
         self._policy = policy
         self._live = LiveRuns(journal=journal, orchestrator=Orchestrator(setup), tasks=tasks)
         self.room = Room(journal, self._live, policy)
+        self.elsewhere = Elsewhere(journal, self._live)
         self._reader = OrderReader(
             journal=journal, policy=policy, catalog=setup.catalog, find=self.get
         )
@@ -307,7 +309,7 @@ class RunService:
             await self._journal.request_cancel(run_id, event)
         return await self.wait(run_id, seconds=CANCEL_SECONDS)
 
-    async def recent(self, limit: int = 20, *, principal: str | None = None) -> RecentRuns:
+    async def recent(self, limit: int = LATEST, *, principal: str | None = None) -> RecentRuns:
         """Return the latest runs, all or a principal's, without what was said in them."""
         states: list[RunState] = []
         unreadable: list[str] = []
