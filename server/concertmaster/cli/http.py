@@ -48,6 +48,7 @@ async def serve(
         at_once=settings.resume_interrupted,
         principals=principals,
         state_keys=[key.get_secret_value() for key in dict.fromkeys(settings.request_state_keys)],
+        keep_days=settings.keep_days,
     )
     return await serve_http(server, host=host, port=port, access=access, ready=ready)
 

@@ -82,8 +82,10 @@ class ConcertmasterServer(MCPServer[ServerState]):
         at_once: bool,
         principals: "Principals | None",
         state_keys: Sequence[str] = (),
+        keep_days: float | None = None,
     ) -> None:
         self.state = ServerState(open_service, at_once=at_once, principals=principals)
+        self._keep_days = keep_days
         self._jobs = JobPrompts(self.state, load_jobs)
         tasks = self.task_source()
         super().__init__(
@@ -110,7 +112,7 @@ class ConcertmasterServer(MCPServer[ServerState]):
 
     def task_source(self) -> TaskSource:
         """Return what answers calls with tasks."""
-        return RunTasks(self.state, TASK_TOOLS)
+        return RunTasks(self.state, TASK_TOOLS, keep_days=self._keep_days)
 
     def _serve_subscriptions(self, tasks: TaskSource) -> None:
         bus = self.state.bus
@@ -162,14 +164,20 @@ def create_server(
     at_once: bool = False,
     principals: "Principals | None" = None,
     state_keys: Sequence[str] = (),
+    keep_days: float | None = None,
 ) -> ConcertmasterServer:
     """Return the server that gives MCP clients access to a service, and to ready-made jobs.
 
     The service is opened when a call first needs it, or `at_once` when the server is first in
     use. With `principals`, callers must have a token, and see their own runs only. What clients
     carry from one call to the next is sealed with the first of `state_keys`, and opened with any;
-    without one, this server alone can open it.
+    without one, this server alone can open it. Clients are told that tasks are kept `keep_days`.
     """
     return ConcertmasterServer(
-        open_service, load_jobs, at_once=at_once, principals=principals, state_keys=state_keys
+        open_service,
+        load_jobs,
+        at_once=at_once,
+        principals=principals,
+        state_keys=state_keys,
+        keep_days=keep_days,
     )

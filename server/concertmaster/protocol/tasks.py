@@ -39,6 +39,8 @@ GRACE_SECONDS = 0.5
 POLL_MILLISECONDS = 2_000
 """How often a client should ask how a task is coming along."""
 
+DAY_MILLISECONDS = 86_400_000
+
 TaskStatus = Literal["working", "input_required", "completed", "failed", "cancelled"]
 
 Ctx = ServerRequestContext[Any, Any]
@@ -53,6 +55,8 @@ class Task:
     message: str
     created_at: float
     updated_at: float
+    ttl_milliseconds: int | None = None
+    """How long it is kept, from when it was created; None is for ever."""
     details: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Its `result`, `error` or `inputRequests`, as its status wants."""
 
@@ -71,8 +75,7 @@ class Task:
             "statusMessage": self.message,
             "createdAt": _iso(self.created_at),
             "lastUpdatedAt": _iso(self.updated_at),
-            # A task is kept as long as its run.
-            "ttlMs": None,
+            "ttlMs": self.ttl_milliseconds,
             "pollIntervalMs": POLL_MILLISECONDS,
         }
 
@@ -188,9 +191,13 @@ class RunTasks:
     So a task needs no store of its own, and outlives the server.
     """
 
-    def __init__(self, server: ServerState, tools: Collection[str]) -> None:
+    def __init__(
+        self, server: ServerState, tools: Collection[str], *, keep_days: float | None = None
+    ) -> None:
+        """Take the tools whose calls may become tasks, and how long their runs are kept."""
         self._server = server
         self._tools = tools
+        self._keep_days = keep_days
 
     async def call(
         self, params: CallToolRequestParams, ctx: Ctx, call_next: CallNext
@@ -212,7 +219,8 @@ class RunTasks:
         Raises:
             UnknownRunError: there is none of that id.
         """
-        return run_task(await (await self._server.service()).get(task_id))
+        state = await (await self._server.service()).get(task_id)
+        return run_task(state, keep_days=self._keep_days)
 
     async def answer(self, task_id: str, responses: Mapping[str, Any]) -> None:
         """Do nothing: runs ask their clients for nothing.
@@ -252,8 +260,8 @@ def _run_under_way(result: HandlerResult) -> str | None:
             return None
 
 
-def run_task(state: RunState) -> Task:
-    """Return the task of a run in this state."""
+def run_task(state: RunState, *, keep_days: float | None = None) -> Task:
+    """Return the task of a run in this state, which is kept as long as the run."""
     status: TaskStatus = "working"
     message = progress_line(state)
     details: dict[str, Any] = {}
@@ -272,5 +280,6 @@ def run_task(state: RunState) -> Task:
         message=message,
         created_at=state.started_at,
         updated_at=state.updated_at,
+        ttl_milliseconds=None if keep_days is None else round(keep_days * DAY_MILLISECONDS),
         details=details,
     )
