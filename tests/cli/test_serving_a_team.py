@@ -2,14 +2,16 @@
 
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx2
 import pytest
 
+from concertmaster.cli import http
 from concertmaster.cli.http import access_of, read_tokens
 from concertmaster.errors import SettingsError
 from concertmaster.protocol.access import ProtectedResource
+from concertmaster.protocol.prompts import no_jobs
 from concertmaster.settings import Settings
 from processes import COMMAND, environment
 from serving import ANN
@@ -134,6 +136,28 @@ def test_keys_of_what_clients_carry_are_given_in_order(monkeypatch: pytest.Monke
     monkeypatch.setenv("CONCERTMASTER_REQUEST_STATE_KEYS", f"{KEY}1,{KEY}2")
     keys = settings().request_state_keys
     assert [key.get_secret_value() for key in keys] == [f"{KEY}1", f"{KEY}2"]
+
+
+@pytest.mark.anyio
+async def test_the_server_gets_each_key_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    def note(*_: object, **options: Any) -> None:
+        given.update(options)
+
+    async def end_at_once(*_: object, **options: Any) -> int:
+        given.update(options)
+        return 0
+
+    def not_opened() -> NoReturn:
+        raise AssertionError("unreachable")
+
+    monkeypatch.setattr(http, "create_server", note)
+    monkeypatch.setattr(http, "serve_http", end_at_once)
+    chosen = settings(request_state_keys=f"{KEY}1 {KEY}2 {KEY}1", keep_days=2)
+    options: dict[str, Any] = {"host": "127.0.0.1", "port": 0, "ready": note}
+    assert await http.serve(chosen, not_opened, no_jobs, **options) == 0
+    assert (given["state_keys"], given["keep_days"]) == ([f"{KEY}1", f"{KEY}2"], 2)
 
 
 def test_a_key_that_could_be_guessed_is_refused_without_being_shown() -> None:
