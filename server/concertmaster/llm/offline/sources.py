@@ -20,6 +20,12 @@ class Source:
     tree: ast.Module
 
     @property
+    def module(self) -> tuple[str, ...]:
+        """Return what the file is imported by, from the outermost folder on."""
+        path = PurePosixPath(self.name)
+        return path.parent.parts if path.stem == "__init__" else path.with_suffix("").parts
+
+    @property
     def is_test(self) -> bool:
         """Tell whether the file holds tests."""
         return is_test(self.name)
