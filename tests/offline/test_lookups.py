@@ -98,6 +98,14 @@ async def test_a_call_that_is_not_known_to_be_slow_is_not_reported(
     assert queries(reply.text) == []
 
 
+async def test_only_files_that_are_imported_are_read(tmp_path: Path) -> None:
+    asked: list[ToolCall] = []
+    roots = [project(tmp_path, {"other.py": STORE, "shop/store.py": STORE, "store.py": STORE})]
+    await work("performance-reviewer", app("shop.store", "load", "load"), roots=roots, asked=asked)
+    reads = [call.arguments.get("path") for call in asked if call.name == "read_file"]
+    assert reads == ["shop/store.py"]
+
+
 async def test_a_query_of_the_same_file_is_found_without_a_search() -> None:
     asked: list[ToolCall] = []
     source = document("a.py", f"{STORE}\n\nfor key in keys:\n    load(db, key)\n")
@@ -118,7 +126,7 @@ async def test_tests_in_the_roots_are_read_as_if_they_were_given(tmp_path: Path)
     assert "No known test mentions `load`, `name`" in alone.text
     files = {
         "tests/test_store.py": "from shop.store import load\ndef test_it():\n    load(1, 2)\n",
-        "tests/test_other.py": "def test_it():\n    name(1, 2)\n",
+        "tests/test_other.py": "from bank.store import name\ndef test_it():\n    name(1, 2)\n",
         "contest.py": "from shop.store import name\nname(1, 2)\n",
     }
     asked: list[ToolCall] = []
@@ -127,10 +135,33 @@ async def test_tests_in_the_roots_are_read_as_if_they_were_given(tmp_path: Path)
     assert "No known test mentions `name`" in reply.text
     # Its own faults are not asked for.
     assert "test_it" not in reply.text
-    assert [call.arguments.get("path") for call in asked if call.name == "read_file"] == [
-        "contest.py",
-        "tests/test_store.py",
-    ]
+    reads = [call.arguments.get("path") for call in asked if call.name == "read_file"]
+    assert reads == ["tests/test_store.py"]
+
+
+@pytest.mark.parametrize(
+    ("line", "imports"),
+    [
+        ("from shop.store import load", True),
+        ("from shop import store", True),
+        ("from .store import load", True),
+        ("from . import store", True),
+        ("import shop.store", True),
+        ("import os, store", True),
+        ("from shop.store import (", True),
+        ("from bank.store import load", False),
+        ("from bank import store", False),
+        ("import bank.store as store_of_bank", False),
+        ("imports = store", False),
+    ],
+)
+async def test_a_test_counts_if_it_imports_the_module(
+    line: str, imports: bool, tmp_path: Path
+) -> None:
+    text = f"{line}{'load)' if line.endswith('(') else ''}\nload(1, 2)\nname(1, 2)\n"
+    roots = [project(tmp_path, {"shop/test_store.py": text})]
+    reply = await work("test-reviewer", document("shop/store.py", STORE), roots=roots)
+    assert ("No known test" not in reply.text) == imports
 
 
 async def test_a_review_of_everything_looks_for_both(tmp_path: Path) -> None:

@@ -1,13 +1,17 @@
 """Which function of which file a call in a Python file is of."""
 
 import ast
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from concertmaster.llm.offline.sources import Source
+from concertmaster.llm.offline.sources import Source, module_of
 
 QUERIES = frozenset({"execute", "executescript", "urlopen"})
+
+_IMPORT = re.compile(r"(?:from\s+\.*([\w.]*)\s+)?import\s+(.*)")
+_MODULE = re.compile(r"\w+(?:\.\w+)*")
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -30,6 +34,32 @@ class _Import:
     """From the outermost folder on, as far as that is known."""
     name: str = ""
     """What is taken from the module; nothing where it is the module itself."""
+
+    @property
+    def whole(self) -> tuple[str, ...]:
+        """Return what it is if what is taken is a module too."""
+        return (*self.module, self.name) if self.name else self.module
+
+
+def imports_one_of(sources: Sequence[Source], line: str) -> bool:
+    """Tell whether a line of code imports one of these files, as far as the line tells."""
+    found = _IMPORT.match(line)
+    if found is None:
+        return False
+    base = tuple(filter(None, (found[1] or "").split(".")))
+    names = [(*base, *name.split(".")) for name in _MODULE.findall(found[2])]
+    modules = [*filter(None, [base]), *names]
+    return any(_is(source.module, module) for source in sources for module in modules)
+
+
+def may_import(sources: Sequence[Source], file: str) -> bool:
+    """Tell whether one of these files imports `file`, or something out of it."""
+    return any(
+        _is(module_of(file), module)
+        for source in sources
+        for item in _imports(source).values()
+        for module in (item.module, item.whole)
+    )
 
 
 def imported_calls(source: Source) -> set[str]:
@@ -65,11 +95,10 @@ def names_of(queries: Sequence[Query], source: Source) -> Mapping[str, Query]:
     """Return those functions that a file can call, by what they are called there."""
     names = {query.name: query for query in queries if query.source is source}
     for local, item in _imports(source).items():
-        inner = (*item.module, item.name) if item.name else item.module
         for query in queries:
-            if query.name == item.name and _is(query.source, item.module):
+            if query.name == item.name and _is(query.source.module, item.module):
                 names[local] = query
-            if _is(query.source, inner):
+            if _is(query.source.module, item.whole):
                 names[f"{local}.{query.name}"] = query
     return names
 
@@ -82,8 +111,9 @@ def _is_query(node: ast.AST) -> bool:
             return False
 
 
-def _is(source: Source, module: tuple[str, ...]) -> bool:
-    return source.module[len(source.module) - len(module) :] == module
+def _is(file: tuple[str, ...], module: tuple[str, ...]) -> bool:
+    """Tell whether the module of a file is the one that is imported as `module`."""
+    return file[len(file) - len(module) :] == module
 
 
 def _imports(source: Source) -> dict[str, _Import]:

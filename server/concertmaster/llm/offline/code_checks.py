@@ -4,9 +4,10 @@ import ast
 import re
 from collections.abc import Iterator, Sequence
 
+from concertmaster.llm.offline.calls import imports_one_of
 from concertmaster.llm.offline.findings import Finding
 from concertmaster.llm.offline.lookups import Lookup, any_of
-from concertmaster.llm.offline.sources import Source
+from concertmaster.llm.offline.sources import Source, is_test
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -67,22 +68,26 @@ def _is_secret(node: ast.Assign | ast.AnnAssign) -> bool:
 
 def tests_of(sources: Sequence[Source]) -> Lookup | None:
     """Return where the tests are of modules whose functions are to be tested."""
-    modules = [
-        source.module[-1]
+    to_test = [
+        source
         for source in sources
         if source.module and not source.is_test and _public(source.tree)
     ]
-    if not modules:
+    if not to_test:
         return None
-    pattern = rf"^\s*(?:from|import)\s.*{any_of(modules)}"
-    return Lookup(pattern=pattern, files="**/*test*.py")
+    names = any_of(source.module[-1] for source in to_test)
+    return Lookup(
+        pattern=rf"^\s*(?:from|import)\s.*{names}",
+        files="**/*test*.py",
+        fits=lambda hit: is_test(hit.file) and imports_one_of(to_test, hit.text),
+    )
 
 
 def untested(sources: Sequence[Source], beside: Sequence[Source]) -> list[Finding]:
     """Return the public functions that no test mentions, and the tests that check nothing."""
     tests = [source for source in sources if source.is_test]
     found = [source for source in beside if source.is_test]
-    mentioned = {name for source in [*tests, *found] for name in _names_used(source.tree)}
+    mentioned = {name for source in (*tests, *found) for name in _names_used(source.tree)}
     findings = [finding for source in tests for finding in _idle_tests(source)]
     for source in sources:
         if not source.is_test:

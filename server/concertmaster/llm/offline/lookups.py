@@ -19,24 +19,26 @@ _LINE = re.compile(r"(.+?):([0-9]+): (.*)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lookup:
-    """A search for lines, in files whose names match."""
-
-    pattern: str
-    files: str
-
-
-Wish = Callable[[Sequence[Source]], Lookup | None]
-"""Tells what would help to judge some sources, if anything would."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
     """A line that a search has found."""
 
     file: str
     line: int
     text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lookup:
+    """A search for lines, in files whose names match."""
+
+    pattern: str
+    files: str
+    fits: Callable[[Hit], bool] = lambda _hit: True
+    """Tells whether a line that is found is one of those looked for."""
+
+
+Wish = Callable[[Sequence[Source]], Lookup | None]
+"""Tells what would help to judge some sources, if anything would."""
 
 
 def any_of(names: Iterable[str]) -> str:
@@ -86,8 +88,13 @@ class SourcesBeside:
         self._done = done
         self._searches = [search_call(*numbered) for numbered in enumerate(lookups, start=1)]
         given = {document.name for document in inputs}
-        found = [hit.file for call in self._searches for hit in hits(done.get(call.id))]
-        self._files = [file for file in dict.fromkeys(found) if file not in given][:MOST_READ]
+        found = [
+            hit.file
+            for call, lookup in zip(self._searches, lookups, strict=True)
+            for hit in hits(done.get(call.id))
+            if hit.file not in given and lookup.fits(hit)
+        ]
+        self._files = list(dict.fromkeys(found))[:MOST_READ]
 
     @property
     def calls(self) -> list[ToolCall]:

@@ -3,7 +3,14 @@
 import ast
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from concertmaster.llm.offline.calls import QUERIES, Query, imported_calls, names_of, queries_in
+from concertmaster.llm.offline.calls import (
+    QUERIES,
+    Query,
+    imported_calls,
+    may_import,
+    names_of,
+    queries_in,
+)
 from concertmaster.llm.offline.findings import Finding, Severity
 from concertmaster.llm.offline.lookups import Lookup, any_of
 from concertmaster.llm.offline.sources import Source
@@ -34,7 +41,11 @@ def definitions_of(sources: Sequence[Source]) -> Lookup | None:
     called = {name for source in sources for name in imported_calls(source)}
     if not called:
         return None
-    return Lookup(pattern=rf"^(?:async\s+)?def\s+{any_of(called)}", files="**/*.py")
+    return Lookup(
+        pattern=rf"^(?:async\s+)?def\s+{any_of(called)}",
+        files="**/*.py",
+        fits=lambda hit: may_import(sources, hit.file),
+    )
 
 
 class _Scope:
