@@ -9,6 +9,7 @@ import csv
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from io import BytesIO, StringIO
@@ -52,9 +53,15 @@ def _limit() -> None:
     if sys.platform != "win32":
         import resource  # noqa: PLC0415
 
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_CPU, (MAX_SECONDS, MAX_SECONDS))
-        resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
+        limits = {
+            resource.RLIMIT_CORE: 0,
+            resource.RLIMIT_CPU: MAX_SECONDS,
+            resource.RLIMIT_AS: MAX_MEMORY_BYTES,
+        }
+        for kind, most in limits.items():
+            # Not every system knows each of them, and it may have a lower one already.
+            with suppress(OSError, ValueError):
+                resource.setrlimit(kind, (most, most))
 
 
 def _sheets(content: bytes, *, most: int) -> dict[str, str]:

@@ -90,7 +90,7 @@ def _split(name: str, lines: Sequence[Hit]) -> tuple[list[Hit], list[Hit]]:
 
 def _block(outcome: ToolOutcome) -> str:
     """Return the lines that belong to the first: those that are further in."""
-    if outcome.failed:
+    if outcome.failed or not outcome.text:
         return ""
     first, *others = outcome.text.splitlines()
     margin = len(first) - len(first.lstrip())
