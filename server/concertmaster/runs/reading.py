@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 from concertmaster.catalog.catalog import Catalog
 from concertmaster.engine.plans.plan import Plan
 from concertmaster.engine.record.earlier import NO_EARLIER_RUN, EarlierRun, earlier_results
+from concertmaster.engine.record.events import Event
 from concertmaster.engine.record.request import RunKind, RunRequest
 from concertmaster.errors import InputError, RequestError, UnknownRunError, UnreadableRunError
 from concertmaster.llm.protocol import Document
 from concertmaster.runs.intake import CheckedOrder, RunPolicy, check_order, check_rerun
-from concertmaster.runs.journal import Journal
+from concertmaster.runs.journal import Journal, RunRow
 from concertmaster.runs.orders import Order, PlanOrder, RunOrder, WorkerOrder
-from concertmaster.runs.state import RunState, subtask_result
+from concertmaster.runs.state import RunState, fold, subtask_result
 from concertmaster.tools.inputs import InlineInput, InputSpec, read_inputs
 
 RUNS = "runs://"
@@ -40,6 +41,12 @@ _KINDS: Mapping[type[Order], RunKind] = {
     RunOrder: "orchestration",
     WorkerOrder: "worker",
 }
+
+
+def folded(row: RunRow, events: Sequence[Event]) -> RunState:
+    """Return where a run stands that this process does not drive."""
+    alive = row.alive and not row.mine
+    return fold(row.run_id, events, alive=alive, waiting=row.waiting)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +156,7 @@ class OrderReader:
             order,
             task=planned.request.task,
             plan=planned.plan,
-            plan_gaps=planned.reasons,
+            plan_gaps=() if planned.status == "needs_approval" else planned.reasons,
             plan_id=None,
             budget_usd=order.budget_usd or planned.request.limits.budget_usd,
         )

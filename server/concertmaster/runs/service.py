@@ -15,7 +15,6 @@ from concertmaster.engine.plans.plan import Plan
 from concertmaster.engine.record.earlier import NO_EARLIER_RUN, EarlierRun
 from concertmaster.engine.record.events import (
     CancelRequested,
-    Event,
     RunResumed,
     RunStarted,
     SubtaskResult,
@@ -23,11 +22,12 @@ from concertmaster.engine.record.events import (
 from concertmaster.engine.record.request import NOBODY, Origin
 from concertmaster.engine.run import Setup
 from concertmaster.errors import LostRunError, UnknownRunError, UnreadableRunError, UsedKeyError
+from concertmaster.runs.approvals import Approvals, still_unapproved
 from concertmaster.runs.intake import CheckedOrder, RunPolicy
 from concertmaster.runs.journal import Journal, RunRow, StoredRun
 from concertmaster.runs.live import LIVENESS_SECONDS, LiveRun, LiveRuns
 from concertmaster.runs.orders import Order
-from concertmaster.runs.reading import OrderReader, check_same
+from concertmaster.runs.reading import OrderReader, check_same, folded
 from concertmaster.runs.resumable import check_new_budget, check_resumable
 from concertmaster.runs.retention import Retention
 from concertmaster.runs.rewrites import file_changes
@@ -55,6 +55,7 @@ class RunService:
         self._policy = policy
         self._live = LiveRuns(journal=journal, orchestrator=Orchestrator(setup), tasks=tasks)
         self.room = Room(journal, self._live, policy)
+        self.approvals = Approvals(journal=journal, find=self.get)
         self._reader = OrderReader(
             journal=journal, policy=policy, catalog=setup.catalog, find=self.get
         )
@@ -163,15 +164,22 @@ class RunService:
         return state
 
     async def resume(
-        self, run_id: str, *, by: str, here: bool = False, budget_usd: float | None = None
+        self,
+        run_id: str,
+        *,
+        by: str,
+        here: bool = False,
+        budget_usd: float | None = None,
+        approved: str = "",
     ) -> RunState:
         """Have a run go on that was interrupted, or that ended without success; return at once.
 
-        One that is under way, here or elsewhere, or has succeeded, is left as it is. Where
-        there is no room it is queued, unless it has to go on `here`.
+        One that is under way, here or elsewhere, or has succeeded, is left as it is, and so is
+        one that waits for approval, unless `approved` is the digest of its plan. Where there is
+        no room it is queued, unless it has to go on `here`.
 
         Raises:
-            RequestError: it cannot go on, or not with this budget.
+            RequestError: it cannot go on, or not with this budget, or another plan was approved.
             UnknownRunError: there is no run of that id.
             StoreError: the journal cannot be written, so nothing was started.
         """
@@ -179,7 +187,8 @@ class RunService:
         check_new_budget(state, budget_usd, self._policy)
         queued = self.room.queues and not here
         waits = state.status == "queued" and not queued
-        if state.status == "succeeded" or not (state.still or waits):
+        unapproved = still_unapproved(state, approved=approved, budget_usd=budget_usd)
+        if unapproved or state.status == "succeeded" or not (state.still or waits):
             return state
         check_resumable(state, self._setup)
         row = await self._journal.row(run_id)
@@ -194,6 +203,7 @@ class RunService:
             epoch=row.epoch + 1,
             by=by,
             budget_usd=budget_usd,
+            approved=approved,
         )
         live = LiveRun(fold(run_id, [*events, event], alive=True), epoch=event.epoch)
         most = self._policy.runs_in_all
@@ -250,7 +260,7 @@ class RunService:
         if (state := self._live.known(run_id)) is not None:
             return state.shown()
         row = await self._journal.row(run_id)
-        return _folded(row, await self._journal.events(run_id)).shown()
+        return folded(row, await self._journal.events(run_id)).shown()
 
     async def wait(self, run_id: str, *, seconds: float) -> RunState:
         """Return where a run stands once nobody drives it any more, or `seconds` have passed."""
@@ -286,14 +296,17 @@ class RunService:
         A run that is over is left as it is. One of another process is asked to stop.
         """
         state = await self.get(run_id)
-        if state.still:
+        # A plan that nobody has approved yet is declined in this way.
+        if state.still and state.status != "needs_approval":
             return state
         event = CancelRequested(
             name=f"run/cancel/{secrets.token_hex(4)}", at=time.time(), reason=reason
         )
         if (live := self._live.get(run_id)) is not None:
             await self._live.stop(live, event)
-        elif state.status != "queued" or not await self.room.cancelled(run_id, event):
+        elif state.status not in ("queued", "needs_approval") or not await self.room.cancelled(
+            run_id, event
+        ):
             await self._journal.request_cancel(run_id, event)
         return await self.wait(run_id, seconds=CANCEL_SECONDS)
 
@@ -303,14 +316,12 @@ class RunService:
         unreadable: list[str] = []
         for row in await self._journal.recent(limit, principal=principal):
             try:
-                state = self._live.known(row.run_id) or await self._outline(row)
+                if (state := self._live.known(row.run_id)) is None:
+                    state = folded(row, await self._journal.events(row.run_id, light=True))
                 states.append(state.shown())
             except UnreadableRunError as exc:
                 unreadable.append(str(exc))
         return RecentRuns(states=tuple(states), unreadable=tuple(unreadable))
-
-    async def _outline(self, row: RunRow) -> RunState:
-        return _folded(row, await self._journal.events(row.run_id, light=True))
 
     async def result(self, run_id: str, subtask_id: str) -> SubtaskResult:
         """Return how a subtask ended, or where it stands if it has not.
@@ -368,12 +379,6 @@ class RunService:
         if fold(run_id, events, alive=alive).withheld:
             events = outward(events)
         return trace(run_id, events, alive=alive, content=content)
-
-
-def _folded(row: RunRow, events: Sequence[Event]) -> RunState:
-    """Return where a run stands that this process does not drive."""
-    alive = row.alive and not row.mine
-    return fold(row.run_id, events, alive=alive, waiting=row.waiting)
 
 
 @asynccontextmanager

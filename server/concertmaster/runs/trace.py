@@ -14,6 +14,7 @@ from pydantic import JsonValue
 
 from concertmaster.engine.plans.plan import Subtask
 from concertmaster.engine.record.events import (
+    ApprovalOffered,
     CallFailed,
     CallFinished,
     CallStarted,
@@ -173,6 +174,8 @@ class _Tree:
                 self._apply_plan(event)
             case SubtaskDrafted() | SubtaskStarted() | SubtaskFinished():
                 self._apply_subtask(event)
+            case ApprovalOffered():
+                pass
             case _:
                 self._apply_run(event)
 
@@ -218,6 +221,8 @@ class _Tree:
         told: dict[str, JsonValue] = {"at": event.at, "by": event.by, "epoch": event.epoch}
         if event.budget_usd is not None:
             told["budget_usd"] = event.budget_usd
+        if event.approved:
+            told["approved"] = True
         cast("list[JsonValue]", resumed).append(told)
 
     def _apply_plan(self, event: PlanRejected | PlanAccepted | PlanRevised) -> None:
