@@ -58,7 +58,8 @@ one subtask's result. cancel_run(run_id) stops it; resume_run(run_id) goes on wi
 A call never blocks for long: if a run is not over after wait_seconds, the reply has status \
 running, and the run goes on. Read `next` in every reply: it says what to call. Statuses: \
 succeeded; partial (an answer exists, what is missing is in reasons, tell the user); failed; \
-cancelled; interrupted (its process ended; resume_run goes on). Runs cost money when a language \
+cancelled; needs_approval (show the user the plan; only they can agree to it); interrupted (its \
+process ended; resume_run goes on). Runs cost money when a language \
 model is configured; `usage` says how much. If a reply has a `notice`, pass it on to the user.
 """
 
