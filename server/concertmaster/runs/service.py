@@ -308,7 +308,10 @@ class RunService:
             run_id, event
         ):
             await self._journal.request_cancel(run_id, event)
-        return await self.wait(run_id, seconds=CANCEL_SECONDS)
+        state = await self.wait(run_id, seconds=CANCEL_SECONDS)
+        # Its plan may have come to wait for approval at this very moment.
+        waits = state.status == "needs_approval"
+        return await self.cancel(run_id, reason=reason) if waits else state
 
     async def recent(self, limit: int = 20, *, principal: str | None = None) -> RecentRuns:
         """Return the latest runs, all or a principal's, without what was said in them."""
