@@ -1,9 +1,11 @@
 """Plans that are approved through a client: by the person there, or by what the client knows."""
 
 import json
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import anyio
@@ -125,6 +127,22 @@ async def test_a_person_who_says_nothing_can_be_asked_again(mode: str, tmp_path:
         assert connection.llm.callers() == WORKERS
     assert (again["status"], again["budget"]["usd"]) == ("succeeded", 4)
     assert len(person.asked) == 1
+
+
+@both_eras
+async def test_a_person_may_take_hours_to_answer(
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(Person):
+        async def __call__(
+            self, context: ClientRequestContext, params: ElicitRequestParams
+        ) -> ElicitResult:
+            later = SimpleNamespace(time=lambda: time.time() + 23 * 3600)
+            monkeypatch.setattr("mcp.server.request_state.time", later)
+            return await super().__call__(context, params)
+
+    async with opened(tmp_path, mode, Slow("accept")) as connection:
+        assert (await wanted(connection))["status"] == "succeeded"
 
 
 @both_eras

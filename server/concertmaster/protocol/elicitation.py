@@ -26,6 +26,9 @@ from concertmaster.errors import RequestError
 
 log = logging.getLogger(__name__)
 
+ANSWER_SECONDS = 24 * 3600.0
+"""How long somebody may take to answer, where the call is made again with the answer."""
+
 FormT = TypeVar("FormT", bound=BaseModel)
 
 

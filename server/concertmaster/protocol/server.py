@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from mcp.server.caching import CacheableMethod
 from mcp.server.lowlevel.helper_types import ReadResourceContents
-from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver import MCPServer, RequestStateSecurity
 from mcp.server.stdio import stdio_server
 from mcp.server.subscriptions import ListenHandler
 from mcp.types import (
@@ -23,6 +23,7 @@ from pydantic import AnyUrl
 
 from concertmaster import __version__
 from concertmaster.protocol.completion import complete
+from concertmaster.protocol.elicitation import ANSWER_SECONDS
 from concertmaster.protocol.incoming import AnsweredStream
 from concertmaster.protocol.prompts import JobPrompts, LoadJobs, no_jobs
 from concertmaster.protocol.resources import UNCHANGING, add_resources, hint_at_workers
@@ -101,6 +102,7 @@ class ConcertmasterServer(MCPServer[ServerState]):
                 *([GuardedSubscriptions(self.state)] if principals is not None else []),
             ],
             lifespan=lambda _: self.state.lifespan(),
+            request_state_security=RequestStateSecurity.ephemeral(ttl=ANSWER_SECONDS),
         )
         add_resources(self, self.state)
         self.completion()(partial(complete, self.state, self._jobs))
