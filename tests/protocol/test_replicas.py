@@ -12,8 +12,7 @@ from mcp.client import ClientRequestContext
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import ElicitRequestParams, ElicitResult, TextResourceContents
 
-from clients import hang, structured, text_of
-from conformance import fixtures
+from clients import hang, structured
 from fakes import Script, plan_json, subtask
 from postgres import Postgres
 from serving import Served, served
@@ -22,7 +21,6 @@ from taking_tasks import TakesTasks, ask, handed_out
 
 pytestmark = pytest.mark.anyio
 
-TOOL = fixtures.test_input_required_result_request_state
 OLD, NEW = "the old key, which is long enough for one", "the new key, which is long enough too"
 DONE: dict[str, Script] = {"planner": plan_json(subtask("s1"))}
 
@@ -57,18 +55,17 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, postgres: Postgres) ->
     return a_store(request.param, tmp_path / "data", postgres)
 
 
-async def yes(_: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
+async def agree(_: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
     del params
-    return ElicitResult(action="accept", content={"ok": True})
+    return ElicitResult(action="accept")
 
 
-async def asked_and_answered(*servers: Served) -> str:
-    """Return what a tool says that asks its user, or why the answer is turned away."""
-    for server in servers:
-        server.server.add_tool(TOOL)
-    async with behind_one_address(*servers, elicitation_callback=yes) as client:
+async def approved(*servers: Served) -> str:
+    """Return the status of a run whose plan a person approves, or why the answer is refused."""
+    order = {"task": "why?", "approve": "always"}
+    async with behind_one_address(*servers, elicitation_callback=agree) as client:
         try:
-            return text_of(await client.call_tool(TOOL.__name__))
+            return structured(await client.call_tool("run_orchestration", order))["status"]
         except MCPError as exc:
             return exc.error.message
 
@@ -108,23 +105,15 @@ async def test_a_task_is_stopped_at_another_replica_than_the_one_that_gave_it_ou
     assert [item["status"] for item in told] == ["cancelled", "cancelled"]
 
 
-async def test_what_a_call_asks_its_user_is_answered_at_a_replica_that_has_the_key(
-    tmp_path: Path,
+@pytest.mark.parametrize(
+    ("keys", "outcome"),
+    [([NEW, OLD], "succeeded"), ([NEW], "Invalid or expired requestState"), ([], "Invalid")],
+)
+async def test_only_a_replica_that_has_the_key_takes_what_a_person_has_answered(
+    keys: list[str], outcome: str, store: Store, tmp_path: Path
 ) -> None:
     async with (
-        served(tmp_path / "first", state_keys=[OLD, NEW]) as first,
-        served(tmp_path / "second", state_keys=[NEW, OLD]) as second,
+        served(tmp_path, DONE, store=store, state_keys=[OLD, NEW]) as first,
+        served(tmp_path, DONE, store=store, state_keys=keys) as second,
     ):
-        answer = await asked_and_answered(first, second)
-    assert answer == "state-ok: confirmation received"
-
-
-async def test_what_a_call_asks_its_user_is_of_no_use_to_a_server_without_the_key(
-    tmp_path: Path,
-) -> None:
-    async with (
-        served(tmp_path / "first", state_keys=[OLD]) as first,
-        served(tmp_path / "second", state_keys=[NEW]) as second,
-    ):
-        answer = await asked_and_answered(first, second)
-    assert answer == "Invalid or expired requestState"
+        assert outcome in await approved(first, second)
