@@ -32,6 +32,7 @@ from concertmaster.engine.record.events import (
     CallFailed,
     CallFinished,
     Event,
+    RunEnded,
     SubtaskFinished,
     SubtaskStarted,
 )
@@ -183,12 +184,14 @@ class Lane:
                     run_id = await anext(lines)
                     if life < MOST_KILLS:
                         killed_at = await self._kill(process)
-                    async for line in lines:
-                        status = line
+                    async for _ in lines:
+                        pass
                 async with _opened(self._store, folder) as journal:
                     events = await journal.events(run_id)
                 counting.take_in(events, killed_at=killed_at)
-                if status:
+                if isinstance(events[-1], RunEnded):
+                    # To resume one that has ended short of success is to try it again.
+                    status = events[-1].status
                     break
         self._sum_up(kind, status, events)
 
