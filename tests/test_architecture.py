@@ -30,6 +30,7 @@ ENGINE_ROOMS = [
     "budget",
     "concurrency",
     "steps",
+    "consents",
     "run",
     "conversations",
     "subtasks",

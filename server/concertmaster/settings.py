@@ -160,6 +160,9 @@ class Settings(HttpSettings):
     tool_seconds: float = Field(
         default=60, gt=0, description="Time for one call of a tool of an MCP server."
     )
+    ask_seconds: float = Field(
+        default=120, gt=0, description="How long a call of a tool waits for somebody to agree."
+    )
     custom_worker_tools: Annotated[tuple[str, ...], BeforeValidator(_read_json)] = Field(
         default=(), description="Tools of workers that a planner writes for a run."
     )

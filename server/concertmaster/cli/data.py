@@ -16,7 +16,8 @@ from concertmaster.protocol.replies import (
     SubtaskReply,
 )
 from concertmaster.protocol.views import budget, reused_line, strategy_phrase, written_workers
-from concertmaster.runs.state import RunState, SubtaskState
+from concertmaster.runs.state import RunState
+from concertmaster.runs.subtask_state import SubtaskState
 
 
 def run_data(state: RunState) -> JsonValue:

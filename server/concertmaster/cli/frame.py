@@ -21,7 +21,8 @@ from concertmaster.cli.wording import (
     times,
     tokens,
 )
-from concertmaster.runs.state import RunState, SubtaskState
+from concertmaster.runs.state import RunState
+from concertmaster.runs.subtask_state import SubtaskState
 
 FRAMES_PER_SECOND = 8
 

@@ -20,7 +20,8 @@ from concertmaster.cli.wording import (
     spent,
     times,
 )
-from concertmaster.runs.state import RunState, SubtaskState
+from concertmaster.runs.state import RunState
+from concertmaster.runs.subtask_state import SubtaskState
 
 SHORT = 160
 """How many characters a line has of a task or an objective; `show` has all of it."""

@@ -31,7 +31,8 @@ from concertmaster.cli.wording import (
 from concertmaster.engine.plans.plan import Plan, Subtask
 from concertmaster.engine.record.amounts import Estimate
 from concertmaster.protocol.views import reused_line, written_workers
-from concertmaster.runs.state import RunState, SubtaskState
+from concertmaster.runs.state import RunState
+from concertmaster.runs.subtask_state import SubtaskState
 from concertmaster.runs.trace import Span
 
 _JSON: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)

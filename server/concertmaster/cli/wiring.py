@@ -40,6 +40,7 @@ from concertmaster.telemetry.watch import NO_TELEMETRY, Telemetry
 from concertmaster.tools.defaults import ToolOptions, default_tools
 from concertmaster.tools.policy import ToolPolicy
 from concertmaster.tools.registry import ToolRegistry
+from concertmaster.tools.servers.masking import Masking
 from concertmaster.tools.servers.pool import Server, open_servers
 
 MODEL_FIELDS = ("model_planner", "model_worker", "model_synthesizer")
@@ -96,6 +97,15 @@ def build_tools(settings: Settings) -> ToolRegistry:
             environment=program_environment(),
         )
     )
+
+
+def masking_of(settings: Settings) -> Masking:
+    """Return what keeps the operator's secrets out of what people are shown."""
+    own = filter(None, (settings.api_key, settings.auth_token, settings.store))
+    secrets = {secret.get_secret_value() for secret in own}
+    for entry in settings.mcp_servers.values():
+        secrets |= set(entry.secrets)
+    return Masking(sorted(secrets, key=len, reverse=True))
 
 
 def build_prompts(settings: Settings) -> Prompts:
@@ -288,7 +298,9 @@ async def open_runs(
             models=models_of(settings),
             catalog=catalog,
             prompts=prompts,
-            tools=build_tools(settings).joined(servers, ToolPolicy(settings.tool_policy)),
+            tools=build_tools(settings).joined(
+                servers, ToolPolicy(settings.tool_policy), masking_of(settings)
+            ),
             roots=roots,
             custom_worker_tools=custom_tools,
         )

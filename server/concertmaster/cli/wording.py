@@ -7,7 +7,8 @@ from concertmaster.engine.plans.plan import Subtask
 from concertmaster.engine.record.amounts import Estimate
 from concertmaster.llm.protocol import Usage
 from concertmaster.protocol.views import strategy_phrase
-from concertmaster.runs.state import RunState, SubtaskState
+from concertmaster.runs.state import RunState
+from concertmaster.runs.subtask_state import SubtaskState
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """Characters that move the cursor, colour the screen or turn the direction of text."""

@@ -22,7 +22,8 @@ from concertmaster.protocol.replies import (
     SubtaskReply,
 )
 from concertmaster.runs.rewrites import rewritten_files
-from concertmaster.runs.state import RecentRuns, RunState, SubtaskState
+from concertmaster.runs.state import RecentRuns, RunState
+from concertmaster.runs.subtask_state import SubtaskState
 
 FOLLOW_SECONDS = 45
 """How long a call waits unless it says otherwise, and how long it is told to wait next."""

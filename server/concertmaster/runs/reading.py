@@ -5,13 +5,14 @@ from dataclasses import dataclass, replace
 
 from concertmaster.catalog.catalog import Catalog
 from concertmaster.engine.plans.plan import Plan
+from concertmaster.engine.record.events import Event
 from concertmaster.engine.record.request import RunKind, RunRequest
 from concertmaster.errors import InputError, RequestError
 from concertmaster.llm.protocol import Document
 from concertmaster.runs.intake import CheckedOrder, RunPolicy, check_order, check_rerun
-from concertmaster.runs.journal import Journal
+from concertmaster.runs.journal import Journal, RunRow
 from concertmaster.runs.orders import Order, PlanOrder, RunOrder, WorkerOrder
-from concertmaster.runs.state import RunState, subtask_result
+from concertmaster.runs.state import RunState, fold, subtask_result
 from concertmaster.tools.inputs import InlineInput, InputSpec, read_inputs
 
 RUNS = "runs://"
@@ -32,6 +33,12 @@ def check_same(state: RunState, order: Order) -> None:
             f"The idempotency key {order.idempotency_key!r} belongs to run {state.run_id}, "
             "which is for another task. Use a key of its own for each order."
         )
+
+
+def folded(row: RunRow, events: Sequence[Event]) -> RunState:
+    """Return where a run stands that this process does not drive."""
+    alive = row.alive and not row.mine
+    return fold(row.run_id, events, alive=alive, waiting=row.waiting)
 
 
 _KINDS: Mapping[type[Order], RunKind] = {

@@ -15,9 +15,6 @@ from concertmaster.engine.plans.plan import Plan
 from concertmaster.engine.record.earlier import NO_EARLIER_RUN, EarlierRun, earlier_results
 from concertmaster.engine.record.events import (
     CancelRequested,
-    Event,
-    GuardDecided,
-    RunEnded,
     RunResumed,
     RunStarted,
     SubtaskResult,
@@ -29,21 +26,19 @@ from concertmaster.runs.intake import CheckedOrder, RunPolicy
 from concertmaster.runs.journal import Journal, RunRow, StoredRun
 from concertmaster.runs.live import LIVENESS_SECONDS, LiveRun, LiveRuns
 from concertmaster.runs.orders import Order
-from concertmaster.runs.reading import OrderReader, check_same
+from concertmaster.runs.questions import answer_to
+from concertmaster.runs.reading import OrderReader, check_same, folded
 from concertmaster.runs.resumable import check_resumable
 from concertmaster.runs.retention import Retention
 from concertmaster.runs.rewrites import file_changes
 from concertmaster.runs.room import Room
 from concertmaster.runs.state import RecentRuns, RunState, fold, subtask_result
-from concertmaster.runs.trace import Span, trace
+from concertmaster.runs.trace import Span, outward, trace
 from concertmaster.tools.changes import FileChange
 from concertmaster.tools.inputs import InputSpec
 
 CANCEL_SECONDS = 10
 """How long a cancelled run may take to end before the caller is answered anyway."""
-
-_OUTWARD = (RunStarted, RunResumed, GuardDecided, CancelRequested, RunEnded)
-"""What the trace of a run shows before its guard has let anything pass."""
 
 
 class RunService:
@@ -260,7 +255,7 @@ class RunService:
         if (state := self._live.known(run_id)) is not None:
             return state.shown()
         row = await self._journal.row(run_id)
-        return _folded(row, await self._journal.events(run_id)).shown()
+        return folded(row, await self._journal.events(run_id)).shown()
 
     async def wait(self, run_id: str, *, seconds: float) -> RunState:
         """Return where a run stands once nobody drives it any more, or `seconds` have passed."""
@@ -304,8 +299,18 @@ class RunService:
         if (live := self._live.get(run_id)) is not None:
             await self._live.stop(live, event)
         elif state.status != "queued" or not await self.room.cancelled(run_id, event):
-            await self._journal.request_cancel(run_id, event)
+            await self._journal.tell(run_id, event)
         return await self.wait(run_id, seconds=CANCEL_SECONDS)
+
+    async def answer(self, run_id: str, question_id: str, *, allowed: bool, by: str) -> RunState:
+        """Answer a question of a run on somebody's behalf, and return where it stands then.
+
+        Raises:
+            UnknownQuestionError: the run has no such question, or none that is still open.
+        """
+        event = answer_to(await self.get(run_id), question_id, allowed=allowed, by=by)
+        await self._live.answer(run_id, event)
+        return await self.get(run_id)
 
     async def recent(self, limit: int = 20, *, principal: str | None = None) -> RecentRuns:
         """Return the latest runs, all or a principal's, without what was said in them."""
@@ -313,14 +318,12 @@ class RunService:
         unreadable: list[str] = []
         for row in await self._journal.recent(limit, principal=principal):
             try:
-                state = self._live.known(row.run_id) or await self._outline(row)
+                if (state := self._live.known(row.run_id)) is None:
+                    state = folded(row, await self._journal.events(row.run_id, light=True))
                 states.append(state.shown())
             except UnreadableRunError as exc:
                 unreadable.append(str(exc))
         return RecentRuns(states=tuple(states), unreadable=tuple(unreadable))
-
-    async def _outline(self, row: RunRow) -> RunState:
-        return _folded(row, await self._journal.events(row.run_id, light=True))
 
     async def result(self, run_id: str, subtask_id: str) -> SubtaskResult:
         """Return how a subtask ended, or where it stands if it has not.
@@ -376,14 +379,8 @@ class RunService:
         events = await self._journal.events(run_id)
         alive = driven or (row.alive and not row.mine)
         if fold(run_id, events, alive=alive).withheld:
-            events = [event for event in events if isinstance(event, _OUTWARD)]
+            events = outward(events)
         return trace(run_id, events, alive=alive, content=content)
-
-
-def _folded(row: RunRow, events: Sequence[Event]) -> RunState:
-    """Return where a run stands that this process does not drive."""
-    alive = row.alive and not row.mine
-    return fold(row.run_id, events, alive=alive, waiting=row.waiting)
 
 
 @asynccontextmanager

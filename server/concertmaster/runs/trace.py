@@ -31,6 +31,8 @@ from concertmaster.engine.record.events import (
     SubtaskFinished,
     SubtaskStarted,
     SynthesisStarted,
+    ToolAnswered,
+    ToolAsked,
     ToolCalled,
     ToolsMissing,
     ToolStarted,
@@ -41,7 +43,10 @@ from concertmaster.llm.protocol import NO_USAGE, Frozen, Usage
 ARGUMENT_CHARS = 500
 """How much of a tool call's arguments a span shows."""
 
-SpanKind = Literal["run", "plan", "subtask", "call", "tool", "synthesis"]
+SpanKind = Literal["run", "plan", "subtask", "call", "question", "tool", "synthesis"]
+
+_OUTWARD = (RunStarted, RunResumed, GuardDecided, CancelRequested, RunEnded)
+"""What the trace of a run shows before its guard has let anything pass."""
 
 
 class Span(Frozen):
@@ -57,6 +62,11 @@ class Span(Frozen):
     attributes: dict[str, JsonValue]
     spans: tuple["Span", ...] = ()
     """In the order of their starts."""
+
+
+def outward(events: Sequence[Event]) -> list[Event]:
+    """Return the events that may be told of a run that a guard has not let pass."""
+    return [event for event in events if isinstance(event, _OUTWARD)]
 
 
 def trace(
@@ -152,6 +162,8 @@ class _Tree:
         """Subtasks by id. One that has ended may go on, when its result is mended."""
         self._calls: dict[str, _Node] = {}
         """Calls of models and tools under way by step."""
+        self._questions: dict[str, _Node] = {}
+        """Those that are open, by id."""
         self._cut_off: set[str] = set()
         """Steps whose calls were under way when the run was interrupted."""
 
@@ -159,6 +171,8 @@ class _Tree:
         match event:
             case CallStarted() | CallFinished() | CallFailed():
                 self._apply_call(event)
+            case ToolAsked() | ToolAnswered():
+                self._apply_question(event)
             case ToolStarted() | ToolCalled() | ToolsMissing():
                 self._apply_tool(event)
             case PlanRejected() | PlanAccepted() | PlanRevised():
@@ -206,6 +220,7 @@ class _Tree:
         self._plan = self._synthesis = None
         self._begun = {name: node for name, node in self._begun.items() if node.ended_at}
         self._calls.clear()
+        self._questions.clear()
         resumed = self.root.attributes.setdefault("resumed", [])
         cast("list[JsonValue]", resumed).append(
             {"at": event.at, "by": event.by, "epoch": event.epoch}
@@ -302,6 +317,24 @@ class _Tree:
                 tool.end(event.at, status, chars=len(outcome.text), denied=event.denied, **said)
             case _:
                 self._begun[event.subtask_id].attributes["tools_missing"] = list(event.problems)
+
+    def _apply_question(self, event: ToolAsked | ToolAnswered) -> None:
+        match event:
+            case ToolAsked():
+                node = self._begun[event.subtask_id].begin(
+                    f"ask {event.tool}",
+                    "question",
+                    event.at,
+                    question_id=event.question_id,
+                    arguments=event.arguments,
+                )
+                _replace(self._questions, event.question_id, node)
+            # The first answer counts, and one that comes when nobody waits for it does not.
+            case _ if (node := self._questions.pop(event.question_id, None)) is not None:
+                said = "allowed" if event.allowed else "denied"
+                node.end(event.at, said if event.by else "unanswered", by=event.by)
+            case _:
+                pass
 
     def _begin_tool(self, event: ToolStarted | ToolCalled, step: str, at: float) -> _Node:
         call = event.call
