@@ -23,6 +23,7 @@ from concertmaster.engine.record.events import (
     SubtaskStarted,
     SynthesisStarted,
     ToolAnswered,
+    ToolAsked,
     ToolCalled,
 )
 from concertmaster.engine.record.request import InputRef, Origin, RunRequest
