@@ -12,6 +12,7 @@ from concertmaster.cli.data import run_data
 from concertmaster.cli.follow import Followed, follow
 from concertmaster.cli.frame import style_of
 from concertmaster.cli.options import (
+    budget_option,
     json_option,
     load,
     order_options,
@@ -24,7 +25,7 @@ from concertmaster.cli.options import (
     setup_options,
     task_text,
 )
-from concertmaster.cli.show import answer_text, summary
+from concertmaster.cli.show import answer_text, summary, to_go_on
 from concertmaster.cli.terminal import print_aside, print_json, print_markdown, stderr
 from concertmaster.cli.wiring import open_runs
 from concertmaster.engine.plans.plan import Verify
@@ -121,6 +122,7 @@ def worker(
     help="Run it anew with this plan, as `show RUN --plan` prints it.",
 )
 @click.option("--from", "redo", multiple=True, metavar="SUBTASK", help="Run it anew from there.")
+@budget_option
 @setup_options
 @json_option
 def resume(
@@ -133,11 +135,12 @@ def resume(
     results that nothing has changed for.
     """
     plan = read_plan(plan_file) if plan_file is not None else None
+    usd: float | None = flags["budget_usd"]
 
     async def begin(service: RunService) -> RunState:
         if plan is None and not redo:
-            return await service.resume(run_id, by="concertmaster resume")
-        return await service.rerun(run_id, plan=plan, redo=redo)
+            return await service.resume(run_id, by="concertmaster resume", budget_usd=usd)
+        return await service.rerun(run_id, plan=plan, redo=redo, budget_usd=usd)
 
     _follow(flags, as_json, begin)
 
@@ -197,4 +200,6 @@ def print_followed(followed: Followed, as_json: bool) -> None:
         print_aside(f"Results do not agree: {finding.what}", "yellow")
     for reason in state.reasons:
         print_aside(reason, "yellow")
+    if state.rest is not None:
+        print_aside(f"To go on: {to_go_on(state)}", "yellow")
     print_aside(summary(state), style_of(state.status))

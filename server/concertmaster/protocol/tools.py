@@ -10,17 +10,12 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
 from concertmaster.engine.plans.plan import Plan, Verify
 from concertmaster.engine.record import request
 from concertmaster.errors import RequestError
+from concertmaster.protocol.next_calls import FOLLOW_SECONDS
 from concertmaster.protocol.replies import FoundReply, PlanReply, RunReply
 from concertmaster.protocol.results import fitted_result, run_result, tool_result
 from concertmaster.protocol.state import Ctx, state_of
 from concertmaster.protocol.tooling import SentenceTool
-from concertmaster.protocol.views import (
-    FOLLOW_SECONDS,
-    plan_reply,
-    result_text,
-    runs_reply,
-    subtask_reply,
-)
+from concertmaster.protocol.views import plan_reply, result_text, runs_reply, subtask_reply
 from concertmaster.protocol.waiting import (
     follow,
     rerun_and_follow,
@@ -287,13 +282,17 @@ async def resume_run(
     from_subtask: Annotated[
         str, Field(description="Do this subtask anew, and what depends on it.")
     ] = "",
+    budget_usd: BudgetUsd = None,
     wait_seconds: WaitSeconds = FOLLOW_SECONDS,
 ) -> Annotated[CallToolResult, RunReply]:
     """Go on with a run."""
     if plan is None and not from_subtask:
-        return run_result(await resume_and_follow(ctx, run_id, seconds=wait_seconds))
-    redo = [from_subtask] if from_subtask else []
-    state = await rerun_and_follow(ctx, run_id, plan=plan, redo=redo, seconds=wait_seconds)
+        state = await resume_and_follow(ctx, run_id, budget_usd=budget_usd, seconds=wait_seconds)
+    else:
+        redo = [from_subtask] if from_subtask else []
+        state = await rerun_and_follow(
+            ctx, run_id, plan=plan, redo=redo, budget_usd=budget_usd, seconds=wait_seconds
+        )
     return run_result(state)
 
 

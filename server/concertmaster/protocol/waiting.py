@@ -72,7 +72,13 @@ async def start_and_follow(ctx: Ctx, order: Order, *, seconds: float) -> RunStat
 
 
 async def rerun_and_follow(
-    ctx: Ctx, run_id: str, *, plan: Plan | None, redo: Sequence[str], seconds: float
+    ctx: Ctx,
+    run_id: str,
+    *,
+    plan: Plan | None,
+    redo: Sequence[str],
+    budget_usd: float | None,
+    seconds: float,
 ) -> RunState:
     """Start a run like another and follow it; a client that cancels its call cancels the run.
 
@@ -80,11 +86,15 @@ async def rerun_and_follow(
         ConcertmasterError: it cannot be done as asked, or not be written down.
     """
     service = await state_of(ctx).service()
-    begun = await service.rerun(run_id, plan=plan, redo=redo, origin=_origin(ctx))
+    begun = await service.rerun(
+        run_id, plan=plan, redo=redo, budget_usd=budget_usd, origin=_origin(ctx)
+    )
     return await _follow_own(ctx, begun, seconds=seconds)
 
 
-async def resume_and_follow(ctx: Ctx, run_id: str, *, seconds: float) -> RunState:
+async def resume_and_follow(
+    ctx: Ctx, run_id: str, *, budget_usd: float | None, seconds: float
+) -> RunState:
     """Have a run go on and follow it; a client that cancels its call cancels the run.
 
     A run that was under way already is followed, and left to whoever started it.
@@ -93,9 +103,9 @@ async def resume_and_follow(ctx: Ctx, run_id: str, *, seconds: float) -> RunStat
         ConcertmasterError: it cannot go on, or that cannot be written down.
     """
     service = await state_of(ctx).service()
-    if not (await service.get(run_id)).still:
+    if budget_usd is None and not (await service.get(run_id)).still:
         return await follow(ctx, run_id, seconds=seconds)
-    resumed = await service.resume(run_id, by="resume_run")
+    resumed = await service.resume(run_id, by="resume_run", budget_usd=budget_usd)
     return await _follow_own(ctx, resumed, seconds=seconds)
 
 

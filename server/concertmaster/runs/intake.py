@@ -95,6 +95,7 @@ def check_rerun(
     *,
     plan: Plan | None,
     redo: Sequence[str],
+    budget_usd: float | None,
 ) -> CheckedOrder:
     """Return the request for a run like the one of `state`, with its plan or another.
 
@@ -113,6 +114,8 @@ def check_rerun(
     for name in redo:
         if name not in {subtask.id for subtask in plan.subtasks}:
             raise UnknownSubtaskError(run_id, name, [subtask.id for subtask in plan.subtasks])
+    check_budget(budget_usd, policy)
+    request = request.with_budget(budget_usd)
     request = request.model_copy(
         update={
             "plan": plan,
@@ -202,7 +205,7 @@ def _workers(names: tuple[str, ...], catalog: Catalog) -> tuple[str, ...]:
 
 def _limits(policy: RunPolicy, order: Order, max_subtasks: int | None) -> Limits:
     limits = policy.limits
-    deadline, budget = order.deadline_seconds, order.budget_usd
+    deadline = order.deadline_seconds
     if max_subtasks is not None and not 1 <= max_subtasks <= policy.most_subtasks:
         raise RequestError(
             f"max_subtasks is {max_subtasks}; it must be from 1 to {policy.most_subtasks}."
@@ -212,19 +215,28 @@ def _limits(policy: RunPolicy, order: Order, max_subtasks: int | None) -> Limits
             f"deadline_seconds is {deadline:g}; it must be over 0 and at most "
             f"{policy.most_seconds:g}."
         )
-    most_usd = max(policy.most_usd, limits.budget_usd)
-    if budget is not None and not 0 < budget <= most_usd:
-        raise RequestError(
-            f"budget_usd is {budget:g}; it must be over 0 and at most {most_usd:g}. The setting "
-            "most_usd allows more."
-        )
+    check_budget(order.budget_usd, policy)
     return limits.model_copy(
         update={
             "max_subtasks": max_subtasks or limits.max_subtasks,
             "run_seconds": deadline or limits.run_seconds,
-            "budget_usd": budget or limits.budget_usd,
+            "budget_usd": order.budget_usd or limits.budget_usd,
         }
     )
+
+
+def check_budget(usd: float | None, policy: RunPolicy) -> None:
+    """Check that a run may ask for this budget, if it asks for any.
+
+    Raises:
+        RequestError: it may not.
+    """
+    most_usd = max(policy.most_usd, policy.limits.budget_usd)
+    if usd is not None and not 0 < usd <= most_usd:
+        raise RequestError(
+            f"budget_usd is {usd:g}; it must be over 0 and at most {most_usd:g}. The setting "
+            "most_usd allows more."
+        )
 
 
 def _schema(schema: JsonSchema | None) -> JsonSchema | None:

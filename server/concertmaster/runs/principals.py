@@ -75,22 +75,31 @@ class OwnRuns:
             return await self._service.start(order, origin=self._own(origin))
 
     async def rerun(
-        self, run_id: str, *, plan: Plan | None = None, redo: Sequence[str] = (), origin: Origin
+        self,
+        run_id: str,
+        *,
+        plan: Plan | None = None,
+        redo: Sequence[str] = (),
+        budget_usd: float | None = None,
+        origin: Origin,
     ) -> RunState:
-        """Start a run like one that there is, with another plan; return at once."""
+        """Start a run like one that there is, with another plan or budget; return at once."""
         await self._check(run_id)
         async with self._starting:
             self._check_runs()
-            await self._left()
-            return await self._service.rerun(run_id, plan=plan, redo=redo, origin=self._own(origin))
+            await self._left(budget_usd or 0.0)
+            return await self._service.rerun(
+                run_id, plan=plan, redo=redo, budget_usd=budget_usd, origin=self._own(origin)
+            )
 
-    async def resume(self, run_id: str, *, by: str) -> RunState:
+    async def resume(self, run_id: str, *, by: str, budget_usd: float | None = None) -> RunState:
         """Have a run go on that was interrupted, or that ended without success."""
         await self._check(run_id)
         async with self._starting:
             self._check_runs()
-            await self._left()
-            return await self._service.resume(run_id, by=by)
+            spent = (await self._service.get(run_id)).usage.usd or 0.0
+            await self._left((budget_usd or spent) - spent)
+            return await self._service.resume(run_id, by=by, budget_usd=budget_usd)
 
     async def known(self, order: Order) -> RunState | None:
         """Return where the run stands that was started by an order with the same key."""

@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 
 from concertmaster.catalog.catalog import Catalog
 from concertmaster.engine.plans.plan import Plan
+from concertmaster.engine.record.earlier import NO_EARLIER_RUN, EarlierRun, earlier_results
 from concertmaster.engine.record.events import Event
 from concertmaster.engine.record.request import RunKind, RunRequest
-from concertmaster.errors import InputError, RequestError
+from concertmaster.errors import InputError, RequestError, UnknownRunError, UnreadableRunError
 from concertmaster.llm.protocol import Document
 from concertmaster.runs.intake import CheckedOrder, RunPolicy, check_order, check_rerun
 from concertmaster.runs.journal import Journal, RunRow
@@ -72,7 +73,12 @@ class OrderReader:
         return check_order(order, documents, self.catalog, self.policy)
 
     async def again(
-        self, state: RunState, *, plan: Plan | None, redo: Sequence[str]
+        self,
+        state: RunState,
+        *,
+        plan: Plan | None,
+        redo: Sequence[str],
+        budget_usd: float | None,
     ) -> CheckedOrder:
         """Return the request for a run like the one of `state`, with its plan or another.
 
@@ -80,7 +86,29 @@ class OrderReader:
             RequestError: it cannot be done as asked.
         """
         documents = await self.documents_of(state.request)
-        return check_rerun(state, documents, self.catalog, self.policy, plan=plan, redo=redo)
+        return check_rerun(
+            state,
+            documents,
+            self.catalog,
+            self.policy,
+            plan=plan,
+            redo=redo,
+            budget_usd=budget_usd,
+        )
+
+    async def earlier(self, request: RunRequest) -> EarlierRun:
+        """Return what the run that `request` is to repeat has for it, if that is still there."""
+        if not request.rerun_of:
+            return NO_EARLIER_RUN
+        try:
+            events = await self.journal.events(request.rerun_of)
+        except (UnknownRunError, UnreadableRunError):
+            return NO_EARLIER_RUN
+        return EarlierRun(
+            run_id=request.rerun_of,
+            results=earlier_results(events),
+            redo=frozenset(request.redo),
+        )
 
     async def documents(self, specs: Sequence[InputSpec]) -> tuple[Document, ...]:
         """Return what inputs stand for.

@@ -12,14 +12,14 @@ from anyio.abc import TaskGroup
 from concertmaster.catalog.catalog import Catalog
 from concertmaster.engine.orchestration.orchestrator import Orchestrator
 from concertmaster.engine.plans.plan import Plan
-from concertmaster.engine.record.earlier import NO_EARLIER_RUN, EarlierRun, earlier_results
+from concertmaster.engine.record.earlier import NO_EARLIER_RUN, EarlierRun
 from concertmaster.engine.record.events import (
     CancelRequested,
     RunResumed,
     RunStarted,
     SubtaskResult,
 )
-from concertmaster.engine.record.request import NOBODY, Origin, RunRequest
+from concertmaster.engine.record.request import NOBODY, Origin
 from concertmaster.engine.run import Setup
 from concertmaster.errors import LostRunError, UnknownRunError, UnreadableRunError, UsedKeyError
 from concertmaster.runs.intake import CheckedOrder, RunPolicy
@@ -28,7 +28,7 @@ from concertmaster.runs.live import LIVENESS_SECONDS, LiveRun, LiveRuns
 from concertmaster.runs.orders import Order
 from concertmaster.runs.questions import answer_to
 from concertmaster.runs.reading import OrderReader, check_same, folded
-from concertmaster.runs.resumable import check_resumable
+from concertmaster.runs.resumable import check_new_budget, check_resumable
 from concertmaster.runs.retention import Retention
 from concertmaster.runs.rewrites import file_changes
 from concertmaster.runs.room import Room
@@ -104,9 +104,10 @@ class RunService:
         *,
         plan: Plan | None = None,
         redo: Sequence[str] = (),
+        budget_usd: float | None = None,
         origin: Origin = NOBODY,
     ) -> RunState:
-        """Start a run like one that there is, with another plan; return at once.
+        """Start a run like one that there is, with another plan or budget; return at once.
 
         What nothing has changed for is taken over from that run, except for the subtasks
         `redo` and what depends on them.
@@ -116,8 +117,9 @@ class RunService:
             UnknownRunError: there is no run of that id.
             StoreError: the journal cannot be written, so nothing was started.
         """
-        checked = await self._reader.again(await self.get(run_id), plan=plan, redo=redo)
-        earlier = await self._earlier(checked.request)
+        state = await self.get(run_id)
+        checked = await self._reader.again(state, plan=plan, redo=redo, budget_usd=budget_usd)
+        earlier = await self._reader.earlier(checked.request)
         return await self._begin(checked, origin=origin, earlier=earlier)
 
     async def _begin(
@@ -147,20 +149,6 @@ class RunService:
         await self._live.begin(live, checked.documents, commit, earlier=earlier)
         return live.state.shown()
 
-    async def _earlier(self, request: RunRequest) -> EarlierRun:
-        """Return what the run that `request` is to repeat has for it, if that is still there."""
-        if not request.rerun_of:
-            return NO_EARLIER_RUN
-        try:
-            events = await self._journal.events(request.rerun_of)
-        except (UnknownRunError, UnreadableRunError):
-            return NO_EARLIER_RUN
-        return EarlierRun(
-            run_id=request.rerun_of,
-            results=earlier_results(events),
-            redo=frozenset(request.redo),
-        )
-
     async def known(self, order: Order) -> RunState | None:
         """Return where the run stands that was started by an order with the same key.
 
@@ -174,18 +162,21 @@ class RunService:
         check_same(state, order)
         return state
 
-    async def resume(self, run_id: str, *, by: str, here: bool = False) -> RunState:
+    async def resume(
+        self, run_id: str, *, by: str, here: bool = False, budget_usd: float | None = None
+    ) -> RunState:
         """Have a run go on that was interrupted, or that ended without success; return at once.
 
         One that is under way, here or elsewhere, or has succeeded, is left as it is. Where
         there is no room it is queued, unless it has to go on `here`.
 
         Raises:
-            RequestError: it cannot go on.
+            RequestError: it cannot go on, or not with this budget.
             UnknownRunError: there is no run of that id.
             StoreError: the journal cannot be written, so nothing was started.
         """
         state = await self.get(run_id)
+        check_new_budget(state, budget_usd, self._policy)
         queued = self.room.queues and not here
         waits = state.status == "queued" and not queued
         if state.status == "succeeded" or not (state.still or waits):
@@ -194,11 +185,15 @@ class RunService:
         row = await self._journal.row(run_id)
         events = await self._journal.events(run_id)
         documents = {item.name: item for item in await self._reader.documents_of(state.request)}
-        earlier = await self._earlier(state.request)
+        earlier = await self._reader.earlier(state.request)
         if (live := self._live.get(run_id)) is not None:
             return live.state.shown()
         event = RunResumed(
-            name=f"run/resume/{row.epoch + 1}", at=time.time(), epoch=row.epoch + 1, by=by
+            name=f"run/resume/{row.epoch + 1}",
+            at=time.time(),
+            epoch=row.epoch + 1,
+            by=by,
+            budget_usd=budget_usd,
         )
         live = LiveRun(fold(run_id, [*events, event], alive=True), epoch=event.epoch)
         most = self._policy.runs_in_all

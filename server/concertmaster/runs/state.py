@@ -173,7 +173,7 @@ class RunState:
             case RunEnded():
                 self._end(event)
             case RunResumed():
-                self._resume()
+                self._resume(event)
             case _:
                 pass
 
@@ -285,7 +285,8 @@ class RunState:
             if subtask.status == "running":
                 subtask.status, subtask.started_at = "pending", None
 
-    def _resume(self) -> None:
+    def _resume(self, event: RunResumed) -> None:
+        self.request = self.request.with_budget(event.budget_usd)
         self.in_vain = self.in_vain or self.status in ("partial", "failed")
         # An answer that there is stays until there is another.
         self.status = "planning" if self.plan is None else "running"

@@ -6,7 +6,7 @@ unless somebody asks for the content of these.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
@@ -64,8 +64,8 @@ class Span(Frozen):
     """In the order of their starts."""
 
 
-def outward(events: Sequence[Event]) -> list[Event]:
-    """Return the events that may be told of a run that a guard has not let pass."""
+def outward(events: Iterable[Event]) -> list[Event]:
+    """Return what the trace of a run shows before its guard has let anything pass."""
     return [event for event in events if isinstance(event, _OUTWARD)]
 
 
@@ -222,9 +222,10 @@ class _Tree:
         self._calls.clear()
         self._questions.clear()
         resumed = self.root.attributes.setdefault("resumed", [])
-        cast("list[JsonValue]", resumed).append(
-            {"at": event.at, "by": event.by, "epoch": event.epoch}
-        )
+        told: dict[str, JsonValue] = {"at": event.at, "by": event.by, "epoch": event.epoch}
+        if event.budget_usd is not None:
+            told["budget_usd"] = event.budget_usd
+        cast("list[JsonValue]", resumed).append(told)
 
     def _apply_plan(self, event: PlanRejected | PlanAccepted | PlanRevised) -> None:
         plan = self._planning(event.at)

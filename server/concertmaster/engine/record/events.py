@@ -104,6 +104,8 @@ class RunResumed(_Event):
     epoch: int
     by: str
     """Who asked for it."""
+    budget_usd: float | None = None
+    """What it may spend in all from here on; what it might before, where this is None."""
 
 
 class CallStarted(_Event):

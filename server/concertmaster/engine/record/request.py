@@ -75,6 +75,13 @@ class RunRequest(Frozen):
     plan_gaps: tuple[str, ...] = ()
     """What the given plan lacks of the task, a sentence each."""
 
+    def with_budget(self, usd: float | None) -> "RunRequest":
+        """Return the request with another budget; itself, where that is None."""
+        if usd is None:
+            return self
+        limits = self.limits.model_copy(update={"budget_usd": usd})
+        return self.model_copy(update={"limits": limits})
+
 
 class Origin(Frozen):
     """Who asked for a run, and on what occasion."""
