@@ -7,6 +7,7 @@ from pydantic import JsonValue
 
 from concertmaster.engine.record.events import SubtaskResult
 from concertmaster.llm.protocol import Frozen, Usage
+from concertmaster.protocol.questions import question_lines
 from concertmaster.protocol.replies import (
     ModelUsage,
     PlanReply,
@@ -41,6 +42,7 @@ def run_data(state: RunState) -> JsonValue:
             usage=_usage(state.by_model),
             reused=reused_line(state),
             reasons=state.reasons,
+            questions=question_lines(state),
             guard=state.guard,
             decisions=state.decisions,
             findings=tuple(finding.what for finding in state.findings),

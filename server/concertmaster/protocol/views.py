@@ -16,6 +16,7 @@ from concertmaster.protocol.next_calls import (
     next_after_subtask,
 )
 from concertmaster.protocol.pages import Page
+from concertmaster.protocol.questions import question_lines
 from concertmaster.protocol.replies import (
     Budget,
     ModelUsage,
@@ -62,6 +63,12 @@ def one_line(text: str, limit: int) -> str:
 
 def progress_line(state: RunState) -> str:
     """Return how far a run has come, such as `1 of 2 subtasks ended; analyst is running`."""
+    questions = state.questions.values()
+    asked = [f"{item.worker} waits for leave to call {item.tool}" for item in questions]
+    return one_line("; ".join([_progress(state), *asked]), 200)
+
+
+def _progress(state: RunState) -> str:
     if state.status == "queued":
         return "queued until a process has room for it"
     if state.guard == "pending":
@@ -80,7 +87,7 @@ def progress_line(state: RunState) -> str:
         return ended
     shown = [*running[:3], *([f"{len(running) - 3} more"] if len(running) > 3 else [])]
     names = shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
-    return one_line(f"{ended}; {names} {'is' if len(running) == 1 else 'are'} running", 200)
+    return f"{ended}; {names} {'is' if len(running) == 1 else 'are'} running"
 
 
 def strategy_phrase(subtask: Subtask) -> str:
@@ -124,6 +131,7 @@ def run_reply(state: RunState, page: Page, detail: Detail) -> RunReply:
         status=state.status,
         task=one_line(state.request.task, 160),
         progress="" if state.still else progress_line(state),
+        questions=question_lines(state),
         guard=state.guard,
         answer="" if as_value else page.text,
         next_offset=page.next_offset,
