@@ -30,8 +30,9 @@ from concertmaster.runs.jobs import Job
 from concertmaster.runs.service import RunService, open_service
 from concertmaster.runs.sqlite_store import open_sqlite
 from concertmaster.tools.defaults import default_tools
+from concertmaster.tools.policy import Decision
 from concertmaster.tools.registry import ToolSource
-from fakes import FakeLLM, Script
+from fakes import FakeLLM, FakeTool, Script
 
 ERAS = ("auto", "legacy")
 """Modes of a client, one for each way of speaking MCP that is in use."""
@@ -82,6 +83,8 @@ async def connected(
     notice: str = "",
     workers: Iterable[WorkerDefinition] = (),
     sources: Mapping[str, ToolSource] | None = None,
+    tools: Iterable[FakeTool] = (),
+    tool_policy: Mapping[str, Decision] | None = None,
     policy: RunPolicy | None = None,
     built_in: bool = False,
     **options: Any,
@@ -93,7 +96,7 @@ async def connected(
     """
     llm = FakeLLM(scripts, default=default)
     llm.notice = notice
-    chosen = setup(llm, workers=workers, sources=sources)
+    chosen = setup(llm, workers=workers, sources=sources, tools=tools, policy=tool_policy)
     if built_in:
         tools = default_tools()
         catalog = load_catalog(builtin_folder("workers"), tools=tools.names)

@@ -113,6 +113,6 @@ class _TaskStream:
     async def _task(self, task_id: str, meta: Any) -> ServerNotification:
         with request_errors():
             task = await self._source.get(task_id)
-        params = {**task.detailed(), "_meta": meta}
+        params = {**task.for_client(self._session).detailed(), "_meta": meta}
         told = Notification[dict[str, Any], str](method="notifications/tasks", params=params)
         return cast("ServerNotification", told)

@@ -4,13 +4,14 @@ https://modelcontextprotocol.io/seps/2663-tasks-extension
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
 from mcp import MCPError
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.extension import Extension, MethodBinding
+from mcp.server.session import ServerSession
 from mcp.shared.inbound import MCP_NAME_HEADER, decode_header_value
 from mcp.types import (
     HEADER_MISMATCH,
@@ -23,6 +24,8 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import Field
 from starlette.requests import Request
 
+from concertmaster.protocol.asking import form_of, take_answers
+from concertmaster.protocol.elicitation import can_ask
 from concertmaster.protocol.next_calls import FOLLOW_SECONDS
 from concertmaster.protocol.results import request_errors, run_result
 from concertmaster.protocol.state import ServerState
@@ -64,6 +67,12 @@ class Task:
     def detailed(self) -> dict[str, Any]:
         """Return the answer to a client that asks for the task."""
         return {**self._seed(), **self.details}
+
+    def for_client(self, session: ServerSession) -> "Task":
+        """Return the task as a client can take it, which may have nobody to ask."""
+        if self.status != "input_required" or can_ask(session):
+            return self
+        return replace(self, status="working", details={})
 
     def _seed(self) -> dict[str, Any]:
         return {
@@ -143,7 +152,8 @@ class TasksExtension(Extension):
     async def _get(self, ctx: Ctx, params: _TaskParams) -> dict[str, Any]:
         _admit(ctx, params.task_id)
         with request_errors():
-            return (await self._source.get(params.task_id)).detailed()
+            task = await self._source.get(params.task_id)
+        return task.for_client(ctx.session).detailed()
 
     async def _update(self, ctx: Ctx, params: _AnswerParams) -> dict[str, Any]:
         _admit(ctx, params.task_id)
@@ -216,13 +226,14 @@ class RunTasks:
         return run_task(await (await self._server.service()).get(task_id))
 
     async def answer(self, task_id: str, responses: Mapping[str, Any]) -> None:
-        """Do nothing: runs ask their clients for nothing.
+        """Let a run hear the answers to what it asks.
 
         Raises:
             UnknownRunError: there is none of that id.
+            RequestError: a form is not filled in as it has to be.
         """
-        del responses
-        await self.get(task_id)
+        service = await self._server.service()
+        await take_answers(service, await service.get(task_id), responses)
 
     async def cancel(self, task_id: str) -> None:
         """Stop a run, unless it is over.
@@ -267,6 +278,14 @@ def run_task(state: RunState) -> Task:
         message = one_line(" ".join((f"The run has ended: {state.status}.", *state.reasons)), 300)
         result = run_result(state)
         details["result"] = result.model_dump(mode="json", by_alias=True, exclude_none=True)
+    elif state.questions:
+        status = "input_required"
+        details["inputRequests"] = {
+            asked.question_id: form_of(asked).request.model_dump(
+                mode="json", by_alias=True, exclude_none=True
+            )
+            for asked in state.questions.values()
+        }
     return Task(
         task_id=state.run_id,
         status=status,

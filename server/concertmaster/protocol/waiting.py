@@ -7,7 +7,9 @@ import anyio
 
 from concertmaster.engine.plans.plan import Plan
 from concertmaster.engine.record.request import Origin
+from concertmaster.protocol.asking import put_questions
 from concertmaster.protocol.callers import trace_context
+from concertmaster.protocol.elicitation import asked_about
 from concertmaster.protocol.state import Ctx, state_of
 from concertmaster.protocol.views import progress_line
 from concertmaster.runs.orders import Order
@@ -39,7 +41,10 @@ class _Progress:
 async def follow(ctx: Ctx, run_id: str, *, seconds: float) -> RunState:
     """Return where a run stands once nothing more happens to it, or `seconds` have passed.
 
+    Meanwhile the person at the client is asked what the run asks, if the client can do that.
+
     Raises:
+        AnswerNeededError: the call is to be made again, with an answer to that.
         UnknownRunError: there is none of that id.
     """
     service = await state_of(ctx).service()
@@ -47,13 +52,21 @@ async def follow(ctx: Ctx, run_id: str, *, seconds: float) -> RunState:
     progress = _Progress(ctx)
     state = await service.get(run_id)
     with state_of(ctx).waiting():
-        while not state.still and (left := until - anyio.current_time()) > 0:
-            # Noted first, because the run goes on while its progress is being reported.
-            seen = state.events
-            await progress.report(state)
-            state = await service.wait_for_change(
-                run_id, seen=seen, seconds=min(left, HEARTBEAT_SECONDS)
-            )
+        async with put_questions(ctx, service, seconds=seconds) as person:
+            while not state.still:
+                left = until - anyio.current_time()
+                if left > 0:
+                    await person.put(state)
+                elif not person.is_asked(state):
+                    break
+                # Noted first, because the run goes on while its progress is being reported.
+                seen = state.events
+                await progress.report(state)
+                state = await service.wait_for_change(
+                    run_id,
+                    seen=seen,
+                    seconds=min(left, HEARTBEAT_SECONDS) if left > 0 else HEARTBEAT_SECONDS,
+                )
     return state
 
 
@@ -66,6 +79,8 @@ async def start_and_follow(ctx: Ctx, order: Order, *, seconds: float) -> RunStat
         ConcertmasterError: the order cannot be done as asked, or not be written down.
     """
     service = await state_of(ctx).service()
+    if (run_id := asked_about(ctx)) is not None:
+        return await _follow_own(ctx, await service.get(run_id), seconds=seconds)
     if (known := await service.known(order)) is not None:
         return await follow(ctx, known.run_id, seconds=seconds)
     return await _follow_own(ctx, await service.start(order, origin=_origin(ctx)), seconds=seconds)
@@ -86,6 +101,8 @@ async def rerun_and_follow(
         ConcertmasterError: it cannot be done as asked, or not be written down.
     """
     service = await state_of(ctx).service()
+    if (asked := asked_about(ctx)) is not None:
+        return await _follow_own(ctx, await service.get(asked), seconds=seconds)
     begun = await service.rerun(
         run_id, plan=plan, redo=redo, budget_usd=budget_usd, origin=_origin(ctx)
     )
@@ -103,6 +120,8 @@ async def resume_and_follow(
         ConcertmasterError: it cannot go on, or that cannot be written down.
     """
     service = await state_of(ctx).service()
+    if asked_about(ctx) is not None:
+        return await _follow_own(ctx, await service.get(run_id), seconds=seconds)
     if budget_usd is None and not (await service.get(run_id)).still:
         return await follow(ctx, run_id, seconds=seconds)
     resumed = await service.resume(run_id, by="resume_run", budget_usd=budget_usd)

@@ -1,6 +1,6 @@
 """The state of a run, as a fold over its events. Every view of a run is one of this state."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -73,7 +73,7 @@ class RunState:
     """Subtasks that were started before the plan was finished."""
     calls: dict[str, str] = field(default_factory=dict[str, str])
     """Who waits for a model besides the subtasks' workers, by step: `orchestrator`…"""
-    questions: dict[str, ToolAsked] = field(default_factory=dict[str, ToolAsked])
+    questions: Mapping[str, ToolAsked] = field(default_factory=dict[str, ToolAsked])
     """Those that wait for an answer, by id."""
     usage: Usage = NO_USAGE
     """What all calls took so far, failed ones included."""
@@ -181,9 +181,9 @@ class RunState:
         warnings: list[str] = []
         match event:
             case ToolAsked():
-                self.questions[event.question_id] = event
+                self.questions = {**self.questions, event.question_id: event}
             case ToolAnswered():
-                self.questions.pop(event.question_id, None)
+                self._close(lambda asked: asked.question_id == event.question_id)
             case ToolCalled(denied=True):
                 warnings = [f"Subtask {event.subtask_id}: {event.outcome.text}"]
             case ToolsMissing():
@@ -257,9 +257,12 @@ class RunState:
             state.result = result
             state.ended_at = event.at
             state.calls.clear()
-        for asked in list(self.questions.values()):
-            if asked.subtask_id == result.subtask_id:
-                del self.questions[asked.question_id]
+        self._close(lambda asked: asked.subtask_id == result.subtask_id)
+
+    def _close(self, answered: Callable[[ToolAsked], bool]) -> None:
+        # Made anew, since those who ask go through them while the run goes on.
+        left = (asked for asked in self.questions.values() if not answered(asked))
+        self.questions = {asked.question_id: asked for asked in left}
 
     def charge(self, event: Event) -> None:
         """Take in what a call cost, if `event` ends one, though the journal may not have it."""
@@ -279,7 +282,7 @@ class RunState:
 
     def _pause(self) -> None:
         self.calls.clear()
-        self.questions.clear()
+        self.questions = {}
         for subtask in self.subtasks.values():
             subtask.calls.clear()
             if subtask.status == "running":
@@ -295,7 +298,7 @@ class RunState:
         self.cancel_requested = self.ended_at = None
         self.reasons = ()
         self.calls.clear()
-        self.questions.clear()
+        self.questions = {}
         for subtask in self.subtasks.values():
             subtask.calls.clear()
             name, status, decision = subtask.subtask.id, subtask.status, self.last_decision
@@ -310,7 +313,7 @@ class RunState:
         self.rest = event.rest
         self.ended_at = event.at
         self.calls.clear()
-        self.questions.clear()
+        self.questions = {}
         if self.request.kind != "plan":
             for subtask in self.subtasks.values():
                 if subtask.ended_at is None:
