@@ -160,13 +160,15 @@ async def test_a_question_that_is_answered_elsewhere_is_taken_back(
     tmp_path: Path, tool: FakeTool
 ) -> None:
     person = Person()
-    async with committing(tmp_path, tool, mode="legacy", elicitation_callback=person) as connection:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(agree, connection, person)
-            reply = await connection.ask("run_worker", **WORK)
+    async with (
+        committing(tmp_path, tool, mode="legacy", elicitation_callback=person) as connection,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(agree, connection, person)
+        reply = await connection.ask("run_worker", **WORK)
+        assert (reply["status"], len(tool.calls)) == ("succeeded", 1)
         with anyio.fail_after(10):
             await person.let_go.wait()
-    assert (reply["status"], len(tool.calls)) == ("succeeded", 1)
 
 
 async def test_a_call_is_not_over_while_the_person_is_being_asked(

@@ -39,9 +39,8 @@ from concertmaster.engine.record.events import (
 )
 from concertmaster.errors import UnreadableRunError
 from concertmaster.llm.protocol import NO_USAGE, Frozen, Usage
-
-ARGUMENT_CHARS = 500
-"""How much of a tool call's arguments a span shows."""
+from concertmaster.tools.arguments import shown
+from concertmaster.tools.servers.masking import NO_MASKING
 
 SpanKind = Literal["run", "plan", "subtask", "call", "question", "tool", "synthesis"]
 
@@ -339,9 +338,9 @@ class _Tree:
 
     def _begin_tool(self, event: ToolStarted | ToolCalled, step: str, at: float) -> _Node:
         call = event.call
-        arguments = json.dumps(call.arguments, ensure_ascii=False)
-        if len(arguments) > ARGUMENT_CHARS and not self._content:
-            arguments = f"{arguments[:ARGUMENT_CHARS]} …"
+        arguments = shown(call.arguments, NO_MASKING)
+        if self._content:
+            arguments = json.dumps(call.arguments, ensure_ascii=False)
         return self._begun[event.subtask_id].begin(
             f"execute_tool {call.name}", "tool", at, step=step, arguments=arguments
         )

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Sequence
 
+from concertmaster.llm.fencing import unfenced
 from concertmaster.llm.protocol import AssistantMessage, Message, ToolMessage, ToolOutcome
 
 
@@ -11,5 +12,11 @@ def outcomes_of(messages: Sequence[Message]) -> Sequence[ToolOutcome] | None:
     for asked, answered in itertools.pairwise(messages):
         if isinstance(asked, AssistantMessage) and isinstance(answered, ToolMessage):
             by_id = {outcome.id: outcome for outcome in answered.outcomes}
-            return [by_id[call.id] for call in asked.tool_calls]
+            outcomes = [by_id[call.id] for call in asked.tool_calls]
+            # Nothing is taken for an instruction here, so that nothing has to be kept apart.
+            return [_plain(outcome) for outcome in outcomes]
     return None
+
+
+def _plain(outcome: ToolOutcome) -> ToolOutcome:
+    return outcome.model_copy(update={"text": unfenced(outcome.text)})
