@@ -4,6 +4,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from pydantic import TypeAdapter
 
 from concertmaster.engine.record.request import Limits
 from concertmaster.errors import BusyRunError, RequestError
@@ -61,8 +62,8 @@ async def test_with_more_budget_a_run_does_what_it_could_not_pay_for(tmp_path: P
     assert state.request.limits.budget_usd == budget_usd
     assert state.usage.usd is not None
     assert 4 < state.usage.usd < budget_usd
-    (resumed,) = list[dict[str, object]](span.attributes["resumed"])  # pyright: ignore
-    assert resumed["budget_usd"] == budget_usd
+    resumed = TypeAdapter(list[dict[str, object]]).validate_python(span.attributes["resumed"])
+    assert [item["budget_usd"] for item in resumed] == [budget_usd]
 
 
 async def test_with_the_same_budget_it_gets_no_further(tmp_path: Path) -> None:

@@ -6,10 +6,11 @@ from hashlib import sha256
 from pathlib import Path
 
 from concertmaster.catalog.catalog import Catalog
+from concertmaster.engine.orchestration.approval import stricter
 from concertmaster.engine.plans.plan import Plan, Subtask
 from concertmaster.engine.plans.rules import PlanRules, plan_problems
 from concertmaster.engine.record.earlier import and_dependants
-from concertmaster.engine.record.request import Decomposition, InputRef, Limits, RunRequest
+from concertmaster.engine.record.request import Approve, Decomposition, InputRef, Limits, RunRequest
 from concertmaster.errors import BusyRunError, InvalidPlanError, RequestError, UnknownSubtaskError
 from concertmaster.llm.protocol import Document, JsonSchema
 from concertmaster.llm.structured import schema_problem
@@ -34,6 +35,8 @@ class RunPolicy:
     """What a run may ask to spend, unless the usual budget is more."""
     decomposition: Decomposition = "hybrid"
     """Whether planners may write workers of their own, in a run that does not say so."""
+    approve: Approve = "never"
+    """Whether plans are approved by a person; a run may ask for more, and not for less."""
     roots: tuple[Path, ...] = ()
     """Folders that inputs may come from."""
     runs_here: int | None = None
@@ -121,6 +124,7 @@ def check_rerun(
             "plan": plan,
             "plan_gaps": request.plan_gaps if plan == state.plan else (),
             "rerun_of": run_id,
+            "approve": stricter(policy.approve, request.approve),
             "redo": tuple(sorted(and_dependants(redo, plan.subtasks))),
             "limits": request.limits.model_copy(update={"max_subtasks": policy.most_subtasks}),
         }
@@ -156,6 +160,7 @@ def _run_request(order: RunOrder, catalog: Catalog, policy: RunPolicy) -> RunReq
         decomposition=order.decomposition or policy.decomposition,
         guard=catalog.get(order.guard).name if order.guard else "",
         verify=order.verify,
+        approve=stricter(policy.approve, order.approve),
         output_schema=_schema(order.output_schema),
         limits=_limits(policy, order, most),
     )
@@ -181,6 +186,7 @@ def _worker_request(
         context=_text(order.context, "context", empty=True),
         constraints=tuple(_text(item, "constraints") for item in order.constraints),
         plan=Plan(subtasks=(subtask,)),
+        approve=policy.approve,
         output_schema=_schema(order.output_schema),
         limits=limits,
     )

@@ -48,6 +48,7 @@ class OwnRuns:
         self._principal = principal
         self._allowance = allowance
         self._starting = starting
+        self.approvals = replace(service.approvals, find=self.get)
 
     @property
     def catalog(self) -> Catalog:
@@ -92,14 +93,18 @@ class OwnRuns:
                 run_id, plan=plan, redo=redo, budget_usd=budget_usd, origin=self._own(origin)
             )
 
-    async def resume(self, run_id: str, *, by: str, budget_usd: float | None = None) -> RunState:
+    async def resume(
+        self, run_id: str, *, by: str, budget_usd: float | None = None, approved: str = ""
+    ) -> RunState:
         """Have a run go on that was interrupted, or that ended without success."""
         await self._check(run_id)
         async with self._starting:
             self._check_runs()
             spent = (await self._service.get(run_id)).usage.usd or 0.0
             await self._left((budget_usd or spent) - spent)
-            return await self._service.resume(run_id, by=by, budget_usd=budget_usd)
+            return await self._service.resume(
+                run_id, by=by, budget_usd=budget_usd, approved=approved
+            )
 
     async def known(self, order: Order) -> RunState | None:
         """Return where the run stands that was started by an order with the same key."""

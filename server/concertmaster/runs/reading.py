@@ -36,17 +36,17 @@ def check_same(state: RunState, order: Order) -> None:
         )
 
 
-def folded(row: RunRow, events: Sequence[Event]) -> RunState:
-    """Return where a run stands that this process does not drive."""
-    alive = row.alive and not row.mine
-    return fold(row.run_id, events, alive=alive, waiting=row.waiting)
-
-
 _KINDS: Mapping[type[Order], RunKind] = {
     PlanOrder: "plan",
     RunOrder: "orchestration",
     WorkerOrder: "worker",
 }
+
+
+def folded(row: RunRow, events: Sequence[Event]) -> RunState:
+    """Return where a run stands that this process does not drive."""
+    alive = row.alive and not row.mine
+    return fold(row.run_id, events, alive=alive, waiting=row.waiting)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +156,7 @@ class OrderReader:
             order,
             task=planned.request.task,
             plan=planned.plan,
-            plan_gaps=planned.reasons,
+            plan_gaps=() if planned.status == "needs_approval" else planned.reasons,
             plan_id=None,
             budget_usd=order.budget_usd or planned.request.limits.budget_usd,
         )

@@ -22,6 +22,7 @@ from concertmaster.engine.record.events import (
 from concertmaster.engine.record.request import NOBODY, Origin
 from concertmaster.engine.run import Setup
 from concertmaster.errors import LostRunError, UnknownRunError, UnreadableRunError, UsedKeyError
+from concertmaster.runs.approvals import Approvals, still_unapproved
 from concertmaster.runs.intake import CheckedOrder, RunPolicy
 from concertmaster.runs.journal import Journal, RunRow, StoredRun
 from concertmaster.runs.live import LIVENESS_SECONDS, LiveRun, LiveRuns
@@ -55,6 +56,7 @@ class RunService:
         self._policy = policy
         self._live = LiveRuns(journal=journal, orchestrator=Orchestrator(setup), tasks=tasks)
         self.room = Room(journal, self._live, policy)
+        self.approvals = Approvals(journal=journal, find=self.get)
         self._reader = OrderReader(
             journal=journal, policy=policy, catalog=setup.catalog, find=self.get
         )
@@ -163,15 +165,22 @@ class RunService:
         return state
 
     async def resume(
-        self, run_id: str, *, by: str, here: bool = False, budget_usd: float | None = None
+        self,
+        run_id: str,
+        *,
+        by: str,
+        here: bool = False,
+        budget_usd: float | None = None,
+        approved: str = "",
     ) -> RunState:
         """Have a run go on that was interrupted, or that ended without success; return at once.
 
-        One that is under way, here or elsewhere, or has succeeded, is left as it is. Where
-        there is no room it is queued, unless it has to go on `here`.
+        One that is under way, here or elsewhere, or has succeeded, is left as it is, and so is
+        one that waits for approval, unless `approved` is the digest of its plan. Where there is
+        no room it is queued, unless it has to go on `here`.
 
         Raises:
-            RequestError: it cannot go on, or not with this budget.
+            RequestError: it cannot go on, or not with this budget, or another plan was approved.
             UnknownRunError: there is no run of that id.
             StoreError: the journal cannot be written, so nothing was started.
         """
@@ -179,7 +188,8 @@ class RunService:
         check_new_budget(state, budget_usd, self._policy)
         queued = self.room.queues and not here
         waits = state.status == "queued" and not queued
-        if state.status == "succeeded" or not (state.still or waits):
+        unapproved = still_unapproved(state, approved=approved, budget_usd=budget_usd)
+        if unapproved or state.status == "succeeded" or not (state.still or waits):
             return state
         check_resumable(state, self._setup)
         row = await self._journal.row(run_id)
@@ -194,6 +204,7 @@ class RunService:
             epoch=row.epoch + 1,
             by=by,
             budget_usd=budget_usd,
+            approved=approved,
         )
         live = LiveRun(fold(run_id, [*events, event], alive=True), epoch=event.epoch)
         most = self._policy.runs_in_all
@@ -286,14 +297,16 @@ class RunService:
         A run that is over is left as it is. One of another process is asked to stop.
         """
         state = await self.get(run_id)
-        if state.still:
+        # A plan that nobody has approved yet is declined in this way.
+        if state.still and state.status != "needs_approval":
             return state
         event = CancelRequested(
             name=f"run/cancel/{secrets.token_hex(4)}", at=time.time(), reason=reason
         )
+        unattended = state.status in ("queued", "needs_approval")
         if (live := self._live.get(run_id)) is not None:
             await self._live.stop(live, event)
-        elif state.status != "queued" or not await self.room.cancelled(run_id, event):
+        elif not (unattended and await self.room.cancelled(run_id, event)):
             await self._journal.tell(run_id, event)
         return await self.wait(run_id, seconds=CANCEL_SECONDS)
 
@@ -369,13 +382,10 @@ class RunService:
 
     async def trace(self, run_id: str, *, content: bool = False) -> Span:
         """Return the run as a tree of spans, with the `content` of tool calls if it is wanted."""
-        driven = self._live.get(run_id) is not None
         row = await self._journal.row(run_id)
         events = await self._journal.events(run_id)
-        alive = driven or (row.alive and not row.mine)
-        if fold(run_id, events, alive=alive).withheld:
-            events = outward(events)
-        return trace(run_id, events, alive=alive, content=content)
+        alive = self._live.get(run_id) is not None or (row.alive and not row.mine)
+        return trace(run_id, outward(run_id, events), alive=alive, content=content)
 
 
 @asynccontextmanager

@@ -314,7 +314,7 @@ class RunState:
         self.ended_at = event.at
         self.calls.clear()
         self.questions = {}
-        if self.request.kind != "plan":
+        if self.request.kind != "plan" and event.status != "needs_approval":
             for subtask in self.subtasks.values():
                 if subtask.ended_at is None:
                     earlier = subtask.result

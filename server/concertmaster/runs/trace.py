@@ -6,7 +6,7 @@ unless somebody asks for the content of these.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
@@ -14,6 +14,7 @@ from pydantic import JsonValue
 
 from concertmaster.engine.plans.plan import Subtask
 from concertmaster.engine.record.events import (
+    ApprovalOffered,
     CallFailed,
     CallFinished,
     CallStarted,
@@ -39,6 +40,7 @@ from concertmaster.engine.record.events import (
 )
 from concertmaster.errors import UnreadableRunError
 from concertmaster.llm.protocol import NO_USAGE, Frozen, Usage
+from concertmaster.runs.state import fold
 from concertmaster.tools.arguments import shown
 from concertmaster.tools.servers.masking import NO_MASKING
 
@@ -63,8 +65,10 @@ class Span(Frozen):
     """In the order of their starts."""
 
 
-def outward(events: Iterable[Event]) -> list[Event]:
-    """Return what the trace of a run shows before its guard has let anything pass."""
+def outward(run_id: str, events: Sequence[Event]) -> Sequence[Event]:
+    """Return what the trace of a run may show: little before its guard has let it pass."""
+    if not fold(run_id, events, alive=True).withheld:
+        return events
     return [event for event in events if isinstance(event, _OUTWARD)]
 
 
@@ -178,6 +182,8 @@ class _Tree:
                 self._apply_plan(event)
             case SubtaskDrafted() | SubtaskStarted() | SubtaskFinished():
                 self._apply_subtask(event)
+            case ApprovalOffered():
+                pass
             case _:
                 self._apply_run(event)
 
@@ -224,6 +230,8 @@ class _Tree:
         told: dict[str, JsonValue] = {"at": event.at, "by": event.by, "epoch": event.epoch}
         if event.budget_usd is not None:
             told["budget_usd"] = event.budget_usd
+        if event.approved:
+            told["approved"] = True
         cast("list[JsonValue]", resumed).append(told)
 
     def _apply_plan(self, event: PlanRejected | PlanAccepted | PlanRevised) -> None:

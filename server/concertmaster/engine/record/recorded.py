@@ -58,6 +58,8 @@ class Recorded:
         """Steps that failed and have not been made since, with the subtask they were for."""
         self._settled: set[str] = set()
         """Conversations for the run as a whole that led to what was wanted of them."""
+        self.approved = ""
+        """The digest of the plan that was approved last."""
         self._end: RunEnded | None = None
         self._in_vain = False
         """Whether the run has ended without success, and is to try again."""
@@ -79,14 +81,15 @@ class Recorded:
             case RunEnded():
                 self._end = event
             case RunResumed():
-                self._go_on()
+                self._go_on(event)
             case _:
                 pass
 
-    def _go_on(self) -> None:
+    def _go_on(self, event: RunResumed) -> None:
         if self._end is not None and self._end.status in ("failed", "partial"):
             self._forget_what_was_in_vain()
         self._end = None
+        self.approved = event.approved or self.approved
 
     def _take_in_work(self, event: CallFinished | CallFailed | ToolCalled | ToolStarted) -> None:
         match event:
