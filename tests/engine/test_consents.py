@@ -392,7 +392,8 @@ async def test_work_that_is_done_anew_is_asked_about_anew() -> None:
     await run.drive(asking(llm, tool))
     assert run.end.status == "failed"
     late = said(questions(run)[0], allowed=True)
-    recorded = [*run.events, late, RunResumed(name="run/resume/2", at=2, epoch=2, by="test")]
+    resumed = RunResumed(name="run/resume/2", at=2, epoch=2, by="test")
+    recorded = [*run.events, late, resumed, late]
     again = AttendedRun(request(), lambda _: False, recorded)
     await again.drive(asking(wanting(commit(1)), tool))
     assert len(questions(again)) == 1

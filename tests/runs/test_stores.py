@@ -496,6 +496,19 @@ async def test_who_drives_a_run_hears_of_its_epoch_of_wishes_to_stop_it_and_of_a
     }
 
 
+async def test_what_cannot_be_read_in_one_run_keeps_no_other_from_hearing(store: Store) -> None:
+    async with store.open() as journal:
+        for run_id in ("r-1", "r-2"):
+            await journal.create(run_id, started(), {})
+            await journal.tell(run_id, cancel())
+        store.change("UPDATE events SET data = '[' WHERE run_id = ? AND name <> 'run/start'", "r-1")
+        standing = await journal.standing(["r-1", "r-2"])
+    assert standing == {
+        "r-1": Standing(epoch=1, cancel_requested=None),
+        "r-2": Standing(epoch=1, cancel_requested="enough"),
+    }
+
+
 async def test_a_key_stands_for_one_run(store: Store) -> None:
     async with store.open() as journal:
         await journal.create("r-1", started(), {"d1": "one"}, key="a")

@@ -19,12 +19,15 @@ from concertmaster.engine.record.events import (
     PlanRevised,
     ResultsVerified,
     RunEnded,
+    RunResumed,
     RunStarted,
     SubtaskFinished,
     SubtaskResult,
     SubtaskStarted,
     SubtaskStatus,
     SynthesisStarted,
+    ToolAnswered,
+    ToolAsked,
     ToolCalled,
     ToolsMissing,
     ToolStarted,
@@ -464,3 +467,46 @@ def test_a_result_that_is_mended_makes_its_subtask_longer_and_its_calls_are_part
         "invoke_agent analyst: partial 2-7.0": [{"chat m: succeeded 5-6.0": []}]
     }
     assert span.attributes["usage"] == usage(1)
+
+
+ASKED = ToolAsked(
+    name="subtask/s1/tool/1.1/question",
+    at=9,
+    step="subtask/s1/tool/1.1",
+    question_id="q-1",
+    subtask_id="s1",
+    worker="analyst",
+    tool="git.commit",
+    arguments="{}",
+    until=99,
+)
+
+
+def answered(*, allowed: bool, at: float) -> ToolAnswered:
+    return ToolAnswered(
+        name=f"question/q-1/{at}", at=at, question_id="q-1", allowed=allowed, by="Ann"
+    )
+
+
+def questions(*events: Event) -> list[Span]:
+    root = trace("r-1", [*WHOLE_RUN[:5], ASKED, *events])
+    return [span for span in root.spans[1].spans if span.kind == "question"]
+
+
+def test_the_first_answer_to_a_question_is_the_one_in_the_trace() -> None:
+    (span,) = questions(answered(allowed=False, at=10), answered(allowed=True, at=11))
+    assert (span.name, span.status, span.started_at, span.ended_at) == (
+        "ask git.commit",
+        "denied",
+        9,
+        10,
+    )
+
+
+def test_a_question_that_is_asked_anew_after_a_restart_is_there_twice() -> None:
+    resumed = RunResumed(name="run/resume/2", at=10, epoch=2, by="test")
+    again = SubtaskStarted(name="subtask/s1/start", at=11, subtask_id="s1")
+    events = [resumed, again, ASKED.model_copy(update={"at": 12}), answered(allowed=True, at=13)]
+    root = trace("r-1", [*WHOLE_RUN[:5], ASKED, *events])
+    spans = [span for part in root.spans for span in part.spans if span.kind == "question"]
+    assert [span.status for span in spans] == ["interrupted", "allowed"]

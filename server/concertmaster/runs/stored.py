@@ -101,10 +101,7 @@ def standings(rows: Iterable[tuple[str, int, int | None, str]]) -> dict[str, Sta
 
 
 def _told(standing: Standing, event: Event) -> Standing:
-    match event:
-        case CancelRequested(reason=reason):
-            return replace(standing, cancel_requested=reason)
-        case ToolAnswered():
-            return replace(standing, answers=(*standing.answers, event))
-        case _:
-            return standing
+    if isinstance(event, CancelRequested):
+        standing = replace(standing, cancel_requested=event.reason)
+    answers = (event,) if isinstance(event, ToolAnswered) else ()
+    return replace(standing, answers=(*standing.answers, *answers))
