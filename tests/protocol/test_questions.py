@@ -11,12 +11,16 @@ from mcp.client.context import ClientRequestContext
 from mcp.types import ElicitRequestFormParams, ElicitRequestParams, ElicitResult
 
 from building import worker
-from clients import ERAS, Connection, connected
-from concertmaster.engine.record.events import ToolAsked
-from concertmaster.engine.record.request import Limits
+from clients import ERAS, Connection, connected, structured
+from concertmaster.engine.plans.plan import Plan
+from concertmaster.engine.record.events import Event, PlanAccepted, RunStarted, ToolAsked
+from concertmaster.engine.record.request import Limits, RunRequest
+from concertmaster.protocol.pages import REPLY_CHARS
+from concertmaster.protocol.results import run_result
 from concertmaster.protocol.tools import TOOLS
 from concertmaster.runs.intake import RunPolicy
-from fakes import FakeTool, in_turn, wants
+from concertmaster.runs.state import fold
+from fakes import FakeTool, in_turn, subtask, wants
 from taking_tasks import TakesTasks, ask, handed_out
 
 pytestmark = pytest.mark.anyio
@@ -269,3 +273,36 @@ async def test_a_task_of_a_client_that_cannot_ask_is_at_work(
         assert (told["status"], "inputRequests" in told) == ("working", False)
         assert told["statusMessage"].endswith("waits for leave to call commit")
         await connection.service.answer(task, asked.question_id, allowed=False, by="Ann")
+
+
+def test_a_reply_fits_however_much_is_asked() -> None:
+    subtasks = tuple(subtask(f"s{number}") for number in range(50))
+    events: list[Event] = [
+        RunStarted(name="run/start", at=1, request=RunRequest(task="t")),
+        PlanAccepted(name="plan/1", at=2, plan=Plan(subtasks=subtasks)),
+    ]
+    events += [
+        ToolAsked(
+            name=f"{item.id}/question",
+            at=3,
+            step=item.id,
+            question_id=f"q-{item.id}",
+            subtask_id=item.id,
+            worker="analyst",
+            tool="t" * 500,
+            arguments='"' * 2_000,
+            until=9,
+        )
+        for item in subtasks
+    ]
+    result = run_result(fold("r-1", events, alive=True))
+    assert len(result.model_dump_json(by_alias=True)) < REPLY_CHARS
+    assert structured(result)["questions"][0]["question_id"] == "q-s0"
+
+
+async def test_the_resource_of_a_run_has_its_questions(tmp_path: Path, tool: FakeTool) -> None:
+    async with committing(tmp_path, tool) as connection:
+        reply = await connection.ask("run_worker", **WORK, wait_seconds=0)
+        asked = await question_of(connection)
+        (content,) = (await connection.client.read_resource(f"runs://{reply['run_id']}")).contents
+    assert f'"question_id": "{asked.question_id}"' in getattr(content, "text", "")

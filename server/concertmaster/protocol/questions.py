@@ -5,17 +5,19 @@ from concertmaster.protocol.replies import QuestionLine
 from concertmaster.runs.state import RunState
 
 
-def question_lines(state: RunState) -> tuple[QuestionLine, ...]:
-    """Return the questions of a run that are open."""
+def question_lines(
+    state: RunState, *, most: int | None = None, chars: int | None = None
+) -> tuple[QuestionLine, ...]:
+    """Return the questions of a run that are open: so many at most, with texts no longer."""
     return tuple(
         QuestionLine(
             question_id=asked.question_id,
             subtask_id=asked.subtask_id,
             worker=asked.worker,
-            tool=asked.tool,
-            arguments=asked.arguments,
+            tool=asked.tool[:chars],
+            arguments=asked.arguments[:chars],
         )
-        for asked in state.questions.values()
+        for asked in list(state.questions.values())[:most]
     )
 
 

@@ -131,7 +131,7 @@ def run_reply(state: RunState, page: Page, detail: Detail) -> RunReply:
         status=state.status,
         task=one_line(state.request.task, 160),
         progress="" if state.still else progress_line(state),
-        questions=question_lines(state),
+        questions=question_lines(state, most=detail.sentences, chars=detail.sentence),
         guard=state.guard,
         answer="" if as_value else page.text,
         next_offset=page.next_offset,
