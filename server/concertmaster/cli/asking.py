@@ -3,8 +3,7 @@
 import os
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
-from typing import NoReturn
+from contextlib import contextmanager
 
 import anyio
 from rich.console import Console
@@ -53,26 +52,35 @@ else:
             termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
 
 
-async def answer_questions(service: RunService, run_id: str, console: Console) -> NoReturn:
-    """Put each question of a run to the person at the keyboard, until cancelled."""
+async def answer_questions(service: RunService, run_id: str, console: Console) -> None:
+    """Put each question of a run to the person at the keyboard, as long as it goes on."""
     state = await service.get(run_id)
-    while True:
+    while not state.still:
         question = next(iter(state.questions.values()), None)
         if question is None:
             state = await service.wait_for_change(run_id, seen=state.events, seconds=60)
             continue
-        _tell(console, f"{asked(question)}\nAllow this one call? y/n")
-        said = await _said(service, state, question)
-        if said is not None:
-            with suppress(UnknownQuestionError):
-                await service.answer(
-                    run_id, question.question_id, allowed=said, by="the person at the terminal"
-                )
+        with _single_keys():
+            _tell(console, f"{asked(question)}\nAllow this one call? y/n")
+            said = await _said(service, state, question)
+        if said is not None and not await _answered(service, run_id, question, said):
+            said = None
         _tell(console, _OUTCOMES[said])
         state = await service.get(run_id)
 
 
 _OUTCOMES = {True: "Allowed.", False: "Denied.", None: "Not asked any more."}
+
+
+async def _answered(service: RunService, run_id: str, question: ToolAsked, said: bool) -> bool:
+    """Pass an answer on; tell whether nobody was faster."""
+    try:
+        await service.answer(
+            run_id, question.question_id, allowed=said, by="the person at the terminal"
+        )
+    except UnknownQuestionError:
+        return False
+    return True
 
 
 def _tell(console: Console, text: str) -> None:
@@ -91,8 +99,7 @@ async def _said(service: RunService, state: RunState, question: ToolAsked) -> bo
             tasks.cancel_scope.cancel()
 
         tasks.start_soon(watch, state)
-        with _single_keys():
-            said = await _answer()
+        said = await _answer()
         tasks.cancel_scope.cancel()
     return said
 
