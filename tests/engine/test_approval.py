@@ -18,6 +18,7 @@ from concertmaster.engine.record.events import (
     Event,
     GuardDecided,
     PlanAccepted,
+    PlanRevised,
     RunResumed,
     RunStarted,
     SubtaskDrafted,
@@ -27,7 +28,7 @@ from concertmaster.llm.prices import Rates
 from concertmaster.llm.protocol import Draft, Reply, Request
 from concertmaster.runs.state import fold
 from fakes import USAGE, FakeLLM, Script, plan_json, subtask
-from patterns import screening
+from patterns import decision, screening
 
 pytestmark = pytest.mark.anyio
 
@@ -135,6 +136,18 @@ async def test_with_a_larger_budget_a_plan_may_need_no_approval_any_more() -> No
     run = RecordedRun(request)
     await run.drive(setup(llm))
     done, _ = await resumed(run, request.with_budget(1.2))
+    assert done.end.status == "succeeded"
+
+
+async def test_a_plan_of_which_some_has_been_done_is_not_asked_about_with_a_lower_budget() -> None:
+    request = RunRequest(task="why?", approve="over_budget", mode="adaptive")
+    llm = FakeLLM({"planner": PLAN, "orchestrator": decision(done=True, reason="enough")})
+    llm.rates = Rates(input=0, output=10)
+    run = RecordedRun(request)
+    await run.drive(setup(llm))
+    revised = next(event for event in run.events if isinstance(event, PlanRevised))
+    run.events = run.events[: run.events.index(revised) + 1]
+    done, _ = await resumed(run, request.with_budget(0.1))
     assert done.end.status == "succeeded"
 
 

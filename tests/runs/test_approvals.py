@@ -2,6 +2,8 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
 
 import anyio
 import pytest
@@ -9,7 +11,7 @@ from pydantic import TypeAdapter
 
 from building import setup
 from concertmaster.engine.orchestration.approval import plan_digest
-from concertmaster.engine.record.events import ApprovalOffered
+from concertmaster.engine.record.events import ApprovalOffered, Event, RunEnded
 from concertmaster.engine.record.request import NOBODY, Approve
 from concertmaster.errors import LostRunError, RequestError, UnknownRunError
 from concertmaster.llm.prices import Rates
@@ -19,6 +21,7 @@ from concertmaster.runs.journal import Journal
 from concertmaster.runs.orders import PlanOrder, RunOrder, WorkerOrder
 from concertmaster.runs.principals import Allowance, Principals
 from concertmaster.runs.service import RunService, open_service
+from concertmaster.runs.sqlite_store import SqliteJournal
 from concertmaster.runs.state import RunState
 from concertmaster.runs.takeover import Takeover
 from fakes import FakeLLM, plan_json, subtask
@@ -190,6 +193,34 @@ async def test_a_plan_that_is_declined_is_cancelled(store: Store) -> None:
     assert declined.reasons == ("The run was cancelled: too dear",)
     assert {item.status for item in declined.subtasks.values()} == {"cancelled"}
     assert llm.callers() == ["planner"]
+
+
+class SlowEnd(SqliteJournal):
+    """Takes its time to commit that a run has come to wait for approval."""
+
+    reached: anyio.Event
+    opened: anyio.Event
+
+    async def append(self, run_id: str, event: Event, *, epoch: int, wait: bool = True) -> None:
+        if isinstance(event, RunEnded) and event.status == "needs_approval":
+            self.reached.set()
+            await self.opened.wait()
+        await super().append(run_id, event, epoch=epoch, wait=wait)
+
+
+async def test_a_run_that_is_cancelled_just_when_its_plan_begins_to_wait_is_cancelled(
+    tmp_path: Path,
+) -> None:
+    journal = SlowEnd(tmp_path, patience=5)
+    journal.reached, journal.opened = anyio.Event(), anyio.Event()
+    async with journal.committing(), service_on(journal) as service:
+        state = await service.start(ORDER)
+        await journal.reached.wait()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(service.cancel, state.run_id, reason="no"))
+            await anyio.wait_all_tasks_blocked()
+            journal.opened.set()
+        assert (await service.get(state.run_id)).status == "cancelled"
 
 
 async def test_an_approved_run_that_is_queued_goes_on_where_there_is_room(store: Store) -> None:

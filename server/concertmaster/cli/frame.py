@@ -41,6 +41,7 @@ _SYMBOLS = {
     "skipped": "-",
     "cancelled": "■",
     "interrupted": "■",
+    "needs_approval": "?",
     "pending": "·",
 }
 _STYLES = {
@@ -49,6 +50,7 @@ _STYLES = {
     "failed": "red",
     "cancelled": "yellow",
     "interrupted": "yellow",
+    "needs_approval": "yellow",
     "skipped": "dim",
     "pending": "dim",
 }

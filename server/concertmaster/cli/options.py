@@ -130,6 +130,11 @@ running_options = _together(
         metavar="WORKER",
         help="Have this worker screen the task and its inputs before anything gets out.",
     ),
+    click.option(
+        "--approve",
+        type=click.Choice(["never", "over_budget", "always"]),
+        help="Ask before the plan is carried out: if it may cost more than the budget, or always.",
+    ),
 )
 
 schema_option = click.option(

@@ -114,6 +114,8 @@ def to_go_on(state: RunState) -> str:
     """Return the command that has a run go on, if it has stopped short of what was wanted."""
     if not state.still or state.status == "succeeded":
         return ""
+    if state.status == "needs_approval":
+        return f"concertmaster resume {state.run_id} --approve"
     budget_usd = sufficient_budget(state)
     more = f" --budget {budget_usd:g}" if budget_usd is not None else ""
     return f"concertmaster resume {state.run_id}{more}"

@@ -26,6 +26,9 @@ from concertmaster.errors import RequestError
 
 log = logging.getLogger(__name__)
 
+ANSWER_SECONDS = 24 * 3600.0
+"""How long somebody may take to answer, where the call is made again with the answer."""
+
 FormT = TypeVar("FormT", bound=BaseModel)
 
 
@@ -91,19 +94,26 @@ class AnswerNeededError(Exception):
         self.result = result
 
 
-class _Session(Protocol):
-    # What of a session tells whether its client can be asked.
-    @property
-    def protocol_version(self) -> str: ...
+class Session(Protocol):
+    """What of a session tells whether its client can be asked."""
 
     @property
-    def client_capabilities(self) -> ClientCapabilities | None: ...
+    def protocol_version(self) -> str:
+        """Return the version of the protocol that is spoken."""
+        ...
 
     @property
-    def can_send_request(self) -> bool: ...
+    def client_capabilities(self) -> ClientCapabilities | None:
+        """Return what the client says that it can do."""
+        ...
+
+    @property
+    def can_send_request(self) -> bool:
+        """Tell whether a request of ours would reach the client now."""
+        ...
 
 
-def can_ask(session: _Session) -> bool:
+def can_ask(session: Session) -> bool:
     """Tell whether the client of a call can be asked to have a form filled in."""
     by_result = session.protocol_version in MODERN_PROTOCOL_VERSIONS
     return _shows_forms(session.client_capabilities) and (by_result or session.can_send_request)

@@ -10,7 +10,7 @@ FOLLOW_SECONDS = 45
 """How long a call waits unless it says otherwise, and how long it is told to wait next."""
 
 
-def next_after_run(state: RunState, page: Page) -> str:
+def next_after_run(state: RunState, page: Page, *, approval_token: str = "") -> str:
     """Return what to call after a reply on a run, with this page of its answer."""
     run_id = state.run_id
     if not state.still:
@@ -28,6 +28,28 @@ def next_after_run(state: RunState, page: Page) -> str:
             f'Nothing drives the run any more. Call resume_run with run_id "{run_id}" to go on '
             "with it: what was finished is kept and not paid for again."
         )
+    if state.status == "needs_approval":
+        return _to_be_approved(state, approval_token)
+    return _next_after_end(state)
+
+
+def _to_be_approved(state: RunState, token: str) -> str:
+    run_id = state.run_id
+    if not token:
+        return (
+            f'The plan waits for approval. Call resume_run with run_id "{run_id}" to have the '
+            "user asked, or cancel_run if it is not wanted."
+        )
+    return (
+        "The plan waits for approval; its work has not begun. Show the user the subtasks and the "
+        f'estimate. Only if they agree, call resume_run with run_id "{run_id}" and approval_token '
+        f'"{token}" (and budget_usd, if they name another limit). If not, call cancel_run; to '
+        "change the plan, run_orchestration with the edited plan."
+    )
+
+
+def _next_after_end(state: RunState) -> str:
+    run_id = state.run_id
     if state.request.kind == "plan" and state.plan is not None:
         return f'Call run_orchestration with plan_id "{run_id}" to run the plan.'
     if (budget_usd := sufficient_budget(state)) is not None:

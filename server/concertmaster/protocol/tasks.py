@@ -4,14 +4,13 @@ https://modelcontextprotocol.io/seps/2663-tasks-extension
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
 from mcp import MCPError
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.extension import Extension, MethodBinding
-from mcp.server.session import ServerSession
 from mcp.shared.inbound import MCP_NAME_HEADER, decode_header_value
 from mcp.types import (
     HEADER_MISMATCH,
@@ -24,8 +23,9 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import Field
 from starlette.requests import Request
 
+from concertmaster.protocol.approving import approval_of, approval_token, decide
 from concertmaster.protocol.asking import form_of, take_answers
-from concertmaster.protocol.elicitation import can_ask
+from concertmaster.protocol.elicitation import Question, Session, can_ask
 from concertmaster.protocol.next_calls import FOLLOW_SECONDS
 from concertmaster.protocol.results import request_errors, run_result
 from concertmaster.protocol.state import ServerState
@@ -68,12 +68,6 @@ class Task:
         """Return the answer to a client that asks for the task."""
         return {**self._seed(), **self.details}
 
-    def for_client(self, session: ServerSession) -> "Task":
-        """Return the task as a client can take it, which may have nobody to ask."""
-        if self.status != "input_required" or can_ask(session):
-            return self
-        return replace(self, status="working", details={})
-
     def _seed(self) -> dict[str, Any]:
         return {
             "taskId": self.task_id,
@@ -103,8 +97,8 @@ class TaskSource(Protocol):
         """Answer a tool call of a client that takes tasks."""
         ...
 
-    async def get(self, task_id: str) -> Task:
-        """Return where a task stands."""
+    async def get(self, task_id: str, session: Session) -> Task:
+        """Return where a task stands, for the client of a session."""
         ...
 
     async def answer(self, task_id: str, responses: Mapping[str, Any]) -> None:
@@ -152,8 +146,7 @@ class TasksExtension(Extension):
     async def _get(self, ctx: Ctx, params: _TaskParams) -> dict[str, Any]:
         _admit(ctx, params.task_id)
         with request_errors():
-            task = await self._source.get(params.task_id)
-        return task.for_client(ctx.session).detailed()
+            return (await self._source.get(params.task_id, ctx.session)).detailed()
 
     async def _update(self, ctx: Ctx, params: _AnswerParams) -> dict[str, Any]:
         _admit(ctx, params.task_id)
@@ -215,25 +208,34 @@ class RunTasks:
         params.arguments = {**arguments, "wait_seconds": GRACE_SECONDS}
         result = await call_next(ctx)
         run_id = _run_under_way(result)
-        return result if run_id is None else (await self.get(run_id)).created()
+        return result if run_id is None else (await self.get(run_id, ctx.session)).created()
 
-    async def get(self, task_id: str) -> Task:
-        """Return the task of a run.
-
-        Raises:
-            UnknownRunError: there is none of that id.
-        """
-        return run_task(await (await self._server.service()).get(task_id))
-
-    async def answer(self, task_id: str, responses: Mapping[str, Any]) -> None:
-        """Let a run hear the answers to what it asks.
+    async def get(self, task_id: str, session: Session) -> Task:
+        """Return the task of a run, as the client of a session can go on with it.
 
         Raises:
             UnknownRunError: there is none of that id.
-            RequestError: a form is not filled in as it has to be.
         """
         service = await self._server.service()
-        await take_answers(service, await service.get(task_id), responses)
+        state = await service.get(task_id)
+        if can_ask(session) and (questions := _questions(state)):
+            return question_task(state, questions)
+        return run_task(state, approval_token=await approval_token(service, state, session))
+
+    async def answer(self, task_id: str, responses: Mapping[str, Any]) -> None:
+        """Take what the person at the client says to what a run asks.
+
+        Raises:
+            UnknownRunError: there is none of that id.
+            RequestError: the answer cannot be used.
+        """
+        service = await self._server.service()
+        state = await service.get(task_id)
+        await take_answers(service, state, responses)
+        if state.status != "needs_approval":
+            return
+        if (answer := approval_of(state).answer_in(responses)) is not None:
+            await decide(service, state, answer)
 
     async def cancel(self, task_id: str) -> None:
         """Stop a run, unless it is over.
@@ -264,7 +266,30 @@ def _run_under_way(result: HandlerResult) -> str | None:
             return None
 
 
-def run_task(state: RunState) -> Task:
+def _questions(state: RunState) -> list[Question[Any]]:
+    """Return what somebody is to be asked: about the plan, or about calls of tools."""
+    if state.status == "needs_approval":
+        return [approval_of(state)]
+    return [form_of(asked) for asked in state.questions.values()]
+
+
+def question_task(state: RunState, questions: Sequence[Question[Any]]) -> Task:
+    """Return the task of a run that asks something."""
+    requests = {
+        question.key: question.request.model_dump(mode="json", by_alias=True, exclude_none=True)
+        for question in questions
+    }
+    return Task(
+        task_id=state.run_id,
+        status="input_required",
+        message=progress_line(state),
+        created_at=state.started_at,
+        updated_at=state.updated_at,
+        details={"inputRequests": requests},
+    )
+
+
+def run_task(state: RunState, *, approval_token: str = "") -> Task:
     """Return the task of a run in this state."""
     status: TaskStatus = "working"
     message = progress_line(state)
@@ -276,16 +301,8 @@ def run_task(state: RunState) -> Task:
     elif state.still:
         status = "completed"
         message = one_line(" ".join((f"The run has ended: {state.status}.", *state.reasons)), 300)
-        result = run_result(state)
+        result = run_result(state, approval_token=approval_token)
         details["result"] = result.model_dump(mode="json", by_alias=True, exclude_none=True)
-    elif state.questions:
-        status = "input_required"
-        details["inputRequests"] = {
-            asked.question_id: form_of(asked).request.model_dump(
-                mode="json", by_alias=True, exclude_none=True
-            )
-            for asked in state.questions.values()
-        }
     return Task(
         task_id=state.run_id,
         status=status,

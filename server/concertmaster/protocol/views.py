@@ -73,6 +73,8 @@ def _progress(state: RunState) -> str:
         return "queued until a process has room for it"
     if state.guard == "pending":
         return "the guard is reading the task; nothing is shown before it lets it pass"
+    if state.status == "needs_approval":
+        return "the plan waits for approval"
     if not state.subtasks:
         return state.status
     if state.status == "synthesizing":
@@ -83,11 +85,14 @@ def _progress(state: RunState) -> str:
     ended = f"{state.ended_subtasks} of {len(state.subtasks)} subtasks ended"
     if "orchestrator" in state.calls.values():
         ended += "; the orchestrator decides what comes next"
-    if not running:
-        return ended
+    return f"{ended}; {_at_work(running)}" if running else ended
+
+
+def _at_work(running: Sequence[str]) -> str:
+    """Return who of these workers is running, with the first three by name."""
     shown = [*running[:3], *([f"{len(running) - 3} more"] if len(running) > 3 else [])]
     names = shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
-    return f"{ended}; {names} {'is' if len(running) == 1 else 'are'} running"
+    return f"{names} {'is' if len(running) == 1 else 'are'} running"
 
 
 def strategy_phrase(subtask: Subtask) -> str:
@@ -115,7 +120,7 @@ def long_text(state: RunState) -> str:
     return state.answer
 
 
-def run_reply(state: RunState, page: Page, detail: Detail) -> RunReply:
+def run_reply(state: RunState, page: Page, detail: Detail, *, approval_token: str = "") -> RunReply:
     """Return where a run stands, with one page of its answer."""
     as_value = state.value is not None and page.whole
     run = f"runs://{state.run_id}"
@@ -141,7 +146,8 @@ def run_reply(state: RunState, page: Page, detail: Detail) -> RunReply:
         more_subtasks=max(len(state.subtasks) - detail.subtasks, 0),
         seconds=_elapsed(state.started_at, state.stopped_at),
         usd=_usd(state.usage),
-        estimate=None if state.over and state.request.kind != "plan" else state.estimate,
+        estimate=state.estimate if _still_to_be_run(state) else None,
+        approval_token=approval_token,
         budget=budget(state),
         rest=state.rest,
         usage=_usage_lines(state.by_model),
@@ -152,9 +158,14 @@ def run_reply(state: RunState, page: Page, detail: Detail) -> RunReply:
         custom_workers=_sentences(written_workers(state), detail),
         warnings=_sentences(state.warnings, detail),
         notice=one_line(state.notice, 400),
-        next=next_after_run(state, page),
+        next=next_after_run(state, page, approval_token=approval_token),
         links=links,
     )
+
+
+def _still_to_be_run(state: RunState) -> bool:
+    """Tell whether what the plan of a run is likely to take is still of use."""
+    return not state.over or state.request.kind == "plan" or state.status == "needs_approval"
 
 
 def _lines(state: RunState, detail: Detail) -> Iterable[SubtaskLine]:

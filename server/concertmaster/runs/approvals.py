@@ -22,8 +22,8 @@ def digest_to_approve(state: RunState) -> str:
     """
     if state.status != "needs_approval" or state.plan is None:
         raise RequestError(
-            f"Run {state.run_id} does not wait for approval: it is {state.status}. Call get_run "
-            "to see where it stands; a token of it that was used once is of no more use."
+            f"Run {state.run_id} does not wait for approval: it is {state.status}. A token for it "
+            "that was used, or given before it was decided on, is of no more use."
         )
     return plan_digest(state.plan)
 

@@ -100,8 +100,7 @@ class OwnRuns:
         await self._check(run_id)
         async with self._starting:
             self._check_runs()
-            spent = (await self._service.get(run_id)).usage.usd or 0.0
-            await self._left((budget_usd or spent) - spent)
+            budget_usd = await self._budget_of(run_id, budget_usd)
             return await self._service.resume(
                 run_id, by=by, budget_usd=budget_usd, approved=approved
             )
@@ -136,6 +135,15 @@ class OwnRuns:
         """Return an order with a budget that the principal's allowance has room for."""
         left = await self._left(order.budget_usd or 0.0)
         return replace(order, budget_usd=order.budget_usd or min(self._service.budget_usd, left))
+
+    async def _budget_of(self, run_id: str, budget_usd: float | None) -> float | None:
+        """Return the budget with which a run may go on, or nothing if it may with its own."""
+        state = await self._service.get(run_id)
+        spent = state.usage.usd or 0.0
+        left = await self._left((budget_usd or spent) - spent)
+        if budget_usd is None and state.still and state.request.limits.budget_usd > spent + left:
+            return spent + left
+        return budget_usd
 
     async def _left(self, wanted: float = 0.0) -> float:
         """Return what the principal may still spend, if it is more than nothing and `wanted`."""

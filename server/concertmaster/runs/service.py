@@ -24,7 +24,7 @@ from concertmaster.engine.run import Setup
 from concertmaster.errors import LostRunError, UnknownRunError, UnreadableRunError, UsedKeyError
 from concertmaster.runs.approvals import Approvals, still_unapproved
 from concertmaster.runs.intake import CheckedOrder, RunPolicy
-from concertmaster.runs.journal import Journal, RunRow, StoredRun
+from concertmaster.runs.journal import Journal, StoredRun
 from concertmaster.runs.live import LIVENESS_SECONDS, LiveRun, LiveRuns
 from concertmaster.runs.orders import Order
 from concertmaster.runs.questions import answer_to
@@ -221,11 +221,6 @@ class RunService:
             return await self.get(run_id)
         return live.state.shown()
 
-    async def orphans(self) -> Sequence[RunRow]:
-        """Return the runs that have not ended and that no process drives, oldest first."""
-        rows = await self._journal.unfinished()
-        return [row for row in rows if self._live.get(row.run_id) is None]
-
     def _reader_for(self, principal: str) -> OrderReader:
         async def find(run_id: str) -> RunState:
             await self.check_principal(run_id, principal)
@@ -308,7 +303,10 @@ class RunService:
             await self._live.stop(live, event)
         elif not (unattended and await self.room.cancelled(run_id, event)):
             await self._journal.tell(run_id, event)
-        return await self.wait(run_id, seconds=CANCEL_SECONDS)
+        state = await self.wait(run_id, seconds=CANCEL_SECONDS)
+        # Its plan may have come to wait for approval at this very moment.
+        waits = state.status == "needs_approval"
+        return await self.cancel(run_id, reason=reason) if waits else state
 
     async def answer(self, run_id: str, question_id: str, *, allowed: bool, by: str) -> RunState:
         """Answer a question of a run on somebody's behalf, and return where it stands then.

@@ -203,8 +203,12 @@ def _planned(run: Run, accepted: PlanAccepted) -> RunEnded:
 
 
 def _waits(run: Run, accepted: PlanAccepted) -> bool:
-    approved = run.steps.recorded.approved
-    return waits_for_approval(run.request, accepted.plan, accepted.estimate, approved=approved)
+    """Tell whether nothing of a plan may be done yet, because nobody has approved it."""
+    recorded = run.steps.recorded
+    # A plan is revised once some of it has been done, so there was leave to do it.
+    return not recorded.revisions and waits_for_approval(
+        run.request, accepted.plan, accepted.estimate, approved=recorded.approved
+    )
 
 
 def _told(exc: InvalidPlanError | ModelError, run: Run) -> str:
