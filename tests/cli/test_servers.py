@@ -123,7 +123,7 @@ def test_the_doctor_tells_how_many_tools_somebody_has_to_agree_to(
     invoke: Invoke, configure: Callable[..., None]
 ) -> None:
     configure({"foreign": foreign()}, **{"foreign.commit": "ask"})
-    assert "12 tools, 11 may be called, 1 if somebody agrees" in invoke("doctor").stdout
+    assert "14 tools, 13 may be called, 1 if somebody agrees" in invoke("doctor").stdout
 
 
 def test_servers_of_a_client_are_taken_over_and_can_be_used(invoke: Invoke, tmp_path: Path) -> None:
