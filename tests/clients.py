@@ -98,9 +98,9 @@ async def connected(
     llm.notice = notice
     chosen = setup(llm, workers=workers, sources=sources, tools=tools, policy=tool_policy)
     if built_in:
-        tools = default_tools()
-        catalog = load_catalog(builtin_folder("workers"), tools=tools.names)
-        chosen = replace(chosen, catalog=catalog, tools=tools)
+        all_tools = default_tools()
+        catalog = load_catalog(builtin_folder("workers"), tools=all_tools.names)
+        chosen = replace(chosen, catalog=catalog, tools=all_tools)
 
     async def load_jobs() -> Mapping[str, Job]:
         return read_jobs(builtin_folder("jobs")).jobs if built_in else {}
