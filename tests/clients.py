@@ -28,11 +28,11 @@ from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.job_files import read_jobs
 from concertmaster.runs.jobs import Job
 from concertmaster.runs.service import RunService, open_service
-from concertmaster.runs.sqlite_store import open_sqlite
 from concertmaster.tools.defaults import default_tools
 from concertmaster.tools.policy import Decision
 from concertmaster.tools.registry import ToolSource
 from fakes import FakeLLM, FakeTool, Script
+from stores import SqliteStore, Store
 
 ERAS = ("auto", "legacy")
 """Modes of a client, one for each way of speaking MCP that is in use."""
@@ -87,6 +87,7 @@ async def connected(
     tool_policy: Mapping[str, Decision] | None = None,
     policy: RunPolicy | None = None,
     built_in: bool = False,
+    store: Store | None = None,
     **options: Any,
 ) -> AsyncGenerator[Connection]:
     """Connect a client to a server whose model follows `scripts`.
@@ -106,7 +107,7 @@ async def connected(
         return read_jobs(builtin_folder("jobs")).jobs if built_in else {}
 
     async with (
-        open_sqlite(folder / "data") as journal,
+        (store or SqliteStore(folder / "data")).open() as journal,
         open_service(journal=journal, setup=chosen, policy=policy or RunPolicy()) as service,
     ):
         server = create_server(lambda: nullcontext(service), load_jobs)
