@@ -31,6 +31,7 @@ from concertmaster.http_settings import HttpSettings
 from concertmaster.llm.address import Address
 from concertmaster.llm.prices import ModelFacts
 from concertmaster.runs.private import check_owner_only
+from concertmaster.served_settings import ServedSettings
 from concertmaster.setting_types import Folder, Folders, LogLevel, absolute
 from concertmaster.tools.policy import Decision
 from concertmaster.tools.servers.entries import HttpEntry, ServerEntries, StdioEntry, give_anything
@@ -73,7 +74,7 @@ def _splittable(command: str) -> str:
 Role = Annotated[str, Field(min_length=1)]
 
 
-class Settings(HttpSettings):
+class Settings(HttpSettings, ServedSettings):
     """What an operator chose; every field is a key of the settings file."""
 
     model_config = ConfigDict(

@@ -13,7 +13,7 @@ from concertmaster.engine.plans.plan import Subtask
 from concertmaster.engine.record.request import Limits
 from concertmaster.errors import ModelRequestError
 from concertmaster.protocol.pages import REPLY_CHARS, page_of
-from concertmaster.protocol.views import one_line
+from concertmaster.protocol.lines import one_line
 from concertmaster.runs.intake import RunPolicy
 from fakes import plan_json, reply_with, subtask
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 
 import anyio
 from pydantic import ValidationError
@@ -17,8 +18,9 @@ from concertmaster.fake_api.behaviour import Behaviour, Fault, FaultMix
 from concertmaster.fake_api.caching import MOST_MARKS, CacheUse, PromptCache
 from concertmaster.fake_api.ledger import Entry, Ledger
 from concertmaster.fake_api.limits import Limits, Refusal
-from concertmaster.fake_api.replies import ConnectionDropped, Reply, make_reply, stream
+from concertmaster.fake_api.replies import ConnectionDropped, Reply, make_reply, paused, stream
 from concertmaster.fake_api.requests import MessagesRequest
+from concertmaster.fake_api.searching import searches
 
 MODELS = "claude-"
 """How the name of a model begins that the endpoint has."""
@@ -96,6 +98,9 @@ class FakeApi:
             raise
         text = answer(asked, subtasks=self._behaviour.subtasks, tokens=self._behaviour.reply_tokens)
         reply = make_reply(text, max_tokens=asked.max_tokens, fault=entry.fault)
+        if entry.fault is None and searches(asked):
+            reply = replace(reply, searched=True)
+            reply = paused(reply) if self._behaviour.pause else reply
         use = self._cache.look(asked.model, asked.blocks, now=self._now())
         return _Streamed(
             self._events(entry, reply, use),

@@ -23,9 +23,10 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import Field
 from starlette.requests import Request
 
+from concertmaster.protocol.lines import one_line
 from concertmaster.protocol.results import request_errors, run_result
 from concertmaster.protocol.state import ServerState
-from concertmaster.protocol.views import FOLLOW_SECONDS, one_line, progress_line
+from concertmaster.protocol.views import FOLLOW_SECONDS, progress_line
 from concertmaster.runs.state import RunState
 
 TASKS = "io.modelcontextprotocol/tasks"
