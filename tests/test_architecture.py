@@ -17,7 +17,7 @@ LAYERS = [
     {"llm", "fake_api"},
     {"catalog", "tools"},
     {"engine"},
-    {"runs", "http_settings"},
+    {"runs", "http_settings", "served_settings"},
     {"protocol", "settings", "telemetry"},
     {"cli"},
     {"__main__"},

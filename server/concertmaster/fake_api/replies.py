@@ -1,7 +1,7 @@
 """A reply as a stream of events, with what goes wrong in it."""
 
 import json
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,6 +34,8 @@ class Reply:
     fault: Fault | None = None
     searched: bool = False
     """Whether it begins with a search of the web."""
+    cites: bool = False
+    """Whether its text rests on such a search."""
 
 
 def paused(reply: Reply) -> Reply:
@@ -74,12 +76,9 @@ async def stream(
     yield _event("message_start", message=_message(entry))
     index = 0
     if reply.searched:
-        blocks = search_blocks(entry.request_id.replace("req_", "srvtoolu_"))
-        for index, block in enumerate(blocks, start=1):
-            yield _event("content_block_start", index=index - 1, content_block=block)
-            yield _event("content_block_stop", index=index - 1)
-        entry.searches = 1
-        entry.tokens_in += FOUND_TOKENS
+        for event in _search(entry):
+            yield event
+        index = 2
     pieces = _pieces(reply.text)
     if reply.fault in _BROKEN_OFF:
         pieces = pieces[: len(pieces) // 2]
@@ -93,10 +92,7 @@ async def stream(
         yield _last_words(reply.fault)
         return
     if reply.text:
-        if reply.searched:
-            delta = {"type": "citations_delta", "citation": citation()}
-            yield _event("content_block_delta", index=index, delta=delta)
-        yield _event("content_block_stop", index=index)
+        yield _end_of_text(reply, index)
     entry.tokens_out = max(count_tokens(reply.text), 1)
     end = {
         "stop_reason": reply.stop_reason,
@@ -105,6 +101,22 @@ async def stream(
     }
     yield _event("message_delta", delta=end, usage=_usage_at_end(entry))
     yield _event("message_stop")
+
+
+def _search(entry: Entry) -> Iterator[bytes]:
+    """Yield the events of a search; `entry` is charged with it."""
+    blocks = search_blocks(entry.request_id.replace("req_", "srvtoolu_"))
+    for index, block in enumerate(blocks):
+        yield _event("content_block_start", index=index, content_block=block)
+        yield _event("content_block_stop", index=index)
+    entry.searches = 1
+    entry.tokens_in += FOUND_TOKENS
+
+
+def _end_of_text(reply: Reply, index: int) -> bytes:
+    delta = {"type": "citations_delta", "citation": citation()}
+    cited = _event("content_block_delta", index=index, delta=delta) if reply.cites else b""
+    return cited + _event("content_block_stop", index=index)
 
 
 def _usage_at_end(entry: Entry) -> dict[str, Any]:

@@ -14,10 +14,14 @@ FOUND_TOKENS = 500
 """Tokens that a search gives the model to read."""
 
 
-def searches(request: MessagesRequest) -> bool:
-    """Tell whether a request is answered with a search: one that may be, and has not been."""
-    may = any(str(tool.get("type", "")).startswith(SEARCH) for tool in request.tools)
-    return may and all(message.role == "user" for message in request.messages)
+def may_search(request: MessagesRequest) -> bool:
+    """Tell whether a request lets the web be searched."""
+    return any(str(tool.get("type", "")).startswith(SEARCH) for tool in request.tools)
+
+
+def goes_on(request: MessagesRequest) -> bool:
+    """Tell whether there has been a reply in the conversation."""
+    return any(message.role == "assistant" for message in request.messages)
 
 
 def search_blocks(use_id: str) -> list[Json]:

@@ -83,7 +83,8 @@ class Incoming:
                 self.started = True
                 self._count(event.message.usage, model=event.message.model or self.usage.model)
             case "content_block_start":
-                self._begin(event.index, event.content_block.to_dict())
+                # Kinds of content that are new to the SDK are kept as they are, without warning.
+                self._begin(event.index, event.content_block.to_dict(warnings=False))
             case "content_block_delta":
                 self._add(event.index, event.delta)
             case "message_delta":
@@ -115,7 +116,10 @@ class Incoming:
                 block["text"] += delta.text
                 self._say(delta.text)
             case "citations_delta":
-                block["citations"] = [*(block.get("citations") or ()), delta.citation.to_dict()]
+                block["citations"] = [
+                    *(block.get("citations") or ()),
+                    delta.citation.to_dict(warnings=False),
+                ]
             case "input_json_delta":
                 self._arguments[index] = self._arguments.get(index, "") + delta.partial_json
             case "thinking_delta":
