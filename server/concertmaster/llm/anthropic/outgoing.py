@@ -92,7 +92,7 @@ def _served(tool: ServerTool) -> "ToolUnionParam":
                 "blocked_domains": tool.blocked_domains or None,
                 "allowed_callers": ["direct"],
             }
-        case "code_execution":
+        case _:
             return {"type": "code_execution_20260521", "name": "code_execution"}
 
 
