@@ -23,12 +23,18 @@ def there(**flags: object) -> set[str]:
 
 
 def reason(name: str, **flags: object) -> str:
+    """Return why a tool is not there, which is told in each run."""
     return served_tools(Settings.load(flags)).missing[name]
+
+
+def choice(name: str, **flags: object) -> str:
+    """Return why an operator leaves a tool out, which is not."""
+    return served_tools(Settings.load(flags)).left_out[name]
 
 
 def test_with_a_key_workers_may_search_and_fetch_but_run_no_code() -> None:
     assert there(**KEY) == WEB
-    assert reason("code_execution", **KEY) == "not allowed: not in server_tools"
+    assert reason("code_execution", **KEY) == "not there unless server_tools names it"
 
 
 def test_without_a_model_there_is_nothing() -> None:
@@ -46,16 +52,16 @@ def test_another_endpoint_is_not_taken_to_have_them(address: str, expected: set[
 
 def test_an_operator_says_which_there_are() -> None:
     assert there(base_url="http://127.0.0.1:8765", server_tools=("web_search",)) == {"web_search"}
-    assert "server_tools says" in reason("web_search", base_url="http://127.0.0.1:8765")
+    assert "at this base_url" in reason("web_search", base_url="http://127.0.0.1:8765")
     assert there(**KEY, server_tools=("code_execution",)) == {"code_execution"}
     assert there(**KEY, server_tools="[]") == set()
-    assert reason("web_fetch", **KEY, server_tools="[]") == "not allowed: not in server_tools"
+    assert choice("web_fetch", **KEY, server_tools="[]") == "not allowed: not in server_tools"
 
 
 def test_without_the_web_none_is_searched() -> None:
     every = ("web_search", "web_fetch", "code_execution")
     assert there(**KEY, web=False, server_tools=every) == {"code_execution"}
-    assert reason("web_search", **KEY, web=False) == "not allowed: web is false"
+    assert choice("web_search", **KEY, web=False) == "not allowed: web is false"
 
 
 def test_bounds_are_those_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:

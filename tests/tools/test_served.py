@@ -26,6 +26,12 @@ def test_a_worker_that_names_none_is_told_of_none() -> None:
     assert (box.served, box.missing) == ((), ())
 
 
+def test_what_the_operator_leaves_out_is_told_to_the_operator_alone() -> None:
+    served = ServedTools(left_out={"web_fetch": "not allowed"})
+    assert ToolRegistry(served=served).here(NAMES).missing == ()
+    assert served.reason("web_fetch", ToolPolicy()) == "not allowed"
+
+
 def test_a_tool_that_nothing_is_known_of_is_missing_without_a_word() -> None:
     assert ToolRegistry().here(NAMES).missing == ()
 

@@ -20,8 +20,13 @@ month, and no reply tells what it costs.
 
 def served_tools(loaded: LoadedSettings) -> ServedTools:
     """Return what workers may have the provider call."""
-    missing: dict[str, str] = dict(_missing(loaded))
     settings = loaded.settings
+    left_out = dict(_left_out(settings))
+    missing = {
+        name: reason
+        for name in SERVER_TOOLS
+        if name not in left_out and (reason := _why_missing(name, loaded))
+    }
     there = {
         name: ServerTool(
             name=name,
@@ -30,34 +35,31 @@ def served_tools(loaded: LoadedSettings) -> ServedTools:
             blocked_domains=settings.web_domains_blocked if name in WEB else (),
         )
         for name in SERVER_TOOLS
-        if name not in missing
+        if name not in left_out and name not in missing
     }
-    return ServedTools(there=there, missing=missing)
+    return ServedTools(there=there, missing=missing, left_out=left_out)
 
 
-def _missing(loaded: LoadedSettings) -> Iterator[tuple[ServerToolName, str]]:
-    settings = loaded.settings
+def _left_out(settings: Settings) -> Iterator[tuple[str, str]]:
     for name in SERVER_TOOLS:
-        if answering(loaded) != "anthropic":
-            yield name, "not there without a language model"
-        elif name not in _chosen(settings):
-            yield name, _why_not_chosen(name, settings)
-        elif name in WEB and not settings.web:
+        if name in WEB and not settings.web:
             yield name, "not allowed: web is false"
+        elif settings.server_tools is not None and name not in settings.server_tools:
+            yield name, "not allowed: not in server_tools"
 
 
-def _chosen(settings: Settings) -> tuple[ServerToolName, ...]:
+def _why_missing(name: ServerToolName, loaded: LoadedSettings) -> str:
+    """Return why there is no tool that the operator does not leave out; nothing if there is."""
+    settings = loaded.settings
+    if answering(loaded) != "anthropic":
+        return "not there without a language model"
     if settings.server_tools is not None:
-        return settings.server_tools
-    return USUAL if _at_anthropic(settings) else ()
+        return ""
+    if name not in USUAL:
+        return "not there unless server_tools names it"
+    return "" if _at_anthropic(settings) else "not there at this base_url, unless in server_tools"
 
 
 def _at_anthropic(settings: Settings) -> bool:
     address = settings.base_url
     return address is None or urlsplit(address).hostname == "api.anthropic.com"
-
-
-def _why_not_chosen(name: ServerToolName, settings: Settings) -> str:
-    if settings.server_tools is None and name in USUAL:
-        return "not known to be there at this base_url; server_tools says that they are"
-    return "not allowed: not in server_tools"

@@ -14,7 +14,9 @@ class ServedTools:
     there: Mapping[str, ServerTool] = field(default_factory=dict[str, ServerTool])
     """By name."""
     missing: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Why there is none of the others, by name."""
+    """Why others are not there, by name."""
+    left_out: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Why the operator leaves out others, by name; that is not news in each run."""
 
     def among(self, names: Iterable[str], policy: ToolPolicy) -> tuple[ServerTool, ...]:
         """Return those among `names` that there are and that a policy does not rule out."""
@@ -30,7 +32,7 @@ class ServedTools:
         wanted = set(names)
         reasons: dict[str, list[str]] = {}
         for name in SERVER_TOOLS:
-            if name in wanted and (reason := self.reason(name, policy)):
+            if name in wanted - set(self.left_out) and (reason := self.reason(name, policy)):
                 reasons.setdefault(reason, []).append(name)
         return tuple(f"{', '.join(names)}: {reason}." for reason, names in reasons.items())
 
@@ -38,7 +40,7 @@ class ServedTools:
         """Return why workers go without a tool; nothing if they need not."""
         if name in self.there and policy.rules_out(name):
             return "not allowed by tool_policy"
-        return self.missing.get(name, "")
+        return self.missing.get(name) or self.left_out.get(name, "")
 
 
 NOTHING_SERVED = ServedTools()
