@@ -196,6 +196,21 @@ async def test_what_was_said_before_a_pause_is_left_when_nothing_more_comes() ->
     assert (result.status, result.text) == ("partial", "Half of it.")
 
 
+async def test_what_was_said_beside_a_tool_that_breaks_is_left_with_what_came_before() -> None:
+    def broken(_arguments: object, _scope: object) -> str:
+        raise RuntimeError
+
+    wish = reply_with(
+        "the other half.",
+        stop_reason="tool_use",
+        tool_calls=[{"id": "t1", "name": "look", "arguments": {}}],
+    )
+    llm = FakeLLM({"worker:analyst": in_turn(paused("Half of it,"), wish)})
+    recorded = RecordedRun(ONE)
+    await recorded.drive(made_of(llm, FakeTool("look", broken)))
+    assert recorded.results["s1"].text == "Half of it,\n\nthe other half."
+
+
 async def test_an_answer_that_is_asked_for_again_is_given_back_whole_and_in_words() -> None:
     cut = reply_with("the rest", stop_reason="max_tokens")
     _, llm = await ended(paused("The beginning,"), cut, "whole")
@@ -240,6 +255,26 @@ async def test_the_bound_on_uses_is_for_all_replies_of_a_conversation() -> None:
 async def test_a_paused_reply_goes_on_with_a_tool_that_is_used_up() -> None:
     _, llm = await ended(paused("", *["web_search"] * 3), "whole")
     assert offered(llm.requests[-1]) == {"web_search": 1, "web_fetch": 2}
+
+
+async def test_a_tool_that_is_used_up_stays_until_what_came_of_it_is_told() -> None:
+    uses = [
+        {"id": f"srv{number}", "name": "web_fetch", "arguments": {"url": "x"}, "pending": True}
+        for number in range(2)
+    ]
+    wish: dict[str, Any] = {
+        "stop_reason": "tool_use",
+        "tool_calls": [{"id": "t", "name": "look", "arguments": {}}],
+    }
+    answers = (
+        reply_with("", server_tool_uses=uses, **wish),
+        reply_with("", server_tool_uses=[{"id": "srv0", "name": "web_fetch"}], **wish),
+        "whole",
+    )
+    llm = FakeLLM({"worker:analyst": in_turn(*answers)})
+    tool = FakeTool("look", lambda _arguments, _scope: "seen")
+    await RecordedRun(ONE).drive(made_of(llm, tool))
+    assert [offered(request).get("web_fetch") for request in llm.requests] == [2, 1, None]
 
 
 async def test_code_goes_on_in_the_container_of_the_reply_before() -> None:

@@ -409,7 +409,7 @@ async def test_a_paused_reply_is_given_back_as_it_was_and_gone_on_with() -> None
         finished("pause_turn"),
     )
     assert paused.paused
-    assert [use.result_chars > 0 for use in paused.server_tool_uses] == [True, False]
+    assert [use.pending for use in paused.server_tool_uses] == [False, True]
     said = AssistantMessage(text=paused.text, native=paused.native)
     whole, body = await reply_to(
         served(SEARCH, messages=(UserMessage(text="Why?"), said, said)),
@@ -427,7 +427,7 @@ async def test_a_paused_reply_is_given_back_as_it_was_and_gone_on_with() -> None
     assert pending["id"] == "srv2"
     assert len(assistant["content"]) == 8
     (late,) = whole.server_tool_uses
-    assert (late.name, late.arguments, late.result_chars > 0) == ("web_search", {}, True)
+    assert (late.name, late.arguments, late.pending) == ("web_search", {}, False)
     assert not whole.paused
 
 
@@ -435,6 +435,13 @@ async def test_a_pause_without_anything_of_the_providers_is_gone_on_with_too() -
     reply, _ = await reply_to(ask(), started(), text_block("so far"), finished("pause_turn"))
     assert reply.paused
     assert reply.native == ({"type": "text", "text": "so far"},)
+
+
+async def test_text_that_is_nothing_but_space_is_not_given_back() -> None:
+    paused, _ = await reply_to(
+        served(SEARCH), started(), *SEARCHED, text_block("\n\n", index=2), finished("pause_turn")
+    )
+    assert [item["type"] for item in paused.native] == ["server_tool_use", "web_search_tool_result"]
 
 
 async def test_a_reply_may_ask_for_our_tools_beside_the_providers() -> None:
@@ -487,6 +494,16 @@ async def test_a_provider_that_does_not_call_tools_itself_is_told_from_other_ref
     async with connected(Provider(failure(status, "invalid_request_error", message))) as llm:
         with pytest.raises(ServerToolsRefusedError, match="does not call tools itself"):
             await llm.complete(served(SEARCH), Draft())
+
+
+async def test_a_fault_in_what_is_given_back_is_no_refusal_to_call_tools() -> None:
+    message = "`web_search` tool use with id `srv2` was found without a corresponding block"
+    said = AssistantMessage(native=({"type": "text", "text": "Look."},))
+    request = served(SEARCH, messages=(UserMessage(text="Why?"), said))
+    async with connected(Provider(failure(400, "invalid_request_error", message))) as llm:
+        with pytest.raises(ModelRequestError) as caught:
+            await llm.complete(request, Draft())
+    assert type(caught.value) is ModelRequestError
 
 
 async def test_other_refusals_are_what_they_were() -> None:

@@ -511,6 +511,12 @@ def test_what_the_provider_called_itself_is_within_its_call() -> None:
     assert SAID not in root.model_dump_json()
 
 
+def test_a_use_whose_outcome_comes_later_is_pending() -> None:
+    use = SEARCH.model_copy(update={"pending": True})
+    (call,) = trace("r-1", searched(use)).spans[-1].spans
+    assert call.spans[0].status == "pending"
+
+
 def test_what_the_provider_found_is_shown_to_those_who_ask_for_it() -> None:
     (call,) = trace("r-1", searched(SEARCH), content=True).spans[-1].spans
     assert call.spans[0].attributes["result"] == SAID

@@ -52,6 +52,8 @@ class ServerToolUse(Frozen):
     """How long that was before it was cut."""
     error: Text = ""
     """The provider's word for what went wrong: `max_uses_exceeded`, `url_not_allowed`…"""
+    pending: bool = False
+    """Whether what came of it is told in a later reply."""
     ago: float = 0.0
     """Seconds from its beginning to the end of the reply."""
     seconds: float = 0.0

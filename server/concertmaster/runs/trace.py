@@ -328,7 +328,7 @@ class _Tree:
         name, arguments = f"execute_tool {use.name}", self._shown(use.arguments)
         tool = call.begin(name, "tool", at, by="the provider", arguments=arguments)
         said: dict[str, JsonValue] = {"result": use.result} if self._content else {}
-        status = "failed" if use.error else "succeeded"
+        status = "pending" if use.pending else "failed" if use.error else "succeeded"
         tool.end(at + use.seconds, status, chars=use.result_chars, error=use.error, **said)
 
     def _begin_call(self, event: CallStarted) -> None:

@@ -186,6 +186,7 @@ class Conversation:
                 del self._messages[turn:]
                 return self._whole(reply)
             self._said += filter(None, [*self._paused, reply.text.strip()])
+            self._paused.clear()
             outcomes = await self._call_tools(reply.tool_calls)
             self._messages += [
                 AssistantMessage(text=reply.text, tool_calls=reply.tool_calls, native=reply.native),

@@ -18,6 +18,8 @@ class Served:
         self._tools: Sequence[ServerTool] = ()
         self._uses: Counter[str] = Counter()
         self._errors: Counter[tuple[str, str]] = Counter()
+        self._pending: set[str] = set()
+        """The tools that the last reply had called and not heard of yet."""
         self._container = ""
         self.sources: tuple[Source, ...] = ()
         """What the replies so far have cited."""
@@ -29,11 +31,13 @@ class Served:
     def added_to(self, request: Request, *, paused: bool) -> Request:
         """Return a request with the tools that may still be used.
 
-        A reply that has `paused` may be in the middle of a use, so it goes on with all tools.
+        A tool whose outcome is pending has to stay, and all of them where a reply has `paused`.
         """
         left = [(tool, tool.max_uses - self._uses[tool.name]) for tool in self._tools]
         tools = tuple(
-            replace(tool, max_uses=max(uses, 1)) for tool, uses in left if uses > 0 or paused
+            replace(tool, max_uses=max(uses, 1))
+            for tool, uses in left
+            if uses > 0 or paused or tool.name in self._pending
         )
         return replace(request, server_tools=tools, container=self._container)
 
@@ -43,6 +47,7 @@ class Served:
             # A use that began in an earlier reply has no arguments in this one, and counts once.
             self._uses[use.name] += bool(use.arguments)
             self._errors[use.name, use.error] += bool(use.error)
+        self._pending = {use.name for use in reply.server_tool_uses if use.pending}
         self._container = reply.container or self._container
         self.sources = distinct(self.sources, reply.sources)
 

@@ -155,7 +155,7 @@ class Failures:
         said = f"{status}: {_quote(str(exc.api_message))}" if exc.api_message else str(status)
         if _may_pass(exc, status):
             return ModelUnavailableError, f"{_occasion(status)} ({said})."
-        if request.server_tools and status in (400, 403) and _OF_SERVER_TOOLS.search(said):
+        if status in (400, 403) and _first_asks(request) and _OF_SERVER_TOOLS.search(said):
             return ServerToolsRefusedError, f"{self._host} does not call tools itself ({said})."
         kind = ModelAccessError if _concerns_others(exc, status) else ModelRequestError
         return kind, f"{self._remedy(status, request, model)} ({said})."
@@ -194,6 +194,12 @@ class Failures:
             if secret:
                 message = message.replace(secret, "[secret]")
         return message
+
+
+def _first_asks(request: Request) -> bool:
+    """Tell whether a request offers tools of the provider that it has not called before."""
+    called = any(getattr(message, "native", ()) for message in request.messages)
+    return bool(request.server_tools) and not called
 
 
 def _status_of(exc: APIStatusError) -> int:

@@ -218,4 +218,5 @@ def _native(blocks: Sequence[dict[str, Any]], *, paused: bool) -> tuple[dict[str
     """
     if not paused and all(block["type"] in _SAID_IN_OUR_WORDS for block in blocks):
         return ()
-    return tuple(block for block in blocks if block.get("text") != "")
+    # The provider refuses text that is nothing but space, also where it was its own.
+    return tuple(block for block in blocks if block["type"] != "text" or block["text"].strip())

@@ -63,6 +63,7 @@ def _use(
         result=text[:SHOWN_CHARS],
         result_chars=len(text),
         error=error,
+        pending=result is None,
         ago=ago,
         seconds=ago - left,
     )
