@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from mcp.types import TextResourceContents
 
-from clients import Connection, connected, structured, text_of
+from clients import Connection, connected, hang, structured, text_of
 from concertmaster.llm.server_tools import MOST_SOURCES, Source
-from fakes import USAGE, plan_json, reply_with, subtask
+from fakes import USAGE, Script, plan_json, reply_with, subtask
 
 pytestmark = pytest.mark.anyio
 
@@ -94,3 +95,14 @@ async def test_an_answer_that_cites_nothing_says_nothing_of_sources(tmp_path: Pa
         result = await connection.client.call_tool("run_orchestration", {"task": "t"})
     assert "sources" not in structured(result)
     assert "Sources" not in text_of(result)
+
+
+async def test_a_subtask_that_has_not_ended_cites_nothing_yet(tmp_path: Path) -> None:
+    plan = plan_json(subtask("s1"), subtask("s2", "critic", depends_on=["s1"]))
+    scripts: dict[str, Script] = {**SCRIPTS, "planner": plan, "worker:critic": hang}
+    async with connected(tmp_path, scripts) as connection:
+        reply = await connection.ask("run_orchestration", task="t", wait_seconds=0)
+        with anyio.fail_after(10):
+            while "sources" not in reply:
+                reply = await connection.ask("get_run", run_id=reply["run_id"], wait_seconds=1)
+    assert [source["url"] for source in reply["sources"]] == ["https://here.example"]

@@ -517,3 +517,9 @@ async def test_other_refusals_are_what_they_were() -> None:
         assert not isinstance(caught.value, ServerToolsRefusedError)
         with pytest.raises(ModelAccessError):
             await llm.complete(ask(), Draft())
+
+
+async def test_a_piece_of_a_kind_that_is_not_known_yet_brings_nothing() -> None:
+    pieces = block(0, {"type": "text", "text": ""}, {"type": "moon_delta", "phase": "full"})
+    reply, _ = await reply_to(ask(), started(), pieces, text_block("So.", index=1), ended())
+    assert reply.text == "So."
