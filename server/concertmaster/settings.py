@@ -27,7 +27,7 @@ from pydantic import (
 
 from concertmaster.engine.record.request import Approve, Decomposition, Limits
 from concertmaster.errors import SettingsError, did_you_mean
-from concertmaster.http_settings import HttpSettings
+from concertmaster.http_settings import HTTP_SECRETS, HttpSettings
 from concertmaster.llm.address import Address
 from concertmaster.llm.prices import ModelFacts
 from concertmaster.runs.private import check_owner_only
@@ -40,7 +40,7 @@ ENVIRONMENT_PREFIX = "CONCERTMASTER_"
 FILE_VARIABLE = "CONCERTMASTER_CONFIG"
 """Names another settings file than the one in the configuration folder."""
 
-SECRETS = ("api_key", "auth_token", "store")
+SECRETS = ("api_key", "auth_token", "store", *HTTP_SECRETS)
 _PATHS = ("roots", "worker_folders", "prompt_folders", "job_folders", "data_folder", "tokens_file")
 
 _OTHER_SPELLINGS = {"mcpServers": "mcp_servers"}
@@ -348,8 +348,7 @@ def _from_file(file: Path) -> dict[str, _Found]:
             raise SettingsError(
                 f"{file}: unknown key {key!r}. {did_you_mean(key, Settings.model_fields)}"
             )
-    secrets = (*SECRETS, "oauth_client_secret")
-    if any(values.get(name) for name in secrets) or give_anything(values.get("mcp_servers")):
+    if any(values.get(name) for name in SECRETS) or give_anything(values.get("mcp_servers")):
         check_owner_only(file)
     return {
         name: _Found(_anchored(value, file.parent) if name in _PATHS else value, f"file {file}")

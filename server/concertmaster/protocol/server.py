@@ -1,6 +1,6 @@
 """The MCP server, put together."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ from concertmaster.protocol.subscriptions import LegacySubscriptions
 from concertmaster.protocol.task_updates import TaskListening
 from concertmaster.protocol.tasks import RunTasks, TasksExtension, TaskSource
 from concertmaster.protocol.tools import TASK_TOOLS, TOOLS
-from concertmaster.protocol.watching import GuardedSubscriptions
+from concertmaster.protocol.watching import FollowedListening, GuardedSubscriptions, watch
 
 if TYPE_CHECKING:
     from concertmaster.runs.principals import Principals
@@ -83,8 +83,11 @@ class ConcertmasterServer(MCPServer[ServerState]):
         *,
         at_once: bool,
         principals: "Principals | None",
+        state_keys: Sequence[str] = (),
+        keep_days: float | None = None,
     ) -> None:
         self.state = ServerState(open_service, at_once=at_once, principals=principals)
+        self._keep_days = keep_days
         self._jobs = JobPrompts(self.state, load_jobs)
         tasks = self.task_source()
         super().__init__(
@@ -100,9 +103,14 @@ class ConcertmasterServer(MCPServer[ServerState]):
             middleware=[
                 hint_at_workers,
                 *([GuardedSubscriptions(self.state)] if principals is not None else []),
+                FollowedListening(self.state),
             ],
             lifespan=lambda _: self.state.lifespan(),
-            request_state_security=RequestStateSecurity.ephemeral(ttl=ANSWER_SECONDS),
+            request_state_security=(
+                RequestStateSecurity(keys=state_keys, ttl=ANSWER_SECONDS)
+                if state_keys
+                else RequestStateSecurity.ephemeral(ttl=ANSWER_SECONDS)
+            ),
         )
         add_resources(self, self.state)
         self.completion()(partial(complete, self.state, self._jobs))
@@ -110,11 +118,11 @@ class ConcertmasterServer(MCPServer[ServerState]):
 
     def task_source(self) -> TaskSource:
         """Return what answers calls with tasks."""
-        return RunTasks(self.state, TASK_TOOLS)
+        return RunTasks(self.state, TASK_TOOLS, keep_days=self._keep_days)
 
     def _serve_subscriptions(self, tasks: TaskSource) -> None:
         bus = self.state.bus
-        legacy = LegacySubscriptions(bus, self.state.start_soon)
+        legacy = LegacySubscriptions(bus, self.state.start_soon, partial(watch, self.state))
         listening = TaskListening(ListenHandler(bus), tasks)
         add = self._lowlevel_server.add_request_handler
         add("resources/subscribe", SubscribeRequestParams, legacy.subscribe)
@@ -161,10 +169,21 @@ def create_server(
     *,
     at_once: bool = False,
     principals: "Principals | None" = None,
+    state_keys: Sequence[str] = (),
+    keep_days: float | None = None,
 ) -> ConcertmasterServer:
     """Return the server that gives MCP clients access to a service, and to ready-made jobs.
 
     The service is opened when a call first needs it, or `at_once` when the server is first in
-    use. With `principals`, callers must have a token, and see their own runs only.
+    use. With `principals`, callers must have a token, and see their own runs only. What clients
+    carry from one call to the next is sealed with the first of `state_keys`, and opened with any;
+    without one, this server alone can open it. Clients are told that tasks are kept `keep_days`.
     """
-    return ConcertmasterServer(open_service, load_jobs, at_once=at_once, principals=principals)
+    return ConcertmasterServer(
+        open_service,
+        load_jobs,
+        at_once=at_once,
+        principals=principals,
+        state_keys=state_keys,
+        keep_days=keep_days,
+    )
