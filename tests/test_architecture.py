@@ -17,7 +17,7 @@ LAYERS = [
     {"llm", "fake_api"},
     {"catalog", "tools"},
     {"engine"},
-    {"runs", "http_settings", "tool_settings"},
+    {"runs", "http_settings", "served_settings", "tool_settings"},
     {"protocol", "settings", "telemetry"},
     {"cli"},
     {"__main__"},

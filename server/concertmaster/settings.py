@@ -28,6 +28,7 @@ from concertmaster.http_settings import HTTP_SECRETS, HttpSettings
 from concertmaster.llm.address import Address
 from concertmaster.llm.prices import ModelFacts
 from concertmaster.runs.private import check_owner_only
+from concertmaster.served_settings import ServedSettings
 from concertmaster.setting_types import Folder, Folders, LogLevel, absolute, read_json
 from concertmaster.tool_settings import ToolSettings
 from concertmaster.tools.servers.entries import HttpEntry, ServerEntries, StdioEntry, give_anything
@@ -61,7 +62,7 @@ def _default_data_folder() -> Path:
 Role = Annotated[str, Field(min_length=1)]
 
 
-class Settings(HttpSettings, ToolSettings):
+class Settings(HttpSettings, ToolSettings, ServedSettings):
     """What an operator chose; every field is a key of the settings file."""
 
     model_config = ConfigDict(

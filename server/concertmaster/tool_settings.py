@@ -33,7 +33,7 @@ class ToolSettings(BaseModel):
     )
     web: bool = Field(
         default=True,
-        description="Let workers read public pages and search arXiv, if the extra is installed.",
+        description="Let workers read public pages and search the web and arXiv.",
     )
     test_command: Annotated[str, AfterValidator(_splittable)] | None = Field(
         default=None,

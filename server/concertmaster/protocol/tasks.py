@@ -26,10 +26,11 @@ from starlette.requests import Request
 from concertmaster.protocol.approving import approval_of, approval_token, decide
 from concertmaster.protocol.asking import form_of, take_answers
 from concertmaster.protocol.elicitation import Question, Session, can_ask
+from concertmaster.protocol.lines import one_line
 from concertmaster.protocol.next_calls import FOLLOW_SECONDS
 from concertmaster.protocol.results import request_errors, run_result
 from concertmaster.protocol.state import ServerState
-from concertmaster.protocol.views import one_line, progress_line
+from concertmaster.protocol.views import progress_line
 from concertmaster.runs.state import RunState
 
 TASKS = "io.modelcontextprotocol/tasks"

@@ -31,6 +31,10 @@ class ToolPolicy:
             return not_called(spec.name, "may not be called by workers")
         return not_called(spec.name, "may change something, and the operator has not allowed that")
 
+    def rules_out(self, name: str) -> bool:
+        """Tell whether a tool is not even offered whose calls the provider makes, unasked."""
+        return self._rule(name) in ("ask", "deny")
+
     def _rule(self, name: str) -> Decision | None:
         server, dot, _ = name.partition(".")
         fitting = (name, f"{server}.*" if dot else "", "*")

@@ -9,10 +9,12 @@ from pydantic import JsonValue
 
 from concertmaster.errors import ToolCallError, ToolDeniedError
 from concertmaster.llm.protocol import ToolSpec
+from concertmaster.llm.server_tools import ServerTool
 from concertmaster.tools.arguments import shown
 from concertmaster.tools.policy import ToolPolicy
 from concertmaster.tools.read_result import ReadResult
 from concertmaster.tools.scope import ToolScope
+from concertmaster.tools.served import NOTHING_SERVED, ServedTools
 from concertmaster.tools.servers.masking import NO_MASKING, Masking
 
 
@@ -51,6 +53,8 @@ class Toolbox:
 
     tools: Mapping[str, WorkerTool] = field(default_factory=dict[str, WorkerTool])
     """By name."""
+    served: tuple[ServerTool, ...] = ()
+    """What the provider calls itself."""
     missing: tuple[str, ...] = ()
     """A sentence for each reason why the worker lacks tools that it names."""
     policy: ToolPolicy = field(default_factory=ToolPolicy)
@@ -105,6 +109,7 @@ class ToolRegistry:
         sources: Mapping[str, ToolSource] | None = None,
         policy: ToolPolicy | None = None,
         masking: Masking = NO_MASKING,
+        served: ServedTools = NOTHING_SERVED,
     ) -> None:
         self._tools = {tool.spec.name: tool for tool in tools}
         self.missing = dict(missing or {})
@@ -112,17 +117,24 @@ class ToolRegistry:
         self._sources = dict(sources or {})
         self._policy = policy or ToolPolicy()
         self._masking = masking
+        self._served = served
 
     def joined(
-        self, sources: Mapping[str, ToolSource], policy: ToolPolicy, masking: Masking
+        self,
+        sources: Mapping[str, ToolSource],
+        policy: ToolPolicy,
+        *,
+        masking: Masking = NO_MASKING,
+        served: ServedTools = NOTHING_SERVED,
     ) -> "ToolRegistry":
-        """Return a registry of these tools and of `sources`, under a policy."""
+        """Return a registry of these tools, of `sources` and of what is served, under a policy."""
         return ToolRegistry(
             self._tools.values(),
             missing=self.missing,
             sources=sources,
             policy=policy,
             masking=masking,
+            served=served,
         )
 
     @property
@@ -131,9 +143,15 @@ class ToolRegistry:
         return tuple(sorted([*self._tools, *(f"{source}.*" for source in self._sources)]))
 
     def here(self, names: Iterable[str]) -> Toolbox:
-        """Return those tools among `names` that are here."""
-        tools = {name: self._tools[name] for name in names if name in self._tools}
-        return Toolbox(tools=tools, policy=self._policy, masking=self._masking)
+        """Return those tools among `names` that are here, or that the provider has."""
+        names = tuple(names)
+        return Toolbox(
+            tools={name: self._tools[name] for name in names if name in self._tools},
+            served=self._served.among(names, self._policy),
+            missing=self._served.problems(names, self._policy),
+            policy=self._policy,
+            masking=self._masking,
+        )
 
     async def toolbox(self, names: Iterable[str], *, refused: Collection[str] = ()) -> Toolbox:
         """Return the tools that `names` stand for but not those `refused`, asking their sources.
@@ -147,13 +165,14 @@ class ToolRegistry:
             if source in self._sources
         }
         asked = await anyio.amap(lambda source: self._ask(source, wanted[source]), wanted)
-        tools = dict(self.here(names).tools)
+        here = self.here(names)
+        tools = dict(here.tools)
         if wanted:
             tools[ReadResult.spec.name] = ReadResult()
         for answer in asked:
             tools |= {name: tool for name, tool in answer.tools.items() if name not in refused}
         missing = tuple(sentence for answer in asked for sentence in answer.missing)
-        return replace(self.here(()), tools=tools, missing=missing)
+        return replace(here, tools=tools, missing=(*here.missing, *missing))
 
     async def _ask(self, source: str, names: Sequence[str]) -> Toolbox:
         """Return those tools among `names` that a source has."""
