@@ -14,6 +14,7 @@ import anyio
 from concertmaster.catalog.catalog import Catalog, builtin_folder, load_catalog
 from concertmaster.catalog.definitions import tool_named
 from concertmaster.catalog.prompts import Prompts, load_prompts
+from concertmaster.cli.environment import program_environment
 from concertmaster.cli.extras import postgres_module
 from concertmaster.engine.run import Setup
 from concertmaster.errors import SettingsError, did_you_mean
@@ -34,7 +35,6 @@ from concertmaster.settings import (
     LoadedSettings,
     Settings,
     configuration_folder,
-    program_environment,
 )
 from concertmaster.telemetry.watch import NO_TELEMETRY, Telemetry
 from concertmaster.tools.defaults import ToolOptions, default_tools

@@ -23,7 +23,7 @@ from pydantic import AnyUrl
 
 from concertmaster import __version__
 from concertmaster.protocol.completion import complete
-from concertmaster.protocol.incoming import AnsweredStream
+from concertmaster.protocol.incoming import AnsweredStream, Incoming, Outgoing
 from concertmaster.protocol.prompts import JobPrompts, LoadJobs, no_jobs
 from concertmaster.protocol.resources import UNCHANGING, add_resources, hint_at_workers
 from concertmaster.protocol.results import short_errors
@@ -146,10 +146,14 @@ class ConcertmasterServer(MCPServer[ServerState]):
 
     async def serve_stdio(self, stdin: anyio.AsyncFile[str]) -> None:
         """Serve the client that writes to `stdin` and reads our stdout, until it stops writing."""
-        server = self._lowlevel_server
         async with stdio_server(stdin=stdin) as (incoming, outgoing):
-            answered = AnsweredStream(incoming, outgoing)
-            await server.run(answered, outgoing, server.create_initialization_options())
+            await self.serve_session(incoming, outgoing)
+
+    async def serve_session(self, incoming: Incoming, outgoing: Outgoing) -> None:
+        """Serve one client, in the way of the protocol version that it begins with."""
+        server = self._lowlevel_server
+        answered = AnsweredStream(incoming, outgoing)
+        await server.run(answered, outgoing, server.create_initialization_options())
 
 
 def create_server(

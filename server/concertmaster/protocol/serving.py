@@ -24,7 +24,7 @@ from concertmaster.protocol.server import ConcertmasterServer
 log = logging.getLogger(__name__)
 
 LAST_SECONDS = 6.0
-"""How long the process may live after a signal, whatever it is stuck in.
+"""How long the process may live once it is to end, whatever it is stuck in.
 
 A server that workers use may take 4 seconds of it, until it is killed.
 """
@@ -80,10 +80,14 @@ class Ending:
             return
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
+        self.hurry()
+        await stop()
+
+    def hurry(self) -> None:
+        """Have the process end before long, whatever it is stuck in."""
         last = threading.Timer(LAST_SECONDS, os._exit, [self.status])
         last.daemon = True
         last.start()
-        await stop()
 
 
 class _Stdin(anyio.AsyncFile[str]):

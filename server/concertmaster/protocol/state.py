@@ -27,7 +27,7 @@ OpenService = Callable[[], AbstractAsyncContextManager["RunService"]]
 
 
 class ServerState:
-    """The run service, opened when it is first asked for, and whether the server is ending."""
+    """The run service, opened when it is first asked for, and whether its client has left."""
 
     def __init__(
         self,
@@ -45,8 +45,10 @@ class ServerState:
         self._opening = anyio.Lock()
         self._service: RunService | None = None
         self._tasks: TaskGroup | None = None
-        self.ending = False
+        self.left = False
         """Calls cancelled from here on were not cancelled by a client: their runs are left."""
+        self.ending = False
+        """Runs that were left do not go on here."""
         self._waits: set[anyio.CancelScope] = set()
 
     @asynccontextmanager
@@ -94,6 +96,16 @@ class ServerState:
                 service = self._service = await self._in_use().start(self._keep_open)
             return service
 
+    @property
+    def runs_under_way(self) -> int:
+        """Return how many runs this process drives."""
+        return 0 if self._service is None else self._service.room.load
+
+    async def idle(self) -> None:
+        """Return when this process drives no run."""
+        if self._service is not None:
+            await self._service.room.idle()
+
     async def _open(self) -> None:
         try:
             await self.opened()
@@ -115,7 +127,7 @@ class ServerState:
         """Skip the rest of the block when the server ends."""
         with anyio.CancelScope() as scope:
             self._waits.add(scope)
-            if self.ending:
+            if self.left:
                 # The call came in right before the end, and begins to wait after it.
                 scope.cancel()
             try:
@@ -123,11 +135,16 @@ class ServerState:
             finally:
                 self._waits.discard(scope)
 
+    def leave(self) -> None:
+        """Let calls that wait for a run return at once, and leave their runs to go on."""
+        self.left = True
+        for scope in self._waits:
+            scope.cancel()
+
     def end(self) -> None:
         """Let calls that wait for a run return at once, and leave their runs to be resumed."""
         self.ending = True
-        for scope in self._waits:
-            scope.cancel()
+        self.leave()
 
 
 Ctx = Context[ServerState, Any]

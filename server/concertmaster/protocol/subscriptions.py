@@ -38,7 +38,6 @@ class RunUpdates:
         self._changed: dict[str, None] = {}
         self._wake = anyio.Event()
         self._told: dict[str, dict[str, object]] = {}
-        service.on_change(self._note)
 
     def _note(self, run_id: str) -> None:
         self._changed[run_id] = None
@@ -46,12 +45,16 @@ class RunUpdates:
 
     async def publish(self) -> NoReturn:
         """Publish changes as they come; several of one run at a time are one."""
-        while True:
-            await self._wake.wait()
-            self._wake = anyio.Event()
-            changed, self._changed = self._changed, {}
-            for run_id in changed:
-                await self._publish(run_id)
+        note_no_more = self._service.on_change(self._note)
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake = anyio.Event()
+                changed, self._changed = self._changed, {}
+                for run_id in changed:
+                    await self._publish(run_id)
+        finally:
+            note_no_more()
 
     async def _publish(self, run_id: str) -> None:
         try:

@@ -109,7 +109,7 @@ async def _follow_own(ctx: Ctx, begun: RunState, *, seconds: float) -> RunState:
     try:
         state = await follow(ctx, begun.run_id, seconds=seconds)
     except anyio.get_cancelled_exc_class():
-        if not server.ending:
+        if not server.left:
             with anyio.move_on_after(ABANDON_SECONDS, shield=True):
                 reason = "the client cancelled the call that was waiting for it"
                 await service.cancel(begun.run_id, reason=reason)

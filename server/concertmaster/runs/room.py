@@ -35,6 +35,10 @@ class Room:
         if self.policy.runs_here is not None:
             await self.live.fewer_than(self.policy.runs_here)
 
+    async def idle(self) -> None:
+        """Return when this process drives no run."""
+        await self.live.fewer_than(1)
+
     async def news(self) -> None:
         """Return when there may be a run to be taken up."""
         await self.journal.changed_elsewhere()

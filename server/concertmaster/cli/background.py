@@ -1,0 +1,45 @@
+"""The front end of a background server: what a client starts whose runs are to outlive it."""
+
+import sys
+
+import click
+
+from concertmaster.background.files import files_of
+from concertmaster.background.front import reach
+from concertmaster.background.relay import relay
+from concertmaster.cli.app import FAILED
+from concertmaster.cli.identity import identity_of
+from concertmaster.errors import BackgroundError
+from concertmaster.settings import LoadedSettings
+
+AS_SERVER = "--as-background-server"
+"""The flag, followed by an identity, with which a front end starts its server."""
+
+
+def serve_from_background(loaded: LoadedSettings, *, accept_only: bool) -> int | None:
+    """Serve the client at stdin and stdout from the background server until either leaves.
+
+    Returns the exit status, or nothing if there is no such server and none can be started, which
+    has been told on stderr.
+    """
+    files = files_of(loaded.settings.data_folder, identity_of(loaded, accept_only=accept_only))
+    # Started with the same flags, and with the environment and the working folder it inherits.
+    program = [sys.executable, "-m", "concertmaster", *sys.argv[1:]]
+    try:
+        connection = reach(files, [*program, AS_SERVER, files.identity])
+    except BackgroundError as exc:
+        click.echo(
+            f"Warning: The background server cannot be used. {exc} This process serves its client "
+            "without it, and its runs are interrupted when the client quits.",
+            err=True,
+        )
+        return None
+    with connection:
+        if relay(connection):
+            return 0
+    click.echo(
+        "Error: The background server has ended. Runs that were under way can be resumed; to go "
+        "on, connect again.",
+        err=True,
+    )
+    return FAILED

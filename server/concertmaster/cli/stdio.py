@@ -1,0 +1,11 @@
+"""Serving the client that has started this process."""
+
+from concertmaster.protocol.prompts import LoadJobs
+from concertmaster.protocol.server import create_server
+from concertmaster.protocol.serving import serve_stdio
+from concertmaster.protocol.state import OpenService
+
+
+async def serve(open_service: OpenService, load_jobs: LoadJobs, *, at_once: bool) -> int:
+    """Serve until the client leaves or a signal comes; return the exit status."""
+    return await serve_stdio(create_server(open_service, load_jobs, at_once=at_once))
