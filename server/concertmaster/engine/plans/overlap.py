@@ -3,9 +3,8 @@
 import difflib
 import itertools
 from collections.abc import Sequence
-from typing import get_args
 
-from concertmaster.engine.plans.plan import Plan, Priority, Subtask
+from concertmaster.engine.plans.plan import PRIORITIES, Plan, Subtask
 
 ALIKE = 0.85
 """How much of two objectives' words must agree for them to count as alike."""
@@ -43,7 +42,7 @@ def _after(subtask: Subtask, became: dict[str, str]) -> Subtask:
 def _joined(one: Subtask, other: Subtask) -> Subtask:
     return one.model_copy(
         update={
-            "priority": min(one.priority, other.priority, key=get_args(Priority).index),
+            "priority": min(one.priority, other.priority, key=PRIORITIES.index),
             "decisive": one.decisive or other.decisive,
             "needs_all": one.needs_all and other.needs_all,
         }
