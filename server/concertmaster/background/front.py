@@ -45,6 +45,17 @@ def call(files: ServerFiles, wish: Wish) -> Answered:
         return Answered(connection, report)
 
 
+def inquire(files: ServerFiles, wish: Wish) -> Report:
+    """Ask a server for something that is no session, and return how it is.
+
+    Raises:
+        BackgroundError: there is none, or it does not answer.
+    """
+    answered = call(files, wish)
+    answered.connection.close()
+    return answered.report
+
+
 def _connected(record: Record) -> socket.socket:
     if record.socket is not None and sys.platform != "win32":
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -27,7 +27,12 @@ def identity_of(loaded: LoadedSettings, *, accept_only: bool = False) -> str:
         "version": concertmaster.__version__,
         "installation": (sys.prefix, concertmaster.__file__, platform.node()),
         "settings": settings.model_dump(),
-        "defaults": [name for name, origin in loaded.origin.items() if origin == "default"],
+        # Whether somebody has asked for a model decides what happens without a key.
+        "models": sorted(
+            name
+            for name, origin in loaded.origin.items()
+            if name.startswith("model_") and origin == "default"
+        ),
         "accept_only": accept_only,
         "files": list(_files(settings)),
         "environment": decisive_environment(settings),

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from concertmaster.background.files import ServerFiles, files_of_all
-from concertmaster.background.front import call
+from concertmaster.background.front import inquire
 from concertmaster.background.handshake import Report
 from concertmaster.cli.app import FAILED
 from concertmaster.cli.options import data_option, load
@@ -42,11 +42,10 @@ def stop(data_folder: Path | None) -> None:
 
 
 def _end(files: ServerFiles) -> Report:
-    answered = call(files, "end")
-    answered.connection.close()
+    report = inquire(files, "end")
     # Its lock is to be had the moment it has ended.
     with files.living(seconds=END_SECONDS):
-        return answered.report
+        return report
 
 
 def _left(report: Report) -> str:
