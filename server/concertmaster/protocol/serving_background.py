@@ -127,6 +127,9 @@ class Door:
             try:
                 with anyio.fail_after(HANDSHAKE_SECONDS):
                     wish = await admit(stream, self._secret)
+                if self._unwanted.is_set():
+                    # Who is not told anything looks for another server.
+                    return
                 if wish == "session":
                     await self._serve(stream)
                     return

@@ -81,12 +81,17 @@ class Sessions:
             with anyio.move_on_after(seconds):
                 await self._changed.wait()
                 continue
-            # A run that another process has left may have been taken up meanwhile.
-            if not self.runs_under_way:
+            # The time may be up at the moment a client comes, and without one a run that another
+            # process has left may have been taken up.
+            if not self._busy:
                 return
 
+    @property
+    def _busy(self) -> bool:
+        return bool(self._open or self.runs_under_way)
+
     async def _idle(self) -> None:
-        while self._open or self.runs_under_way:
+        while self._busy:
             if self._open:
                 await self._changed.wait()
             else:
