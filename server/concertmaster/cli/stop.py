@@ -35,7 +35,7 @@ def stop(data_folder: Path | None) -> None:
             report = _end(files)
         except BackgroundError as exc:
             failed = True
-            print_aside(f"Error: A background server cannot be ended. {exc}", "red")
+            print_aside(f"Error: {_name(files)} cannot be ended. {exc}", "red")
         else:
             print_aside(f"Ended process {report.pid}{_left(report)}")
     click.get_current_context().exit(FAILED if failed else 0)
@@ -46,6 +46,13 @@ def _end(files: ServerFiles) -> Report:
     # Its lock is to be had the moment it has ended.
     with files.living(seconds=END_SECONDS):
         return report
+
+
+def _name(files: ServerFiles) -> str:
+    try:
+        return f"Background server, process {files.record().pid}"
+    except BackgroundError:
+        return "A background server that is starting or ending"
 
 
 def _left(report: Report) -> str:
