@@ -8,13 +8,15 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
+from mcp.types import ResourceUpdatedNotification
 
-from clients import ERAS, structured
+from clients import ERAS, structured, watching
 from outliving import (
     BACKGROUND,
     alive_in,
@@ -85,9 +87,17 @@ def ended_run(front: StdioServer) -> Json:
     return front.answer(91)["structuredContent"]
 
 
-@pytest.mark.parametrize("mode", ERAS)
 @pytest.mark.parametrize(
-    "end", [close_stdin, terminate, kill, end_as_claude_code_does, kill_in_mid_message]
+    ("end", "mode"),
+    [
+        (close_stdin, "auto"),
+        (close_stdin, "legacy"),
+        (terminate, "legacy"),
+        (kill, "auto"),
+        (end_as_claude_code_does, "auto"),
+        (end_as_claude_code_does, "legacy"),
+        (kill_in_mid_message, "legacy"),
+    ],
 )
 def test_a_run_goes_on_when_its_client_quits_and_another_client_gets_the_answer(
     end: Callable[[StdioServer], None], mode: str, folder: Path
@@ -226,11 +236,11 @@ def test_long_messages_pass_and_a_client_that_does_not_read_holds_up_no_other(
     assert all(len(answer["tools"]) == 6 for answer in answers)
 
 
-def client(folder: Path, mode: str, extra: dict[str, str]) -> Client:
+def client(folder: Path, mode: str, extra: dict[str, str], **options: Any) -> Client:
     parameters = StdioServerParameters(
         command=COMMAND[0], args=COMMAND[1:], env=environment(folder, extra)
     )
-    return Client(stdio_client(parameters), mode=mode)
+    return Client(stdio_client(parameters), mode=mode, **options)
 
 
 @pytest.mark.parametrize("mode", ERAS)
@@ -258,3 +268,21 @@ async def test_a_cancelled_call_cancels_its_run(
             waiting = {"run_id": run["run_id"], "wait_seconds": 30}
             ended = structured(await session.call_tool("get_run", waiting))
     assert ended["status"] == "cancelled"
+
+
+@pytest.mark.parametrize("mode", ERAS)
+async def test_a_client_is_told_of_what_another_does(mode: str, folder: Path) -> None:
+    told = anyio.Event()
+
+    async def note(message: object) -> None:
+        if isinstance(message, ResourceUpdatedNotification):
+            told.set()
+
+    with anyio.fail_after(50):
+        async with (
+            client(folder, mode, BACKGROUND, message_handler=note) as one,
+            client(folder, mode, BACKGROUND) as other,
+            watching(one, mode, ["runs://recent"]),
+        ):
+            await other.call_tool("run_worker", {"worker": "analyst", "task": "x"})
+            await told.wait()

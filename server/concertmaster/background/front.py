@@ -14,7 +14,7 @@ from concertmaster.errors import BackgroundError
 READY = "ready"
 """The last line that a server writes to its stdout, which it then closes."""
 
-_LAUNCHER = "import subprocess, sys; subprocess.Popen(sys.argv[1:])"
+_LAUNCHER = "import subprocess, sys; subprocess.Popen(sys.argv[1:], stdin=0, stdout=1, stderr=2)"
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,8 @@ def serve_from_background(loaded: LoadedSettings, *, accept_only: bool) -> int |
     """
     files = files_of(loaded.settings.data_folder, identity_of(loaded, accept_only=accept_only))
     # Started with the same flags, and with the environment and the working folder it inherits.
-    program = [sys.executable, "-m", "concertmaster", *sys.argv[1:]]
+    # But with no module of that folder in the place of one of ours.
+    program = [sys.executable, "-P", "-m", "concertmaster", *sys.argv[1:]]
     try:
         connection = reach(files, [*program, AS_SERVER, files.identity])
     except BackgroundError as exc:

@@ -10,11 +10,11 @@ from concertmaster.background.front import READY
 from concertmaster.cli.identity import identity_of, working_folder
 from concertmaster.cli.options import LOG_FORMAT, run_async
 from concertmaster.errors import BackgroundError
+from concertmaster.protocol.on_demand import OpenService
 from concertmaster.protocol.prompts import LoadJobs
 from concertmaster.protocol.serving import LAST_SECONDS
 from concertmaster.protocol.serving_background import serve_background
 from concertmaster.protocol.sessions import Sessions
-from concertmaster.protocol.state import OpenService
 from concertmaster.runs import private
 from concertmaster.settings import LoadedSettings
 

@@ -58,7 +58,7 @@ def serve(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Served:
-    """What is served, opened and imported when it is first needed: see ServerState."""
+    """What is served, opened and imported when it is first needed: see ServiceOnDemand."""
 
     loaded: LoadedSettings
     accept_only: bool

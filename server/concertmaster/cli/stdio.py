@@ -1,9 +1,9 @@
 """Serving the client that has started this process."""
 
+from concertmaster.protocol.on_demand import OpenService
 from concertmaster.protocol.prompts import LoadJobs
 from concertmaster.protocol.server import create_server
 from concertmaster.protocol.serving import serve_stdio
-from concertmaster.protocol.state import OpenService
 
 
 async def serve(open_service: OpenService, load_jobs: LoadJobs, *, at_once: bool) -> int:

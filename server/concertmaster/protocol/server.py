@@ -24,10 +24,11 @@ from pydantic import AnyUrl
 from concertmaster import __version__
 from concertmaster.protocol.completion import complete
 from concertmaster.protocol.incoming import AnsweredStream, Incoming, Outgoing
+from concertmaster.protocol.on_demand import OpenService, ServiceOnDemand
 from concertmaster.protocol.prompts import JobPrompts, LoadJobs, no_jobs
 from concertmaster.protocol.resources import UNCHANGING, add_resources, hint_at_workers
 from concertmaster.protocol.results import short_errors
-from concertmaster.protocol.state import Ctx, OpenService, ServerState
+from concertmaster.protocol.state import Ctx, ServerState
 from concertmaster.protocol.subscriptions import LegacySubscriptions
 from concertmaster.protocol.task_updates import TaskListening
 from concertmaster.protocol.tasks import RunTasks, TasksExtension, TaskSource
@@ -72,17 +73,10 @@ LISTS: tuple[CacheableMethod, ...] = (
 
 
 class ConcertmasterServer(MCPServer[ServerState]):
-    """An MCP server over one run service, which it opens when it is first needed."""
+    """An MCP server over one run service, which is opened when it is first needed."""
 
-    def __init__(
-        self,
-        open_service: OpenService,
-        load_jobs: LoadJobs,
-        *,
-        at_once: bool,
-        principals: "Principals | None",
-    ) -> None:
-        self.state = ServerState(open_service, at_once=at_once, principals=principals)
+    def __init__(self, state: ServerState, load_jobs: LoadJobs) -> None:
+        self.state = state
         self._jobs = JobPrompts(self.state, load_jobs)
         tasks = self.task_source()
         super().__init__(
@@ -97,7 +91,7 @@ class ConcertmasterServer(MCPServer[ServerState]):
             cache_hints=dict.fromkeys(LISTS, UNCHANGING),
             middleware=[
                 hint_at_workers,
-                *([GuardedSubscriptions(self.state)] if principals is not None else []),
+                *([GuardedSubscriptions(self.state)] if state.tells_people_apart else []),
             ],
             lifespan=lambda _: self.state.lifespan(),
         )
@@ -168,4 +162,5 @@ def create_server(
     The service is opened when a call first needs it, or `at_once` when the server is first in
     use. With `principals`, callers must have a token, and see their own runs only.
     """
-    return ConcertmasterServer(open_service, load_jobs, at_once=at_once, principals=principals)
+    service = ServiceOnDemand(open_service, at_once=at_once)
+    return ConcertmasterServer(ServerState(service, principals=principals), load_jobs)

@@ -5,9 +5,8 @@ and that it has left. So no session ends another's calls, and runs go on without
 """
 
 import sys
-from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Generator
+from contextlib import AbstractAsyncContextManager, contextmanager
 
 import anyio
 from anyio.streams.buffered import BufferedByteStream
@@ -16,13 +15,10 @@ from mcp.shared.message import SessionMessage
 from mcp.types import jsonrpc_message_adapter
 
 from concertmaster.protocol.incoming import Item, mended
+from concertmaster.protocol.on_demand import OpenService, ServiceOnDemand
 from concertmaster.protocol.prompts import LoadJobs, no_jobs
-from concertmaster.protocol.server import ConcertmasterServer, create_server
-from concertmaster.protocol.state import OpenService, ServerState
-
-if TYPE_CHECKING:
-    # Imported when a call first needs it: see ServerState.
-    from concertmaster.runs.service import RunService
+from concertmaster.protocol.server import ConcertmasterServer
+from concertmaster.protocol.state import ServerState
 
 
 class Sessions:
@@ -31,14 +27,14 @@ class Sessions:
     def __init__(
         self, open_service: OpenService, load_jobs: LoadJobs = no_jobs, *, at_once: bool = False
     ) -> None:
-        self._runs = ServerState(open_service, at_once=at_once)
+        self._service = ServiceOnDemand(open_service, at_once=at_once)
         self._load_jobs = load_jobs
         self._open: set[ServerState] = set()
         self._changed = anyio.Event()
 
-    def lifespan(self) -> AbstractAsyncContextManager[ServerState]:
+    def lifespan(self) -> AbstractAsyncContextManager[None]:
         """Keep the run service open, once it is, for as long as there may be sessions."""
-        return self._runs.lifespan()
+        return self._service.lifespan()
 
     def __len__(self) -> int:
         """Return how many sessions there are."""
@@ -47,23 +43,20 @@ class Sessions:
     @property
     def runs_under_way(self) -> int:
         """Return how many runs this process drives."""
-        return self._runs.runs_under_way
+        return self._service.runs_under_way
 
     @contextmanager
     def join(self) -> Generator["Session"]:
         """Yield a session that there is for as long as the block lasts."""
-        session = Session(create_server(self._service, self._load_jobs))
-        self._open.add(session.state)
+        state = ServerState(self._service, shares_service=True)
+        session = Session(ConcertmasterServer(state, self._load_jobs))
+        self._open.add(state)
         self._change()
         try:
             yield session
         finally:
-            self._open.discard(session.state)
+            self._open.discard(state)
             self._change()
-
-    @asynccontextmanager
-    async def _service(self) -> AsyncGenerator["RunService"]:
-        yield await self._runs.opened()
 
     def _change(self) -> None:
         self._changed.set()
@@ -95,7 +88,7 @@ class Sessions:
             if self._open:
                 await self._changed.wait()
             else:
-                await self._runs.idle()
+                await self._service.idle()
 
 
 class Session:
@@ -104,16 +97,11 @@ class Session:
     def __init__(self, server: ConcertmasterServer) -> None:
         self._server = server
 
-    @property
-    def state(self) -> ServerState:
-        """Return what the session's request handlers can reach."""
-        return self._server.state
-
     async def serve(self, stream: BufferedByteStream) -> None:
         """Serve the client at the other end of a stream until it leaves; its runs go on."""
         sender, messages = anyio.create_memory_object_stream[SessionMessage]()
         async with anyio.create_task_group() as tasks:
-            lines = _Lines(stream, at_end=self.state.leave)
+            lines = _Lines(stream, at_end=self._server.state.leave)
             tasks.start_soon(self._write, messages, stream, tasks.cancel_scope)
             await self._server.serve_session(lines, sender)
 
@@ -130,7 +118,7 @@ class Session:
                     await stream.send(f"{text}\n".encode())
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             # Said first, or its calls would be taken for cancelled by it.
-            self.state.leave()
+            self._server.state.leave()
             session.cancel()
 
 

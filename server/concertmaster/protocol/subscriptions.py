@@ -14,7 +14,7 @@ from concertmaster.errors import ConcertmasterError
 from concertmaster.runs.state import RunState
 
 if TYPE_CHECKING:
-    # Imported when a run is first asked for: see ServerState.
+    # Imported when a run is first asked for: see ServiceOnDemand.
     from concertmaster.runs.service import RunService
 
 KEPT_RUNS = 64
@@ -38,6 +38,7 @@ class RunUpdates:
         self._changed: dict[str, None] = {}
         self._wake = anyio.Event()
         self._told: dict[str, dict[str, object]] = {}
+        service.on_change(self._note)
 
     def _note(self, run_id: str) -> None:
         self._changed[run_id] = None
@@ -45,16 +46,12 @@ class RunUpdates:
 
     async def publish(self) -> NoReturn:
         """Publish changes as they come; several of one run at a time are one."""
-        note_no_more = self._service.on_change(self._note)
-        try:
-            while True:
-                await self._wake.wait()
-                self._wake = anyio.Event()
-                changed, self._changed = self._changed, {}
-                for run_id in changed:
-                    await self._publish(run_id)
-        finally:
-            note_no_more()
+        while True:
+            await self._wake.wait()
+            self._wake = anyio.Event()
+            changed, self._changed = self._changed, {}
+            for run_id in changed:
+                await self._publish(run_id)
 
     async def _publish(self, run_id: str) -> None:
         try:

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 
 import anyio
 from anyio.abc import TaskGroup
@@ -85,13 +84,9 @@ class LiveRuns:
         live = self._live.get(run_id)
         return live.state if live is not None else self._given_up.get(run_id)
 
-    def on_change(self, listener: Callable[[str], None]) -> Callable[[], None]:
-        """Have `listener` called with the run's id after each event of a run driven here.
-
-        Returns what ends that.
-        """
+    def on_change(self, listener: Callable[[str], None]) -> None:
+        """Have `listener` called with the run's id after each event of a run driven here."""
         self._listeners.append(listener)
-        return partial(self._listeners.remove, listener)
 
     async def begin(
         self,

@@ -79,9 +79,9 @@ class RunService:
         """Return what a run may spend whose order does not say."""
         return self._policy.limits.budget_usd
 
-    def on_change(self, listener: Callable[[str], None]) -> Callable[[], None]:
-        """Have `listener` called with the run's id after each event, until what is returned is."""
-        return self._live.on_change(listener)
+    def on_change(self, listener: Callable[[str], None]) -> None:
+        """Have `listener` called with the run's id after each event of a run driven here."""
+        self._live.on_change(listener)
 
     async def start(self, order: Order, *, origin: Origin = NOBODY) -> RunState:
         """Check an order, write it to the journal, and start it; return at once.

@@ -1,0 +1,88 @@
+"""The run service of a process, for any number of servers."""
+
+import logging
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING
+
+import anyio
+from anyio.abc import TaskGroup, TaskStatus
+from mcp.server.subscriptions import InMemorySubscriptionBus
+
+from concertmaster.errors import ConcertmasterError
+from concertmaster.protocol.subscriptions import RunUpdates
+
+if TYPE_CHECKING:
+    # All that drives runs takes as long to import as the protocol itself, and clients start
+    # servers merely to ask what they can do.
+    from concertmaster.runs.service import RunService
+
+log = logging.getLogger(__name__)
+
+OpenService = Callable[[], AbstractAsyncContextManager["RunService"]]
+"""Opens the run service of a process."""
+
+
+class ServiceOnDemand:
+    """A run service that is opened when it is first asked for, and what tells of its runs."""
+
+    def __init__(self, open_service: OpenService, *, at_once: bool = False) -> None:
+        self.bus = InMemorySubscriptionBus()
+        """Tells what of runs has changed."""
+        self._open_service = open_service
+        self._at_once = at_once
+        self._opening = anyio.Lock()
+        self._service: RunService | None = None
+        self._tasks: TaskGroup | None = None
+
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncGenerator[None]:
+        """Keep the run service open, once it is, for as long as it may be asked for."""
+        async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            if self._at_once:
+                tasks.start_soon(self._open)
+            try:
+                yield
+            finally:
+                tasks.cancel_scope.cancel()
+
+    async def opened(self) -> "RunService":
+        """Return the run service.
+
+        Raises:
+            ConcertmasterError: it cannot be opened, which is tried again with the next call.
+        """
+        async with self._opening:
+            service = self._service
+            if service is None:
+                if self._tasks is None:
+                    raise RuntimeError("the server is not in use")
+                service = self._service = await self._tasks.start(self._keep_open)
+            return service
+
+    async def _open(self) -> None:
+        try:
+            await self.opened()
+        except ConcertmasterError as exc:
+            # Whoever calls next is told the same.
+            log.warning("not opened: %s", exc)
+
+    async def _keep_open(self, *, task_status: TaskStatus["RunService"]) -> None:
+        try:
+            async with self._open_service() as service:
+                updates = RunUpdates(service, self.bus)
+                task_status.started(service)
+                await updates.publish()
+        finally:
+            self._service = None
+
+    @property
+    def runs_under_way(self) -> int:
+        """Return how many runs this process drives."""
+        return 0 if self._service is None else self._service.room.load
+
+    async def idle(self) -> None:
+        """Return when this process drives no run."""
+        if self._service is not None:
+            await self._service.room.idle()
