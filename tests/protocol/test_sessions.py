@@ -90,19 +90,13 @@ async def at_work(client: End, service: RunService) -> None:
 
 
 async def test_a_client_that_stops_writing_leaves_its_run_to_go_on(tmp_path: Path) -> None:
-    async with (
-        opened(tmp_path, hang) as given,
-        ends() as (client, stream),
-        anyio.create_task_group() as tasks,
-    ):
+    async with opened(tmp_path, hang) as given, ends() as (client, stream):
         with given.sessions.join() as session:
-            tasks.start_soon(session.serve, stream)
-            await at_work(client, given.service)
-            await client.writer.send(b'{"jsonrpc": "2.0", "id": 3, "meth')
-            await client.writer.aclose()
-            with anyio.fail_after(10):
-                async for _ in client.reader:
-                    continue
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(session.serve, stream)
+                await at_work(client, given.service)
+                await client.writer.send(b'{"jsonrpc": "2.0", "id": 3, "meth')
+                await client.writer.aclose()
         (run,) = given.service.driven()
         assert run.status == "running"
         assert given.sessions.runs_under_way == 1
@@ -172,3 +166,21 @@ async def test_a_session_that_begins_when_the_time_is_up_keeps_the_server_or_fin
             assert ended.is_set() == before
         with anyio.fail_after(10):
             await ended.wait()
+
+
+async def test_a_reply_on_its_way_reaches_a_client_that_has_stopped_writing(
+    tmp_path: Path,
+) -> None:
+    slow, told = anyio.create_memory_object_stream[bytes]()
+    to_server, from_client = anyio.create_memory_object_stream[bytes](math.inf)
+    stream = BufferedByteStream(StapledObjectStream(slow, from_client))
+    client = End(to_server, told)
+    async with opened(tmp_path) as given, to_server, told, stream:
+        with given.sessions.join() as session, anyio.fail_after(10):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(session.serve, stream)
+                await send(client, "initialize", 1, **MEETING)
+                await anyio.wait_all_tasks_blocked()
+                await to_server.aclose()
+                await anyio.wait_all_tasks_blocked()
+                assert b"protocolVersion" in await told.receive()

@@ -149,5 +149,4 @@ class _Lines:
             raise anyio.EndOfStream from None
 
     async def aclose(self) -> None:
-        """Take no more of them."""
-        await self._stream.aclose()
+        """Do nothing: replies may still be on their way out by the same stream."""
