@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import click
 from anyio import to_thread
 
-from concertmaster.cli.background import AS_SERVER, serve_from_background
 from concertmaster.cli.extras import check_store
 from concertmaster.cli.options import job_folders_option, load, run_async, setup_options
 from concertmaster.errors import SettingsError
@@ -22,6 +21,9 @@ if TYPE_CHECKING:
     from concertmaster.runs.service import RunService
 
 log = logging.getLogger(__name__)
+
+AS_SERVER = "--as-background-server"
+"""The flag, followed by an identity, with which the first client starts a background server."""
 
 
 @click.command()
@@ -117,7 +119,10 @@ def _serve_behind(served: _Served, identity: str) -> int:
 
 def _serve_stdio(served: _Served) -> int:
     if served.settings.background:
-        status = serve_from_background(served.loaded, accept_only=served.accept_only)
+        background = importlib.import_module("concertmaster.cli.background")
+        status: int | None = background.serve_from_background(
+            served.loaded, as_server=AS_SERVER, accept_only=served.accept_only
+        )
         if status is not None:
             return status
     check_store(served.settings)
