@@ -26,7 +26,7 @@ from pydantic import (
 )
 
 from concertmaster.background_settings import BackgroundSettings
-from concertmaster.engine.record.request import Decomposition, Limits
+from concertmaster.engine.record.request import Approve, Decomposition, Limits
 from concertmaster.errors import SettingsError, did_you_mean
 from concertmaster.http_settings import HttpSettings
 from concertmaster.llm.address import Address
@@ -111,6 +111,9 @@ class Settings(BackgroundSettings, HttpSettings):
         default="hybrid",
         description="Workers that a planner may write for a run: constrained (none), hybrid (one) "
         "or dynamic (any number).",
+    )
+    approve: Approve = Field(
+        default="never", description="Plans that a person approves: never, over_budget or always."
     )
     rounds: int = Field(
         default=6, ge=1, description="How often an adaptive run asks what to do next, at most."

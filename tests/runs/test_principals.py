@@ -14,6 +14,7 @@ from clients import hang
 from concertmaster.engine.record.request import NOBODY
 from concertmaster.errors import AllowanceError, ModelReplyError, UnknownRunError
 from concertmaster.llm.protocol import Request
+from concertmaster.runs.approvals import digest_to_approve
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.orders import PlanOrder, RunOrder
 from concertmaster.runs.principals import Allowance, OwnRuns, Principals
@@ -227,6 +228,39 @@ async def test_runs_go_on_and_are_repeated_within_the_allowance_only(tmp_path: P
             await group.ann.resume(started.run_id, by="ann")
         with pytest.raises(AllowanceError):
             await group.ann.rerun(started.run_id, origin=NOBODY)
+
+
+async def test_a_run_goes_on_with_no_more_than_is_left_of_the_day(tmp_path: Path) -> None:
+    broken = ModelReplyError("no reply", usage=USAGE)
+    async with people(tmp_path, {"planner": broken}, usd_a_day=3) as group:
+        run_id = (await group.ann.start(RunOrder(task="why?"), origin=NOBODY)).run_id
+        with anyio.fail_after(5):
+            await group.ann.wait(run_id, seconds=5)
+        for more in (3.01, 19):
+            with pytest.raises(AllowanceError, match=r"2\.99 USD are left"):
+                await group.ann.resume(run_id, by="ann", budget_usd=more)
+        with pytest.raises(AllowanceError, match=r"2\.99 USD are left"):
+            await group.ann.rerun(run_id, budget_usd=3, origin=NOBODY)
+        # What the run has spent is part of its budget.
+        resumed = await group.ann.resume(run_id, by="ann", budget_usd=3)
+    assert resumed.request.limits.budget_usd == 3
+
+
+async def test_a_run_that_goes_on_has_its_budget_cut_to_what_is_left_of_the_day(
+    tmp_path: Path,
+) -> None:
+    async with people(tmp_path, usd_a_day=2) as group:
+        run_id = (await group.ann.start(APPROVED, origin=NOBODY)).run_id
+        with anyio.fail_after(5):
+            waits = await group.ann.wait(run_id, seconds=5)
+        await finished(group.ann)
+        approved = digest_to_approve(waits)
+        resumed = await group.ann.resume(run_id, by="ann", approved=approved)
+    assert waits.request.limits.budget_usd == 2
+    assert resumed.request.limits.budget_usd == pytest.approx(1.98)
+
+
+APPROVED = RunOrder(task="why?", approve="always")
 
 
 async def test_a_repeated_run_belongs_to_whoever_repeats_it(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from anyio.lowlevel import checkpoint
 
 from concertmaster.engine.plans.plan import Plan
 from concertmaster.engine.record.events import (
+    ApprovalOffered,
     CallFailed,
     CallFinished,
     CallStarted,
@@ -79,6 +80,7 @@ EVERY_KIND: list[Event] = [
     ),
     SynthesisStarted(name="synthesis/start", at=10),
     CancelRequested(name="run/cancel/1", at=11, reason="enough"),
+    ApprovalOffered(name="run/approval/1", at=13, plan="0" * 64, token="1" * 64),
     RunEnded(name="run/end", at=12, status="succeeded", answer="so", value=[1, None]),
 ]
 

@@ -88,6 +88,9 @@ class RunReply(Reply):
     estimate: Estimate | None = Field(
         default=None, description="What the plan is likely to take, while that is of use."
     )
+    approval_token: str = Field(
+        default="", description="Approves the plan, once, after the user has agreed to it."
+    )
     budget: Budget | None = None
     rest: Estimate | None = Field(
         default=None, description="What is likely to be needed for what the budget left undone."

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from mcp.server.caching import CacheableMethod
 from mcp.server.lowlevel.helper_types import ReadResourceContents
-from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver import MCPServer, RequestStateSecurity
 from mcp.server.stdio import stdio_server
 from mcp.server.subscriptions import ListenHandler
 from mcp.types import (
@@ -23,6 +23,7 @@ from pydantic import AnyUrl
 
 from concertmaster import __version__
 from concertmaster.protocol.completion import complete
+from concertmaster.protocol.elicitation import ANSWER_SECONDS
 from concertmaster.protocol.incoming import AnsweredStream, Incoming, Outgoing
 from concertmaster.protocol.on_demand import OpenService, ServiceOnDemand
 from concertmaster.protocol.prompts import JobPrompts, LoadJobs, no_jobs
@@ -59,7 +60,8 @@ one subtask's result. cancel_run(run_id) stops it; resume_run(run_id) goes on wi
 A call never blocks for long: if a run is not over after wait_seconds, the reply has status \
 running, and the run goes on. Read `next` in every reply: it says what to call. Statuses: \
 succeeded; partial (an answer exists, what is missing is in reasons, tell the user); failed; \
-cancelled; interrupted (its process ended; resume_run goes on). Runs cost money when a language \
+cancelled; needs_approval (show the user the plan; only they can agree to it); interrupted (its \
+process ended; resume_run goes on). Runs cost money when a language \
 model is configured; `usage` says how much. If a reply has a `notice`, pass it on to the user.
 """
 
@@ -94,6 +96,7 @@ class ConcertmasterServer(MCPServer[ServerState]):
                 *([GuardedSubscriptions(self.state)] if state.tells_people_apart else []),
             ],
             lifespan=lambda _: self.state.lifespan(),
+            request_state_security=RequestStateSecurity.ephemeral(ttl=ANSWER_SECONDS),
         )
         add_resources(self, self.state)
         self.completion()(partial(complete, self.state, self._jobs))
