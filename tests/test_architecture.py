@@ -17,7 +17,7 @@ LAYERS = [
     {"llm", "fake_api"},
     {"catalog", "tools"},
     {"engine"},
-    {"runs", "http_settings", "background_settings"},
+    {"runs", "http_settings", "served_settings", "background_settings"},
     {"background"},
     {"protocol", "settings", "telemetry"},
     {"cli"},

@@ -209,6 +209,10 @@ class BudgetError(ModelError):
         self.least_usd = least_usd
 
 
+class ServerToolsRefusedError(ModelRequestError):
+    """The provider does not call tools itself: not for this model, or not for this account."""
+
+
 class ModelUnavailableError(ModelError):
     """The call may succeed later: overload, rate limit, lost connection, time-out.
 

@@ -28,10 +28,11 @@ from pydantic import (
 from concertmaster.background_settings import BackgroundSettings
 from concertmaster.engine.record.request import Approve, Decomposition, Limits
 from concertmaster.errors import SettingsError, did_you_mean
-from concertmaster.http_settings import HttpSettings
+from concertmaster.http_settings import HTTP_SECRETS, HttpSettings
 from concertmaster.llm.address import Address
 from concertmaster.llm.prices import ModelFacts
 from concertmaster.runs.private import check_owner_only
+from concertmaster.served_settings import ServedSettings
 from concertmaster.setting_types import Folder, Folders, LogLevel, absolute
 from concertmaster.tools.policy import Decision
 from concertmaster.tools.servers.entries import HttpEntry, ServerEntries, StdioEntry, give_anything
@@ -40,7 +41,7 @@ ENVIRONMENT_PREFIX = "CONCERTMASTER_"
 FILE_VARIABLE = "CONCERTMASTER_CONFIG"
 """Names another settings file than the one in the configuration folder."""
 
-SECRETS = ("api_key", "auth_token", "store")
+SECRETS = ("api_key", "auth_token", "store", *HTTP_SECRETS)
 _PATHS = ("roots", "worker_folders", "prompt_folders", "job_folders", "data_folder", "tokens_file")
 
 _OTHER_SPELLINGS = {"mcpServers": "mcp_servers"}
@@ -73,7 +74,7 @@ def _splittable(command: str) -> str:
 Role = Annotated[str, Field(min_length=1)]
 
 
-class Settings(BackgroundSettings, HttpSettings):
+class Settings(BackgroundSettings, HttpSettings, ServedSettings):
     """What an operator chose; every field is a key of the settings file."""
 
     model_config = ConfigDict(
@@ -182,7 +183,7 @@ class Settings(BackgroundSettings, HttpSettings):
     )
     web: bool = Field(
         default=True,
-        description="Let workers read public pages and search arXiv, if the extra is installed.",
+        description="Let workers read public pages and search the web and arXiv.",
     )
     test_command: Annotated[str, AfterValidator(_splittable)] | None = Field(
         default=None,
@@ -347,8 +348,7 @@ def _from_file(file: Path) -> dict[str, _Found]:
             raise SettingsError(
                 f"{file}: unknown key {key!r}. {did_you_mean(key, Settings.model_fields)}"
             )
-    secrets = (*SECRETS, "oauth_client_secret")
-    if any(values.get(name) for name in secrets) or give_anything(values.get("mcp_servers")):
+    if any(values.get(name) for name in SECRETS) or give_anything(values.get("mcp_servers")):
         check_owner_only(file)
     return {
         name: _Found(_anchored(value, file.parent) if name in _PATHS else value, f"file {file}")

@@ -291,6 +291,17 @@ async def test_a_commit_of_another_wakes_who_waits_for_it(store: Store) -> None:
                 await other.request_cancel("r-1", cancel())
 
 
+async def test_the_row_of_a_run_differs_once_it_has_another_event(store: Store) -> None:
+    async with store.open() as journal:
+        await journal.create("r-1", started(), {})
+        before = await journal.row("r-1")
+        assert await journal.row("r-1") == before
+        await journal.append("r-1", numbered(1), epoch=1)
+        after = await journal.row("r-1")
+        assert after != before
+        assert (await journal.recent(1))[0] == after
+
+
 async def test_a_commit_of_another_between_two_calls_is_not_missed(store: Store) -> None:
     async with store.open() as mine, store.open() as other:
         await mine.create("r-1", started(), {})

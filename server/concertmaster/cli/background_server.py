@@ -48,7 +48,8 @@ def serve_behind(
     with files.living(seconds=PREDECESSOR_SECONDS):
         files.sweep()
         _log_to(files, settings.log_level)
-        sessions = Sessions(open_service, load_jobs, at_once=at_once)
+        keep_days = settings.keep_days
+        sessions = Sessions(open_service, load_jobs, at_once=at_once, keep_days=keep_days)
 
         def ready() -> None:
             if working_folder(settings) is None:

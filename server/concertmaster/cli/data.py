@@ -7,6 +7,7 @@ from pydantic import JsonValue
 
 from concertmaster.engine.record.events import SubtaskResult
 from concertmaster.llm.protocol import Frozen, Usage
+from concertmaster.protocol.costs import budget
 from concertmaster.protocol.replies import (
     ModelUsage,
     PlanReply,
@@ -15,7 +16,8 @@ from concertmaster.protocol.replies import (
     SubtaskLine,
     SubtaskReply,
 )
-from concertmaster.protocol.views import budget, reused_line, strategy_phrase, written_workers
+from concertmaster.protocol.sources import sources_of
+from concertmaster.protocol.views import reused_line, strategy_phrase, written_workers
 from concertmaster.runs.state import RunState, SubtaskState
 
 
@@ -40,6 +42,7 @@ def run_data(state: RunState) -> JsonValue:
             usage=_usage(state.by_model),
             reused=reused_line(state),
             reasons=state.reasons,
+            sources=sources_of(state),
             guard=state.guard,
             decisions=state.decisions,
             findings=tuple(finding.what for finding in state.findings),
@@ -76,6 +79,7 @@ def subtask_data(run_id: str, objective: str, result: SubtaskResult) -> JsonValu
             value=result.value,
             seconds=result.seconds,
             usage=_usage({result.usage.model: result.usage}),
+            sources=result.sources,
             notes=result.notes,
             errors=result.errors,
         )

@@ -15,14 +15,15 @@ from rich.text import Text
 
 from concertmaster.background.files import ServerFiles, files_of_all
 from concertmaster.background.front import inquire
+from concertmaster.cli.answering import answering
 from concertmaster.cli.app import FAILED
 from concertmaster.cli.definitions import read_definitions
 from concertmaster.cli.jobs import find_jobs
 from concertmaster.cli.options import json_option, load, run_async, setup_options
+from concertmaster.cli.served import served_tools
 from concertmaster.cli.servers import look_at_servers
 from concertmaster.cli.terminal import print_data, print_json
 from concertmaster.cli.wiring import (
-    answering,
     build_prompts,
     build_tools,
     connection_of,
@@ -34,6 +35,7 @@ from concertmaster.cli.wiring import (
 from concertmaster.cli.wording import count
 from concertmaster.errors import ConcertmasterError
 from concertmaster.llm.protocol import Document
+from concertmaster.llm.server_tools import SERVER_TOOLS
 from concertmaster.settings import SECRETS, LoadedSettings, Settings
 from concertmaster.tools.policy import ToolPolicy
 from concertmaster.tools.registry import ToolRegistry
@@ -102,7 +104,7 @@ def doctor(as_json: bool, **flags: Any) -> None:
 def shown(settings: Settings, name: str) -> str:
     """Return a setting's value as it may be shown: of a secret, only that it is set."""
     if name in SECRETS:
-        return "unset" if getattr(settings, name) is None else "set"
+        return "set" if getattr(settings, name) else "unset"
     match settings.model_dump(mode="json")[name]:
         case None:
             return "unset"
@@ -128,6 +130,7 @@ def examine(loaded: LoadedSettings) -> Iterator[Finding]:
     yield from _definitions(loaded.settings)
     yield _attempt("prompts", lambda: _prompts(loaded.settings))
     yield from _tools(loaded.settings)
+    yield from _served(loaded)
     yield from _servers(loaded.settings)
 
 
@@ -237,6 +240,17 @@ def _tools(settings: Settings) -> Iterator[Finding]:
             yield Finding(about, "note", tools.missing[name])
         else:
             yield _attempt(about, lambda name=name: _tool(tools, name, settings))
+
+
+def _served(loaded: LoadedSettings) -> Iterator[Finding]:
+    """Tell which tools the provider calls itself; only a call of one would show more."""
+    served, policy = served_tools(loaded), ToolPolicy(loaded.settings.tool_policy)
+    for name in SERVER_TOOLS:
+        if reason := served.reason(name, policy):
+            yield Finding(f"tool {name}", "note", reason)
+        else:
+            uses = count(loaded.settings.server_tool_uses, "use")
+            yield Finding(f"tool {name}", "ok", f"by the provider, {uses} in a conversation")
 
 
 def _tool(tools: ToolRegistry, name: str, settings: Settings) -> str:

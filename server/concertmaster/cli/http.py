@@ -43,7 +43,12 @@ async def serve(
     access = access_of(settings)
     principals = principals_of(settings) if access.open_verifier is not None else None
     server = create_server(
-        open_service, load_jobs, at_once=settings.resume_interrupted, principals=principals
+        open_service,
+        load_jobs,
+        at_once=settings.resume_interrupted,
+        principals=principals,
+        state_keys=[key.get_secret_value() for key in dict.fromkeys(settings.request_state_keys)],
+        keep_days=settings.keep_days,
     )
     return await serve_http(server, host=host, port=port, access=access, ready=ready)
 

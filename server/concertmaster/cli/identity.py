@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 import concertmaster
+from concertmaster.cli.answering import answering
 from concertmaster.cli.environment import decisive_environment, starts_programs
 from concertmaster.settings import LoadedSettings, Settings, configuration_folder
 
@@ -27,12 +28,7 @@ def identity_of(loaded: LoadedSettings, *, accept_only: bool = False) -> str:
         "version": concertmaster.__version__,
         "installation": (sys.prefix, concertmaster.__file__, platform.node()),
         "settings": settings.model_dump(),
-        # Whether somebody has asked for a model decides what happens without a key.
-        "models": sorted(
-            name
-            for name, origin in loaded.origin.items()
-            if name.startswith("model_") and origin == "default"
-        ),
+        "answers": answering(loaded),
         "accept_only": accept_only,
         "files": list(_files(settings)),
         "environment": decisive_environment(settings),

@@ -128,7 +128,12 @@ def _serve_stdio(served: _Served) -> int:
     check_store(served.settings)
     stdio = importlib.import_module("concertmaster.cli.stdio")
     return run_async(
-        lambda: stdio.serve(served.open_service, served.load_jobs, at_once=served.at_once)
+        lambda: stdio.serve(
+            served.open_service,
+            served.load_jobs,
+            at_once=served.at_once,
+            keep_days=served.settings.keep_days,
+        )
     )
 
 

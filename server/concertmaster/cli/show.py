@@ -21,6 +21,7 @@ from concertmaster.cli.wording import (
     how,
     joined,
     likely,
+    looked_up,
     money,
     notes,
     one_line,
@@ -30,6 +31,7 @@ from concertmaster.cli.wording import (
 )
 from concertmaster.engine.plans.plan import Plan, Subtask
 from concertmaster.engine.record.amounts import Estimate
+from concertmaster.protocol.sources import cited_answer
 from concertmaster.protocol.views import reused_line, written_workers
 from concertmaster.runs.resumable import sufficient_budget
 from concertmaster.runs.state import RunState, SubtaskState
@@ -47,6 +49,7 @@ def summary(state: RunState) -> str:
             times(state.started_at, state.stopped_at, time.time()),
             bill(state),
             cached(state.usage),
+            looked_up(state.usage),
             f"concertmaster show {state.run_id}",
         )
     )
@@ -58,7 +61,7 @@ def answer_text(state: RunState) -> str:
         return _JSON.dump_json(state.value, indent=2).decode()
     if state.request.kind == "plan" and state.plan is not None:
         return plan_markdown(state.plan, state.estimate)
-    return state.answer
+    return cited_answer(state)
 
 
 def plan_markdown(plan: Plan, estimate: Estimate | None = None) -> str:
@@ -130,7 +133,7 @@ def run_parts(state: RunState) -> list[RenderableType]:
         "started": moment(state.started_at),
         "took": times(state.started_at, state.stopped_at, time.time()),
         "likely": likely(state.estimate) if state.estimate and state.subtasks else "",
-        "used": joined((bill(state), cached(state.usage))),
+        "used": joined((bill(state), cached(state.usage), looked_up(state.usage))),
         "models": ", ".join(name for name in state.by_model if name),
         "inputs": ", ".join(item.name for item in state.request.inputs),
         "guard": joined((state.request.guard, state.guard)) if state.request.guard else "",

@@ -66,6 +66,16 @@ def cached(usage: Usage) -> str:
     return f"{usage.cache_hit_rate:.0%} cached, saved {money(usage.saved_usd)}"
 
 
+def looked_up(usage: Usage) -> str:
+    """Return what the provider looked up itself, or nothing if that is nothing."""
+    return joined(
+        (
+            count(usage.searches, "web search", "web searches") if usage.searches else "",
+            count(usage.fetches, "page") + " fetched" if usage.fetches else "",
+        )
+    )
+
+
 def likely(estimate: Estimate) -> str:
     """Return what carrying out a plan is likely to take, such as `7-28 calls · $0.09-$1.00`."""
     calls, counts = estimate.calls, estimate.tokens
@@ -121,9 +131,9 @@ def notes(state: SubtaskState) -> str:
     return one_line(" ".join(state.result.notes)) if state.result else ""
 
 
-def count(number: int, noun: str) -> str:
+def count(number: int, noun: str, nouns: str = "") -> str:
     """Return a number of things, such as `1 subtask` or `3 subtasks`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return f"{number} {noun}" if number == 1 else f"{number} {nouns or f'{noun}s'}"
 
 
 def joined(parts: Iterable[str]) -> str:

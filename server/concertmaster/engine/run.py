@@ -103,6 +103,7 @@ def work_result(subtask: Subtask, result: SubtaskResult) -> WorkResult:
         status=result.status,
         text=result.text,
         problem=" ".join(result.errors),
+        sources=tuple(source.line for source in result.sources),
     )
 
 
@@ -119,5 +120,7 @@ def fenced_results(results: Iterable[WorkResult]) -> str:
         text = result.text or "(no result)"
         if result.problem:
             text += f"\n\n(What is wrong with it: {result.problem})"
+        if result.sources:
+            text += f"\n\nIt cites:\n{bullets(result.sources)}"
         blocks.append(f"Objective: {result.objective}\n{fence('result', name, text)}")
     return "\n\n".join(blocks) or "None."

@@ -43,6 +43,7 @@ def _run(reply: RunReply) -> Iterable[str]:
     yield f"Taken over: {reply.reused}" if reply.reused else ""
     yield _cut(reply.answer, reply.next_offset, reply.answer_chars)
     yield _json(reply.value)
+    yield _sources(reply)
     yield _bullets("Not whole because", reply.reasons)
     yield _bullets("Decisions on the plan", reply.decisions)
     yield _bullets("Results do not agree", reply.findings)
@@ -78,6 +79,7 @@ def _subtask(reply: SubtaskReply) -> Iterable[str]:
     yield f"{reply.worker}: {reply.objective}"
     yield _cut(reply.result, reply.next_offset, reply.result_chars)
     yield _json(reply.value)
+    yield _sources(reply)
     yield _bullets("How it came about", reply.notes)
     yield _bullets("Errors", reply.errors)
     yield _bullets("Usage", map(_usage, reply.usage))
@@ -105,6 +107,11 @@ def _bullets(title: str, items: Iterable[str]) -> str:
 
 def _more(count: int) -> Sequence[str]:
     return [f"and {count} more"] if count else []
+
+
+def _sources(reply: RunReply | SubtaskReply) -> str:
+    lines = [source.line for source in reply.sources]
+    return _bullets("Sources", [*lines, *_more(reply.more_sources)])
 
 
 def _figures(seconds: float | None, usd: float | None) -> str:
@@ -163,8 +170,18 @@ def _usage(usage: ModelUsage) -> str:
     return (
         f"{usage.model}: {usage.calls} calls, {usage.attempts} attempts; tokens: "
         f"{usage.tokens_in} in, {usage.tokens_out} out, {usage.cache_read} cache read, "
-        f"{usage.cache_write} cache written; {price}{_cache(usage)}"
+        f"{usage.cache_write} cache written; {price}{_cache(usage)}{_served(usage)}"
     )
+
+
+def _served(usage: ModelUsage) -> str:
+    """Return how often the provider called tools itself."""
+    counts = {
+        "web searches": usage.searches,
+        "pages fetched": usage.fetches,
+        "containers": usage.containers,
+    }
+    return "".join(f"; {count} {name}" for name, count in counts.items() if count)
 
 
 def _cache(usage: ModelUsage) -> str:

@@ -1,16 +1,17 @@
 """The run service of a process, for any number of servers."""
 
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
-from mcp.server.subscriptions import InMemorySubscriptionBus
 
 from concertmaster.errors import ConcertmasterError
-from concertmaster.protocol.subscriptions import RunUpdates
+from concertmaster.protocol.bus import RunBus
+from concertmaster.protocol.others import RUNS, OthersUpdates
+from concertmaster.protocol.subscriptions import RunUpdates, WatchNoMore
 
 if TYPE_CHECKING:
     # All that drives runs takes as long to import as the protocol itself, and clients start
@@ -23,16 +24,29 @@ OpenService = Callable[[], AbstractAsyncContextManager["RunService"]]
 """Opens the run service of a process."""
 
 
+def nobody() -> None:
+    """Return that the caller is nobody in particular, who may hear of all runs."""
+
+
 class ServiceOnDemand:
     """A run service that is opened when it is first asked for, and what tells of its runs."""
 
-    def __init__(self, open_service: OpenService, *, at_once: bool = False) -> None:
-        self.bus = InMemorySubscriptionBus()
+    def __init__(
+        self,
+        open_service: OpenService,
+        *,
+        at_once: bool = False,
+        whose: Callable[[], str | None] = nobody,
+    ) -> None:
+        """Take what says whose runs the caller may hear of; None stands for everybody's."""
+        self.bus = RunBus(whose)
         """Tells what of runs has changed."""
+        self._whose = whose
         self._open_service = open_service
         self._at_once = at_once
         self._opening = anyio.Lock()
         self._service: RunService | None = None
+        self._others: OthersUpdates | None = None
         self._tasks: TaskGroup | None = None
 
     @asynccontextmanager
@@ -70,12 +84,27 @@ class ServiceOnDemand:
 
     async def _keep_open(self, *, task_status: TaskStatus["RunService"]) -> None:
         try:
-            async with self._open_service() as service:
+            async with self._open_service() as service, anyio.create_task_group() as tasks:
                 updates = RunUpdates(service, self.bus)
+                self._others = OthersUpdates(service.elsewhere, updates, self.bus)
                 task_status.started(service)
+                tasks.start_soon(self._others.publish)
                 await updates.publish()
         finally:
             self._service = None
+
+    async def watch(self, uris: Sequence[str]) -> WatchNoMore:
+        """Have changes of resources published that other processes make.
+
+        Raises:
+            ConcertmasterError: the runs cannot be looked at.
+        """
+        if not any(uri.startswith(RUNS) for uri in uris):
+            return lambda: None
+        await self.opened()
+        if self._others is None:
+            raise RuntimeError("the run service is not open")
+        return await self._others.watch(uris, whose=self._whose())
 
     @property
     def runs_under_way(self) -> int:

@@ -43,10 +43,14 @@ async def serve_stdio(server: ConcertmasterServer) -> int:
         server.state.end()
         scope.cancel()
 
+    def leave() -> None:
+        server.state.end()
+        ending.hurry()
+
     with anyio.CancelScope() as scope:
         try:
             async with ending.at_signal(stop):
-                await server.serve_stdio(_Stdin(_private_stdin(), at_end=server.state.end))
+                await server.serve_stdio(_Stdin(_private_stdin(), at_end=leave))
         except* BrokenPipeError:
             log.info("the client left while it was being written to")
     return ending.status

@@ -25,10 +25,16 @@ class Sessions:
     """The sessions of a process, and the runs that it drives for them."""
 
     def __init__(
-        self, open_service: OpenService, load_jobs: LoadJobs = no_jobs, *, at_once: bool = False
+        self,
+        open_service: OpenService,
+        load_jobs: LoadJobs = no_jobs,
+        *,
+        at_once: bool = False,
+        keep_days: float | None = None,
     ) -> None:
         self._service = ServiceOnDemand(open_service, at_once=at_once)
         self._load_jobs = load_jobs
+        self._keep_days = keep_days
         self._open: set[ServerState] = set()
         self._changed = anyio.Event()
 
@@ -49,11 +55,11 @@ class Sessions:
     def join(self) -> Generator["Session"]:
         """Yield a session that there is for as long as the block lasts."""
         state = ServerState(self._service, shares_service=True)
-        session = Session(ConcertmasterServer(state, self._load_jobs))
+        server = ConcertmasterServer(state, self._load_jobs, keep_days=self._keep_days)
         self._open.add(state)
         self._change()
         try:
-            yield session
+            yield Session(server)
         finally:
             self._open.discard(state)
             self._change()

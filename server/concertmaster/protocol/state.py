@@ -1,17 +1,17 @@
 """What every request handler can reach."""
 
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio.abc import TaskGroup
 from mcp.server.mcpserver import Context
-from mcp.server.subscriptions import InMemorySubscriptionBus
 
+from concertmaster.protocol.bus import RunBus
 from concertmaster.protocol.callers import principal_of_caller
 from concertmaster.protocol.on_demand import ServiceOnDemand
-from concertmaster.protocol.subscriptions import Work
+from concertmaster.protocol.subscriptions import WatchNoMore, Work
 
 if TYPE_CHECKING:
     # Imported when it is first needed: see ServiceOnDemand.
@@ -49,7 +49,7 @@ class ServerState:
         return self._principals is not None
 
     @property
-    def bus(self) -> InMemorySubscriptionBus:
+    def bus(self) -> RunBus:
         """Return what tells of changes in runs."""
         return self._service.bus
 
@@ -81,6 +81,16 @@ class ServerState:
         if self._principals is None:
             return service
         return self._principals.runs_of(service, principal_of_caller())
+
+    async def watch(self, uris: Sequence[str]) -> WatchNoMore:
+        """Have changes of resources published that other processes make.
+
+        Those that this one makes are published in any case.
+
+        Raises:
+            ConcertmasterError: the runs cannot be looked at.
+        """
+        return await self._service.watch(uris)
 
     async def opened(self) -> "RunService":
         """Return the run service, with the runs of everybody.

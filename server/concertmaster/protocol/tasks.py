@@ -4,7 +4,7 @@ https://modelcontextprotocol.io/seps/2663-tasks-extension
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
@@ -25,10 +25,11 @@ from starlette.requests import Request
 
 from concertmaster.protocol.approving import approval_of, approval_token, decide
 from concertmaster.protocol.elicitation import Session, can_ask
+from concertmaster.protocol.lines import one_line
 from concertmaster.protocol.next_calls import FOLLOW_SECONDS
 from concertmaster.protocol.results import request_errors, run_result
 from concertmaster.protocol.state import ServerState
-from concertmaster.protocol.views import one_line, progress_line
+from concertmaster.protocol.views import progress_line
 from concertmaster.runs.state import RunState
 
 TASKS = "io.modelcontextprotocol/tasks"
@@ -41,6 +42,8 @@ GRACE_SECONDS = 0.5
 
 POLL_MILLISECONDS = 2_000
 """How often a client should ask how a task is coming along."""
+
+DAY_MILLISECONDS = 86_400_000
 
 TaskStatus = Literal["working", "input_required", "completed", "failed", "cancelled"]
 
@@ -56,6 +59,8 @@ class Task:
     message: str
     created_at: float
     updated_at: float
+    ttl_milliseconds: int | None = None
+    """How long it is kept, from when it was created; None is for ever."""
     details: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Its `result`, `error` or `inputRequests`, as its status wants."""
 
@@ -74,8 +79,7 @@ class Task:
             "statusMessage": self.message,
             "createdAt": _iso(self.created_at),
             "lastUpdatedAt": _iso(self.updated_at),
-            # A task is kept as long as its run.
-            "ttlMs": None,
+            "ttlMs": self.ttl_milliseconds,
             "pollIntervalMs": POLL_MILLISECONDS,
         }
 
@@ -191,9 +195,13 @@ class RunTasks:
     So a task needs no store of its own, and outlives the server.
     """
 
-    def __init__(self, server: ServerState, tools: Collection[str]) -> None:
+    def __init__(
+        self, server: ServerState, tools: Collection[str], *, keep_days: float | None = None
+    ) -> None:
+        """Take the tools whose calls may become tasks, and how long their runs are kept."""
         self._server = server
         self._tools = tools
+        self._keep_days = keep_days
 
     async def call(
         self, params: CallToolRequestParams, ctx: Ctx, call_next: CallNext
@@ -218,8 +226,15 @@ class RunTasks:
         service = await self._server.service()
         state = await service.get(task_id)
         if state.status == "needs_approval" and can_ask(session):
-            return question_task(state)
-        return run_task(state, approval_token=await approval_token(service, state, session))
+            return self._kept(question_task(state))
+        token = await approval_token(service, state, session)
+        return self._kept(run_task(state, approval_token=token))
+
+    def _kept(self, task: Task) -> Task:
+        """Return a task that is kept as long as its run."""
+        if self._keep_days is None:
+            return task
+        return replace(task, ttl_milliseconds=round(self._keep_days * DAY_MILLISECONDS))
 
     async def answer(self, task_id: str, responses: Mapping[str, Any]) -> None:
         """Take what the person at the client says to the plan of a run that waits for it.

@@ -23,6 +23,7 @@ from concertmaster.engine.record.request import NOBODY, Origin
 from concertmaster.engine.run import Setup
 from concertmaster.errors import LostRunError, UnknownRunError, UnreadableRunError, UsedKeyError
 from concertmaster.runs.approvals import Approvals, still_unapproved
+from concertmaster.runs.elsewhere import LATEST, Elsewhere
 from concertmaster.runs.intake import CheckedOrder, RunPolicy
 from concertmaster.runs.journal import Journal, RunRow, StoredRun
 from concertmaster.runs.live import LIVENESS_SECONDS, LiveRun, LiveRuns
@@ -56,6 +57,7 @@ class RunService:
         self._live = LiveRuns(journal=journal, orchestrator=Orchestrator(setup), tasks=tasks)
         self.room = Room(journal, self._live, policy)
         self.approvals = Approvals(journal=journal, find=self.get)
+        self.elsewhere = Elsewhere(journal, self._live)
         self._reader = OrderReader(
             journal=journal, policy=policy, catalog=setup.catalog, find=self.get
         )
@@ -313,7 +315,7 @@ class RunService:
         waits = state.status == "needs_approval"
         return await self.cancel(run_id, reason=reason) if waits else state
 
-    async def recent(self, limit: int = 20, *, principal: str | None = None) -> RecentRuns:
+    async def recent(self, limit: int = LATEST, *, principal: str | None = None) -> RecentRuns:
         """Return the latest runs, all or a principal's, without what was said in them."""
         states: list[RunState] = []
         unreadable: list[str] = []

@@ -38,6 +38,7 @@ from concertmaster.engine.record.events import (
 )
 from concertmaster.errors import UnreadableRunError
 from concertmaster.llm.protocol import NO_USAGE, Frozen, Usage
+from concertmaster.llm.server_tools import ServerToolUse
 
 ARGUMENT_CHARS = 500
 """How much of a tool call's arguments a span shows."""
@@ -298,6 +299,8 @@ class _Tree:
                     chars=len(reply.text),
                     tool_calls=len(reply.tool_calls),
                 )
+                for use in reply.server_tool_uses:
+                    self._show_use(call, use, until=event.at)
             case _:
                 call = self._calls.pop(event.step)
                 call.charge(event.usage)
@@ -319,12 +322,28 @@ class _Tree:
 
     def _begin_tool(self, event: ToolStarted | ToolCalled, step: str, at: float) -> _Node:
         call = event.call
-        arguments = json.dumps(call.arguments, ensure_ascii=False)
-        if len(arguments) > ARGUMENT_CHARS and not self._content:
-            arguments = f"{arguments[:ARGUMENT_CHARS]} …"
         return self._begun[event.subtask_id].begin(
-            f"execute_tool {call.name}", "tool", at, step=step, arguments=arguments
+            f"execute_tool {call.name}",
+            "tool",
+            at,
+            step=step,
+            arguments=self._shown(call.arguments),
         )
+
+    def _shown(self, arguments: dict[str, JsonValue]) -> str:
+        text = json.dumps(arguments, ensure_ascii=False)
+        if len(text) > ARGUMENT_CHARS and not self._content:
+            return f"{text[:ARGUMENT_CHARS]} …"
+        return text
+
+    def _show_use(self, call: _Node, use: ServerToolUse, *, until: float) -> None:
+        """Show within a call what the provider called itself."""
+        at = max(until - use.ago, call.started_at)
+        name, arguments = f"execute_tool {use.name}", self._shown(use.arguments)
+        tool = call.begin(name, "tool", at, by="the provider", arguments=arguments)
+        said: dict[str, JsonValue] = {"result": use.result} if self._content else {}
+        status = "pending" if use.pending else "failed" if use.error else "succeeded"
+        tool.end(at + use.seconds, status, chars=use.result_chars, error=use.error, **said)
 
     def _begin_call(self, event: CallStarted) -> None:
         if event.subtask_id is not None:

@@ -85,6 +85,8 @@ def _usage(usage: Usage) -> dict[str, Value]:
         "gen_ai.usage.cache_read.input_tokens": usage.cache_read,
         "gen_ai.usage.cache_creation.input_tokens": usage.cache_write,
     }
+    if usage.searches:
+        found["concertmaster.searches"] = usage.searches
     if usage.usd is not None:
         found["concertmaster.usd"] = usage.usd
     return found

@@ -39,6 +39,10 @@ class ToolPolicy:
             "that, say so. Another try changes nothing."
         )
 
+    def rules_out(self, name: str) -> bool:
+        """Tell whether a tool is not even offered whose calls the provider makes, unasked."""
+        return self._rule(name) in ("ask", "deny")
+
     def _rule(self, name: str) -> Decision | None:
         server, dot, _ = name.partition(".")
         fitting = (name, f"{server}.*" if dot else "", "*")

@@ -1,7 +1,7 @@
 """Worker tools: what one is, the set that there is, and those that one worker has."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import anyio
@@ -9,9 +9,11 @@ from pydantic import JsonValue
 
 from concertmaster.errors import ToolCallError, ToolDeniedError
 from concertmaster.llm.protocol import ToolSpec
+from concertmaster.llm.server_tools import ServerTool
 from concertmaster.tools.policy import ToolPolicy
 from concertmaster.tools.read_result import ReadResult
 from concertmaster.tools.scope import ToolScope
+from concertmaster.tools.served import NOTHING_SERVED, ServedTools
 
 
 class WorkerTool(Protocol):
@@ -49,6 +51,8 @@ class Toolbox:
 
     tools: Mapping[str, WorkerTool] = field(default_factory=dict[str, WorkerTool])
     """By name."""
+    served: tuple[ServerTool, ...] = ()
+    """What the provider calls itself."""
     missing: tuple[str, ...] = ()
     """A sentence for each reason why the worker lacks tools that it names."""
     policy: ToolPolicy = field(default_factory=ToolPolicy)
@@ -92,17 +96,28 @@ class ToolRegistry:
         missing: Mapping[str, str] | None = None,
         sources: Mapping[str, ToolSource] | None = None,
         policy: ToolPolicy | None = None,
+        served: ServedTools = NOTHING_SERVED,
     ) -> None:
         self._tools = {tool.spec.name: tool for tool in tools}
         self.missing = dict(missing or {})
         """Why there is none of the tools that others have, by its name."""
         self._sources = dict(sources or {})
         self._policy = policy or ToolPolicy()
+        self._served = served
 
-    def joined(self, sources: Mapping[str, ToolSource], policy: ToolPolicy) -> "ToolRegistry":
-        """Return a registry of these tools and of `sources`, under a policy."""
+    def joined(
+        self,
+        sources: Mapping[str, ToolSource],
+        policy: ToolPolicy,
+        served: ServedTools = NOTHING_SERVED,
+    ) -> "ToolRegistry":
+        """Return a registry of these tools, of `sources` and of what is served, under a policy."""
         return ToolRegistry(
-            self._tools.values(), missing=self.missing, sources=sources, policy=policy
+            self._tools.values(),
+            missing=self.missing,
+            sources=sources,
+            policy=policy,
+            served=served,
         )
 
     @property
@@ -111,9 +126,14 @@ class ToolRegistry:
         return tuple(sorted([*self._tools, *(f"{source}.*" for source in self._sources)]))
 
     def here(self, names: Iterable[str]) -> Toolbox:
-        """Return those tools among `names` that are here."""
-        tools = {name: self._tools[name] for name in names if name in self._tools}
-        return Toolbox(tools=tools, policy=self._policy)
+        """Return those tools among `names` that are here, or that the provider has."""
+        names = tuple(names)
+        return Toolbox(
+            tools={name: self._tools[name] for name in names if name in self._tools},
+            served=self._served.among(names, self._policy),
+            missing=self._served.problems(names, self._policy),
+            policy=self._policy,
+        )
 
     async def toolbox(self, names: Iterable[str], *, refused: Collection[str] = ()) -> Toolbox:
         """Return the tools that `names` stand for but not those `refused`, asking their sources.
@@ -127,13 +147,14 @@ class ToolRegistry:
             if source in self._sources
         }
         asked = await anyio.amap(lambda source: self._ask(source, wanted[source]), wanted)
-        tools = dict(self.here(names).tools)
+        here = self.here(names)
+        tools = dict(here.tools)
         if wanted:
             tools[ReadResult.spec.name] = ReadResult()
         for answer in asked:
             tools |= {name: tool for name, tool in answer.tools.items() if name not in refused}
         missing = tuple(sentence for answer in asked for sentence in answer.missing)
-        return Toolbox(tools=tools, missing=missing, policy=self._policy)
+        return replace(here, tools=tools, missing=(*here.missing, *missing))
 
     async def _ask(self, source: str, names: Sequence[str]) -> Toolbox:
         """Return those tools among `names` that a source has."""

@@ -21,8 +21,9 @@ from concertmaster.llm.protocol import (
     ToolOutcome,
     Usage,
 )
+from concertmaster.llm.server_tools import Source
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Version of the shapes below, written to the journal with each event."""
 
 
@@ -58,6 +59,7 @@ class PartResult(Frozen):
     value: JsonValue = None
     problem: str = ""
     """What is wrong with it; nothing if it is all that it should be."""
+    sources: tuple[Source, ...] = ()
 
 
 class SubtaskResult(Frozen):
@@ -74,6 +76,8 @@ class SubtaskResult(Frozen):
     errors: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     """How the result came about, where more than one worker's word decided it."""
+    sources: tuple[Source, ...] = ()
+    """What it cites."""
     usage: Usage = NO_USAGE
     seconds: float = 0.0
     """Time from start to end, tool calls included."""

@@ -85,7 +85,10 @@ class Recorded:
             case CallFinished(name=name, reply=reply):
                 self.replies[name] = reply
                 self._callers[name] = event.subtask_id
-                self._failed.pop(name, None)
+                # A conversation goes on after a failed call only if it has come to terms with it.
+                talk = _conversation_of(name)
+                for step in [each for each in self._failed if _conversation_of(each) == talk]:
+                    del self._failed[step]
                 self._charge(event.subtask_id, reply.usage)
             case CallFailed(step=step):
                 self._failed[step] = event.subtask_id
@@ -169,9 +172,9 @@ class Recorded:
             self._forget(
                 name
                 for name in self._replies_for(None)
-                if name.partition("/call/")[0] not in self._settled
+                if _conversation_of(name) not in self._settled
             )
-        if "guard" in {step.partition("/call/")[0] for step in self._failed}:
+        if "guard" in set(map(_conversation_of, self._failed)):
             self.guard = None
 
     def _replies_for(self, subtask_id: str | None) -> list[str]:
@@ -204,6 +207,10 @@ def stands(
 
 def _said(result: SubtaskResult) -> tuple[object, ...]:
     return (result.status, result.text, result.value, result.errors)
+
+
+def _conversation_of(step: str) -> str:
+    return step.partition("/call/")[0]
 
 
 def _is_afterwards(step: str) -> bool:

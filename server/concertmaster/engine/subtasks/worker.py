@@ -17,6 +17,7 @@ from concertmaster.llm.protocol import (
     UserMessage,
     WorkBrief,
 )
+from concertmaster.llm.server_tools import ServerTool
 from concertmaster.tools.registry import Toolbox
 from concertmaster.tools.scope import ToolScope
 
@@ -69,16 +70,32 @@ class WorkerTools:
             self._worker.tools, refused=self._worker.refused_tools
         )
         if self._toolbox.missing:
-            await self._work.run.steps.record(
-                ToolsMissing(
-                    name=f"{self._step}/tools",
-                    at=self._work.run.steps.now(),
-                    subtask_id=self._work.subtask.id,
-                    worker=self._worker.name,
-                    problems=self._toolbox.missing,
-                )
-            )
+            await self._note_missing(f"{self._step}/tools", self._toolbox.missing)
+        if self._toolbox.served:
+            # What the provider is asked to look for, others learn of.
+            await self._work.run.passed.wait()
         return self._toolbox.specs
+
+    @property
+    def served(self) -> Sequence[ServerTool]:
+        """Return what the provider may call itself."""
+        return self._toolbox.served
+
+    async def give_up_served(self, why: str, /) -> None:
+        """Note that the provider calls nothing itself, and why."""
+        await self._note_missing(f"{self._step}/tools/served", (why,))
+
+    async def _note_missing(self, name: str, problems: tuple[str, ...]) -> None:
+        steps = self._work.run.steps
+        await steps.record(
+            ToolsMissing(
+                name=name,
+                at=steps.now(),
+                subtask_id=self._work.subtask.id,
+                worker=self._worker.name,
+                problems=problems,
+            )
+        )
 
     async def call(self, step: str, call: ToolCall, /) -> ToolOutcome:
         """Return the outcome of a call, which is not made if it was before."""
