@@ -73,7 +73,7 @@ def test_a_server_that_does_not_answer_is_told_as_broken(
         finally:
             os.kill(pid, signal.SIGCONT)
     assert told.exit_code == 1
-    assert "background server  It does not answer: timed out." in told.stdout
+    assert "background server It does not answer: timed out." in " ".join(told.stdout.split())
     assert ended.exit_code == 1
     assert f"process {pid} cannot be ended" in ended.stderr
 
