@@ -19,12 +19,15 @@ from concertmaster.engine.record.events import (
     PlanRevised,
     ResultsVerified,
     RunEnded,
+    RunResumed,
     RunStarted,
     SubtaskFinished,
     SubtaskResult,
     SubtaskStarted,
     SubtaskStatus,
     SynthesisStarted,
+    ToolAnswered,
+    ToolAsked,
     ToolCalled,
     ToolsMissing,
     ToolStarted,
@@ -224,7 +227,7 @@ def tool_span(*events: Event, content: bool = False) -> Span:
 def test_long_arguments_of_a_tool_call_are_shortened() -> None:
     arguments = str(tool_span(tool_called()).attributes["arguments"])
     assert arguments.startswith('{"message": "mmm')
-    assert arguments.endswith("m …")
+    assert arguments.endswith('m… [400 more characters]"}')
     assert len(arguments) < 510
 
 
@@ -467,6 +470,49 @@ def test_a_result_that_is_mended_makes_its_subtask_longer_and_its_calls_are_part
     assert span.attributes["usage"] == usage(1)
 
 
+ASKED = ToolAsked(
+    name="subtask/s1/tool/1.1/question",
+    at=9,
+    step="subtask/s1/tool/1.1",
+    question_id="q-1",
+    subtask_id="s1",
+    worker="analyst",
+    tool="git.commit",
+    arguments="{}",
+    until=99,
+)
+
+
+def answered(*, allowed: bool, at: float) -> ToolAnswered:
+    return ToolAnswered(
+        name=f"question/q-1/{at}", at=at, question_id="q-1", allowed=allowed, by="Ann"
+    )
+
+
+def questions(*events: Event) -> list[Span]:
+    root = trace("r-1", [*WHOLE_RUN[:5], ASKED, *events])
+    return [span for span in root.spans[1].spans if span.kind == "question"]
+
+
+def test_the_first_answer_to_a_question_is_the_one_in_the_trace() -> None:
+    (span,) = questions(answered(allowed=False, at=10), answered(allowed=True, at=11))
+    assert (span.name, span.status, span.started_at, span.ended_at) == (
+        "ask git.commit",
+        "denied",
+        9,
+        10,
+    )
+
+
+def test_a_question_that_is_asked_anew_after_a_restart_is_there_twice() -> None:
+    resumed = RunResumed(name="run/resume/2", at=10, epoch=2, by="test")
+    again = SubtaskStarted(name="subtask/s1/start", at=11, subtask_id="s1")
+    events = [resumed, again, ASKED.model_copy(update={"at": 12}), answered(allowed=True, at=13)]
+    root = trace("r-1", [*WHOLE_RUN[:5], ASKED, *events])
+    spans = [span for part in root.spans for span in part.spans if span.kind == "question"]
+    assert [span.status for span in spans] == ["interrupted", "allowed"]
+
+
 def searched(*uses: ServerToolUse) -> list[Event]:
     """Return the events of a subtask whose worker's provider called tools itself."""
     reply = reply_with(SAID, server_tool_uses=uses)
@@ -504,7 +550,7 @@ def test_what_the_provider_called_itself_is_within_its_call() -> None:
     )
     assert (search.started_at, search.ended_at) == (5, 7)
     assert (search.attributes["by"], search.attributes["chars"]) == ("the provider", 70)
-    assert str(search.attributes["arguments"]).endswith(" …")
+    assert str(search.attributes["arguments"]).endswith('more characters]"}')
     assert (fetch.status, fetch.attributes["error"]) == ("failed", "url_not_allowed")
     # It cannot have begun before its call, whatever the clocks say.
     assert fetch.started_at == 3

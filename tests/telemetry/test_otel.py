@@ -5,7 +5,7 @@ import sys
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import anyio
 import pytest
@@ -22,10 +22,12 @@ from concertmaster.engine.record.request import Origin
 from concertmaster.errors import ModelReplyError
 from concertmaster.llm.gate import Gate
 from concertmaster.llm.protocol import Draft, Request, SynthesisBrief
+from concertmaster.runs import trace as spans
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.orders import PlanOrder, RunOrder, WorkerOrder
 from concertmaster.runs.service import RunService, open_service
 from concertmaster.runs.sqlite_store import open_sqlite
+from concertmaster.telemetry.conventions import OPERATIONS, attributes_of
 from concertmaster.telemetry.otel import OpenTelemetry
 from fakes import (
     USAGE,
@@ -334,3 +336,22 @@ def test_without_telemetry_its_packages_are_not_imported() -> None:
         "assert 'opentelemetry.sdk' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", check], check=True, timeout=60)
+
+
+def test_every_kind_of_span_is_an_operation() -> None:
+    assert set(OPERATIONS) == set(get_args(spans.SpanKind))
+
+
+def test_a_question_names_the_tool_that_it_is_about() -> None:
+    span = spans.Span(
+        name="ask git.commit",
+        kind="question",
+        started_at=1,
+        ended_at=2,
+        status="denied",
+        attributes={"arguments": "{}"},
+    )
+    told = attributes_of(span, provider="anthropic", content=False)
+    assert (told["gen_ai.operation.name"], told["gen_ai.tool.name"]) == ("ask", "git.commit")
+    assert told["concertmaster.status"] == "denied"
+    assert "{}" not in told.values()

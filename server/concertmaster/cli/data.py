@@ -8,6 +8,7 @@ from pydantic import JsonValue
 from concertmaster.engine.record.events import SubtaskResult
 from concertmaster.llm.protocol import Frozen, Usage
 from concertmaster.protocol.costs import budget
+from concertmaster.protocol.questions import question_lines
 from concertmaster.protocol.replies import (
     ModelUsage,
     PlanReply,
@@ -18,7 +19,8 @@ from concertmaster.protocol.replies import (
 )
 from concertmaster.protocol.sources import sources_of
 from concertmaster.protocol.views import reused_line, strategy_phrase, written_workers
-from concertmaster.runs.state import RunState, SubtaskState
+from concertmaster.runs.state import RunState
+from concertmaster.runs.subtask_state import SubtaskState
 
 
 def run_data(state: RunState) -> JsonValue:
@@ -42,6 +44,7 @@ def run_data(state: RunState) -> JsonValue:
             usage=_usage(state.by_model),
             reused=reused_line(state),
             reasons=state.reasons,
+            questions=question_lines(state),
             sources=sources_of(state),
             guard=state.guard,
             decisions=state.decisions,

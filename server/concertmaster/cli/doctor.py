@@ -227,9 +227,11 @@ def _servers(settings: Settings) -> Iterator[Finding]:
         if report.problem:
             yield Finding(about, "broken", report.problem)
         else:
-            allowed = sum(policy.decision(spec) == "allow" for spec in report.tools)
-            number = count(len(report.tools), "tool")
-            yield Finding(about, "ok", f"{report.about}: {number}, {allowed} may be called")
+            decisions = [policy.decision(spec) for spec in report.tools]
+            tools = f"{count(len(decisions), 'tool')}, {decisions.count('allow')} may be called"
+            if asked := decisions.count("ask"):
+                tools += f", {asked} if somebody agrees"
+            yield Finding(about, "ok", f"{report.about}: {tools}")
 
 
 def _tools(settings: Settings) -> Iterator[Finding]:

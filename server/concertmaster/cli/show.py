@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
 from pydantic import JsonValue, TypeAdapter
@@ -14,6 +14,7 @@ from rich.tree import Tree
 from concertmaster.cli.frame import style_of, symbol_of
 from concertmaster.cli.terminal import table_of
 from concertmaster.cli.wording import (
+    asked,
     bill,
     cached,
     count,
@@ -27,6 +28,7 @@ from concertmaster.cli.wording import (
     one_line,
     problem,
     times,
+    to_answer,
     tokens,
 )
 from concertmaster.engine.plans.plan import Plan, Subtask
@@ -34,7 +36,8 @@ from concertmaster.engine.record.amounts import Estimate
 from concertmaster.protocol.sources import cited_answer
 from concertmaster.protocol.views import reused_line, written_workers
 from concertmaster.runs.resumable import sufficient_budget
-from concertmaster.runs.state import RunState, SubtaskState
+from concertmaster.runs.state import RunState
+from concertmaster.runs.subtask_state import SubtaskState
 from concertmaster.runs.trace import Span
 
 _JSON: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
@@ -140,6 +143,7 @@ def run_parts(state: RunState) -> list[RenderableType]:
         "mode": _mode(state),
         "taken over": reused_line(state),
         "to go on": to_go_on(state),
+        "asked": "\n".join(_asked(state)),
         "decisions": "\n".join(state.decisions),
         "findings": "\n".join(finding.what for finding in state.findings),
         "written": "\n".join(written_workers(state)),
@@ -152,6 +156,12 @@ def run_parts(state: RunState) -> list[RenderableType]:
             style = style_of(text) if name == "status" else ""
             facts.add_row(name, Text(harmless(text), style=style))
     return [facts, *([subtask_table(state.subtasks.values())] if state.subtasks else [])]
+
+
+def _asked(state: RunState) -> Iterator[str]:
+    for question in state.questions.values():
+        yield asked(question)
+        yield to_answer(state.run_id, question)
 
 
 def _mode(state: RunState) -> str:

@@ -43,6 +43,7 @@ from concertmaster.telemetry.watch import NO_TELEMETRY, Telemetry
 from concertmaster.tools.defaults import ToolOptions, default_tools
 from concertmaster.tools.policy import ToolPolicy
 from concertmaster.tools.registry import ToolRegistry
+from concertmaster.tools.servers.masking import Masking
 from concertmaster.tools.servers.pool import Server, open_servers
 
 
@@ -98,6 +99,15 @@ def build_tools(settings: Settings) -> ToolRegistry:
             environment=program_environment(),
         )
     )
+
+
+def masking_of(settings: Settings) -> Masking:
+    """Return what keeps the operator's secrets out of what people are shown."""
+    own = filter(None, (settings.api_key, settings.auth_token, settings.store))
+    secrets = {secret.get_secret_value() for secret in own}
+    for entry in settings.mcp_servers.values():
+        secrets |= set(entry.secrets)
+    return Masking(sorted(secrets, key=len, reverse=True))
 
 
 def build_prompts(settings: Settings) -> Prompts:
@@ -273,7 +283,10 @@ async def open_runs(
             catalog=catalog,
             prompts=prompts,
             tools=build_tools(settings).joined(
-                servers, ToolPolicy(settings.tool_policy), served_tools(loaded)
+                servers,
+                ToolPolicy(settings.tool_policy),
+                masking=masking_of(settings),
+                served=served_tools(loaded),
             ),
             roots=roots,
             custom_worker_tools=custom_tools,

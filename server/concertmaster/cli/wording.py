@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterable
 
 from concertmaster.engine.plans.plan import Subtask
 from concertmaster.engine.record.amounts import Estimate
+from concertmaster.engine.record.events import ToolAsked
 from concertmaster.llm.protocol import Usage
 from concertmaster.protocol.views import strategy_phrase
-from concertmaster.runs.state import RunState, SubtaskState
+from concertmaster.runs.state import RunState
+from concertmaster.runs.subtask_state import SubtaskState
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """Characters that move the cursor, colour the screen or turn the direction of text."""
@@ -108,6 +110,17 @@ def _round_count(count: float) -> str:
 
 def _round_time(value: float) -> str:
     return f"{value:.0f}s" if value < 60 else seconds(value)
+
+
+def asked(question: ToolAsked) -> str:
+    """Return what somebody is to agree to."""
+    who = f"{question.subtask_id} {question.worker}"
+    return one_line(f"may {who} call {question.tool} with {question.arguments}")
+
+
+def to_answer(run_id: str, question: ToolAsked) -> str:
+    """Return the command that answers a question of a run."""
+    return f"concertmaster answer {run_id} {question.question_id} yes|no"
 
 
 def times(start: float | None, end: float | None, now: float) -> str:

@@ -13,6 +13,7 @@ from concertmaster.protocol.replies import (
     Budget,
     ModelUsage,
     PlanReply,
+    QuestionLine,
     RunLine,
     RunReply,
     SubtaskLine,
@@ -39,6 +40,7 @@ def _run(reply: RunReply) -> Iterable[str]:
     yield f"Run {reply.run_id}: **{reply.status}**{_figures(reply.seconds, reply.usd)}"
     yield f"Task: {reply.task}"
     yield f"Progress: {reply.progress}" if reply.progress else ""
+    yield _bullets("Waits for a person to agree to", map(_question, reply.questions))
     yield f"Guard: {reply.guard}" if reply.guard != "none" else ""
     yield f"Taken over: {reply.reused}" if reply.reused else ""
     yield _cut(reply.answer, reply.next_offset, reply.answer_chars)
@@ -127,6 +129,13 @@ def _subtask_line(line: SubtaskLine) -> str:
     return (
         f"{line.subtask_id} {line.worker}{by}: {line.status}{_figures(line.seconds, line.usd)}. "
         f"{line.objective}{notes}{error}"
+    )
+
+
+def _question(line: QuestionLine) -> str:
+    return (
+        f"{line.question_id}: {line.subtask_id} {line.worker} calling {line.tool} with "
+        f"{line.arguments}"
     )
 
 

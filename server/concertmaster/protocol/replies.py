@@ -61,6 +61,16 @@ class SubtaskLine(Frozen):
     error: str = ""
 
 
+class QuestionLine(Frozen):
+    """A tool call that waits for a person to agree to it."""
+
+    question_id: str
+    subtask_id: str
+    worker: str
+    tool: str
+    arguments: str = Field(description="As JSON, shortened, without secrets.")
+
+
 class RunLine(Frozen):
     """One run in a list of runs."""
 
@@ -86,6 +96,9 @@ class RunReply(Reply):
     status: RunStatus
     task: str
     progress: str = ""
+    questions: tuple[QuestionLine, ...] = Field(
+        default=(), description="Tool calls that wait for a person to agree, which you are not."
+    )
     guard: Literal["none", "pending", "passed", "objected"] = "none"
     answer: str = ""
     next_offset: int | None = Field(

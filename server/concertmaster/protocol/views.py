@@ -18,6 +18,7 @@ from concertmaster.protocol.next_calls import (
     next_after_subtask,
 )
 from concertmaster.protocol.pages import Page
+from concertmaster.protocol.questions import question_lines
 from concertmaster.protocol.replies import (
     PlanReply,
     RunLine,
@@ -28,7 +29,8 @@ from concertmaster.protocol.replies import (
 )
 from concertmaster.protocol.sources import shortened, sources_of
 from concertmaster.runs.rewrites import rewritten_files
-from concertmaster.runs.state import RecentRuns, RunState, SubtaskState
+from concertmaster.runs.state import RecentRuns, RunState
+from concertmaster.runs.subtask_state import SubtaskState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +58,12 @@ DETAILS = (
 
 def progress_line(state: RunState) -> str:
     """Return how far a run has come, such as `1 of 2 subtasks ended; analyst is running`."""
+    questions = state.questions.values()
+    asked = [f"{item.worker} waits for leave to call {item.tool}" for item in questions]
+    return one_line("; ".join([_progress(state), *asked]), 200)
+
+
+def _progress(state: RunState) -> str:
     if state.status == "queued":
         return "queued until a process has room for it"
     if state.guard == "pending":
@@ -72,7 +80,7 @@ def progress_line(state: RunState) -> str:
     ended = f"{state.ended_subtasks} of {len(state.subtasks)} subtasks ended"
     if "orchestrator" in state.calls.values():
         ended += "; the orchestrator decides what comes next"
-    return one_line(f"{ended}; {_at_work(running)}", 200) if running else ended
+    return f"{ended}; {_at_work(running)}" if running else ended
 
 
 def _at_work(running: Sequence[str]) -> str:
@@ -124,6 +132,7 @@ def run_reply(state: RunState, page: Page, detail: Detail, *, approval_token: st
         status=state.status,
         task=one_line(state.request.task, 160),
         progress="" if state.still else progress_line(state),
+        questions=question_lines(state, most=detail.sentences, chars=detail.sentence),
         guard=state.guard,
         answer="" if as_value else page.text,
         next_offset=page.next_offset,

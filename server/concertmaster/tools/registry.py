@@ -10,10 +10,12 @@ from pydantic import JsonValue
 from concertmaster.errors import ToolCallError, ToolDeniedError
 from concertmaster.llm.protocol import ToolSpec
 from concertmaster.llm.server_tools import ServerTool
+from concertmaster.tools.arguments import shown
 from concertmaster.tools.policy import ToolPolicy
 from concertmaster.tools.read_result import ReadResult
 from concertmaster.tools.scope import ToolScope
 from concertmaster.tools.served import NOTHING_SERVED, ServedTools
+from concertmaster.tools.servers.masking import NO_MASKING, Masking
 
 
 class WorkerTool(Protocol):
@@ -56,6 +58,8 @@ class Toolbox:
     missing: tuple[str, ...] = ()
     """A sentence for each reason why the worker lacks tools that it names."""
     policy: ToolPolicy = field(default_factory=ToolPolicy)
+    masking: Masking = NO_MASKING
+    """Keeps the operator's secrets out of what is shown."""
 
     @property
     def specs(self) -> tuple[ToolSpec, ...]:
@@ -78,8 +82,16 @@ class Toolbox:
             raise ToolDeniedError(refusal)
         return tool
 
+    def asks(self, name: str) -> bool:
+        """Tell whether somebody has to agree to a call of the tool `name`."""
+        return name in self.tools and self.policy.decision(self.tools[name].spec) == "ask"
+
+    def shown(self, arguments: Mapping[str, JsonValue]) -> str:
+        """Return what a tool is to be called with, as a person is shown it."""
+        return shown(arguments, self.masking)
+
     def may_change(self, name: str) -> bool:
-        """Tell whether a call of the tool `name` is made and may change something."""
+        """Tell whether a call of the tool `name` can be made and may change something."""
         if name not in self.tools:
             return False
         spec = self.tools[name].spec
@@ -96,6 +108,7 @@ class ToolRegistry:
         missing: Mapping[str, str] | None = None,
         sources: Mapping[str, ToolSource] | None = None,
         policy: ToolPolicy | None = None,
+        masking: Masking = NO_MASKING,
         served: ServedTools = NOTHING_SERVED,
     ) -> None:
         self._tools = {tool.spec.name: tool for tool in tools}
@@ -103,12 +116,15 @@ class ToolRegistry:
         """Why there is none of the tools that others have, by its name."""
         self._sources = dict(sources or {})
         self._policy = policy or ToolPolicy()
+        self._masking = masking
         self._served = served
 
     def joined(
         self,
         sources: Mapping[str, ToolSource],
         policy: ToolPolicy,
+        *,
+        masking: Masking = NO_MASKING,
         served: ServedTools = NOTHING_SERVED,
     ) -> "ToolRegistry":
         """Return a registry of these tools, of `sources` and of what is served, under a policy."""
@@ -117,6 +133,7 @@ class ToolRegistry:
             missing=self.missing,
             sources=sources,
             policy=policy,
+            masking=masking,
             served=served,
         )
 
@@ -133,6 +150,7 @@ class ToolRegistry:
             served=self._served.among(names, self._policy),
             missing=self._served.problems(names, self._policy),
             policy=self._policy,
+            masking=self._masking,
         )
 
     async def toolbox(self, names: Iterable[str], *, refused: Collection[str] = ()) -> Toolbox:

@@ -11,6 +11,7 @@ import anyio
 from concertmaster.engine.concurrency import at_once
 from concertmaster.engine.conversations.replies import Verdict, judge_reply
 from concertmaster.engine.conversations.served import Served
+from concertmaster.engine.conversations.time_limit import TimeLimit
 from concertmaster.engine.run import Run, Setup
 from concertmaster.errors import ModelError, ServerToolsRefusedError, StoreError
 from concertmaster.llm.protocol import (
@@ -42,8 +43,11 @@ class Tools(Protocol):
         """Return what there is."""
         ...
 
-    async def call(self, step: str, call: ToolCall, /) -> ToolOutcome:
-        """Return the outcome of the tool call that is this step; a failed one if it fails."""
+    async def call(self, step: str, call: ToolCall, time: TimeLimit, /) -> ToolOutcome:
+        """Return the outcome of the tool call that is this step; a failed one if it fails.
+
+        It takes from the `time` of the conversation, but while a person is asked.
+        """
         ...
 
     @property
@@ -63,7 +67,7 @@ class NoTools:
         """Return nothing."""
         return ()
 
-    async def call(self, _step: str, call: ToolCall, /) -> ToolOutcome:
+    async def call(self, _step: str, call: ToolCall, _time: TimeLimit, /) -> ToolOutcome:
         """Refuse a tool call, since none was offered."""
         return ToolOutcome(id=call.id, text="You have no tools. Answer with text.", failed=True)
 
@@ -129,8 +133,8 @@ class Conversation:
         if seconds <= 0:
             return self.broken_off("No time was left for it.")
         try:
-            with anyio.move_on_after(seconds):
-                return await self._converse()
+            with anyio.move_on_after(seconds) as scope:
+                return await self._converse(TimeLimit(scope))
         except ModelError as exc:
             return self.broken_off(str(exc), exc.text)
         except StoreError:
@@ -158,13 +162,13 @@ class Conversation:
         text = text or "\n\n".join(self._said)
         return Verdict(status="partial" if text else "failed", text=text, problem=problem)
 
-    async def _converse(self) -> Verdict:
+    async def _converse(self, time: TimeLimit) -> Verdict:
         if self._offered is None:
             self._offered = await self._tools.offer()
             self._request = replace(self._request, tools=self._offered)
             self._served.offer(self._tools.served)
         schema = self._request.output_schema
-        first = judge_reply(await self._answer(), schema)
+        first = judge_reply(await self._answer(time), schema)
         if first.status == "succeeded":
             return first
         self._unsatisfying = first
@@ -173,10 +177,10 @@ class Conversation:
             AssistantMessage(text=first.text or "(nothing)"),
             UserMessage(text=retry.user),
         ]
-        second = judge_reply(await self._answer(), schema)
+        second = judge_reply(await self._answer(time), schema)
         return second if second.text or not first.text else first
 
-    async def _answer(self) -> Reply:
+    async def _answer(self, time: TimeLimit) -> Reply:
         """Return the next reply that asks for no tools, having called those that others did."""
         while True:
             turn = len(self._messages)
@@ -187,7 +191,7 @@ class Conversation:
                 return self._whole(reply)
             self._said += filter(None, [*self._paused, reply.text.strip()])
             self._paused.clear()
-            outcomes = await self._call_tools(reply.tool_calls)
+            outcomes = await self._call_tools(reply.tool_calls, time)
             self._messages += [
                 AssistantMessage(text=reply.text, tool_calls=reply.tool_calls, native=reply.native),
                 ToolMessage(outcomes=tuple(outcomes)),
@@ -238,7 +242,7 @@ class Conversation:
             draft=self._draft,
         )
 
-    async def _call_tools(self, calls: Sequence[ToolCall]) -> list[ToolOutcome]:
+    async def _call_tools(self, calls: Sequence[ToolCall], time: TimeLimit) -> list[ToolOutcome]:
         """Return the outcomes in the order of `calls`.
 
         Calls that follow one another are made at the same time as far as their tools allow it.
@@ -248,7 +252,7 @@ class Conversation:
 
         async def outcome(numbered: tuple[int, ToolCall]) -> ToolOutcome:
             number, call = numbered
-            return await self._tools.call(f"{self._step}/tool/{self._turn}.{number}", call)
+            return await self._tools.call(f"{self._step}/tool/{self._turn}.{number}", call, time)
 
         alone = {spec.name for spec in self._request.tools if not spec.parallel}
         outcomes: list[ToolOutcome] = []

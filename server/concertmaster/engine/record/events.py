@@ -178,6 +178,33 @@ class ToolStarted(_Event):
     call: ToolCall
 
 
+class ToolAsked(_Event):
+    """A worker wants to call a tool that is called only if somebody agrees."""
+
+    kind: Literal["tool-asked"] = "tool-asked"
+    step: str
+    """The call that waits for the answer."""
+    question_id: str
+    """Stands for this very call: another tool or other arguments make another question."""
+    subtask_id: str
+    worker: str
+    tool: str
+    arguments: Text
+    """As they are shown to a person: in one line, shortened, without secrets."""
+    until: float
+    """When it counts as denied, in Unix seconds."""
+
+
+class ToolAnswered(_Event):
+    """Somebody agrees to a tool call or does not, or nobody has answered. The first counts."""
+
+    kind: Literal["tool-answered"] = "tool-answered"
+    question_id: str
+    allowed: bool
+    by: str = ""
+    """Who answered; nobody, if empty."""
+
+
 class ToolsMissing(_Event):
     """A worker goes without tools that its definition names."""
 
@@ -306,6 +333,8 @@ Event = Annotated[
     | CallFailed
     | ToolCalled
     | ToolStarted
+    | ToolAsked
+    | ToolAnswered
     | ToolsMissing
     | SubtaskDrafted
     | PlanRejected
