@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from concertmaster.cli.environment import program_environment
 from concertmaster.errors import SettingsError
 from concertmaster.llm.prices import ModelFacts
-from concertmaster.settings import Settings, program_environment
+from concertmaster.settings import Settings
 from concertmaster.tools.servers.entries import StdioEntry
 
 PRIVATE = "sk-ant-a-secret-that-must-not-show"

@@ -2,6 +2,7 @@
 
     ConcertmasterError
     ├── SettingsError            a setting is missing, malformed or contradicts another
+    ├── BackgroundError          the background server cannot be found, started or spoken to
     ├── DefinitionError          a worker or prompt file is wrong; names file, line and remedy
     ├── InputError               an input cannot be given to a worker; names it
     ├── RequestError             what a caller asked for cannot be done as asked
@@ -44,6 +45,10 @@ class ConcertmasterError(Exception):
 
 class SettingsError(ConcertmasterError):
     """A setting is missing, malformed or contradicts another."""
+
+
+class BackgroundError(ConcertmasterError):
+    """The background server cannot be found, started or spoken to."""
 
 
 class DefinitionError(ConcertmasterError):

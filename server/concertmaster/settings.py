@@ -22,6 +22,7 @@ from pydantic import (
     ValidationError,
 )
 
+from concertmaster.background_settings import BackgroundSettings
 from concertmaster.engine.record.request import Approve, Decomposition, Limits
 from concertmaster.errors import SettingsError, did_you_mean
 from concertmaster.http_settings import HTTP_SECRETS, HttpSettings
@@ -47,7 +48,6 @@ _AMBIENT_SECRETS = {"api_key": "ANTHROPIC_API_KEY", "auth_token": "ANTHROPIC_AUT
 _AMBIENT_URL = "ANTHROPIC_BASE_URL"
 _UNEXPANDED = re.compile(r"\$\{[^}]*\}")
 """A variable that a client's configuration refers to and that the client left as it was."""
-_SECRET_NAME = re.compile(r"^ANTHROPIC_|^CONCERTMASTER_|KEY|TOKEN|SECRET|PASS|CREDENTIAL", re.I)
 
 
 def configuration_folder() -> Path:
@@ -62,7 +62,7 @@ def _default_data_folder() -> Path:
 Role = Annotated[str, Field(min_length=1)]
 
 
-class Settings(HttpSettings, ToolSettings, ServedSettings):
+class Settings(BackgroundSettings, HttpSettings, ToolSettings, ServedSettings):
     """What an operator chose; every field is a key of the settings file."""
 
     model_config = ConfigDict(
@@ -269,9 +269,9 @@ def _variable(name: str) -> str | None:
     return None if not value or _UNEXPANDED.fullmatch(value) else value
 
 
-def program_environment() -> dict[str, str]:
-    """Return the environment without what looks like a secret, for programs of others."""
-    return {name: value for name, value in os.environ.items() if not _SECRET_NAME.search(name)}
+def environment() -> dict[str, str]:
+    """Return the environment, with the secrets in it."""
+    return dict(os.environ)
 
 
 def _from_environment() -> dict[str, _Found]:

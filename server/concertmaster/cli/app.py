@@ -28,6 +28,7 @@ _COMMANDS = {
     "workers": ("definitions", "List the workers and check their files."),
     "servers": ("servers", "List other MCP servers and their tools, or take over a client's."),
     "serve": ("serve", "Serve MCP clients over stdio, or over HTTP."),
+    "stop": ("stop", "End the background servers."),
     "work": ("take_up", "Work on runs that other processes accept."),
     "store": ("store", "Set up the Postgres that keeps runs for several machines."),
     "dev": ("dev", "Serve a scripted model endpoint, for demos and tests."),

@@ -4,6 +4,7 @@ import os
 import platform
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -12,6 +13,8 @@ from pydantic import JsonValue
 from rich.table import Table
 from rich.text import Text
 
+from concertmaster.background.files import ServerFiles, files_of_all
+from concertmaster.background.front import inquire
 from concertmaster.cli.answering import answering
 from concertmaster.cli.app import FAILED
 from concertmaster.cli.definitions import read_definitions
@@ -122,6 +125,7 @@ def examine(loaded: LoadedSettings) -> Iterator[Finding]:
     yield _settings_file(loaded)
     yield _model(loaded)
     yield _attempt(_store_name(loaded), lambda: _open_store(loaded))
+    yield from _background(loaded.settings)
     yield from _roots(loaded.settings)
     yield from _definitions(loaded.settings)
     yield _attempt("prompts", lambda: _prompts(loaded.settings))
@@ -170,6 +174,21 @@ def _open_store(loaded: LoadedSettings) -> str:
         return f"{loaded.settings.data_folder} (SQLite; processes take turns to commit)"
 
     return run_async(look)
+
+
+def _background(settings: Settings) -> Iterator[Finding]:
+    alive = [files for files in files_of_all(settings.data_folder) if files.alive]
+    for files in alive:
+        yield _attempt("background server", lambda files=files: _about(files))
+    if settings.background and not alive:
+        yield Finding("background server", "ok", "none now: the next client over stdio starts one")
+
+
+def _about(files: ServerFiles) -> str:
+    report = inquire(files, "report")
+    since = datetime.fromtimestamp(report.since).astimezone().isoformat(" ", "seconds")
+    work = f"{count(report.sessions, 'client')}, {count(report.runs, 'run')} under way"
+    return f"process {report.pid} since {since}, {report.version}: {work}; log: {files.log}"
 
 
 def _roots(settings: Settings) -> Iterator[Finding]:

@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 from concertmaster.errors import SettingsError
 from concertmaster.protocol.access import HttpAccess, OpenVerifier, ProtectedResource, always
 from concertmaster.protocol.oauth import SignedTokens, open_introspection
+from concertmaster.protocol.on_demand import OpenService
 from concertmaster.protocol.prompts import LoadJobs
 from concertmaster.protocol.server import create_server
 from concertmaster.protocol.serving_http import serve_http
-from concertmaster.protocol.state import OpenService
 from concertmaster.protocol.tokens import StaticTokens
 from concertmaster.runs.principals import Allowance, Principals
 from concertmaster.runs.private import check_owner_only

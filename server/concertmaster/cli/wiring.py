@@ -15,6 +15,7 @@ from concertmaster.catalog.catalog import Catalog, builtin_folder, load_catalog
 from concertmaster.catalog.definitions import tool_named
 from concertmaster.catalog.prompts import Prompts, load_prompts
 from concertmaster.cli.answering import answering
+from concertmaster.cli.environment import program_environment
 from concertmaster.cli.extras import postgres_module
 from concertmaster.cli.served import served_tools
 from concertmaster.engine.run import Setup
@@ -37,7 +38,6 @@ from concertmaster.settings import (
     LoadedSettings,
     Settings,
     configuration_folder,
-    program_environment,
 )
 from concertmaster.telemetry.watch import NO_TELEMETRY, Telemetry
 from concertmaster.tools.defaults import ToolOptions, default_tools

@@ -50,6 +50,19 @@ class Outgoing(Protocol):
         """Send a message."""
         ...
 
+    async def aclose(self) -> None:
+        """Send no more of them."""
+        ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> bool | None: ...
+
 
 class AnsweredStream:
     """The messages of a stream; what is no message is answered, so that no client waits for ever.

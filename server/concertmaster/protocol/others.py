@@ -13,7 +13,7 @@ from concertmaster.protocol.bus import RunBus
 from concertmaster.protocol.subscriptions import RunUpdates, WatchNoMore
 
 if TYPE_CHECKING:
-    # Imported when a run is first asked for: see ServerState.
+    # Imported when a run is first asked for: see ServiceOnDemand.
     from concertmaster.runs.elsewhere import Elsewhere
     from concertmaster.runs.journal import RunRow
 

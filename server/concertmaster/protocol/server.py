@@ -22,13 +22,15 @@ from mcp.types import (
 from pydantic import AnyUrl
 
 from concertmaster import __version__
+from concertmaster.protocol.callers import principal_of_caller
 from concertmaster.protocol.completion import complete
 from concertmaster.protocol.elicitation import ANSWER_SECONDS
-from concertmaster.protocol.incoming import AnsweredStream
+from concertmaster.protocol.incoming import AnsweredStream, Incoming, Outgoing
+from concertmaster.protocol.on_demand import OpenService, ServiceOnDemand, nobody
 from concertmaster.protocol.prompts import JobPrompts, LoadJobs, no_jobs
 from concertmaster.protocol.resources import UNCHANGING, add_resources, hint_at_workers
 from concertmaster.protocol.results import short_errors
-from concertmaster.protocol.state import Ctx, OpenService, ServerState
+from concertmaster.protocol.state import Ctx, ServerState
 from concertmaster.protocol.subscriptions import LegacySubscriptions
 from concertmaster.protocol.task_updates import TaskListening
 from concertmaster.protocol.tasks import RunTasks, TasksExtension, TaskSource
@@ -74,19 +76,17 @@ LISTS: tuple[CacheableMethod, ...] = (
 
 
 class ConcertmasterServer(MCPServer[ServerState]):
-    """An MCP server over one run service, which it opens when it is first needed."""
+    """An MCP server over one run service, which is opened when it is first needed."""
 
     def __init__(
         self,
-        open_service: OpenService,
+        state: ServerState,
         load_jobs: LoadJobs,
         *,
-        at_once: bool,
-        principals: "Principals | None",
         state_keys: Sequence[str] = (),
         keep_days: float | None = None,
     ) -> None:
-        self.state = ServerState(open_service, at_once=at_once, principals=principals)
+        self.state = state
         self._keep_days = keep_days
         self._jobs = JobPrompts(self.state, load_jobs)
         tasks = self.task_source()
@@ -102,7 +102,7 @@ class ConcertmasterServer(MCPServer[ServerState]):
             cache_hints=dict.fromkeys(LISTS, UNCHANGING),
             middleware=[
                 hint_at_workers,
-                *([GuardedSubscriptions(self.state)] if principals is not None else []),
+                *([GuardedSubscriptions(self.state)] if state.tells_people_apart else []),
                 FollowedListening(self.state),
             ],
             lifespan=lambda _: self.state.lifespan(),
@@ -157,10 +157,14 @@ class ConcertmasterServer(MCPServer[ServerState]):
 
     async def serve_stdio(self, stdin: anyio.AsyncFile[str]) -> None:
         """Serve the client that writes to `stdin` and reads our stdout, until it stops writing."""
-        server = self._lowlevel_server
         async with stdio_server(stdin=stdin) as (incoming, outgoing):
-            answered = AnsweredStream(incoming, outgoing)
-            await server.run(answered, outgoing, server.create_initialization_options())
+            await self.serve_session(incoming, outgoing)
+
+    async def serve_session(self, incoming: Incoming, outgoing: Outgoing) -> None:
+        """Serve one client, in the way of the protocol version that it begins with."""
+        server = self._lowlevel_server
+        answered = AnsweredStream(incoming, outgoing)
+        await server.run(answered, outgoing, server.create_initialization_options())
 
 
 def create_server(
@@ -179,11 +183,7 @@ def create_server(
     carry from one call to the next is sealed with the first of `state_keys`, and opened with any;
     without one, this server alone can open it. Clients are told that tasks are kept `keep_days`.
     """
-    return ConcertmasterServer(
-        open_service,
-        load_jobs,
-        at_once=at_once,
-        principals=principals,
-        state_keys=state_keys,
-        keep_days=keep_days,
-    )
+    whose = nobody if principals is None else principal_of_caller
+    service = ServiceOnDemand(open_service, at_once=at_once, whose=whose)
+    state = ServerState(service, principals=principals)
+    return ConcertmasterServer(state, load_jobs, state_keys=state_keys, keep_days=keep_days)

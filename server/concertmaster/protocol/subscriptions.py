@@ -15,7 +15,7 @@ from concertmaster.protocol.bus import RunBus
 from concertmaster.runs.state import RunState
 
 if TYPE_CHECKING:
-    # Imported when a run is first asked for: see ServerState.
+    # Imported when a run is first asked for: see ServiceOnDemand.
     from concertmaster.runs.service import RunService
 
 KEPT_RUNS = 64

@@ -162,7 +162,7 @@ async def _follow_own(
             state = await decide(service, state, answer, budget_usd=budget_usd)
             state = await follow(ctx, state.run_id, seconds=seconds, progress=progress)
     except anyio.get_cancelled_exc_class():
-        if not server.ending:
+        if not server.left:
             with anyio.move_on_after(ABANDON_SECONDS, shield=True):
                 reason = "the client cancelled the call that was waiting for it"
                 await service.cancel(begun.run_id, reason=reason)

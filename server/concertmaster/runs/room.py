@@ -36,6 +36,10 @@ class Room:
         if self.policy.runs_here is not None:
             await self.live.fewer_than(self.policy.runs_here)
 
+    async def idle(self) -> None:
+        """Return when this process drives no run."""
+        await self.live.fewer_than(1)
+
     async def orphans(self) -> Sequence[RunRow]:
         """Return the runs that have not ended and that no process drives, oldest first."""
         rows = await self.journal.unfinished()
