@@ -6,7 +6,8 @@ import pytest
 
 from concertmaster.errors import ModelUnavailableError
 from concertmaster.llm.anthropic.allowances import read_allowance
-from concertmaster.llm.protocol import Allowance, Draft
+from concertmaster.llm.pace import Allowance
+from concertmaster.llm.protocol import Draft
 from scripted_anthropic import Provider, ask, connected, failure, stream, whole
 
 pytestmark = pytest.mark.anyio

@@ -9,8 +9,8 @@ from anyio.abc import TaskGroup
 from trio.testing import MockClock
 
 from concertmaster.llm.concurrency import FIRST
+from concertmaster.llm.pace import Allowance
 from concertmaster.llm.places import Place, Places
-from concertmaster.llm.protocol import Allowance
 
 pytestmark = pytest.mark.anyio
 

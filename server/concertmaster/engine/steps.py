@@ -33,6 +33,7 @@ from concertmaster.llm.protocol import (
     ToolOutcome,
     Usage,
 )
+from concertmaster.tools.images import Illustrated
 
 COMMIT_SECONDS = 25
 """How long a commit may hold up a run that is being cancelled.
@@ -191,7 +192,7 @@ class Steps:
         self,
         name: str,
         call: ToolCall,
-        make: Callable[[], Awaitable[str]],
+        make: Callable[[], Awaitable[str | Illustrated]],
         *,
         subtask_id: str,
         once: bool = False,
@@ -214,7 +215,10 @@ class Steps:
             )
         denied = False
         try:
-            outcome = ToolOutcome(id=call.id, text=await make())
+            said = await make()
+            if isinstance(said, str):
+                said = Illustrated(text=said)
+            outcome = ToolOutcome(id=call.id, text=said.text, images=said.images)
         except ToolCallError as exc:
             denied = isinstance(exc, ToolDeniedError)
             outcome = ToolOutcome(id=call.id, text=str(exc), failed=True)

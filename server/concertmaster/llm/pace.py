@@ -1,10 +1,18 @@
 """When the next call may begin, by what the provider says. No I/O; is told the time."""
 
 import math
-
-from concertmaster.llm.protocol import Allowance
+from dataclasses import dataclass
 
 _ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a provider says it will still take of calls of one model, as of now."""
+
+    calls: int
+    interval: float
+    """Seconds until it takes one more; 0 where it already takes all it ever will."""
 
 
 class Pace:

@@ -12,8 +12,7 @@ import anyio
 
 from concertmaster.errors import ModelAccessError
 from concertmaster.llm.concurrency import ConcurrencyLimit, Outcome
-from concertmaster.llm.pace import Pace
-from concertmaster.llm.protocol import Allowance
+from concertmaster.llm.pace import Allowance, Pace
 
 _RANDOM = SystemRandom()
 

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field, JsonValue
 
+from concertmaster.llm.images import Image
+from concertmaster.llm.pace import Allowance
 from concertmaster.llm.server_tools import ServerTool, ServerToolUse, Source
 from concertmaster.llm.values import Frozen as Frozen
 from concertmaster.llm.values import Text as Text
@@ -125,6 +127,8 @@ class ToolOutcome(Frozen):
     id: str
     text: str
     failed: bool = False
+    images: tuple[Image, ...] = Field(default=(), exclude_if=lambda images: not images)
+    """What the model is shown beside the text. A call that has failed has none."""
 
 
 class UserMessage(Frozen):
@@ -311,15 +315,6 @@ class Reply(Frozen):
     def paused(self) -> bool:
         """Tell whether the provider goes on with it once it is given back."""
         return self.stop_reason == "pause" and bool(self.native)
-
-
-@dataclass(frozen=True, slots=True)
-class Allowance:
-    """What a provider says it will still take of calls of one model, as of now."""
-
-    calls: int
-    interval: float
-    """Seconds until it takes one more; 0 where it already takes all it ever will."""
 
 
 class Draft:

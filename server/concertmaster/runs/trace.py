@@ -325,6 +325,7 @@ class _Tree:
                 )
                 status = "failed" if outcome.failed else "succeeded"
                 said: dict[str, JsonValue] = {"result": outcome.text} if self._content else {}
+                said["images"] = list(map(str, outcome.images))
                 tool.end(event.at, status, chars=len(outcome.text), denied=event.denied, **said)
             case _:
                 self._begun[event.subtask_id].attributes["tools_missing"] = list(event.problems)

@@ -9,7 +9,7 @@ from concertmaster.errors import ToolCallError
 from concertmaster.llm.fencing import fence
 from concertmaster.llm.protocol import ToolSpec, whole_characters
 from concertmaster.tools.arguments import shown
-from concertmaster.tools.registry import WorkerTool
+from concertmaster.tools.registry import TextTool
 from concertmaster.tools.scope import ToolScope
 from concertmaster.tools.servers.masking import NO_MASKING
 
@@ -20,7 +20,7 @@ MAX_ERROR_CHARS = 4_000
 class Bounded:
     """A worker tool that ends in time, and says no more than `max_chars`, as data."""
 
-    def __init__(self, tool: WorkerTool, *, seconds: float, max_chars: int) -> None:
+    def __init__(self, tool: TextTool, *, seconds: float, max_chars: int) -> None:
         self._tool = tool
         self.seconds = seconds
         self.max_chars = max_chars

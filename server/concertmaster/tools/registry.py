@@ -11,6 +11,7 @@ from concertmaster.errors import ToolCallError, ToolDeniedError
 from concertmaster.llm.protocol import ToolSpec
 from concertmaster.llm.server_tools import ServerTool
 from concertmaster.tools.arguments import shown
+from concertmaster.tools.images import Illustrated
 from concertmaster.tools.policy import ToolPolicy
 from concertmaster.tools.read_result import ReadResult
 from concertmaster.tools.scope import ToolScope
@@ -25,6 +26,20 @@ class WorkerTool(Protocol):
     def spec(self) -> ToolSpec:
         """Return the name, description and arguments of the tool."""
         ...
+
+    async def call(
+        self, arguments: Mapping[str, JsonValue], scope: ToolScope, /
+    ) -> str | Illustrated:
+        """Return the outcome as text for the model, which may have images.
+
+        Raises:
+            ToolCallError: it cannot be done; the message tells the model why.
+        """
+        ...
+
+
+class TextTool(WorkerTool, Protocol):
+    """A worker tool that says nothing but text."""
 
     async def call(self, arguments: Mapping[str, JsonValue], scope: ToolScope, /) -> str:
         """Return the outcome as text for the model.

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from concertmaster.llm.protocol import Document
+from concertmaster.tools.images import Images
 from concertmaster.tools.long_results import LongResults
 
 
@@ -15,3 +16,5 @@ class ToolScope:
     roots: tuple[Path, ...] = ()
     long_results: LongResults = field(default_factory=LongResults)
     """Results of which the worker got only the beginning yet."""
+    images: Images = field(default_factory=Images)
+    """The images that the worker has been given."""

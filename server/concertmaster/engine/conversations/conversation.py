@@ -9,11 +9,18 @@ from typing import Protocol
 import anyio
 
 from concertmaster.engine.concurrency import at_once
+from concertmaster.engine.conversations.images import Images
 from concertmaster.engine.conversations.replies import Verdict, judge_reply
 from concertmaster.engine.conversations.served import Served
 from concertmaster.engine.conversations.time_limit import TimeLimit
 from concertmaster.engine.run import Run, Setup
-from concertmaster.errors import ModelError, ServerToolsRefusedError, StoreError
+from concertmaster.errors import (
+    ModelAccessError,
+    ModelError,
+    ModelRequestError,
+    ServerToolsRefusedError,
+    StoreError,
+)
 from concertmaster.llm.protocol import (
     AssistantMessage,
     Draft,
@@ -117,6 +124,7 @@ class Conversation:
         self._paused: list[str] = []
         """What was said of the answer under way before the provider paused."""
         self._served = Served()
+        self._images = Images()
         self._turn = 0
 
     async def verdict(self, *, seconds: float) -> Verdict:
@@ -127,7 +135,7 @@ class Conversation:
         """
         verdict = await self._verdict(seconds)
         served = replace(verdict, sources=self._served.sources)
-        return served.with_notes(*self._served.notes)
+        return served.with_notes(*self._served.notes, *self._images.notes)
 
     async def _verdict(self, seconds: float) -> Verdict:
         if seconds <= 0:
@@ -221,21 +229,42 @@ class Conversation:
     async def _served_reply(self, *, paused: bool = False) -> Reply:
         """Return the next reply, without what the provider calls itself if it refuses that."""
         try:
-            reply = await self._next_reply(paused=paused)
+            reply = await self._seeing_reply(paused=paused)
         except ServerToolsRefusedError as exc:
             self._served.offer(())
             self._last_turn += 1
             await self._tools.give_up_served(str(exc))
-            reply = await self._next_reply()
+            reply = await self._seeing_reply()
         self._served.take(reply)
         return reply
 
+    async def _seeing_reply(self, *, paused: bool = False) -> Reply:
+        """Return the next reply, without the images of the conversation if they are refused."""
+        if not self._images.among(self._messages):
+            return await self._next_reply(paused=paused)
+        if self._steps.recorded.was_passed_over(self._call_step(), self._call_step(2)):
+            self._turn += 1
+        else:
+            try:
+                return await self._next_reply(paused=paused)
+            except (ModelAccessError, ServerToolsRefusedError):
+                raise
+            except ModelRequestError:
+                pass
+        self._images.give_up()
+        self._last_turn += 1
+        return await self._next_reply(paused=paused)
+
+    def _call_step(self, further: int = 1) -> str:
+        return f"{self._step}/call/{self._turn + further}"
+
     async def _next_reply(self, *, paused: bool = False) -> Reply:
+        step = self._call_step()
         self._turn += 1
         self._draft = Draft()
-        request = replace(self._request, messages=tuple(self._messages))
+        request = replace(self._request, messages=self._images.shown(self._messages))
         return await self._steps.call(
-            f"{self._step}/call/{self._turn}",
+            step,
             self._setup.llm,
             self._served.added_to(request, paused=paused),
             subtask_id=self._subtask_id,

@@ -166,6 +166,10 @@ class Recorded:
         """Tell whether a tool call has been made, or had begun and may not be made again."""
         return step in self.outcomes or step in self.begun
 
+    def was_passed_over(self, step: str, next_step: str) -> bool:
+        """Tell whether a call brought nothing, and its conversation went on with the next one."""
+        return step not in self.replies and next_step in self.replies
+
     def was_made(self, conversation: str) -> bool:
         """Tell whether a conversation with a model has begun to be answered."""
         return f"{conversation}/call/1" in self.replies

@@ -23,6 +23,7 @@ from concertmaster.llm.protocol import (
     WorkBrief,
 )
 from concertmaster.llm.server_tools import ServerTool
+from concertmaster.tools.images import Illustrated
 from concertmaster.tools.registry import Toolbox
 from concertmaster.tools.scope import ToolScope
 
@@ -109,22 +110,26 @@ class WorkerTools:
         asks = self._toolbox.asks(call.name)
         if tool is not None and (tool.spec.outward or asks):
             await run.passed.wait()
+        made_before = run.steps.recorded.was_called(step)
         refusal = ""
-        if asks and not run.steps.recorded.was_called(step):
+        if asks and not made_before:
             refusal = await self._refusal(step, call, time)
 
-        async def make() -> str:
+        async def make() -> str | Illustrated:
             if refusal:
                 raise ToolDeniedError(refusal)
             return await self._toolbox.get(call.name).call(call.arguments, self._scope)
 
-        return await run.steps.tool(
+        outcome = await run.steps.tool(
             step,
             call,
             make,
             subtask_id=self._work.subtask.id,
             once=self._toolbox.may_change(call.name) and not refusal,
         )
+        if made_before:
+            self._scope.images.count(outcome.images)
+        return outcome
 
     async def _refusal(self, step: str, call: ToolCall, time: TimeLimit) -> str:
         """Return why a call is not made that somebody has to agree to; nothing if it may be."""

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from datetime import datetime
 
-from concertmaster.llm.protocol import Allowance
+from concertmaster.llm.pace import Allowance
 
 _PREFIX = "anthropic-ratelimit"
 _TOKENS = ("tokens", "input-tokens", "output-tokens")

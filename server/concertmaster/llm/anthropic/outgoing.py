@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 from concertmaster.llm.anthropic.names import ToolNames
 from concertmaster.llm.anthropic.schemas import closed_schema
+from concertmaster.llm.images import Image
 from concertmaster.llm.protocol import (
     AssistantMessage,
     JsonSchema,
@@ -21,6 +22,7 @@ from concertmaster.llm.server_tools import FETCHED_TOKENS, ServerTool
 if TYPE_CHECKING:
     from anthropic.types import (
         ContentBlockParam,
+        ImageBlockParam,
         MessageParam,
         TextBlockParam,
         ToolParam,
@@ -178,6 +180,15 @@ def _result(outcome: ToolOutcome) -> "ToolResultBlockParam":
     return {
         "type": "tool_result",
         "tool_use_id": outcome.id,
-        "content": outcome.text,
+        "content": [_text(outcome.text), *map(_image, outcome.images)]
+        if outcome.images
+        else outcome.text,
         "is_error": outcome.failed,
+    }
+
+
+def _image(image: Image) -> "ImageBlockParam":
+    return {
+        "type": "image",
+        "source": {"type": "base64", "media_type": image.media_type, "data": image.data},
     }

@@ -1,7 +1,7 @@
 """One connection to a server, in the words of workers: tools, texts and sentences on failures."""
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -9,7 +9,7 @@ from contextlib import (
     contextmanager,
     suppress,
 )
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
@@ -26,10 +26,11 @@ from pydantic import JsonValue, ValidationError
 from concertmaster import __version__
 from concertmaster.errors import ToolCallError
 from concertmaster.llm.protocol import ToolSpec, whole_characters
+from concertmaster.tools.images import OfferedImage
 from concertmaster.tools.servers.entries import ITSELF, HttpEntry, StdioEntry
 from concertmaster.tools.servers.lines import ENCODING, LINE_CHARS, is_cut
 from concertmaster.tools.servers.masking import Masking
-from concertmaster.tools.servers.results import text_of
+from concertmaster.tools.servers.results import parts_of
 from concertmaster.tools.servers.stderr import Stderr
 
 if TYPE_CHECKING:
@@ -68,9 +69,9 @@ class About:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a tool says: the server's words, without secrets."""
+    """What a tool says: the server's words, without secrets, and what it calls images."""
 
-    text: str
+    parts: tuple[str | OfferedImage, ...]
     failed: bool
 
 
@@ -134,7 +135,7 @@ class Connection:
                 result = await self._client.call_tool(tool, dict(arguments))
         except MCPError as exc:
             if exc.code != CONNECTION_CLOSED:
-                return self._answer(exc.message, failed=True)
+                return self._answer([exc.message], failed=True)
             because = f", because {self.fault}" if self.fault else ""
             raise ToolCallError(
                 f"The connection to the MCP server {server!r} ended while {tool} was "
@@ -146,10 +147,20 @@ class Connection:
             raise ToolCallError(
                 f"What {server}.{tool} answered makes no sense ({type(exc).__name__})."
             ) from exc
-        return self._answer(text_of(result), failed=bool(result.is_error))
+        return self._answer(parts_of(result), failed=bool(result.is_error))
 
-    def _answer(self, text: str, *, failed: bool) -> Answer:
-        return Answer(text=self._masking(whole_characters(text)), failed=failed)
+    def _answer(self, parts: Iterable[str | OfferedImage], *, failed: bool) -> Answer:
+        return Answer(parts=tuple(map(self._shown, parts)), failed=failed)
+
+    def _shown(self, part: str | OfferedImage) -> str | OfferedImage:
+        """Return a part of an answer without secrets, as far as it is text."""
+        if isinstance(part, str):
+            return self._masking(whole_characters(part))
+        return replace(
+            part,
+            media_type=self._masking(whole_characters(part.media_type)),
+            uri=self._masking(whole_characters(part.uri)),
+        )
 
     @contextmanager
     def _call(self) -> Generator[None]:

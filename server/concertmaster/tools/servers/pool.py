@@ -4,6 +4,7 @@ import importlib
 import math
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import anyio
@@ -13,6 +14,7 @@ from pydantic import JsonValue
 
 from concertmaster.errors import ToolCallError
 from concertmaster.llm.protocol import ToolSpec
+from concertmaster.tools.images import Illustrated
 from concertmaster.tools.scope import ToolScope
 from concertmaster.tools.servers.entries import ITSELF, HttpEntry, StdioEntry
 
@@ -153,17 +155,18 @@ class ServerTool:
         self._server = server
         self.spec = spec
 
-    async def call(self, arguments: Mapping[str, JsonValue], scope: ToolScope, /) -> str:
-        """Return what the tool answers, as data.
+    async def call(self, arguments: Mapping[str, JsonValue], scope: ToolScope, /) -> Illustrated:
+        """Return what the tool answers, as data, with the images that the worker can be shown.
 
         Raises:
             ToolCallError: it answers that it has failed, or does not answer.
         """
         answer = await self._server.call(self.spec.name.partition(".")[2], arguments)
-        said = scope.long_results.fenced(self.spec.name, answer.text)
+        said = scope.images.illustrated(answer.parts, failed=answer.failed)
+        text = scope.long_results.fenced(self.spec.name, said.text)
         if answer.failed:
-            raise ToolCallError(said)
-        return said
+            raise ToolCallError(text)
+        return replace(said, text=text)
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""What a tool of a server answers, as text for a model."""
+"""What a tool of a server answers: text for a model, and what is said to be an image."""
 
 import json
 
@@ -13,28 +13,40 @@ from mcp.types import (
     TextContent,
 )
 
+from concertmaster.llm.images import decoded_bytes
+from concertmaster.tools.images import OfferedImage
 
-def text_of(result: CallToolResult) -> str:
-    """Return the text of a result, a sentence for what is no text; or its structured content."""
+
+def parts_of(result: CallToolResult) -> list[str | OfferedImage]:
+    """Return the parts of a result, a sentence for what is neither; or its structured content."""
     if not result.content and result.structured_content is not None:
-        return json.dumps(result.structured_content, ensure_ascii=False)
-    return "\n\n".join(map(_text, result.content))
+        return [json.dumps(result.structured_content, ensure_ascii=False)]
+    return list(map(_part, result.content))
 
 
-def _text(block: ContentBlock) -> str:
+def _part(block: ContentBlock) -> str | OfferedImage:
     match block:
         case TextContent():
             return block.text
-        case ImageContent() | AudioContent():
-            return _not_shown(f"{block.type} of type {block.mime_type}", block.data)
+        case ImageContent():
+            return OfferedImage(media_type=block.mime_type, data=block.data)
+        case AudioContent():
+            return _not_shown(f"audio of type {block.mime_type}", block.data)
         case ResourceLink():
             about = ", ".join(filter(None, [block.mime_type, block.description]))
             return f"[resource {block.name}: {block.uri}{f' ({about})' if about else ''}]"
         case EmbeddedResource(resource=resource):
             if isinstance(resource, BlobResourceContents):
-                return _not_shown(f"resource {resource.uri}", resource.blob)
+                return _blob(resource)
             return f"[resource {resource.uri}]\n{resource.text}"
 
 
+def _blob(resource: BlobResourceContents) -> str | OfferedImage:
+    media_type = resource.mime_type or ""
+    if media_type.startswith("image/"):
+        return OfferedImage(media_type=media_type, data=resource.blob, uri=str(resource.uri))
+    return _not_shown(f"resource {resource.uri}", resource.blob)
+
+
 def _not_shown(what: str, base64: str) -> str:
-    return f"[{what}, {len(base64) * 3 // 4:,} bytes, which cannot be shown here]"
+    return f"[{what}, {decoded_bytes(base64):,} bytes, which cannot be shown here]"
