@@ -12,6 +12,7 @@ from concertmaster.engine.plans.plan import Subtask
 from concertmaster.errors import ToolCallError
 from concertmaster.llm.prices import Rates
 from concertmaster.llm.protocol import Draft, JsonSchema, Reply, Request, ToolSpec, Usage
+from concertmaster.tools.images import Illustrated
 from concertmaster.tools.scope import ToolScope
 
 USAGE = Usage(
@@ -24,6 +25,7 @@ UNPLANNED = {"timeout_seconds", "max_tokens", "budget_usd"}
 """What planners leave to the operator and to people who edit plans."""
 
 Answer = str | Reply | Exception
+Said = str | Illustrated
 Script = Answer | Callable[[Request], Answer | Awaitable[Answer]]
 
 
@@ -103,7 +105,7 @@ class FakeTool:
     def __init__(
         self,
         name: str,
-        answer: Callable[[Mapping[str, JsonValue], ToolScope], str | Awaitable[str]],
+        answer: Callable[[Mapping[str, JsonValue], ToolScope], Said | Awaitable[Said]],
         **traits: bool,
     ):
         self._answer = answer
@@ -113,7 +115,7 @@ class FakeTool:
         )
         self.calls: list[Mapping[str, JsonValue]] = []
 
-    async def call(self, arguments: Mapping[str, JsonValue], scope: ToolScope, /) -> str:
+    async def call(self, arguments: Mapping[str, JsonValue], scope: ToolScope, /) -> Said:
         self.calls.append(arguments)
         outcome = self._answer(arguments, scope)
         return await outcome if inspect.isawaitable(outcome) else outcome

@@ -17,6 +17,8 @@ Json = dict[str, Any]
 
 FLOOD_CHARS = 10_000_000
 READ_ONLY = {"annotations": {"readOnlyHint": True}}
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAAC0lEQVR4nGNgAAIAAAUAAXpeqz8AAAAASUVORK5CYII="
+GIF = base64.b64encode(b"GIF89a012345").decode()
 DATA = base64.b64encode(b"0123456789ab").decode()
 
 TOOLS: dict[str, Json] = {
@@ -33,6 +35,7 @@ TOOLS: dict[str, Json] = {
         "die": READ_ONLY,
         "flood": READ_ONLY,
         "picture": READ_ONLY,
+        "draw": READ_ONLY,
         "structured": READ_ONLY,
         "refuse": READ_ONLY,
         "break": READ_ONLY,
@@ -79,6 +82,15 @@ def picture(_: str) -> Json:
     }
 
 
+def draw(said: str) -> Json:
+    drawn = {"uri": "file:///b.gif", "mimeType": "image/gif", "blob": GIF}
+    content = [
+        {"type": "image", "data": PNG, "mimeType": "image/png"},
+        {"type": "resource", "resource": drawn},
+    ]
+    return {"content": content, "isError": said == "wrong"}
+
+
 def rubbish(_: str) -> Json:
     sys.stdout.write("this is no JSON\n{}\n")
     return {"content": "nothing"}
@@ -117,6 +129,7 @@ CALLS: dict[str, Callable[[str], Json | None]] = {
     "die": die,
     "flood": lambda _: text("x" * FLOOD_CHARS),
     "picture": picture,
+    "draw": draw,
     "structured": lambda _: {"content": [], "structuredContent": {"n": 1}},
     "refuse": lambda said: text(f"It cannot be done: {said}") | {"isError": True},
     "rubbish": rubbish,

@@ -161,6 +161,18 @@ async def test_links_resources_and_structured_content_pass(over: str, tmp_path: 
 
 
 @pytest.mark.parametrize("over", ENTRIES)
+async def test_an_image_passes_beside_its_name(over: str, tmp_path: Path) -> None:
+    calls = wants(("everything.get-tiny-image", {}))
+    async with at_work(tmp_path, calls, "Seen.", over=over) as connection:
+        reply = await work(connection)
+    (outcome,) = outcomes(connection.llm.requests[-1])
+    (image,) = outcome.images
+    assert image.media_type == "image/png"
+    assert f"[image 1 of type {image}, shown with this" in said(outcome)
+    assert image.data[:100] not in json.dumps(reply)
+
+
+@pytest.mark.parametrize("over", ENTRIES)
 async def test_a_long_result_is_cut_and_the_rest_is_read_by_reference(
     over: str, tmp_path: Path
 ) -> None:

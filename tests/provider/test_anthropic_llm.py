@@ -13,6 +13,7 @@ import pytest
 
 from concertmaster.errors import ModelReplyError, SettingsError
 from concertmaster.llm.anthropic import Connection
+from concertmaster.llm.images import Image
 from concertmaster.llm.protocol import (
     AssistantMessage,
     Draft,
@@ -283,6 +284,25 @@ async def test_outcomes_of_tool_calls_are_given_back_in_the_next_request() -> No
         {"role": "user", "content": [answer | {"content": "No such file.", "is_error": True}]},
         {"role": "assistant", "content": [used]},
         {"role": "user", "content": [answer | {"content": "clean", "is_error": False}]},
+    ]
+
+
+async def test_images_of_an_outcome_follow_its_text() -> None:
+    call = ToolCall(id="t1", name="look", arguments={})
+    image = Image(media_type="image/png", data="iVBORw0KGgo=")
+    seen = ToolOutcome(id="t1", text="seen", images=(image,))
+    _, body = await reply_to(
+        ask(
+            UserMessage(text="Look."),
+            AssistantMessage(tool_calls=(call,)),
+            ToolMessage(outcomes=(seen,)),
+        )
+    )
+    source = {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}
+    (result,) = body["messages"][-1]["content"]
+    assert result["content"] == [
+        {"type": "text", "text": "seen"},
+        {"type": "image", "source": source},
     ]
 
 

@@ -34,6 +34,7 @@ from concertmaster.engine.record.events import (
 )
 from concertmaster.engine.record.request import RunRequest
 from concertmaster.errors import UnreadableRunError
+from concertmaster.llm.images import Image
 from concertmaster.llm.protocol import ToolCall, ToolOutcome
 from concertmaster.llm.server_tools import ServerToolUse
 from concertmaster.runs.trace import Span, trace
@@ -235,6 +236,15 @@ def test_the_content_of_a_tool_call_is_whole_for_whoever_asks_for_it() -> None:
     span = tool_span(tool_called(), content=True)
     assert span.attributes["arguments"] == json.dumps({"message": "m" * 600})
     assert span.attributes["result"] == "committed"
+
+
+@pytest.mark.parametrize("content", [False, True])
+def test_the_images_of_a_tool_call_are_told_of_and_not_shown(content: bool) -> None:
+    image = Image(media_type="image/png", data="iVBORw0KGgo=")
+    outcome = ToolOutcome(id="c", text="seen", images=(image, image))
+    span = tool_span(tool_called(outcome=outcome), content=content)
+    assert span.attributes["images"] == ["image/png, 8 bytes"] * 2
+    assert image.data not in span.model_dump_json()
 
 
 def test_a_tool_call_that_was_denied_is_marked() -> None:

@@ -49,7 +49,7 @@ async def tools_of(server: Server) -> dict[str, ServerTool]:
 
 async def call(server: Server, name: str, **arguments: Any) -> str:
     """Return what a tool says, out of its fence."""
-    said = await (await tools_of(server))[name].call(arguments, SCOPE)
+    said = (await (await tools_of(server))[name].call(arguments, SCOPE)).text
     fenced = re.fullmatch(rf'<(tool-result-\w+) name="foreign.{name}">\n(.*)\n</\1>', said, re.S)
     assert fenced is not None
     return fenced[2]
@@ -110,13 +110,29 @@ async def test_what_is_no_text_is_named_in_a_sentence() -> None:
     async with server() as foreign:
         said = await call(foreign, "picture")
     assert said.split("\n\n") == [
-        "[image of type image/png, 12 bytes, which cannot be shown here]",
+        "[image of type image/png, 12 bytes, which cannot be shown here: it is not of that type]",
         "[audio of type audio/wav, 12 bytes, which cannot be shown here]",
         "[resource a: file:///a.txt]",
         "[resource b: file:///b.txt (text/plain, the second)]",
         "[resource file:///a.txt]\nas it says",
         "[resource file:///b.bin, 12 bytes, which cannot be shown here]",
     ]
+
+
+async def test_images_are_given_beside_the_text_that_names_them() -> None:
+    async with server() as foreign:
+        said = await (await tools_of(foreign))["draw"].call({}, ToolScope())
+    assert "[image 1 of type image/png, 68 bytes, shown with this result]" in said.text
+    assert "[image 2 file:///b.gif of type image/gif, 12 bytes, shown with this" in said.text
+    assert [image.media_type for image in said.images] == ["image/png", "image/gif"]
+    assert said.images[0].data == foreign_server.PNG
+    assert foreign_server.PNG not in said.text
+
+
+async def test_a_failure_has_no_images() -> None:
+    async with server() as foreign:
+        with pytest.raises(ToolCallError, match="cannot be shown here: the call has failed"):
+            await call(foreign, "draw", text="wrong")
 
 
 async def test_structured_content_stands_in_where_there_is_no_other() -> None:
@@ -126,7 +142,7 @@ async def test_structured_content_stands_in_where_there_is_no_other() -> None:
 
 async def test_a_flood_is_cut_and_can_be_read_on() -> None:
     async with server() as foreign:
-        said = await (await tools_of(foreign))["flood"].call({}, SCOPE)
+        said = (await (await tools_of(foreign))["flood"].call({}, SCOPE)).text
     assert len(said) < 41_000
     assert "[cut after 40,000 of 10,000,000 characters; to read on, call read_result" in said
 
