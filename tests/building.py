@@ -22,10 +22,10 @@ from concertmaster.engine.run import Run, Setup
 from concertmaster.engine.steps import Steps
 from concertmaster.llm.protocol import LLM, Document, Models
 from concertmaster.tools.policy import Decision, ToolPolicy
-from concertmaster.tools.registry import ToolRegistry, ToolSource
+from concertmaster.tools.registry import ToolRegistry, ToolSource, WorkerTool
 from concertmaster.tools.served import NOTHING_SERVED, ServedTools
 from concertmaster.tools.servers.masking import NO_MASKING, Masking
-from fakes import FakeLLM, FakeTool, Script
+from fakes import FakeLLM, Script
 
 EventT = TypeVar("EventT")
 
@@ -47,7 +47,7 @@ def setup(
     llm: LLM,
     *,
     workers: Iterable[WorkerDefinition] = (),
-    tools: Iterable[FakeTool] = (),
+    tools: Iterable[WorkerTool] = (),
     sources: Mapping[str, ToolSource] | None = None,
     policy: Mapping[str, Decision] | None = None,
     masking: Masking = NO_MASKING,
@@ -135,7 +135,7 @@ async def drive(
     *,
     inputs: Mapping[str, str] | None = None,
     workers: Iterable[WorkerDefinition] = (),
-    tools: Iterable[FakeTool] = (),
+    tools: Iterable[WorkerTool] = (),
 ) -> tuple[RecordedRun, FakeLLM]:
     """Take a run of `request` to its end with a model that follows `scripts`."""
     llm = FakeLLM(scripts)

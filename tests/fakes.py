@@ -12,7 +12,7 @@ from concertmaster.engine.plans.plan import Subtask
 from concertmaster.errors import ToolCallError
 from concertmaster.llm.prices import Rates
 from concertmaster.llm.protocol import Draft, JsonSchema, Reply, Request, ToolSpec, Usage
-from concertmaster.tools.images import Illustrated
+from concertmaster.tools.images import Illustrated, OfferedImage
 from concertmaster.tools.scope import ToolScope
 
 USAGE = Usage(
@@ -25,7 +25,6 @@ UNPLANNED = {"timeout_seconds", "max_tokens", "budget_usd"}
 """What planners leave to the operator and to people who edit plans."""
 
 Answer = str | Reply | Exception
-Said = str | Illustrated
 Script = Answer | Callable[[Request], Answer | Awaitable[Answer]]
 
 
@@ -105,7 +104,7 @@ class FakeTool:
     def __init__(
         self,
         name: str,
-        answer: Callable[[Mapping[str, JsonValue], ToolScope], Said | Awaitable[Said]],
+        answer: Callable[[Mapping[str, JsonValue], ToolScope], str | Awaitable[str]],
         **traits: bool,
     ):
         self._answer = answer
@@ -115,10 +114,24 @@ class FakeTool:
         )
         self.calls: list[Mapping[str, JsonValue]] = []
 
-    async def call(self, arguments: Mapping[str, JsonValue], scope: ToolScope, /) -> Said:
+    async def call(self, arguments: Mapping[str, JsonValue], scope: ToolScope, /) -> str:
         self.calls.append(arguments)
         outcome = self._answer(arguments, scope)
         return await outcome if inspect.isawaitable(outcome) else outcome
+
+
+class FakeCamera:
+    """A worker tool that offers images beside a text, each time the same."""
+
+    def __init__(self, *images: OfferedImage):
+        self._images = images
+        self.spec = ToolSpec(name="look", description="looks", input_schema={"type": "object"})
+        self.calls = 0
+
+    async def call(self, _arguments: Mapping[str, JsonValue], scope: ToolScope, /) -> Illustrated:
+        self.calls += 1
+        await anyio.lowlevel.checkpoint()
+        return scope.images.illustrated(["seen", *self._images])
 
 
 class FakeSource:

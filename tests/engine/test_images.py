@@ -1,6 +1,5 @@
 """Images that tools return: shown to the model, kept for those who resume, given up if refused."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -20,9 +19,9 @@ from concertmaster.engine.record.request import RunRequest
 from concertmaster.errors import ModelAccessError, ModelRequestError, ServerToolsRefusedError
 from concertmaster.llm.images import Image
 from concertmaster.llm.protocol import Request, ToolMessage, ToolOutcome
-from concertmaster.tools.images import Illustrated, OfferedImage
-from concertmaster.tools.scope import ToolScope
-from fakes import FakeLLM, FakeTool, in_turn, subtask, wants
+from concertmaster.tools.images import OfferedImage
+from concertmaster.tools.registry import WorkerTool
+from fakes import FakeCamera, FakeLLM, FakeTool, in_turn, subtask, wants
 
 pytestmark = pytest.mark.anyio
 
@@ -32,20 +31,18 @@ LOOK = wants(("look", {}))
 REFUSAL = ModelRequestError("It cannot look at images (400).")
 
 
-def camera(*images: Image) -> FakeTool:
-    def look(_arguments: Mapping[str, object], scope: ToolScope) -> Illustrated:
-        offered = [OfferedImage(media_type=each.media_type, data=each.data) for each in images]
-        return scope.images.illustrated(["seen", *offered])
-
-    return FakeTool("look", look)
+def camera(*images: Image) -> FakeCamera:
+    return FakeCamera(
+        *(OfferedImage(media_type=each.media_type, data=each.data) for each in images)
+    )
 
 
 async def driven(
-    llm: FakeLLM, tool: FakeTool, *, recorded: list[Event] | None = None, max_turns: int = 5
+    llm: FakeLLM, *tools: WorkerTool, recorded: list[Event] | None = None, max_turns: int = 5
 ) -> RecordedRun:
     run = RecordedRun(ONE, recorded=recorded or [])
-    clerk = worker("analyst", tools=("look",), max_turns=max_turns)
-    await run.drive(setup(llm, workers=[clerk], tools=[tool]))
+    clerk = worker("analyst", tools=tuple(tool.spec.name for tool in tools), max_turns=max_turns)
+    await run.drive(setup(llm, workers=[clerk], tools=tools))
     return run
 
 
@@ -85,7 +82,7 @@ async def test_a_worker_goes_on_without_images_that_the_provider_refuses() -> No
     run = await driven(llm, tool)
     assert run.end.status == "succeeded"
     assert shown(llm) == [0, 1, 0, 0]
-    assert len(tool.calls) == 2
+    assert tool.calls == 2
     told = [outcome.text for outcome in outcomes(llm.requests[3])]
     assert all(text.endswith(f"\n{NOT_SHOWN}") for text in told)
     assert len(told) == 2
@@ -94,11 +91,11 @@ async def test_a_worker_goes_on_without_images_that_the_provider_refuses() -> No
 
 
 async def test_texts_are_left_as_they_are_where_images_are_refused() -> None:
-    said = iter([Illustrated(text="seen", images=(PNG,)), "plain"])
-    tool = FakeTool("look", lambda _arguments, _scope: next(said))
-    llm = FakeLLM({"worker:analyst": in_turn(LOOK, LOOK, REFUSAL, "whole")})
-    await driven(llm, tool)
-    illustrated, plain = outcomes(llm.requests[3])
+    read = FakeTool("read", lambda _arguments, _scope: "plain")
+    both = wants(("look", {}), ("read", {}))
+    llm = FakeLLM({"worker:analyst": in_turn(both, REFUSAL, "whole")})
+    await driven(llm, camera(PNG), read)
+    illustrated, plain = outcomes(llm.requests[2])
     assert illustrated.text.endswith(NOT_SHOWN)
     assert plain.text == "plain"
 
@@ -107,7 +104,7 @@ async def test_a_refusal_takes_no_turn() -> None:
     llm = FakeLLM({"worker:analyst": in_turn(LOOK, REFUSAL, LOOK, "whole")})
     tool = camera(PNG)
     run = await driven(llm, tool, max_turns=3)
-    assert (run.end.answer, len(tool.calls)) == ("whole", 2)
+    assert (run.end.answer, tool.calls) == ("whole", 2)
 
 
 async def test_a_request_that_is_refused_without_images_too_has_failed() -> None:
@@ -149,7 +146,7 @@ async def test_a_run_that_was_cut_off_shows_the_images_again_and_calls_no_tool_a
     resumed = await driven(again, tool, recorded=cut_off(run, "subtask/s1/tool/1.1"))
     assert resumed.end.status == "succeeded"
     assert shown(again) == [1]
-    assert len(tool.calls) == 1
+    assert tool.calls == 1
 
 
 async def test_a_run_that_was_cut_off_after_a_refusal_neither_repeats_nor_forgets_it() -> None:
@@ -161,7 +158,7 @@ async def test_a_run_that_was_cut_off_after_a_refusal_neither_repeats_nor_forget
     assert resumed.end.status == "succeeded"
     assert shown(again) == [0]
     assert again.requests[0].messages == llm.requests[3].messages
-    assert len(tool.calls) == 2
+    assert tool.calls == 2
     assert resumed.first(SubtaskFinished).result.notes == (REFUSED,)
 
 
@@ -173,7 +170,7 @@ async def test_a_run_that_was_cut_off_in_a_refusal_asks_again() -> None:
     resumed = await driven(again, tool, recorded=cut_off(run, "subtask/s1/call/2/failed"))
     assert resumed.end.answer == "whole"
     assert shown(again) == [1, 0]
-    assert len(tool.calls) == 1
+    assert tool.calls == 1
 
 
 async def test_an_image_counts_with_all_that_it_may_take() -> None:

@@ -22,7 +22,7 @@ def entry(port: int, key: str = KEY) -> HttpEntry:
 
 async def add(server: Server, first: int, second: int) -> str:
     (tool,) = await server.tools()
-    return await tool.call({"first": first, "second": second}, ToolScope())
+    return (await tool.call({"first": first, "second": second}, ToolScope())).text
 
 
 async def test_a_server_over_http_is_called_with_its_headers() -> None:
@@ -71,4 +71,5 @@ async def test_a_server_that_goes_away_and_comes_back_is_connected_to_anew() -> 
             with pytest.raises(ToolCallError):
                 await tool.call({"first": 1, "second": 2}, ToolScope())
             async with serve(key=KEY, port=port):
-                assert "\n3\n" in await tool.call({"first": 1, "second": 2}, ToolScope())
+                said = await tool.call({"first": 1, "second": 2}, ToolScope())
+                assert "\n3\n" in said.text
