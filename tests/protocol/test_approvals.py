@@ -126,7 +126,36 @@ async def test_a_person_who_says_nothing_can_be_asked_again(mode: str, tmp_path:
         again = await connection.ask("resume_run", run_id=reply["run_id"], budget_usd=4)
         assert connection.llm.callers() == WORKERS
     assert (again["status"], again["budget"]["usd"]) == ("succeeded", 4)
-    assert len(person.asked) == 1
+    (question,) = person.asked
+    assert "The limit is 4 USD." in question.message
+
+
+@both_eras
+async def test_a_yes_to_one_limit_is_none_to_another(mode: str, tmp_path: Path) -> None:
+    class Late(Person):
+        async def __call__(
+            self, context: ClientRequestContext, params: ElicitRequestParams
+        ) -> ElicitResult:
+            if not self.asked:
+                (state,) = (await connection.service.recent()).states
+                await connection.service.cancel(state.run_id, reason="no")
+                await connection.service.resume(state.run_id, by="another", budget_usd=15)
+                await connection.service.wait(state.run_id, seconds=60)
+            return await super().__call__(context, params)
+
+    person = Late("accept")
+    async with opened(tmp_path, mode, person) as connection:
+        order = {"task": "why?", "approve": "always"}
+        result = await connection.client.call_tool("run_orchestration", order)
+        if mode == "legacy":
+            assert "not with its limit" in text_of(result)
+            assert connection.llm.callers() == ["planner"]
+        else:
+            assert structured(result)["status"] == "succeeded"
+            assert [
+                limit in item.message
+                for item, limit in zip(person.asked, ("2 USD", "15 USD"), strict=True)
+            ] == [True, True]
 
 
 @both_eras

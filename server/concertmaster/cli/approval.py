@@ -36,11 +36,13 @@ def see_through(begin: Begin, work: Callable[[Begin], Awaitable[FollowedT]]) -> 
     return followed
 
 
-def approval(run_id: str, *, by: str, budget_usd: float | None) -> Begin:
-    """Return what has a run go on with the plan that it has."""
+def approval(
+    run_id: str, *, by: str, budget_usd: float | None, shown: RunState | None = None
+) -> Begin:
+    """Return what has a run go on with the plan that was `shown`, or else with what it has."""
 
     async def approve(service: RunService) -> RunState:
-        approved = digest_to_approve(await service.get(run_id))
+        approved = digest_to_approve(shown or await service.get(run_id))
         return await service.resume(run_id, by=by, budget_usd=budget_usd, approved=approved)
 
     return approve
@@ -67,7 +69,9 @@ def _decision(state: RunState) -> Begin | None:
     if answer == "no":
         return lambda service: service.cancel(state.run_id, reason="its plan was declined")
     budget_usd = None if answer == "yes" else float(answer)
-    return approval(state.run_id, by="whoever approved its plan", budget_usd=budget_usd)
+    return approval(
+        state.run_id, by="whoever approved its plan", budget_usd=budget_usd, shown=state
+    )
 
 
 def _answer(said: str) -> str:

@@ -146,7 +146,7 @@ async def _follow_own(
     try:
         state = await follow(ctx, begun.run_id, seconds=seconds, progress=progress)
         if state.status == "needs_approval" and can_ask(ctx.session):
-            answer = await _asked(ctx, state, progress)
+            answer = await _asked(ctx, state, progress, budget_usd=budget_usd)
             state = await decide(service, state, answer, budget_usd=budget_usd)
             state = await follow(ctx, state.run_id, seconds=seconds, progress=progress)
     except anyio.get_cancelled_exc_class():
@@ -159,13 +159,16 @@ async def _follow_own(
     return replace(state, status="interrupted") if server.ending and not state.over else state
 
 
-async def _asked(ctx: Ctx, state: RunState, progress: _Progress) -> Answer[Approval]:
+async def _asked(
+    ctx: Ctx, state: RunState, progress: _Progress, *, budget_usd: float | None
+) -> Answer[Approval]:
     """Return what the person at the client says to the plan of a run."""
     answer: Answer[Approval] = "dismissed"
     with state_of(ctx).waiting():
         async with together() as tasks:
             tasks.start_soon(_keep_alive, progress, state)
-            answer = await ask(ctx, approval_of(state), about=state.run_id)
+            question = approval_of(state, budget_usd=budget_usd)
+            answer = await ask(ctx, question, about=state.run_id)
             tasks.cancel_scope.cancel()
     return answer
 

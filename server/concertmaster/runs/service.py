@@ -22,7 +22,7 @@ from concertmaster.engine.record.events import (
 from concertmaster.engine.record.request import NOBODY, Origin
 from concertmaster.engine.run import Setup
 from concertmaster.errors import LostRunError, UnknownRunError, UnreadableRunError, UsedKeyError
-from concertmaster.runs.approvals import Approvals, still_unapproved
+from concertmaster.runs.approvals import Approvals, approved_plan
 from concertmaster.runs.intake import CheckedOrder, RunPolicy
 from concertmaster.runs.journal import Journal, RunRow, StoredRun
 from concertmaster.runs.live import LIVENESS_SECONDS, LiveRun, LiveRuns
@@ -175,7 +175,7 @@ class RunService:
         """Have a run go on that was interrupted, or that ended without success; return at once.
 
         One that is under way, here or elsewhere, or has succeeded, is left as it is, and so is
-        one that waits for approval, unless `approved` is the digest of its plan. Where there is
+        one that waits for approval, unless `approved` is its `digest_to_approve`. Where there is
         no room it is queued, unless it has to go on `here`.
 
         Raises:
@@ -183,15 +183,16 @@ class RunService:
             UnknownRunError: there is no run of that id.
             StoreError: the journal cannot be written, so nothing was started.
         """
+        # Read first, so that nobody else has decided on the run between these two.
+        row = await self._journal.row(run_id)
         state = await self.get(run_id)
         check_new_budget(state, budget_usd, self._policy)
         queued = self.room.queues and not here
         waits = state.status == "queued" and not queued
-        unapproved = still_unapproved(state, approved=approved, budget_usd=budget_usd)
-        if unapproved or state.status == "succeeded" or not (state.still or waits):
+        plan = approved_plan(state, approved=approved, budget_usd=budget_usd)
+        if plan is None or state.status == "succeeded" or not (state.still or waits):
             return state
         check_resumable(state, self._setup)
-        row = await self._journal.row(run_id)
         events = await self._journal.events(run_id)
         documents = {item.name: item for item in await self._reader.documents_of(state.request)}
         earlier = await self._reader.earlier(state.request)
@@ -203,7 +204,7 @@ class RunService:
             epoch=row.epoch + 1,
             by=by,
             budget_usd=budget_usd,
-            approved=approved,
+            approved=plan,
         )
         live = LiveRun(fold(run_id, [*events, event], alive=True), epoch=event.epoch)
         most = self._policy.runs_in_all
