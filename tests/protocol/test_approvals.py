@@ -99,7 +99,15 @@ async def test_a_person_cannot_agree_to_more_than_the_operator_allows(
         refusal = await connection.refusal("run_orchestration", task="why?", approve="always")
         (state,) = (await connection.service.recent()).states
     assert "at most 20" in refusal
+    assert f'resume_run with run_id "{state.run_id}" to have the user asked again' in refusal
     assert state.status == "needs_approval"
+
+
+@both_eras
+async def test_a_limit_that_is_left_blank_is_none(mode: str, tmp_path: Path) -> None:
+    async with opened(tmp_path, mode, Person("accept", budget_usd="")) as connection:
+        reply = await wanted(connection)
+    assert (reply["status"], reply["budget"]["usd"]) == ("succeeded", 2)
 
 
 @both_eras

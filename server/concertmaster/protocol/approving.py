@@ -1,10 +1,10 @@
 """Having the plan of a run approved by the person at a client, or by what the client knows."""
 
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from mcp.types import CallToolResult
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from concertmaster.errors import LostRunError, RequestError
 from concertmaster.protocol.elicitation import Answer, Question, Session, can_ask
@@ -26,7 +26,10 @@ class Approval(BaseModel):
 
     model_config = ConfigDict(title="Run this plan", allow_inf_nan=False)
 
-    budget_usd: float | None = Field(
+    # Some clients send a field that was left blank as an empty text.
+    budget_usd: Annotated[
+        float | None, BeforeValidator(lambda said: None if said == "" else said)
+    ] = Field(
         default=None,
         gt=0,
         title="Another limit, in USD",
