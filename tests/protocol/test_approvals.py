@@ -234,6 +234,7 @@ async def test_a_client_that_can_ask_nobody_gets_the_plan_and_a_token(
         assert [line["status"] for line in reply["subtasks"]] == ["pending", "pending"]
         assert reply["estimate"]["calls"] == {"low": 3, "high": 3}
         assert f'approval_token "{token}"' in reply["next"]
+        assert 'the edited plan and approve "always"' in reply["next"]
         assert token in text_of(result)
         assert connection.llm.callers() == ["planner"]
         done = await connection.ask(

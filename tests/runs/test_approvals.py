@@ -355,11 +355,15 @@ async def test_a_run_made_anew_waits_for_approval_of_its_own(store: Store) -> No
     assert (again.status, again.run_id == state.run_id) == ("needs_approval", False)
 
 
-async def test_the_plan_of_a_run_that_waits_can_be_run_by_another_order(store: Store) -> None:
+async def test_the_plan_of_a_run_that_waits_waits_in_another_order_too(store: Store) -> None:
     async with opened(store) as service:
         state = await waiting(service)
-        other = await over(service, await service.start(RunOrder(plan_id=state.run_id)))
-    assert (other.status, other.reasons) == ("succeeded", ())
+        order = RunOrder(plan_id=state.run_id, approve="never")
+        other = await waiting(service, order)
+        assert other.reasons == ("The plan waits for approval.",)
+        await service.resume(other.run_id, by="test", approved=digest_to_approve(other))
+        done = await over(service, other)
+    assert (done.status, done.reasons) == ("succeeded", ())
 
 
 async def test_nobody_approves_the_plan_of_another_principal(store: Store) -> None:

@@ -1,5 +1,6 @@
 """Plans that whoever is at the terminal approves, or does not."""
 
+import math
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -79,7 +80,9 @@ def _answer(said: str) -> str:
     if said in ("y", "yes", "n", "no"):
         return "yes" if said.startswith("y") else "no"
     try:
-        float(said)
+        usable = 0 < float(said) < math.inf
     except ValueError:
-        raise click.UsageError("Say y, n, or an amount such as 2.5.") from None
+        usable = False
+    if not usable:
+        raise click.UsageError("Say y, n, or an amount such as 2.5.")
     return said

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from concertmaster.catalog.catalog import Catalog
+from concertmaster.engine.orchestration.approval import stricter
 from concertmaster.engine.plans.plan import Plan
 from concertmaster.engine.record.earlier import NO_EARLIER_RUN, EarlierRun, earlier_results
 from concertmaster.engine.record.events import Event
@@ -158,6 +159,7 @@ class OrderReader:
             plan=planned.plan,
             plan_gaps=() if planned.status == "needs_approval" else planned.reasons,
             plan_id=None,
+            approve=stricter(planned.request.approve, order.approve),
             budget_usd=order.budget_usd or planned.request.limits.budget_usd,
         )
         return filled, await self.documents_of(planned.request)
