@@ -334,6 +334,23 @@ async def test_nobody_asks_for_less_approval_than_the_operator(
     assert (state.status == "needs_approval") is waits
 
 
+async def test_a_run_that_has_no_plan_yet_is_resumed_with_what_the_operator_wants_by_now(
+    store: Store,
+) -> None:
+    llm = FakeLLM({"planner": "no plan"})
+    async with opened(store, llm) as service:
+        state = await over(service, await service.start(RunOrder(task="why?")))
+        assert state.status == "failed"
+    async with opened(store, policy=RunPolicy(approve="always")) as service:
+        await service.resume(state.run_id, by="test")
+        waits = await over(service, state)
+        assert waits.status == "needs_approval"
+        again = await service.resume(state.run_id, by="test")
+        assert (again.status, again.events) == ("needs_approval", waits.events)
+        await service.resume(state.run_id, by="test", approved=digest_to_approve(waits))
+        assert (await over(service, state)).status == "succeeded"
+
+
 async def test_workers_wait_for_approval_where_the_operator_wants_it_and_plans_do_not(
     store: Store,
 ) -> None:

@@ -9,6 +9,7 @@ from itertools import takewhile
 
 from concertmaster.engine.orchestration.approval import plan_digest, waits_for_approval
 from concertmaster.engine.record.events import ApprovalOffered, RunEnded
+from concertmaster.engine.record.request import Approve
 from concertmaster.errors import RequestError
 from concertmaster.runs.journal import Journal
 from concertmaster.runs.state import RunState
@@ -31,10 +32,13 @@ def digest_to_approve(state: RunState) -> str:
     return _digest(f"{plan_digest(state.plan)} {state.request.limits.budget_usd!r}")
 
 
-def approved_plan(state: RunState, *, approved: str, budget_usd: float | None) -> str | None:
+def approved_plan(
+    state: RunState, *, approved: str, budget_usd: float | None, least: Approve
+) -> str | None:
     """Return the digest of the plan that a run goes on with because somebody approved it.
 
-    It is empty where nobody has to, and None where the run waits on for that.
+    The run needs as much approval as it was begun with, and no less than `least`. What is
+    returned is empty where nobody has to, and None where the run waits on for that.
 
     Raises:
         RequestError: what was approved is not a plan and a limit that wait for it.
@@ -48,7 +52,7 @@ def approved_plan(state: RunState, *, approved: str, budget_usd: float | None) -
         return ""
     if approved:
         return plan_digest(state.plan)
-    request = state.request.with_budget(budget_usd)
+    request = state.request.with_budget(budget_usd).with_approval(least)
     return None if waits_for_approval(request, state.plan, state.estimate, approved="") else ""
 
 

@@ -6,11 +6,17 @@ from hashlib import sha256
 from pathlib import Path
 
 from concertmaster.catalog.catalog import Catalog
-from concertmaster.engine.orchestration.approval import stricter
 from concertmaster.engine.plans.plan import Plan, Subtask
 from concertmaster.engine.plans.rules import PlanRules, plan_problems
 from concertmaster.engine.record.earlier import and_dependants
-from concertmaster.engine.record.request import Approve, Decomposition, InputRef, Limits, RunRequest
+from concertmaster.engine.record.request import (
+    Approve,
+    Decomposition,
+    InputRef,
+    Limits,
+    RunRequest,
+    stricter,
+)
 from concertmaster.errors import BusyRunError, InvalidPlanError, RequestError, UnknownSubtaskError
 from concertmaster.llm.protocol import Document, JsonSchema
 from concertmaster.llm.structured import schema_problem

@@ -10,6 +10,7 @@ from anyio.abc import TaskGroup
 from concertmaster.engine.orchestration.orchestrator import Orchestrator
 from concertmaster.engine.record.earlier import NO_EARLIER_RUN, EarlierRun
 from concertmaster.engine.record.events import CancelRequested, Event
+from concertmaster.engine.record.request import Approve, RunRequest
 from concertmaster.engine.run import Run
 from concertmaster.engine.steps import Steps
 from concertmaster.errors import LostRunError, StoreError, UnknownRunError
@@ -30,9 +31,11 @@ _UNWRITABLE = (StoreError, UnknownRunError)
 class LiveRun:
     """A run that this process drives."""
 
-    def __init__(self, state: RunState, *, epoch: int) -> None:
+    def __init__(self, state: RunState, *, epoch: int, approve: Approve = "never") -> None:
+        """Take where it stands, and the approval that a plan needs which is yet to be made."""
         self.state = state
         self.epoch = epoch
+        self._approve: Approve = approve
         self.scope = anyio.CancelScope()
         self.changed = anyio.Event()
         self.begun = False
@@ -45,6 +48,12 @@ class LiveRun:
             cancel_requested = self.state.cancel_requested
             self.state = fold(self.state.run_id, recorded, alive=True)
             self.state.cancel_requested = self.state.cancel_requested or cancel_requested
+
+    @property
+    def request(self) -> RunRequest:
+        """Return what is asked of the run in this life of it."""
+        request = self.state.request
+        return request if self.state.plan is not None else request.with_approval(self._approve)
 
 
 class LiveRuns:
@@ -120,7 +129,7 @@ class LiveRuns:
         self._given_up.pop(run_id, None)
         live.begin(recorded)
         self._notify(live)
-        request = live.state.request
+        request = live.request
         steps = Steps(append, run_id=run_id, limits=request.limits, recorded=recorded)
         run = Run(request=request, documents=documents, steps=steps, earlier=earlier)
         self._tasks.start_soon(self._drive, live, run)

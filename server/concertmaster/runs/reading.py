@@ -4,11 +4,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from concertmaster.catalog.catalog import Catalog
-from concertmaster.engine.orchestration.approval import stricter
 from concertmaster.engine.plans.plan import Plan
 from concertmaster.engine.record.earlier import NO_EARLIER_RUN, EarlierRun, earlier_results
 from concertmaster.engine.record.events import Event
-from concertmaster.engine.record.request import RunKind, RunRequest
+from concertmaster.engine.record.request import RunKind, RunRequest, stricter
 from concertmaster.errors import InputError, RequestError, UnknownRunError, UnreadableRunError
 from concertmaster.llm.protocol import Document
 from concertmaster.runs.intake import CheckedOrder, RunPolicy, check_order, check_rerun

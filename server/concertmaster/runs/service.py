@@ -189,7 +189,8 @@ class RunService:
         check_new_budget(state, budget_usd, self._policy)
         queued = self.room.queues and not here
         waits = state.status == "queued" and not queued
-        plan = approved_plan(state, approved=approved, budget_usd=budget_usd)
+        least = self._policy.approve
+        plan = approved_plan(state, approved=approved, budget_usd=budget_usd, least=least)
         if plan is None or state.status == "succeeded" or not (state.still or waits):
             return state
         check_resumable(state, self._setup)
@@ -206,7 +207,8 @@ class RunService:
             budget_usd=budget_usd,
             approved=plan,
         )
-        live = LiveRun(fold(run_id, [*events, event], alive=True), epoch=event.epoch)
+        state = fold(run_id, [*events, event], alive=True)
+        live = LiveRun(state, epoch=event.epoch, approve=least)
         most = self._policy.runs_in_all
 
         async def commit() -> None:
