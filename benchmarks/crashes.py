@@ -1,170 +1,145 @@
 """What runs of every kind lose when their process is killed at random moments.
 
-Their calls are counted outside of that process, by the scripted endpoint. To kill a hundred:
-`uv run benchmarks/crashes.py 100`, with a seed as the next argument. With `drive`, this file is
-the process that is killed.
+Their calls are counted outside of that process, by the scripted endpoint, which knows when it
+had sent the last byte of a reply. A reply that had been sent and is not in the journal after
+the kill is lost, and its call is made again. By itself, for at least 2,000 calls that were
+finished before a kill or in a process that was not killed: `uv run benchmarks/crashes.py 2000`;
+on Postgres, `uv run benchmarks/crashes.py 2000 postgres`; with a seed as a third argument.
+
+What share of the calls is lost depends on two times alone: how long it takes from the last
+byte of a reply to the disk, and how long a process lives until it is killed. A process that
+lives L seconds finishes some calls in each of them, and loses those of its last W seconds: W / L
+of them, however many there are at once. Here a process lives some seconds, so that there are
+many kills; in real life a kill is rare and the share is smaller by as much.
 """
 
+import os
 import random
+import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import anyio
 from anyio.abc import Process
 from anyio.streams.text import TextReceiveStream
 
-from concertmaster.cli.wiring import open_runs
-from concertmaster.engine.plans.plan import Plan
-from concertmaster.engine.record.events import CallFinished, Event, SubtaskFinished, SubtaskStarted
-from concertmaster.fake_api import Behaviour, serve_fake_api
-from concertmaster.fake_api.ledger import Ledger
-from concertmaster.runs.orders import Order, RunOrder, WorkerOrder
+from concertmaster.engine.record.events import (
+    CallFailed,
+    CallFinished,
+    Event,
+    RunEnded,
+    SubtaskFinished,
+    SubtaskStarted,
+)
+from concertmaster.fake_api import Behaviour, ServedApi, serve_fake_api
+from concertmaster.fake_api.ledger import Entry
+from concertmaster.llm.protocol import Usage
+from concertmaster.runs.journal import Journal
+from concertmaster.runs.postgres_store import open_postgres
 from concertmaster.runs.sqlite_store import open_sqlite
-from concertmaster.settings import Settings
+from crash_runs import ORDERS
 from measure import Figure
+from servers import running_postgres
 
-KILLS = 10
-COMMIT_SECONDS = 0.1
-"""How long the reply of a call may take from the endpoint to the disk."""
-LIFE_SECONDS = 10.0
+PROGRAM = Path(__file__).with_name("crash_runs.py")
+CALLS = 400
+LANES = {"sqlite": 4, "postgres": 6}
+"""Runs at once, each in a process of its own: on Postgres, some wait until a dead one is missed."""
+MOST_KILLS = 3
+"""How often one run is killed."""
+LIFE_SECONDS = 12.0
 """How long after its first call a process may live that is to be killed."""
 EARLY = 0.1
 """The share of the processes whose life may end before their first call."""
-MOST_KILLS = 3
-"""How often one run is killed."""
-BEHAVIOUR = Behaviour(first_token_seconds=0.2, tokens_per_second=400, reply_tokens=400, subtasks=40)
-
-
-def _subtask(number: int, *depends_on: str, **strategy: object) -> dict[str, object]:
-    return {
-        "id": f"s{number}",
-        "worker": "analyst",
-        "objective": f"Do part {number}.",
-        "depends_on": depends_on,
-        "decisive": number == 1,
-        "strategy": {"kind": "single"} | strategy,
-    }
-
-
-STRATEGIES = Plan.model_validate(
-    {
-        "subtasks": [
-            _subtask(1, kind="revise", critic="reviewer", rounds=2),
-            _subtask(2, kind="vote", decide="judge", answers=3),
-            _subtask(3, "s1", kind="vote", decide="rubric", answers=2, criteria=[{"name": "x"}]),
-            _subtask(4, "s2", kind="vote", decide="consensus", answers=2),
-            _subtask(5, kind="map", over="contexts", contexts=[{"in": "de"}, {"in": "fr"}]),
-        ]
-    }
+WINDOW_SECONDS = 0.1
+"""How long a reply may take from the endpoint to the disk."""
+BEHAVIOUR = Behaviour(
+    # Calls of one to two seconds: short ones of small models. Longer ones would not change the
+    # share that is lost, only how long it takes to count enough of them.
+    first_token_seconds=0.5,
+    tokens_per_second=150,
+    reply_tokens=150,
+    spread=0.5,
+    subtasks=30,
+    values={"allowed": True},
 )
-ORDERS: dict[str, Order] = {
-    "static": RunOrder(task="all of it", mode="static"),
-    "adaptive": RunOrder(task="all of it", mode="adaptive"),
-    "auto": RunOrder(task="all of it"),
-    "strategies": RunOrder(task="all of it", plan=STRATEGIES),
-    "verified": RunOrder(task="all of it", plan=STRATEGIES, verify="mend"),
-    "worker": WorkerOrder(worker="analyst", task="part of it"),
-}
+
+Marks = tuple[int, int, int, int]
+"""The tokens of a call: as good as a name, for replies differ in length."""
 
 
-async def drive(folder: str, address: str, name: str, run_id: str = "") -> None:
-    """Begin a run, or go on with one, and take it to its end."""
-    flags = {
-        "api_key": "none",
-        "base_url": address,
-        "data_folder": Path(folder),
-        "max_subtasks": 40,
-    }
-    async with open_runs(Settings.load(flags), roots=()) as service:
-        if run_id:
-            state = await service.resume(run_id, by="the next process")
-        else:
-            state = await service.start(ORDERS[name])
-        _say(state.run_id)
-        state = await service.wait(state.run_id, seconds=600)
-        _say(state.status)
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+def _marks(call: Entry | Usage) -> Marks:
+    return call.tokens_in, call.tokens_out, call.cache_read, call.cache_write
 
 
 @dataclass(slots=True)
 class Outcome:
     """What became of the runs, summed over them."""
 
-    runs: int = 0
-    kills: int = 0
+    runs: Counter[str] = field(default_factory=Counter[str])
+    """By kind and status."""
+    lives: list[float] = field(default_factory=list[float])
+    """How long processes lived from their first call until they were killed, in seconds."""
     unended: int = 0
-    lost: int = 0
-    """Subtasks that had succeeded, and were done again or are not there."""
+    undone: int = 0
+    """Subtasks that had succeeded and were done again."""
     finished: int = 0
-    """Calls whose whole reply had been sent before a kill."""
-    recent: int = 0
-    """How many of them so shortly before that their reply may not have been committed."""
+    """Calls whose whole reply had been sent while the process lived."""
     in_flight: int = 0
     """Calls that were under way at a kill."""
-    repeated: int = 0
-    """Finished calls that were made again."""
-    beyond: int = 0
-    """How many of them more than could be by the time that a commit takes."""
-    by_kind: dict[str, int] = field(default_factory=dict[str, int])
+    repeated: list[float] = field(default_factory=list[float])
+    """For each finished call whose reply was lost, how long before the kill it had been sent."""
+    unexplained: list[str] = field(default_factory=list[str])
+    """Replies that are not in the journal of a process that was not killed, and calls that are
+    in a journal more than once."""
 
 
-class Killing:
-    """Kills the processes of one run, and counts what was paid for."""
+class Counting:
+    """Compares what one run was sent with what its journal has, one process after the other."""
 
-    def __init__(self, ledger: Ledger, outcome: Outcome) -> None:
-        self._ledger = ledger
+    def __init__(self, api: ServedApi, outcome: Outcome) -> None:
+        self._api = api
         self._outcome = outcome
-        self._begins_at = len(ledger.entries)
-        self._finished: set[str] = set()
-        self._in_flight: set[str] = set()
-        self._recent = 0
+        self._entries = len(api.ledger.entries)
+        self._events = 0
 
-    def _whole(self) -> set[str]:
-        entries = self._ledger.entries[self._begins_at :]
-        return {entry.request_id for entry in entries if entry.whole}
+    def take_in(self, events: Sequence[Event], *, killed_at: float | None) -> None:
+        """Take in what there is after a process has ended, or was killed at a time."""
+        entries = self._api.ledger.entries[self._entries :]
+        until = self._api.now() if killed_at is None else killed_at
+        sent = [entry for entry in entries if entry.sent is not None and entry.sent <= until]
+        self._outcome.finished += len(sent)
+        lost = _lost(sent, events[self._events :])
+        if killed_at is None:
+            self._outcome.unexplained += [f"lost {until - moment:.3f} s before" for moment in lost]
+        else:
+            self._outcome.in_flight += len(entries) - len(sent)
+            self._outcome.repeated += [killed_at - moment for moment in lost]
+            if entries:
+                self._outcome.lives.append(killed_at - entries[0].began)
+        self._entries += len(entries)
+        self._events = len(events)
 
-    async def kill(self, process: Process, *, early: bool, after: float) -> None:
-        """Kill a process after some seconds, unless it has ended by itself.
 
-        They begin with its first call; with `early`, with the process.
-        """
-        calls = len(self._ledger.entries)
-        while True:
-            await anyio.sleep(0.001)
-            if early or len(self._ledger.entries) > calls or process.returncode is not None:
-                break
-        await anyio.sleep(after)
-        settled = self._whole()
-        await anyio.sleep(COMMIT_SECONDS)
-        if process.returncode is not None:
-            return
-        process.kill()
-        whole = self._whole()
-        begun = {entry.request_id for entry in self._ledger.entries[self._begins_at :]}
-        self._outcome.kills += 1
-        self._outcome.finished += len(whole - self._finished)
-        self._outcome.in_flight += len(begun - whole - self._in_flight)
-        self._finished = whole
-        self._in_flight |= begun - whole
-        self._recent += len(whole - settled)
-
-    def take_in(self, events: Sequence[Event]) -> None:
-        """Compare what was paid for with what the journal has."""
-        committed = sum(isinstance(event, CallFinished) for event in events)
-        repeated = len(self._whole() - self._in_flight) - committed
-        # What was in flight at a kill may have come to its end as well, and be committed.
-        self._outcome.repeated += max(0, repeated)
-        self._outcome.beyond += max(0, repeated - self._recent)
-        self._outcome.recent += self._recent
-        self._outcome.lost += len(_done_again(events))
+def _lost(sent: Sequence[Entry], events: Sequence[Event]) -> list[float]:
+    """Return when the replies had been sent that are not among the events."""
+    had = Counter(
+        _marks(event.reply.usage if isinstance(event, CallFinished) else event.usage)
+        for event in events
+        if isinstance(event, CallFinished | CallFailed)
+    )
+    lost: list[float] = []
+    for entry in sent:
+        if had[_marks(entry)]:
+            had[_marks(entry)] -= 1
+        elif entry.sent is not None:
+            lost.append(entry.sent)
+    return lost
 
 
 def _done_again(events: Sequence[Event]) -> set[str]:
@@ -182,34 +157,75 @@ def _done_again(events: Sequence[Event]) -> set[str]:
     return again
 
 
-async def one_run(
-    name: str, address: str, ledger: Ledger, outcome: Outcome, numbers: random.Random
-) -> None:
-    """Take one run to its end, through as many processes as it takes."""
-    killing = Killing(ledger, outcome)
-    with tempfile.TemporaryDirectory() as folder:
+class Lane:
+    """Takes one run after another to its end, through as many processes as it takes."""
+
+    def __init__(self, store: str, api: ServedApi, outcome: Outcome, seed: str) -> None:
+        self._store = store
+        self._api = api
+        self._outcome = outcome
+        self._numbers = random.Random(seed)
+
+    async def one_run(self, kind: str) -> None:
+        """Take a run of some kind to its end."""
+        counting = Counting(self._api, self._outcome)
         run_id, status = "", ""
-        for life in range(MOST_KILLS + 1):
-            command = [sys.executable, __file__, "drive", folder, address, name, run_id]
-            async with await anyio.open_process(command, stderr=None) as process:
-                assert process.stdout is not None
-                lines = _lines(TextReceiveStream(process.stdout))
-                run_id = await anext(lines)
-                if life < MOST_KILLS:
-                    early, after = numbers.random() < EARLY, numbers.uniform(0, LIFE_SECONDS)
-                    await killing.kill(process, early=early, after=after)
-                async for line in lines:
-                    status = line
-            if status:
+        events: Sequence[Event] = ()
+        with tempfile.TemporaryDirectory() as folder:
+            for life in range(MOST_KILLS + 1):
+                command = [sys.executable, str(PROGRAM), folder, self._store]
+                command += [self._api.address, kind, run_id]
+                killed_at = None
+                async with await anyio.open_process(
+                    command, stderr=None, env=_environment()
+                ) as process:
+                    assert process.stdout is not None
+                    lines = _lines(TextReceiveStream(process.stdout))
+                    run_id = await anext(lines)
+                    if life < MOST_KILLS:
+                        killed_at = await self._kill(process)
+                    async for _ in lines:
+                        pass
+                async with _opened(self._store, folder) as journal:
+                    events = await journal.events(run_id)
+                counting.take_in(events, killed_at=killed_at)
+                if isinstance(events[-1], RunEnded):
+                    # To resume one that has ended short of success is to try it again.
+                    status = events[-1].status
+                    break
+        self._sum_up(kind, status, events)
+
+    async def _kill(self, process: Process) -> float | None:
+        """Kill a process and return when that was, unless it ends by itself before."""
+        calls = len(self._api.ledger.entries)
+        early = self._numbers.random() < EARLY
+        after = self._numbers.uniform(0, LIFE_SECONDS)
+        while True:
+            await anyio.sleep(0.001)
+            if early or len(self._api.ledger.entries) > calls or process.returncode is not None:
                 break
-        async with open_sqlite(Path(folder)) as journal:
-            killing.take_in(await journal.events(run_id))
-    outcome.runs += 1
-    outcome.unended += status not in ("succeeded", "partial")
-    outcome.by_kind[f"{name} {status}"] = outcome.by_kind.get(f"{name} {status}", 0) + 1
+        with anyio.move_on_after(after):
+            await process.wait()
+            return None
+        process.kill()
+        return self._api.now()
+
+    def _sum_up(self, kind: str, status: str, events: Sequence[Event]) -> None:
+        calls = Counter(event.name for event in events if isinstance(event, CallFinished))
+        self._outcome.runs[f"{kind} {status}"] += 1
+        self._outcome.unended += status not in ("succeeded", "partial")
+        self._outcome.unexplained += [
+            f"{name} of a run {kind} {count} times" for name, count in calls.items() if count > 1
+        ]
+        self._outcome.undone += len(_done_again(events))
 
 
-async def _lines(stream: TextReceiveStream):
+def _environment() -> dict[str, str]:
+    """Return the environment of a process that starts as it does for users."""
+    return {name: text for name, text in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
+async def _lines(stream: TextReceiveStream) -> AsyncGenerator[str]:
     rest = ""
     async for text in stream:
         *lines, rest = (rest + text).split("\n")
@@ -217,36 +233,70 @@ async def _lines(stream: TextReceiveStream):
             yield line
 
 
-async def all_runs(outcome: Outcome, kills: int, seed: int) -> None:
-    """Begin one run after another, of each kind in turn, until there were so many kills."""
-    numbers = random.Random(seed)
-    names = list(ORDERS)
-    async with serve_fake_api(BEHAVIOUR) as api:
-        while outcome.kills < kills:
-            name = names[outcome.runs % len(names)]
-            await one_run(name, api.address, api.ledger, outcome, numbers)
+@asynccontextmanager
+async def _opened(store: str, folder: str) -> AsyncGenerator[Journal]:
+    async with open_postgres(store) if store else open_sqlite(Path(folder)) as journal:
+        yield journal
 
 
-def crash_figures(kills: int = KILLS, seed: int = 1) -> list[Figure]:
+async def all_runs(outcome: Outcome, store: str, lanes: int, calls: int, seed: int) -> None:
+    """Begin runs, of each kind in turn, until so many calls were finished."""
+    kinds = list(ORDERS)
+
+    async def fill(lane: Lane, first: int) -> None:
+        number = first
+        while outcome.finished < calls:
+            await lane.one_run(kinds[number % len(kinds)])
+            number += 1
+
+    async with AsyncExitStack() as stack:
+        apis = [await stack.enter_async_context(serve_fake_api(BEHAVIOUR)) for _ in range(lanes)]
+        async with anyio.create_task_group() as tasks:
+            for number, api in enumerate(apis):
+                lane = Lane(store, api, outcome, f"{seed} {number}")
+                tasks.start_soon(fill, lane, number * len(kinds) // lanes)
+
+
+def crash_figures(calls: int = CALLS, store: str = "sqlite", seed: int = 1) -> list[Figure]:
     """Measure what kills lose, and what they cost."""
     outcome = Outcome()
-    anyio.run(all_runs, outcome, kills, seed)
+    with running_postgres() if store == "postgres" else nullcontext() as server:
+        address = server.store() if server else ""
+        anyio.run(all_runs, outcome, address, LANES[store], calls, seed)
+    lives = statistics.mean(outcome.lives)
     detail = (
-        f"{outcome.runs} runs, {outcome.kills} kills, {outcome.finished} calls finished before, "
-        f"{outcome.recent} of them just before, {outcome.in_flight} in flight"
+        f"{outcome.runs.total()} runs, {len(outcome.lives)} kills after {lives:.1f} s on average, "
+        f"{outcome.finished} calls finished, {outcome.in_flight} in flight"
     )
     most = max(1, outcome.finished / 500)
+    farthest = max(outcome.repeated, default=0.0)
+    on = f"on {store}"
     return [
-        Figure("killed runs without an end", outcome.unended, 0, unit="runs", detail=detail),
-        Figure("results lost to kills", outcome.lost, 0, unit="results"),
-        Figure("finished calls repeated", outcome.repeated, most, unit="calls"),
-        Figure("repeated though not just finished", outcome.beyond, 0, unit="calls"),
+        Figure(f"killed runs without an end, {on}", outcome.unended, 0, unit="runs", detail=detail),
+        Figure(f"results lost to kills, {on}", outcome.undone, 0, unit="results"),
+        Figure(f"finished calls repeated, {on}", len(outcome.repeated), most, unit="calls"),
+        Figure(
+            f"calls repeated without a reason, {on}",
+            len(outcome.unexplained),
+            0,
+            unit="calls",
+            detail="; ".join(outcome.unexplained),
+        ),
+        Figure(
+            f"longest from a reply to the kill that lost it, {on}",
+            1000 * farthest,
+            1000 * WINDOW_SECONDS,
+            unit="ms",
+            detail=", ".join(f"{1000 * gap:.1f}" for gap in sorted(outcome.repeated)),
+        ),
     ]
 
 
+def main(calls: str = str(CALLS), store: str = "sqlite", seed: str = "1") -> None:
+    """Print the figures."""
+    for figure in crash_figures(int(calls), store, int(seed)):
+        print(f"{figure.name}: {figure.value:g} {figure.unit} (≤ {figure.goal:g}). {figure.detail}")
+
+
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["drive"]:
-        anyio.run(partial(drive, *sys.argv[2:]))
-    else:
-        for figure in crash_figures(*map(int, sys.argv[1:])):
-            print(f"{figure.name}: {figure.value:g} {figure.unit}. {figure.detail}")
+    main(*sys.argv[1:])

@@ -12,6 +12,7 @@ from crashes import crash_figures
 from faults import fault_figures
 from gate import gate_figures
 from hand_offs import hand_off_figures
+from journal import journal_figures
 from measure import Figure
 from modes import pattern_figures
 from outside import run_cpu_figures, startup_figures
@@ -20,6 +21,7 @@ from prefix import prefix_figures
 from scheduling import makespan_figures, scheduler_figures
 from sharing import sharing_figures
 from spending import spending_figures
+from window import window_figures
 
 
 def table(figures: list[Figure]) -> Table:
@@ -50,7 +52,10 @@ def main() -> int:
         *spending_figures(),
         *gate_figures(),
         *fault_figures(),
+        *journal_figures(),
+        *window_figures(),
         *crash_figures(),
+        *crash_figures(store="postgres"),
         *sharing_figures(),
         *hand_off_figures(),
     ]

@@ -5,10 +5,8 @@ default. `ANTHROPIC_API_KEY`, `ANTHROPIC_AUTH_TOKEN` and `ANTHROPIC_BASE_URL` st
 connection that none of these describes.
 """
 
-import json
 import os
 import re
-import shlex
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +15,6 @@ from typing import Annotated, Any, Literal, cast
 
 import platformdirs
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -25,21 +22,23 @@ from pydantic import (
     ValidationError,
 )
 
+from concertmaster.background_settings import BackgroundSettings
 from concertmaster.engine.record.request import Approve, Decomposition, Limits
 from concertmaster.errors import SettingsError, did_you_mean
-from concertmaster.http_settings import HttpSettings
+from concertmaster.http_settings import HTTP_SECRETS, HttpSettings
 from concertmaster.llm.address import Address
 from concertmaster.llm.prices import ModelFacts
 from concertmaster.runs.private import check_owner_only
-from concertmaster.setting_types import Folder, Folders, LogLevel, absolute
-from concertmaster.tools.policy import Decision
+from concertmaster.served_settings import ServedSettings
+from concertmaster.setting_types import Folder, Folders, LogLevel, absolute, read_json
+from concertmaster.tool_settings import ToolSettings
 from concertmaster.tools.servers.entries import HttpEntry, ServerEntries, StdioEntry, give_anything
 
 ENVIRONMENT_PREFIX = "CONCERTMASTER_"
 FILE_VARIABLE = "CONCERTMASTER_CONFIG"
 """Names another settings file than the one in the configuration folder."""
 
-SECRETS = ("api_key", "auth_token", "store")
+SECRETS = ("api_key", "auth_token", "store", *HTTP_SECRETS)
 _PATHS = ("roots", "worker_folders", "prompt_folders", "job_folders", "data_folder", "tokens_file")
 
 _OTHER_SPELLINGS = {"mcpServers": "mcp_servers"}
@@ -49,7 +48,6 @@ _AMBIENT_SECRETS = {"api_key": "ANTHROPIC_API_KEY", "auth_token": "ANTHROPIC_AUT
 _AMBIENT_URL = "ANTHROPIC_BASE_URL"
 _UNEXPANDED = re.compile(r"\$\{[^}]*\}")
 """A variable that a client's configuration refers to and that the client left as it was."""
-_SECRET_NAME = re.compile(r"^ANTHROPIC_|^CONCERTMASTER_|KEY|TOKEN|SECRET|PASS|CREDENTIAL", re.I)
 
 
 def configuration_folder() -> Path:
@@ -61,19 +59,10 @@ def _default_data_folder() -> Path:
     return platformdirs.user_data_path("concertmaster", appauthor=False)
 
 
-def _read_json(value: object) -> object:
-    return json.loads(value) if isinstance(value, str) else value
-
-
-def _splittable(command: str) -> str:
-    shlex.split(command)
-    return command
-
-
 Role = Annotated[str, Field(min_length=1)]
 
 
-class Settings(HttpSettings):
+class Settings(BackgroundSettings, HttpSettings, ToolSettings, ServedSettings):
     """What an operator chose; every field is a key of the settings file."""
 
     model_config = ConfigDict(
@@ -147,24 +136,13 @@ class Settings(HttpSettings):
     max_attempts: int = Field(
         default=5, ge=1, description="Attempts at a model call that the provider turns away."
     )
-    prices: Annotated[dict[str, ModelFacts], BeforeValidator(_read_json)] = Field(
+    prices: Annotated[dict[str, ModelFacts], BeforeValidator(read_json)] = Field(
         default_factory=dict[str, ModelFacts],
         description="Prices of models in USD per million tokens, over the built-in ones.",
     )
     mcp_servers: ServerEntries = Field(
         default_factory=dict[str, StdioEntry | HttpEntry],
         description="Other MCP servers, whose tools workers may call.",
-    )
-    tool_policy: Annotated[dict[str, Decision], BeforeValidator(_read_json)] = Field(
-        default_factory=dict[str, Decision],
-        description="Which tools workers may call: allow, ask or deny for `SERVER.TOOL`, "
-        "`SERVER.*` or `*`. Without a rule, those that change nothing.",
-    )
-    tool_seconds: float = Field(
-        default=60, gt=0, description="Time for one call of a tool of an MCP server."
-    )
-    custom_worker_tools: Annotated[tuple[str, ...], BeforeValidator(_read_json)] = Field(
-        default=(), description="Tools of workers that a planner writes for a run."
     )
     roots: Folders = Field(
         default=(),
@@ -179,15 +157,6 @@ class Settings(HttpSettings):
     )
     job_folders: Folders = Field(
         default=(), description="Folders with job files, beside the built-in ones."
-    )
-    web: bool = Field(
-        default=True,
-        description="Let workers read public pages and search arXiv, if the extra is installed.",
-    )
-    test_command: Annotated[str, AfterValidator(_splittable)] | None = Field(
-        default=None,
-        description="Command that workers may run the tests of a root with, such as pytest -q. "
-        "Left out: they run none.",
     )
     claude_agents: bool = Field(
         default=False, description="Also use the subagents in .claude/agents as workers."
@@ -300,9 +269,9 @@ def _variable(name: str) -> str | None:
     return None if not value or _UNEXPANDED.fullmatch(value) else value
 
 
-def program_environment() -> dict[str, str]:
-    """Return the environment without what looks like a secret, for programs of others."""
-    return {name: value for name, value in os.environ.items() if not _SECRET_NAME.search(name)}
+def environment() -> dict[str, str]:
+    """Return the environment, with the secrets in it."""
+    return dict(os.environ)
 
 
 def _from_environment() -> dict[str, _Found]:
@@ -347,8 +316,7 @@ def _from_file(file: Path) -> dict[str, _Found]:
             raise SettingsError(
                 f"{file}: unknown key {key!r}. {did_you_mean(key, Settings.model_fields)}"
             )
-    secrets = (*SECRETS, "oauth_client_secret")
-    if any(values.get(name) for name in secrets) or give_anything(values.get("mcp_servers")):
+    if any(values.get(name) for name in SECRETS) or give_anything(values.get("mcp_servers")):
         check_owner_only(file)
     return {
         name: _Found(_anchored(value, file.parent) if name in _PATHS else value, f"file {file}")

@@ -19,10 +19,11 @@ from mcp.types import (
 )
 
 from building import setup
+from concertmaster.protocol.on_demand import OpenService, ServiceOnDemand
 from concertmaster.protocol.prompts import no_jobs
 from concertmaster.protocol.server import ConcertmasterServer
 from concertmaster.protocol.serving_http import serve_http
-from concertmaster.protocol.state import OpenService
+from concertmaster.protocol.state import ServerState
 from concertmaster.protocol.tasks import RunTasks, TaskSource
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.service import open_service
@@ -36,7 +37,7 @@ class FixtureServer(ConcertmasterServer):
     """The real server; its prompts are the suite's, and it keeps no level of a log it has not."""
 
     def __init__(self, open_service: OpenService) -> None:
-        super().__init__(open_service, no_jobs, at_once=False, principals=None)
+        super().__init__(ServerState(ServiceOnDemand(open_service)), no_jobs)
         add_fixtures(self)
         add_task_fixtures(self)
         tool = self._tool_manager.get_tool("json_schema_2020_12_tool")

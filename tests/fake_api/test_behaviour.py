@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 
 from concertmaster.errors import SettingsError
-from concertmaster.fake_api import FAULTS, Behaviour, parse_faults
-from concertmaster.fake_api.behaviour import FaultMix
+from concertmaster.fake_api import FAULTS, Behaviour, parse_faults, parse_values
+from concertmaster.fake_api.behaviour import FaultMix, Lengths
 
 BODIES = [f"request {number}".encode() for number in range(4000)]
 
@@ -64,3 +64,38 @@ def test_a_mix_that_makes_no_sense_is_an_error(mix: str, problem: str) -> None:
 def test_shares_that_are_none_are_an_error(mix: str) -> None:
     with pytest.raises(SettingsError, match="add up to at most 1"):
         Behaviour(faults=parse_faults(mix))
+
+
+def test_replies_are_as_long_as_asked_for_give_or_take_the_spread() -> None:
+    even = Lengths(Behaviour(reply_tokens=100))
+    assert {even.next(body) for body in BODIES[:50]} == {100}
+    behaviour = Behaviour(reply_tokens=100, spread=0.5)
+    uneven = Lengths(behaviour)
+    drawn = [uneven.next(body) for body in BODIES[:1000]]
+    assert 50 <= min(drawn) < 60 < 140 < max(drawn) <= 150
+    again = Lengths(behaviour)
+    assert [again.next(body) for body in BODIES[:1000]] == drawn
+
+
+def test_even_the_shortest_reply_has_a_token() -> None:
+    lengths = Lengths(Behaviour(reply_tokens=1, spread=1))
+    assert min(lengths.next(body) for body in BODIES[:50]) == 1
+
+
+def test_a_spread_of_more_than_everything_is_an_error() -> None:
+    with pytest.raises(SettingsError, match="from 0 to 1"):
+        Behaviour(spread=1.5)
+
+
+def test_values_are_written_as_json_behind_names() -> None:
+    assert parse_values(["allowed=true", 'a="x=y"', "b=[1]"]) == {
+        "allowed": True,
+        "a": "x=y",
+        "b": [1],
+    }
+
+
+@pytest.mark.parametrize("text", ["allowed", "allowed=", "allowed=yes", "=true"])
+def test_a_value_that_makes_no_sense_is_an_error(text: str) -> None:
+    with pytest.raises(SettingsError, match="allowed=true"):
+        parse_values([text])

@@ -144,6 +144,39 @@ def plan_of(worker: dict[str, Any] | None) -> dict[str, Any]:
     return {"properties": {"subtasks": {"type": "array", "items": one}}, "type": "object"}
 
 
+async def test_properties_have_the_values_that_were_asked_for() -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "allowed": {"type": "boolean"},
+            "parts": {
+                "type": "array",
+                "items": {"type": "object", "properties": {"allowed": {"type": "boolean"}}},
+            },
+            "sure": {"type": "boolean"},
+        },
+    }
+    form = {"format": {"type": "json_schema", "schema": schema}}
+    async with client(values={"allowed": True}) as asking:
+        events = await asking.events(output_config=form)
+    assert json.loads(text_of(events)) == {
+        "allowed": True,
+        "parts": [{"allowed": True}],
+        "sure": False,
+    }
+
+
+async def test_the_ledger_tells_when_a_whole_reply_had_been_sent() -> None:
+    async with client(faults={"cut": 1.0}) as asking:
+        await asking.events()
+        assert asking.api.ledger.entries[0].sent is None
+    async with client() as asking:
+        await asking.events()
+        (entry,) = asking.api.ledger.entries
+        assert entry.sent is not None
+        assert entry.began <= entry.sent <= asking.api.now()
+
+
 @pytest.mark.parametrize(
     ("worker", "named"),
     [
@@ -290,3 +323,37 @@ async def test_a_port_that_is_taken_is_an_error() -> None:
         with pytest.raises(SettingsError, match=f"Port {port} cannot be had"):
             async with serve_fake_api(port=port):
                 raise AssertionError("unreachable")
+
+
+SEARCH = {"type": "web_search_20260318", "name": "web_search"}
+
+
+def kinds_of(events: Events) -> list[str]:
+    starts = [json.loads(data) for kind, data in events if kind == "content_block_start"]
+    return [event["content_block"]["type"] for event in starts]
+
+
+async def test_a_request_that_lets_the_web_be_searched_is_answered_with_a_search() -> None:
+    async with client() as asking:
+        events = await asking.events(tools=[SEARCH])
+        entry, totals = asking.api.ledger.entries[0], asking.api.ledger.totals
+    assert kinds_of(events) == ["server_tool_use", "web_search_tool_result", "text"]
+    usage = end_of(events)["usage"]
+    assert usage["server_tool_use"]["web_search_requests"] == totals.searches == 1
+    assert usage["input_tokens"] == entry.tokens_in > 500
+    assert any("web_search_result_location" in data for _, data in events)
+
+
+async def test_a_search_may_be_followed_by_a_pause_and_is_not_made_again() -> None:
+    async with client(pause=True) as asking:
+        first = await asking.events(tools=[SEARCH])
+        said: list[dict[str, Any]] = [
+            {"role": "user", "content": "Why?"},
+            {"role": "assistant", "content": []},
+        ]
+        second = await asking.events(tools=[SEARCH], messages=said)
+    assert kinds_of(first) == ["server_tool_use", "web_search_tool_result"]
+    assert end_of(first)["delta"]["stop_reason"] == "pause_turn"
+    assert kinds_of(second) == ["text"]
+    assert end_of(second)["delta"]["stop_reason"] == "end_turn"
+    assert any("web_search_result_location" in data for _, data in second)

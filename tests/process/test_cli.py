@@ -144,6 +144,7 @@ def test_over_http_the_server_tells_its_address_and_answers_there_until_a_signal
 @pytest.mark.skipif(sys.platform == "win32", reason="no signals can be sent there")
 def test_a_run_goes_to_the_scripted_endpoint_that_another_command_serves() -> None:
     command = [*COMMAND, "dev", "fake-api", "--port", "0", "--subtasks", "3", "--key", "right"]
+    command += ["--value", "sure=true", "--spread", "0.5"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         found = re.match(r"Serving at (http://127\.0\.0\.1:\d+) until", process.stderr.readline())

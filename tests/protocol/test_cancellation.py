@@ -118,7 +118,7 @@ async def test_a_call_cut_off_by_the_end_of_the_server_leaves_its_run_to_be_resu
     arguments = {"worker": "analyst", "task": "x", "wait_seconds": 600}
     async with connected(tmp_path, default=worker, mode=mode) as connection:
         async with abandoned(connection, "run_worker", arguments, worker.reached):
-            connection.server.state.ending = True
+            connection.server.state.left = True
         (state,) = (await connection.service.recent()).states
         assert not state.over
     async with connected(tmp_path, default=hang, mode=mode) as connection:

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +26,7 @@ from concertmaster.llm.protocol import (
     UserMessage,
 )
 from scripted_anthropic import (
+    EVENT_STREAM,
     KEY,
     Provider,
     ask,
@@ -67,6 +69,9 @@ async def test_a_reply_has_the_text_of_all_its_pieces_and_what_it_cost() -> None
         "tokens_out": 200,
         "cache_read": 5000,
         "cache_write": 2000,
+        "searches": 0,
+        "fetches": 0,
+        "containers": 0,
     }
     assert usage.usd == pytest.approx((1000 * 2 + 200 * 10 + 5000 * 0.1 + 2000 * 2.5) / 1e6)
     assert usage.saved_usd == pytest.approx((5000 * (2 - 0.1) + 2000 * (2 - 2.5)) / 1e6)
@@ -431,6 +436,39 @@ async def test_a_call_that_is_cancelled_tells_what_it_had_cost_and_lets_the_conn
     assert (draft.usage.attempts, draft.usage.tokens_in) == (1, 1000)
     assert draft.usage.usd == pytest.approx((1000 * 2 + 1 * 10) / 1e6)
     assert body.closed
+
+
+async def test_a_whole_reply_is_handed_on_though_its_response_does_not_end() -> None:
+    body = Hanging(whole("done"))
+    async with connected(Provider(httpx2.Response(200, stream=body))) as llm:
+        with anyio.fail_after(5):
+            reply = await llm.complete(ask(), Draft())
+    assert reply.text == "done"
+    assert body.reached.is_set()
+    assert body.closed
+
+
+async def test_a_whole_reply_is_not_lost_to_what_becomes_of_the_connection_after_it() -> None:
+    lost = httpx2.ReadError("reset by peer")
+    reply, _ = await reply_to(ask(), started(), text_block("done"), ended(), lost)
+    assert reply.text == "done"
+    unreadable = event("error", error={"type": "overloaded_error", "message": "Overloaded"})
+    reply, _ = await reply_to(ask(), whole("done"), unreadable)
+    assert reply.text == "done"
+
+
+async def test_a_response_is_read_to_its_end_so_that_its_connection_serves_others() -> None:
+    read: list[str] = []
+
+    async def body() -> AsyncGenerator[bytes]:
+        yield whole("done")
+        yield event("ping")
+        read.append("all")
+
+    response = httpx2.Response(200, headers=EVENT_STREAM, content=body())
+    async with connected(Provider(response)) as llm:
+        await llm.complete(ask(), Draft())
+    assert read == ["all"]
 
 
 @pytest.mark.parametrize(

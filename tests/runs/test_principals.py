@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import pytest
 
 from building import setup
 from clients import hang
+from concertmaster.engine.record.events import Event
 from concertmaster.engine.record.request import NOBODY
 from concertmaster.errors import AllowanceError, ModelReplyError, UnknownRunError
 from concertmaster.llm.protocol import Request
@@ -19,7 +20,7 @@ from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.orders import PlanOrder, RunOrder
 from concertmaster.runs.principals import Allowance, OwnRuns, Principals
 from concertmaster.runs.service import RunService, open_service
-from concertmaster.runs.sqlite_store import open_sqlite
+from concertmaster.runs.sqlite_store import SqliteJournal, open_sqlite
 from fakes import USAGE, FakeLLM, Script, plan_json, reply_with, subtask
 
 pytestmark = pytest.mark.anyio
@@ -105,6 +106,36 @@ async def test_a_run_under_way_does_not_exist_for_others_either(tmp_path: Path) 
         with pytest.raises(UnknownRunError):
             await group.bob.cancel(run.run_id, reason="no")
         assert (await group.ann.get(run.run_id)).cancel_requested is None
+
+
+async def test_nothing_is_read_of_the_runs_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    events, text = SqliteJournal.events, SqliteJournal.text
+
+    async def note_events(
+        journal: SqliteJournal, run_id: str, *, light: bool = False
+    ) -> Sequence[Event]:
+        read.append(run_id)
+        return await events(journal, run_id, light=light)
+
+    async def note_text(journal: SqliteJournal, digest: str) -> str:
+        read.append(digest)
+        return await text(journal, digest)
+
+    async with people(tmp_path) as both:
+        run_id = await finished(both.ann)
+        monkeypatch.setattr(SqliteJournal, "events", note_events)
+        monkeypatch.setattr(SqliteJournal, "text", note_text)
+        # How long an answer takes is not to tell whether there is a run, and how large it is.
+        for door in DOORS.values():
+            with pytest.raises(UnknownRunError):
+                await door(both.bob, run_id)
+        await both.bob.recent()
+        assert read == []
+        await both.ann.recent()
+        assert read == [run_id]
 
 
 async def test_each_lists_their_own_runs_and_the_operator_all(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import struct
 import sys
 import tempfile
 import threading
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,8 @@ from concertmaster.runs.journal import RunRow
 from concertmaster.runs.sqlite_errors import explain
 from concertmaster.runs.sqlite_file import SqliteFile
 from concertmaster.runs.sqlite_store import open_sqlite
+from concertmaster.runs.stored import Write
+from concertmaster.runs.writing import Pending
 from stores import cancel, names, numbered, started
 
 pytestmark = pytest.mark.anyio
@@ -219,7 +221,7 @@ async def test_commits_of_this_process_are_no_news_to_it(
                 for number in range(20):
                     await mine.append("r-1", numbered(number), epoch=1)
                 heard.append("mine")
-                await other.request_cancel("r-1", cancel())
+                await other.tell("r-1", cancel())
     assert heard == ["mine", "other"]
 
 
@@ -394,6 +396,62 @@ async def test_a_journal_closes_once_whoever_reads_has_finished(folder: Path) ->
     assert read == ["r-1"]
 
 
+class HeldFile(SqliteFile):
+    """A file of which the next commit lasts until it is told to go on."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, patience=5)
+        self.held: anyio.Event | None = None
+        self.go_on = threading.Event()
+
+    def commit(self, writes: Sequence[Write]) -> list[ConcertmasterError | None]:
+        if self.held is not None:
+            from_thread.run_sync(self.held.set)
+            self.go_on.wait(5)
+        return super().commit(writes)
+
+
+class Telling(GroupCommit):
+    """Commits that tell when it has been settled how their writes ended."""
+
+    def __init__(self, file: HeldFile) -> None:
+        super().__init__(file)
+        self.settled = threading.Event()
+
+    def _commit(self, batch: Sequence[Pending]) -> None:
+        super()._commit(batch)
+        self.settled.set()
+
+
+@pytest.mark.parametrize("first", ["cancelled", "settled"])
+async def test_a_failure_is_not_lost_whichever_is_first_that_or_its_caller_being_cancelled(
+    folder: Path, first: str
+) -> None:
+    file = HeldFile(folder)
+    journal = Telling(file)
+    scope = anyio.CancelScope()
+
+    async def give_up() -> None:
+        with scope:
+            await journal.append("r-1", numbered(1), epoch=9)
+
+    with anyio.fail_after(5):
+        async with journal.committing():
+            await journal.create("r-1", started(), {})
+            file.held = anyio.Event()
+            journal.settled.clear()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(give_up)
+                await file.held.wait()
+                scope.cancel()
+                if first == "settled":
+                    file.go_on.set()
+                    assert journal.settled.wait(5)
+            file.go_on.set()
+            with pytest.raises(LostRunError):
+                await journal.append("r-1", numbered(2), epoch=1)
+
+
 async def test_a_store_is_usable_again_once_what_was_wrong_has_passed(folder: Path) -> None:
     write(folder, b"in the way")
     async with open_sqlite(folder) as journal:
@@ -469,7 +527,7 @@ async def test_all_errors_are_ours(folder: Path) -> None:
         attempts: list[Callable[[], Awaitable[object]]] = [
             lambda: journal.create("r-1", started(), {}),
             lambda: journal.append("r-1", numbered(1), epoch=1),
-            lambda: journal.request_cancel("r-1", cancel()),
+            lambda: journal.tell("r-1", cancel()),
             lambda: journal.row("r-1"),
             lambda: journal.recent(1),
             lambda: journal.events("r-1"),

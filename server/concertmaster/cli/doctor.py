@@ -4,6 +4,7 @@ import os
 import platform
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -12,14 +13,17 @@ from pydantic import JsonValue
 from rich.table import Table
 from rich.text import Text
 
+from concertmaster.background.files import ServerFiles, files_of_all
+from concertmaster.background.front import inquire
+from concertmaster.cli.answering import answering
 from concertmaster.cli.app import FAILED
 from concertmaster.cli.definitions import read_definitions
 from concertmaster.cli.jobs import find_jobs
 from concertmaster.cli.options import json_option, load, run_async, setup_options
+from concertmaster.cli.served import served_tools
 from concertmaster.cli.servers import look_at_servers
 from concertmaster.cli.terminal import print_data, print_json
 from concertmaster.cli.wiring import (
-    answering,
     build_prompts,
     build_tools,
     connection_of,
@@ -31,6 +35,7 @@ from concertmaster.cli.wiring import (
 from concertmaster.cli.wording import count
 from concertmaster.errors import ConcertmasterError
 from concertmaster.llm.protocol import Document
+from concertmaster.llm.server_tools import SERVER_TOOLS
 from concertmaster.settings import SECRETS, LoadedSettings, Settings
 from concertmaster.tools.policy import ToolPolicy
 from concertmaster.tools.registry import ToolRegistry
@@ -99,7 +104,7 @@ def doctor(as_json: bool, **flags: Any) -> None:
 def shown(settings: Settings, name: str) -> str:
     """Return a setting's value as it may be shown: of a secret, only that it is set."""
     if name in SECRETS:
-        return "unset" if getattr(settings, name) is None else "set"
+        return "set" if getattr(settings, name) else "unset"
     match settings.model_dump(mode="json")[name]:
         case None:
             return "unset"
@@ -120,10 +125,12 @@ def examine(loaded: LoadedSettings) -> Iterator[Finding]:
     yield _settings_file(loaded)
     yield _model(loaded)
     yield _attempt(_store_name(loaded), lambda: _open_store(loaded))
+    yield from _background(loaded.settings)
     yield from _roots(loaded.settings)
     yield from _definitions(loaded.settings)
     yield _attempt("prompts", lambda: _prompts(loaded.settings))
     yield from _tools(loaded.settings)
+    yield from _served(loaded)
     yield from _servers(loaded.settings)
 
 
@@ -169,6 +176,21 @@ def _open_store(loaded: LoadedSettings) -> str:
     return run_async(look)
 
 
+def _background(settings: Settings) -> Iterator[Finding]:
+    alive = [files for files in files_of_all(settings.data_folder) if files.alive]
+    for files in alive:
+        yield _attempt("background server", lambda files=files: _about(files))
+    if settings.background and not alive:
+        yield Finding("background server", "ok", "none now: the next client over stdio starts one")
+
+
+def _about(files: ServerFiles) -> str:
+    report = inquire(files, "report")
+    since = datetime.fromtimestamp(report.since).astimezone().isoformat(" ", "seconds")
+    work = f"{count(report.sessions, 'client')}, {count(report.runs, 'run')} under way"
+    return f"process {report.pid} since {since}, {report.version}: {work}; log: {files.log}"
+
+
 def _roots(settings: Settings) -> Iterator[Finding]:
     if not settings.roots:
         yield Finding("roots", "ok", "none: MCP clients can give inputs only as text")
@@ -205,9 +227,11 @@ def _servers(settings: Settings) -> Iterator[Finding]:
         if report.problem:
             yield Finding(about, "broken", report.problem)
         else:
-            allowed = sum(policy.decision(spec) == "allow" for spec in report.tools)
-            number = count(len(report.tools), "tool")
-            yield Finding(about, "ok", f"{report.about}: {number}, {allowed} may be called")
+            decisions = [policy.decision(spec) for spec in report.tools]
+            tools = f"{count(len(decisions), 'tool')}, {decisions.count('allow')} may be called"
+            if asked := decisions.count("ask"):
+                tools += f", {asked} if somebody agrees"
+            yield Finding(about, "ok", f"{report.about}: {tools}")
 
 
 def _tools(settings: Settings) -> Iterator[Finding]:
@@ -218,6 +242,17 @@ def _tools(settings: Settings) -> Iterator[Finding]:
             yield Finding(about, "note", tools.missing[name])
         else:
             yield _attempt(about, lambda name=name: _tool(tools, name, settings))
+
+
+def _served(loaded: LoadedSettings) -> Iterator[Finding]:
+    """Tell which tools the provider calls itself; only a call of one would show more."""
+    served, policy = served_tools(loaded), ToolPolicy(loaded.settings.tool_policy)
+    for name in SERVER_TOOLS:
+        if reason := served.reason(name, policy):
+            yield Finding(f"tool {name}", "note", reason)
+        else:
+            uses = count(loaded.settings.server_tool_uses, "use")
+            yield Finding(f"tool {name}", "ok", f"by the provider, {uses} in a conversation")
 
 
 def _tool(tools: ToolRegistry, name: str, settings: Settings) -> str:

@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 from concertmaster.errors import SettingsError
 from concertmaster.protocol.access import HttpAccess, OpenVerifier, ProtectedResource, always
 from concertmaster.protocol.oauth import SignedTokens, open_introspection
+from concertmaster.protocol.on_demand import OpenService
 from concertmaster.protocol.prompts import LoadJobs
 from concertmaster.protocol.server import create_server
 from concertmaster.protocol.serving_http import serve_http
-from concertmaster.protocol.state import OpenService
 from concertmaster.protocol.tokens import StaticTokens
 from concertmaster.runs.principals import Allowance, Principals
 from concertmaster.runs.private import check_owner_only
@@ -43,7 +43,12 @@ async def serve(
     access = access_of(settings)
     principals = principals_of(settings) if access.open_verifier is not None else None
     server = create_server(
-        open_service, load_jobs, at_once=settings.resume_interrupted, principals=principals
+        open_service,
+        load_jobs,
+        at_once=settings.resume_interrupted,
+        principals=principals,
+        state_keys=[key.get_secret_value() for key in dict.fromkeys(settings.request_state_keys)],
+        keep_days=settings.keep_days,
     )
     return await serve_http(server, host=host, port=port, access=access, ready=ready)
 

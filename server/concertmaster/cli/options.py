@@ -21,6 +21,8 @@ Command = Callable[..., Any]
 
 _JSON_OBJECT: TypeAdapter[JsonSchema] = TypeAdapter(JsonSchema)
 
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
 FOLDER = click.Path(path_type=Path)
 
 
@@ -153,7 +155,7 @@ def load(flags: dict[str, Any]) -> LoadedSettings:
     logging.basicConfig(
         stream=sys.stderr,
         level=loaded.settings.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        format=LOG_FORMAT,
     )
     # Below warnings they write whole requests, and so people's documents, and addresses.
     for library in ("anthropic", "httpx2", "httpcore2"):

@@ -4,6 +4,7 @@ import importlib
 import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,8 +12,8 @@ from anyio import to_thread
 
 from concertmaster.cli.extras import check_store
 from concertmaster.cli.options import job_folders_option, load, run_async, setup_options
-from concertmaster.protocol.server import create_server
-from concertmaster.protocol.serving import serve_stdio
+from concertmaster.errors import SettingsError
+from concertmaster.settings import LoadedSettings, Settings
 
 if TYPE_CHECKING:
     from concertmaster.runs.job_files import JobsReading
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from concertmaster.runs.service import RunService
 
 log = logging.getLogger(__name__)
+
+AS_SERVER = "--as-background-server"
+"""The flag, followed by an identity, with which the first client starts a background server."""
 
 
 @click.command()
@@ -29,40 +33,108 @@ log = logging.getLogger(__name__)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address for --http.")
 @click.option("--port", default=8000, show_default=True, help="Port for --http.")
 @click.option("--accept-only", is_flag=True, help="Leave all runs to other processes on the store.")
-def serve(http: bool, host: str, port: int, accept_only: bool, **flags: Any) -> None:
+@click.option(
+    "--background",
+    is_flag=True,
+    default=None,
+    help="Serve stdio from a server in the background, where runs outlive the client.",
+)
+@click.option(AS_SERVER, "identity", hidden=True)
+def serve(
+    http: bool, host: str, port: int, accept_only: bool, identity: str | None, **flags: Any
+) -> None:
     """Serve MCP clients over stdio, or over HTTP at the path /mcp."""
-    loaded = load(flags)
-    settings = loaded.settings
-    check_store(settings)
+    if http and flags["background"]:
+        raise SettingsError(
+            "--background is for stdio; over HTTP, runs outlive clients without it."
+        )
+    served = _Served(loaded=load(flags), accept_only=accept_only)
+    if http:
+        status = _serve_http(served, host=host, port=port)
+    elif identity is not None:
+        status = _serve_behind(served, identity)
+    else:
+        status = _serve_stdio(served)
+    click.get_current_context().exit(status)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Served:
+    """What is served, opened and imported when it is first needed: see ServiceOnDemand."""
+
+    loaded: LoadedSettings
+    accept_only: bool
+
+    @property
+    def settings(self) -> Settings:
+        return self.loaded.settings
+
+    @property
+    def at_once(self) -> bool:
+        return self.settings.resume_interrupted or self.settings.store is not None
 
     @asynccontextmanager
-    async def open_service() -> AsyncGenerator["RunService"]:
-        # Imported when a call first needs it: see ServerState.
+    async def open_service(self) -> AsyncGenerator["RunService"]:
         wiring = await to_thread.run_sync(importlib.import_module, "concertmaster.cli.wiring")
-        part = wiring.part_of(settings, accept_only=accept_only)
+        part = wiring.part_of(self.settings, accept_only=self.accept_only)
         async with (
-            wiring.open_runs(loaded, roots=settings.roots, part=part) as service,
-            wiring.tending(service, settings, part=part),
+            wiring.open_runs(self.loaded, roots=self.settings.roots, part=part) as service,
+            wiring.tending(service, self.settings, part=part),
         ):
             yield service
 
-    async def load_jobs() -> Mapping[str, "Job"]:
+    async def load_jobs(self) -> Mapping[str, "Job"]:
         jobs = await to_thread.run_sync(importlib.import_module, "concertmaster.cli.jobs")
-        reading: JobsReading = await to_thread.run_sync(jobs.find_jobs, settings)
+        reading: JobsReading = await to_thread.run_sync(jobs.find_jobs, self.settings)
         for error in reading.errors:
             log.warning("no job: %s", error)
         return reading.jobs
 
-    async def work() -> int:
-        if not http:
-            at_once = settings.resume_interrupted or settings.store is not None
-            return await serve_stdio(create_server(open_service, load_jobs, at_once=at_once))
-        # Imported when it is needed: clients start servers over stdio, and wait for them.
-        serving = await to_thread.run_sync(importlib.import_module, "concertmaster.cli.http")
-        options: dict[str, Any] = {"host": host, "port": port, "ready": _tell}
-        return await serving.serve(loaded.settings, open_service, load_jobs, **options)
 
-    click.get_current_context().exit(run_async(work))
+# Each way of serving is imported when it is known to be taken: clients start servers, and wait
+# for them.
+
+
+def _serve_http(served: _Served, *, host: str, port: int) -> int:
+    check_store(served.settings)
+    http = importlib.import_module("concertmaster.cli.http")
+    options: dict[str, Any] = {"host": host, "port": port, "ready": _tell}
+    return run_async(
+        lambda: http.serve(served.settings, served.open_service, served.load_jobs, **options)
+    )
+
+
+def _serve_behind(served: _Served, identity: str) -> int:
+    check_store(served.settings)
+    server = importlib.import_module("concertmaster.cli.background_server")
+    return server.serve_behind(
+        served.loaded,
+        served.open_service,
+        served.load_jobs,
+        identity=identity,
+        accept_only=served.accept_only,
+        at_once=served.at_once,
+    )
+
+
+def _serve_stdio(served: _Served) -> int:
+    if served.settings.background:
+        background = importlib.import_module("concertmaster.cli.background")
+        status: int | None = background.serve_from_background(
+            served.loaded, as_server=AS_SERVER, accept_only=served.accept_only
+        )
+        if status is not None:
+            return status
+    check_store(served.settings)
+    stdio = importlib.import_module("concertmaster.cli.stdio")
+    return run_async(
+        lambda: stdio.serve(
+            served.open_service,
+            served.load_jobs,
+            at_once=served.at_once,
+            keep_days=served.settings.keep_days,
+        )
+    )
 
 
 def _tell(address: str) -> None:

@@ -97,8 +97,11 @@ class Steps:
 
     async def record(self, event: Event, *, wait: bool = True) -> None:
         """Commit an event, even when the caller is being cancelled meanwhile."""
+        if not wait:
+            await self._append(event, wait=False)
+            return
         with anyio.move_on_after(COMMIT_SECONDS, shield=True):
-            await self._append(event, wait=wait)
+            await self._append(event)
 
     def refusal(self, model: str) -> ModelAccessError | None:
         """Return why no call of `model` can succeed in this run, if one has found that out."""

@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 
 import anyio
 from pydantic import ValidationError
@@ -13,12 +14,13 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from concertmaster.fake_api.answers import answer
-from concertmaster.fake_api.behaviour import Behaviour, Fault, FaultMix
+from concertmaster.fake_api.behaviour import Behaviour, Fault, FaultMix, Lengths
 from concertmaster.fake_api.caching import MOST_MARKS, CacheUse, PromptCache
 from concertmaster.fake_api.ledger import Entry, Ledger
 from concertmaster.fake_api.limits import Limits, Refusal
-from concertmaster.fake_api.replies import ConnectionDropped, Reply, make_reply, stream
+from concertmaster.fake_api.replies import ConnectionDropped, Reply, make_reply, paused, stream
 from concertmaster.fake_api.requests import MessagesRequest
+from concertmaster.fake_api.searching import goes_on, may_search
 
 MODELS = "claude-"
 """How the name of a model begins that the endpoint has."""
@@ -49,11 +51,13 @@ class FakeApi:
         )
         self._behaviour = behaviour
         self._faults = FaultMix(behaviour)
+        self._lengths = Lengths(behaviour)
         self._cache = PromptCache()
         self._limits = Limits(concurrent=behaviour.concurrent, per_minute=behaviour.per_minute)
         self._started = anyio.current_time()
 
-    def _now(self) -> float:
+    def now(self) -> float:
+        """Return the time by the clock of the ledger."""
         return anyio.current_time() - self._started
 
     async def _show_ledger(self, _request: Request) -> Response:
@@ -66,27 +70,27 @@ class FakeApi:
             # Nobody is there to be answered.
             return Response(status_code=400)
         number = len(self.ledger.entries) + 1
-        entry = Entry(request_id=f"req_{number:08}", status=200, began=self._now())
+        entry = Entry(request_id=f"req_{number:08}", status=200, began=self.now())
         self.ledger.entries.append(entry)
         try:
             return self._answer(entry, body, request.headers)
         except RefusedError as exc:
             entry.status = exc.status
-            entry.ended = self._now()
+            entry.ended = self.now()
             error = {"type": exc.kind, "message": str(exc)}
             told = {"type": "error", "error": error, "request_id": entry.request_id}
             headers = self._headers(entry) | exc.headers
             return JSONResponse(told, exc.status, headers=headers)
 
     def _headers(self, entry: Entry) -> dict[str, str]:
-        limits = self._limits.headers(now=self._now(), clock=time.time())
+        limits = self._limits.headers(now=self.now(), clock=time.time())
         return {"request-id": entry.request_id, **limits}
 
     def _answer(self, entry: Entry, body: bytes, headers: Mapping[str, str]) -> Response:
         self._check_key(headers)
         asked = _read(body)
         entry.model = asked.model
-        if (refusal := self._limits.admit(now=self._now())) is not None:
+        if (refusal := self._limits.admit(now=self.now())) is not None:
             raise _rate_limited(refusal)
         try:
             entry.fault = self._faults.next(body)
@@ -94,24 +98,37 @@ class FakeApi:
         except RefusedError:
             self._limits.leave()
             raise
-        text = answer(asked, subtasks=self._behaviour.subtasks, tokens=self._behaviour.reply_tokens)
+        text = answer(
+            asked,
+            subtasks=self._behaviour.subtasks,
+            tokens=self._lengths.next(body),
+            values=self._behaviour.values,
+        )
         reply = make_reply(text, max_tokens=asked.max_tokens, fault=entry.fault)
-        use = self._cache.look(asked.model, asked.blocks, now=self._now())
+        if entry.fault is None and may_search(asked):
+            reply = self._searching(asked, reply)
+        use = self._cache.look(asked.model, asked.blocks, now=self.now())
         return _Streamed(
             self._events(entry, reply, use),
             headers=self._headers(entry),
             at_end=lambda: self._end(entry),
         )
 
+    def _searching(self, asked: MessagesRequest, reply: Reply) -> Reply:
+        """Return a reply that begins with a search, unless one was made for it before."""
+        searched = replace(reply, cites=True, searched=not goes_on(asked))
+        return paused(searched) if searched.searched and self._behaviour.pause else searched
+
     async def _events(self, entry: Entry, reply: Reply, use: CacheUse) -> AsyncGenerator[bytes]:
         await anyio.sleep(self._behaviour.first_token_seconds)
-        self._cache.keep(use, now=self._now())
+        self._cache.keep(use, now=self.now())
         async for event in stream(reply, entry, use, self._behaviour):
             yield event
-        entry.whole = True
+        if not reply.broken_off:
+            entry.sent = self.now()
 
     def _end(self, entry: Entry) -> None:
-        entry.ended = self._now()
+        entry.ended = self.now()
         self._limits.leave()
 
     def _check_key(self, headers: Mapping[str, str]) -> None:

@@ -1,10 +1,13 @@
 """How the scripted endpoint behaves: speed, limits, and what goes wrong how often."""
 
 import hashlib
+import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
+
+from pydantic import JsonValue
 
 from concertmaster.errors import SettingsError, did_you_mean
 
@@ -40,7 +43,7 @@ class Behaviour:
     """What an operator of the endpoint chooses.
 
     Raises:
-        SettingsError: the shares of faults are no shares.
+        SettingsError: the shares of faults are no shares, or the spread is no part.
     """
 
     tokens_per_second: float = 0.0
@@ -49,6 +52,10 @@ class Behaviour:
     """Time from a request to the beginning of its reply."""
     reply_tokens: int = 400
     """Length of a reply that is plain text."""
+    spread: float = 0.0
+    """By which part of its length such a reply is shorter or longer, at most."""
+    values: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
+    """What properties of these names are in replies that are JSON; else the plainest value."""
     subtasks: int = 5
     """Subtasks of a plan."""
     concurrent: int | None = None
@@ -61,6 +68,8 @@ class Behaviour:
     """For each fault, the share of requests that it happens to."""
     seed: int = 0
     silence_seconds: float = 5.0
+    pause: bool = False
+    """Whether a reply that searches the web pauses after it, to be gone on with."""
     retry_after: int = 1
     """What `rate_limit` asks to wait, in seconds."""
 
@@ -68,6 +77,8 @@ class Behaviour:
         shares = self.faults.values()
         if any(not 0 <= share <= 1 for share in shares) or sum(shares) > 1 + 1e-9:
             raise SettingsError("The shares of faults are from 0 to 1, and add up to at most 1.")
+        if not 0 <= self.spread <= 1:
+            raise SettingsError("The spread of lengths is a part, from 0 to 1.")
 
 
 def parse_faults(text: str) -> dict[Fault, float]:
@@ -99,6 +110,40 @@ def _fault(name: str) -> Fault:
     raise SettingsError(f"There is no fault {name!r}. {did_you_mean(name, (*FAULTS, 'all'))}")
 
 
+def parse_values(texts: Iterable[str]) -> dict[str, JsonValue]:
+    """Return the values that texts such as `allowed=true` give, in JSON.
+
+    Raises:
+        SettingsError: a text names nothing, or its value is no JSON.
+    """
+    values: dict[str, JsonValue] = {}
+    for text in texts:
+        name, given, value = text.partition("=")
+        try:
+            values[name] = json.loads(value)
+        except ValueError:
+            given = ""
+        if not (name and given):
+            raise SettingsError(
+                f"{text!r} gives no value, such as allowed=true or reason='\"why\"'."
+            )
+    return values
+
+
+class _Draws:
+    """Numbers from 0 to 1: one for each request, by a seed and how often it came before."""
+
+    def __init__(self, seed: int | str) -> None:
+        self._seed = seed
+        self._seen: Counter[str] = Counter()
+
+    def next(self, body: bytes) -> float:
+        digest = hashlib.sha256(body).hexdigest()
+        self._seen[digest] += 1
+        drawn = hashlib.sha256(f"{self._seed} {digest} {self._seen[digest]}".encode()).digest()
+        return int.from_bytes(drawn[:8]) / 2**64
+
+
 class FaultMix:
     """Which fault happens to which request.
 
@@ -108,17 +153,27 @@ class FaultMix:
 
     def __init__(self, behaviour: Behaviour) -> None:
         self._shares = behaviour.faults
-        self._seed = behaviour.seed
-        self._seen: Counter[str] = Counter()
+        self._draws = _Draws(behaviour.seed)
 
     def next(self, body: bytes) -> Fault | None:
         """Return what goes wrong with a request, if anything does."""
-        digest = hashlib.sha256(body).hexdigest()
-        self._seen[digest] += 1
-        drawn = hashlib.sha256(f"{self._seed} {digest} {self._seen[digest]}".encode()).digest()
-        point = int.from_bytes(drawn[:8]) / 2**64
+        point = self._draws.next(body)
         for fault, share in self._shares.items():
             point -= share
             if point < 0:
                 return fault
         return None
+
+
+class Lengths:
+    """How long replies are that are plain text; as with faults, the same load gets the same."""
+
+    def __init__(self, behaviour: Behaviour) -> None:
+        self._tokens = behaviour.reply_tokens
+        self._spread = behaviour.spread
+        self._draws = _Draws(f"{behaviour.seed} length")
+
+    def next(self, body: bytes) -> int:
+        """Return how many tokens the reply to a request has."""
+        away = self._spread * (2 * self._draws.next(body) - 1)
+        return max(round(self._tokens * (1 + away)), 1)

@@ -1,7 +1,7 @@
 """Serving the scripted endpoint on this machine."""
 
 import socket
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
@@ -24,6 +24,8 @@ class ServedApi:
 
     address: str
     ledger: Ledger
+    now: Callable[[], float]
+    """Tells the time by the clock of the ledger."""
 
 
 @asynccontextmanager
@@ -48,7 +50,7 @@ async def serve_fake_api(
         server = _Uvicorn(config)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(server.serve, [listener])
-            yield ServedApi(f"http://{HOST}:{listener.getsockname()[1]}", api.ledger)
+            yield ServedApi(f"http://{HOST}:{listener.getsockname()[1]}", api.ledger, api.now)
             server.should_exit = True
 
 

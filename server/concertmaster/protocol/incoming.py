@@ -43,12 +43,29 @@ class Incoming(Protocol):
         ...
 
 
-class Outgoing(Protocol):
-    """Where messages go to."""
+class Answering(Protocol):
+    """Whatever takes messages to a client."""
 
     async def send(self, item: SessionMessage, /) -> None:
         """Send a message."""
         ...
+
+
+class Outgoing(Answering, Protocol):
+    """Where messages go to."""
+
+    async def aclose(self) -> None:
+        """Send no more of them."""
+        ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> bool | None: ...
 
 
 class AnsweredStream:
@@ -57,7 +74,7 @@ class AnsweredStream:
     The SDK drops it without a word.
     """
 
-    def __init__(self, incoming: Incoming, outgoing: Outgoing) -> None:
+    def __init__(self, incoming: Incoming, outgoing: Answering) -> None:
         self._incoming = incoming
         self._outgoing = outgoing
 

@@ -1,6 +1,6 @@
 """The MCP server, put together."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,18 +22,20 @@ from mcp.types import (
 from pydantic import AnyUrl
 
 from concertmaster import __version__
+from concertmaster.protocol.callers import principal_of_caller
 from concertmaster.protocol.completion import complete
 from concertmaster.protocol.elicitation import ANSWER_SECONDS
-from concertmaster.protocol.incoming import AnsweredStream
+from concertmaster.protocol.incoming import AnsweredStream, Incoming, Outgoing
+from concertmaster.protocol.on_demand import OpenService, ServiceOnDemand, nobody
 from concertmaster.protocol.prompts import JobPrompts, LoadJobs, no_jobs
 from concertmaster.protocol.resources import UNCHANGING, add_resources, hint_at_workers
 from concertmaster.protocol.results import short_errors
-from concertmaster.protocol.state import Ctx, OpenService, ServerState
+from concertmaster.protocol.state import Ctx, ServerState
 from concertmaster.protocol.subscriptions import LegacySubscriptions
 from concertmaster.protocol.task_updates import TaskListening
 from concertmaster.protocol.tasks import RunTasks, TasksExtension, TaskSource
 from concertmaster.protocol.tools import TASK_TOOLS, TOOLS
-from concertmaster.protocol.watching import GuardedSubscriptions
+from concertmaster.protocol.watching import FollowedListening, GuardedSubscriptions, watch
 
 if TYPE_CHECKING:
     from concertmaster.runs.principals import Principals
@@ -74,17 +76,18 @@ LISTS: tuple[CacheableMethod, ...] = (
 
 
 class ConcertmasterServer(MCPServer[ServerState]):
-    """An MCP server over one run service, which it opens when it is first needed."""
+    """An MCP server over one run service, which is opened when it is first needed."""
 
     def __init__(
         self,
-        open_service: OpenService,
+        state: ServerState,
         load_jobs: LoadJobs,
         *,
-        at_once: bool,
-        principals: "Principals | None",
+        state_keys: Sequence[str] = (),
+        keep_days: float | None = None,
     ) -> None:
-        self.state = ServerState(open_service, at_once=at_once, principals=principals)
+        self.state = state
+        self._keep_days = keep_days
         self._jobs = JobPrompts(self.state, load_jobs)
         tasks = self.task_source()
         super().__init__(
@@ -99,10 +102,15 @@ class ConcertmasterServer(MCPServer[ServerState]):
             cache_hints=dict.fromkeys(LISTS, UNCHANGING),
             middleware=[
                 hint_at_workers,
-                *([GuardedSubscriptions(self.state)] if principals is not None else []),
+                *([GuardedSubscriptions(self.state)] if state.tells_people_apart else []),
+                FollowedListening(self.state),
             ],
             lifespan=lambda _: self.state.lifespan(),
-            request_state_security=RequestStateSecurity.ephemeral(ttl=ANSWER_SECONDS),
+            request_state_security=(
+                RequestStateSecurity(keys=state_keys, ttl=ANSWER_SECONDS)
+                if state_keys
+                else RequestStateSecurity.ephemeral(ttl=ANSWER_SECONDS)
+            ),
         )
         add_resources(self, self.state)
         self.completion()(partial(complete, self.state, self._jobs))
@@ -110,11 +118,11 @@ class ConcertmasterServer(MCPServer[ServerState]):
 
     def task_source(self) -> TaskSource:
         """Return what answers calls with tasks."""
-        return RunTasks(self.state, TASK_TOOLS)
+        return RunTasks(self.state, TASK_TOOLS, keep_days=self._keep_days)
 
     def _serve_subscriptions(self, tasks: TaskSource) -> None:
         bus = self.state.bus
-        legacy = LegacySubscriptions(bus, self.state.start_soon)
+        legacy = LegacySubscriptions(bus, self.state.start_soon, partial(watch, self.state))
         listening = TaskListening(ListenHandler(bus), tasks)
         add = self._lowlevel_server.add_request_handler
         add("resources/subscribe", SubscribeRequestParams, legacy.subscribe)
@@ -149,10 +157,14 @@ class ConcertmasterServer(MCPServer[ServerState]):
 
     async def serve_stdio(self, stdin: anyio.AsyncFile[str]) -> None:
         """Serve the client that writes to `stdin` and reads our stdout, until it stops writing."""
-        server = self._lowlevel_server
         async with stdio_server(stdin=stdin) as (incoming, outgoing):
-            answered = AnsweredStream(incoming, outgoing)
-            await server.run(answered, outgoing, server.create_initialization_options())
+            await self.serve_session(incoming, outgoing)
+
+    async def serve_session(self, incoming: Incoming, outgoing: Outgoing) -> None:
+        """Serve one client, in the way of the protocol version that it begins with."""
+        server = self._lowlevel_server
+        answered = AnsweredStream(incoming, outgoing)
+        await server.run(answered, outgoing, server.create_initialization_options())
 
 
 def create_server(
@@ -161,10 +173,17 @@ def create_server(
     *,
     at_once: bool = False,
     principals: "Principals | None" = None,
+    state_keys: Sequence[str] = (),
+    keep_days: float | None = None,
 ) -> ConcertmasterServer:
     """Return the server that gives MCP clients access to a service, and to ready-made jobs.
 
     The service is opened when a call first needs it, or `at_once` when the server is first in
-    use. With `principals`, callers must have a token, and see their own runs only.
+    use. With `principals`, callers must have a token, and see their own runs only. What clients
+    carry from one call to the next is sealed with the first of `state_keys`, and opened with any;
+    without one, this server alone can open it. Clients are told that tasks are kept `keep_days`.
     """
-    return ConcertmasterServer(open_service, load_jobs, at_once=at_once, principals=principals)
+    whose = nobody if principals is None else principal_of_caller
+    service = ServiceOnDemand(open_service, at_once=at_once, whose=whose)
+    state = ServerState(service, principals=principals)
+    return ConcertmasterServer(state, load_jobs, state_keys=state_keys, keep_days=keep_days)

@@ -4,7 +4,7 @@ https://modelcontextprotocol.io/seps/2663-tasks-extension
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
@@ -24,11 +24,13 @@ from pydantic import Field
 from starlette.requests import Request
 
 from concertmaster.protocol.approving import approval_of, approval_token, decide
-from concertmaster.protocol.elicitation import Session, can_ask
+from concertmaster.protocol.asking import form_of, take_answers
+from concertmaster.protocol.elicitation import Question, Session, can_ask
+from concertmaster.protocol.lines import one_line
 from concertmaster.protocol.next_calls import FOLLOW_SECONDS
 from concertmaster.protocol.results import request_errors, run_result
 from concertmaster.protocol.state import ServerState
-from concertmaster.protocol.views import one_line, progress_line
+from concertmaster.protocol.views import progress_line
 from concertmaster.runs.state import RunState
 
 TASKS = "io.modelcontextprotocol/tasks"
@@ -41,6 +43,8 @@ GRACE_SECONDS = 0.5
 
 POLL_MILLISECONDS = 2_000
 """How often a client should ask how a task is coming along."""
+
+DAY_MILLISECONDS = 86_400_000
 
 TaskStatus = Literal["working", "input_required", "completed", "failed", "cancelled"]
 
@@ -56,6 +60,8 @@ class Task:
     message: str
     created_at: float
     updated_at: float
+    ttl_milliseconds: int | None = None
+    """How long it is kept, from when it was created; None is for ever."""
     details: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Its `result`, `error` or `inputRequests`, as its status wants."""
 
@@ -74,8 +80,7 @@ class Task:
             "statusMessage": self.message,
             "createdAt": _iso(self.created_at),
             "lastUpdatedAt": _iso(self.updated_at),
-            # A task is kept as long as its run.
-            "ttlMs": None,
+            "ttlMs": self.ttl_milliseconds,
             "pollIntervalMs": POLL_MILLISECONDS,
         }
 
@@ -191,9 +196,13 @@ class RunTasks:
     So a task needs no store of its own, and outlives the server.
     """
 
-    def __init__(self, server: ServerState, tools: Collection[str]) -> None:
+    def __init__(
+        self, server: ServerState, tools: Collection[str], *, keep_days: float | None = None
+    ) -> None:
+        """Take the tools whose calls may become tasks, and how long their runs are kept."""
         self._server = server
         self._tools = tools
+        self._keep_days = keep_days
 
     async def call(
         self, params: CallToolRequestParams, ctx: Ctx, call_next: CallNext
@@ -217,12 +226,19 @@ class RunTasks:
         """
         service = await self._server.service()
         state = await service.get(task_id)
-        if state.status == "needs_approval" and can_ask(session):
-            return question_task(state)
-        return run_task(state, approval_token=await approval_token(service, state, session))
+        if can_ask(session) and (questions := _questions(state)):
+            return self._kept(question_task(state, questions))
+        token = await approval_token(service, state, session)
+        return self._kept(run_task(state, approval_token=token))
+
+    def _kept(self, task: Task) -> Task:
+        """Return a task that is kept as long as its run."""
+        if self._keep_days is None:
+            return task
+        return replace(task, ttl_milliseconds=round(self._keep_days * DAY_MILLISECONDS))
 
     async def answer(self, task_id: str, responses: Mapping[str, Any]) -> None:
-        """Take what the person at the client says to the plan of a run that waits for it.
+        """Take what the person at the client says to what a run asks.
 
         Raises:
             UnknownRunError: there is none of that id.
@@ -230,6 +246,7 @@ class RunTasks:
         """
         service = await self._server.service()
         state = await service.get(task_id)
+        await take_answers(service, state, responses)
         if state.status != "needs_approval":
             return
         if (answer := approval_of(state).answer_in(responses)) is not None:
@@ -264,17 +281,26 @@ def _run_under_way(result: HandlerResult) -> str | None:
             return None
 
 
-def question_task(state: RunState) -> Task:
-    """Return the task of a run whose plan somebody is to be asked about."""
-    question = approval_of(state)
-    request = question.request.model_dump(mode="json", by_alias=True, exclude_none=True)
+def _questions(state: RunState) -> list[Question[Any]]:
+    """Return what somebody is to be asked: about the plan, or about calls of tools."""
+    if state.status == "needs_approval":
+        return [approval_of(state)]
+    return [form_of(asked) for asked in state.questions.values()]
+
+
+def question_task(state: RunState, questions: Sequence[Question[Any]]) -> Task:
+    """Return the task of a run that asks something."""
+    requests = {
+        question.key: question.request.model_dump(mode="json", by_alias=True, exclude_none=True)
+        for question in questions
+    }
     return Task(
         task_id=state.run_id,
         status="input_required",
         message=progress_line(state),
         created_at=state.started_at,
         updated_at=state.updated_at,
-        details={"inputRequests": {question.key: request}},
+        details={"inputRequests": requests},
     )
 
 

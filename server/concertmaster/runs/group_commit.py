@@ -1,7 +1,7 @@
 """A journal whose writes are committed in groups, over the tables that a store keeps them in."""
 
 import logging
-import math
+import threading
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -15,6 +15,7 @@ from concertmaster.engine.record.events import Event
 from concertmaster.errors import ConcertmasterError, StoreError, UnknownRunError
 from concertmaster.runs.journal import RunRow, Standing, StoredRun
 from concertmaster.runs.stored import NewRun, Write, to_json
+from concertmaster.runs.writing import Pending, WritingThread
 
 log = logging.getLogger(__name__)
 
@@ -76,31 +77,21 @@ class Tables(Protocol):
         ...
 
 
-class _Pending:
-    """A write on its way to the disk."""
-
-    def __init__(self, write: Write, *, wait: bool) -> None:
-        self.write = write
-        self.settled = anyio.Event() if wait else None
-        """Set once the write is committed or has failed, if somebody waits for that."""
-        self.error: ConcertmasterError | None = None
-
-
 class GroupCommit:
     """A journal but for the news of others. See `Journal` for what its methods promise.
 
-    All that is pending is committed together, by one task, which finishes what has been
+    All that is pending is committed together, by one thread, which finishes what has been
     given to it even if nobody waits for it any more. After a write that nobody waited for
     has failed, its run gets no further ones until a caller who waits has been told.
     """
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
-        self._send, self._receive = anyio.create_memory_object_stream[_Pending](math.inf)
-        self._writing = anyio.CapacityLimiter(1)
+        self._writing = WritingThread(self._commit)
         self._reading = anyio.CapacityLimiter(1)
         self._untold: dict[str, ConcertmasterError] = {}
         """By run: the failure of a write that nobody waited for."""
+        self._telling = threading.Lock()
 
     async def create(
         self,
@@ -154,7 +145,7 @@ class GroupCommit:
             )
         )
 
-    async def request_cancel(self, run_id: str, event: Event) -> None:
+    async def tell(self, run_id: str, event: Event) -> None:
         """Commit an event on behalf of a process that does not own the run."""
         await self._submit(Write(run_id=run_id, event=event, data=to_json(event)))
 
@@ -194,21 +185,19 @@ class GroupCommit:
 
     async def delete(self, run_ids: Sequence[str]) -> None:
         """Delete runs, and the texts that no other run refers to; all of them or none."""
-        delete = partial(self._tables.delete, run_ids)
-        await to_thread.run_sync(delete, limiter=self._writing)
+        await self._writing.run(partial(self._tables.delete, run_ids))
 
     async def _read(self, read: Callable[[], T]) -> T:
         return await to_thread.run_sync(read, limiter=self._reading)
 
     async def _submit(self, write: Write, *, wait: bool = True) -> None:
-        pending = _Pending(write, wait=wait)
-        self._send.send_nowait(pending)
-        if pending.settled is not None:
+        pending = Pending(write, wait=wait)
+        self._writing.submit(pending)
+        if wait:
             try:
                 await pending.settled.wait()
             except anyio.get_cancelled_exc_class():
-                # Nobody is there to be told of a failure now.
-                pending.settled = None
+                self._forsake(pending)
                 raise
             if pending.error is not None:
                 raise pending.error
@@ -226,7 +215,7 @@ class GroupCommit:
                 try:
                     yield tasks
                 finally:
-                    self._send.close()
+                    self._writing.end()
                     tasks.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             # The tasks raise nothing, so this is what the caller raised, which needs no wrapping.
@@ -235,43 +224,47 @@ class GroupCommit:
             raise failure
 
     async def _write_until_closed(self) -> None:
-        with anyio.CancelScope(shield=True), self._receive:
-            async for first in self._receive:
-                waiting = self._receive.statistics().current_buffer_used
-                others = [self._receive.receive_nowait() for _ in range(waiting)]
-                await self._commit([first, *others])
+        with anyio.CancelScope(shield=True):
+            await self._writing.work()
             # Whoever still reads is waited for: a connection closed under a thread that uses it
             # takes the whole process down.
             async with self._reading:
-                await to_thread.run_sync(self._tables.close, limiter=self._writing)
+                await to_thread.run_sync(self._tables.close)
 
-    async def _commit(self, batch: Sequence[_Pending]) -> None:
+    def _commit(self, batch: Sequence[Pending]) -> None:
+        """Commit together what can be, and note of each write how it ended; for the thread."""
         for pending in batch:
             pending.error = self._untold.get(pending.write.run_id)
         sound = [pending for pending in batch if pending.error is None]
-        errors = await self._errors([pending.write for pending in sound])
+        errors = self._errors([pending.write for pending in sound])
         for pending, error in zip(sound, errors, strict=True):
             pending.error = error
         for pending in batch:
             self._settle(pending)
 
-    async def _errors(self, writes: Sequence[Write]) -> Sequence[ConcertmasterError | None]:
-        commit = partial(self._tables.commit, writes)
+    def _errors(self, writes: Sequence[Write]) -> Sequence[ConcertmasterError | None]:
         try:
-            return await to_thread.run_sync(commit, limiter=self._writing)
+            return self._tables.commit(writes)
         except StoreError as exc:
             log.warning("commit failed: %s", exc, extra={"events": len(writes)})
             log.debug("commit failed", exc_info=True)
             return [StoreError(str(exc)) for _ in writes]
 
-    def _settle(self, pending: _Pending) -> None:
+    def _settle(self, pending: Pending) -> None:
         run_id = pending.write.run_id
-        if pending.settled is not None:
-            earlier = self._untold.pop(run_id, None)
-            pending.error = pending.error or earlier
-            pending.settled.set()
-        elif pending.error is not None:
-            self._untold[run_id] = pending.error
+        with self._telling:
+            if pending.wanted:
+                earlier = self._untold.pop(run_id, None)
+                pending.error = pending.error or earlier
+            elif pending.error is not None:
+                self._untold[run_id] = pending.error
+
+    def _forsake(self, pending: Pending) -> None:
+        """Take in that nobody waits for a write any more, who could be told how it ends."""
+        with self._telling:
+            pending.wanted = False
+            if pending.error is not None:
+                self._untold[pending.write.run_id] = pending.error
 
 
 def _check_id(run_id: str) -> None:

@@ -4,10 +4,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from concertmaster.engine.record.events import Event
+from concertmaster.engine.record.events import Event, ToolAnswered
 
 MOST_RESUMPTIONS = 3
 """How often a run may have gone on before it does so by itself no more."""
+
+
+ANY_RUN = "*"
+"""Stands for the id of each run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +32,8 @@ class RunRow:
     """Whether it belongs to nobody, and waits for a process that has room."""
     attended: bool = False
     """Whether a process is there that goes on with runs whose own has died."""
+    last: int = 0
+    """Another one after each event."""
 
     @property
     def trusted(self) -> bool:
@@ -52,6 +58,8 @@ class Standing:
     """Another one than its own, if the run was taken over."""
     cancel_requested: str | None
     """Why the run is to stop, if somebody has asked for that in this epoch."""
+    answers: tuple[ToolAnswered, ...] = ()
+    """What people have said in this epoch to tool calls that somebody has to agree to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +131,7 @@ class Journal(Protocol):
         """
         ...
 
-    async def request_cancel(self, run_id: str, event: Event) -> None:
+    async def tell(self, run_id: str, event: Event) -> None:
         """Commit an event on behalf of a process that does not own the run."""
         ...
 
@@ -186,7 +194,8 @@ class Journal(Protocol):
     async def changed_elsewhere(self, run_id: str = "") -> None:
         """Return when another process has changed a run since the last such call began.
 
-        Without an id, when something may have come up for those who drive runs: one to be
-        stopped, or to be taken up. Returning too early is no fault.
+        With `ANY_RUN`, whichever it was. Without an id, when something may have come up for
+        those who drive runs: one to be stopped, or to be taken up. Returning too early is no
+        fault.
         """
         ...

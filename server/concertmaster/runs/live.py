@@ -7,9 +7,10 @@ from contextlib import suppress
 import anyio
 from anyio.abc import TaskGroup
 
+from concertmaster.engine.consents import Consents
 from concertmaster.engine.orchestration.orchestrator import Orchestrator
 from concertmaster.engine.record.earlier import NO_EARLIER_RUN, EarlierRun
-from concertmaster.engine.record.events import CancelRequested, Event
+from concertmaster.engine.record.events import CancelRequested, Event, ToolAnswered
 from concertmaster.engine.record.request import Approve, RunRequest
 from concertmaster.engine.run import Run
 from concertmaster.engine.steps import Steps
@@ -38,6 +39,7 @@ class LiveRun:
         self._approve: Approve = approve
         self.scope = anyio.CancelScope()
         self.changed = anyio.Event()
+        self.consents = Consents()
         self.begun = False
         """Whether the journal has what this life of the run begins with."""
 
@@ -131,7 +133,13 @@ class LiveRuns:
         self._notify(live)
         request = live.request
         steps = Steps(append, run_id=run_id, limits=request.limits, recorded=recorded)
-        run = Run(request=request, documents=documents, steps=steps, earlier=earlier)
+        run = Run(
+            request=request,
+            documents=documents,
+            steps=steps,
+            earlier=earlier,
+            consents=live.consents,
+        )
         self._tasks.start_soon(self._drive, live, run)
         if not self._watching_others:
             self._watching_others = True
@@ -145,6 +153,17 @@ class LiveRuns:
         # That nothing can be written down any more comes out when the run ends.
         with suppress(*_UNWRITABLE):
             await self._journal.append(live.state.run_id, event, epoch=live.epoch)
+
+    async def answer(self, run_id: str, event: ToolAnswered) -> None:
+        """Let a run hear what somebody says to a call of a tool, wherever it is driven.
+
+        Raises:
+            StoreError: it cannot be written down, so the run does not hear of it.
+        """
+        await self._journal.tell(run_id, event)
+        if run_id in self._live:
+            # The journal has the answers of other processes too, and knows which was the first.
+            await self._heed()
 
     async def _drive(self, live: LiveRun, run: Run) -> None:
         try:
@@ -206,7 +225,7 @@ class LiveRuns:
             listener(live.state.run_id)
 
     async def _watch_others(self) -> None:
-        """Stop runs that another process has asked to stop, or has taken over."""
+        """Stop runs that another process has asked to stop or has taken over; hear answers."""
         while self._live:
             try:
                 # Bounded, because a change between two calls goes unnoticed.
@@ -230,3 +249,10 @@ class LiveRuns:
             elif wanted is not None and live.state.cancel_requested is None:
                 live.state.cancel_requested = wanted
                 live.scope.cancel()
+            for answer in standing.answers:
+                self._hear(live, answer)
+
+    def _hear(self, live: LiveRun, answer: ToolAnswered) -> None:
+        if answer.question_id in live.state.questions:
+            self._take_in(live, answer)
+            live.consents.answer(answer)

@@ -9,7 +9,6 @@ from filelock import Timeout
 from concertmaster.runs import private
 
 PROBE_SECONDS = 10
-POLL_SECONDS = 0.001
 
 
 class Owners:
@@ -47,7 +46,7 @@ class Owners:
         if not self._file(owner).exists():
             return False
         # One at a time, or a process that looks would be taken for the one that it looks for.
-        with self._probing.acquire(timeout=PROBE_SECONDS, poll_interval=POLL_SECONDS):
+        with self._probing.acquire(timeout=PROBE_SECONDS, poll_interval=private.POLL_SECONDS):
             probe = private.lock(self._file(owner))
             try:
                 probe.acquire(blocking=False)

@@ -1,12 +1,13 @@
 """How many runs a process drives, and whether it has room for more."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from concertmaster.engine.record.events import CancelRequested
 from concertmaster.errors import LostRunError
 from concertmaster.runs import ends
 from concertmaster.runs.intake import RunPolicy
-from concertmaster.runs.journal import Journal
+from concertmaster.runs.journal import Journal, RunRow
 from concertmaster.runs.live import LiveRuns
 from concertmaster.runs.state import fold
 
@@ -34,6 +35,15 @@ class Room:
         """Return when this process has room for another run."""
         if self.policy.runs_here is not None:
             await self.live.fewer_than(self.policy.runs_here)
+
+    async def idle(self) -> None:
+        """Return when this process drives no run."""
+        await self.live.fewer_than(1)
+
+    async def orphans(self) -> Sequence[RunRow]:
+        """Return the runs that have not ended and that no process drives, oldest first."""
+        rows = await self.journal.unfinished()
+        return [row for row in rows if self.live.get(row.run_id) is None]
 
     async def news(self) -> None:
         """Return when there may be a run to be taken up."""

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 
 import anyio
 from anyio.abc import TaskGroup
@@ -23,10 +24,12 @@ from concertmaster.engine.record.request import NOBODY, Origin
 from concertmaster.engine.run import Setup
 from concertmaster.errors import LostRunError, UnknownRunError, UnreadableRunError, UsedKeyError
 from concertmaster.runs.approvals import Approvals, approved_plan
+from concertmaster.runs.elsewhere import LATEST, Elsewhere
 from concertmaster.runs.intake import CheckedOrder, RunPolicy
-from concertmaster.runs.journal import Journal, RunRow, StoredRun
+from concertmaster.runs.journal import Journal, StoredRun
 from concertmaster.runs.live import LIVENESS_SECONDS, LiveRun, LiveRuns
 from concertmaster.runs.orders import Order
+from concertmaster.runs.questions import answer_to
 from concertmaster.runs.reading import OrderReader, check_same, folded
 from concertmaster.runs.resumable import check_new_budget, check_resumable
 from concertmaster.runs.retention import Retention
@@ -56,6 +59,7 @@ class RunService:
         self._live = LiveRuns(journal=journal, orchestrator=Orchestrator(setup), tasks=tasks)
         self.room = Room(journal, self._live, policy)
         self.approvals = Approvals(journal=journal, find=self.get)
+        self.elsewhere = Elsewhere(journal, self._live)
         self._reader = OrderReader(
             journal=journal, policy=policy, catalog=setup.catalog, find=self.get
         )
@@ -207,26 +211,17 @@ class RunService:
             budget_usd=budget_usd,
             approved=plan,
         )
-        state = fold(run_id, [*events, event], alive=True)
-        live = LiveRun(state, epoch=event.epoch, approve=least)
-        most = self._policy.runs_in_all
-
-        async def commit() -> None:
-            await self._journal.take_over(run_id, event, epoch=event.epoch, most=most)
-
+        live = LiveRun(fold(run_id, [*events, event], alive=True), epoch=event.epoch, approve=least)
+        take_over = partial(self._journal.take_over, run_id, event, epoch=event.epoch)
         try:
             if queued:
-                await self._journal.take_over(run_id, event, epoch=event.epoch, queued=True)
+                await take_over(queued=True)
                 return await self.get(run_id)
+            commit = partial(take_over, most=self._policy.runs_in_all)
             await self._live.begin(live, documents, commit, earlier=earlier)
         except LostRunError:
             return await self.get(run_id)
         return live.state.shown()
-
-    async def orphans(self) -> Sequence[RunRow]:
-        """Return the runs that have not ended and that no process drives, oldest first."""
-        rows = await self._journal.unfinished()
-        return [row for row in rows if self._live.get(row.run_id) is None]
 
     def _reader_for(self, principal: str) -> OrderReader:
         async def find(run_id: str) -> RunState:
@@ -305,18 +300,27 @@ class RunService:
         event = CancelRequested(
             name=f"run/cancel/{secrets.token_hex(4)}", at=time.time(), reason=reason
         )
+        unattended = state.status in ("queued", "needs_approval")
         if (live := self._live.get(run_id)) is not None:
             await self._live.stop(live, event)
-        elif state.status not in ("queued", "needs_approval") or not await self.room.cancelled(
-            run_id, event
-        ):
-            await self._journal.request_cancel(run_id, event)
+        elif not (unattended and await self.room.cancelled(run_id, event)):
+            await self._journal.tell(run_id, event)
         state = await self.wait(run_id, seconds=CANCEL_SECONDS)
         # Its plan may have come to wait for approval at this very moment.
         waits = state.status == "needs_approval"
         return await self.cancel(run_id, reason=reason) if waits else state
 
-    async def recent(self, limit: int = 20, *, principal: str | None = None) -> RecentRuns:
+    async def answer(self, run_id: str, question_id: str, *, allowed: bool, by: str) -> RunState:
+        """Answer a question of a run on somebody's behalf, and return where it stands then.
+
+        Raises:
+            UnknownQuestionError: the run has no such question, or none that is still open.
+        """
+        event = answer_to(await self.get(run_id), question_id, allowed=allowed, by=by)
+        await self._live.answer(run_id, event)
+        return await self.get(run_id)
+
+    async def recent(self, limit: int = LATEST, *, principal: str | None = None) -> RecentRuns:
         """Return the latest runs, all or a principal's, without what was said in them."""
         states: list[RunState] = []
         unreadable: list[str] = []
@@ -378,13 +382,10 @@ class RunService:
 
     async def trace(self, run_id: str, *, content: bool = False) -> Span:
         """Return the run as a tree of spans, with the `content` of tool calls if it is wanted."""
-        driven = self._live.get(run_id) is not None
         row = await self._journal.row(run_id)
         events = await self._journal.events(run_id)
-        alive = driven or (row.alive and not row.mine)
-        if fold(run_id, events, alive=alive).withheld:
-            events = outward(events)
-        return trace(run_id, events, alive=alive, content=content)
+        alive = self._live.get(run_id) is not None or (row.alive and not row.mine)
+        return trace(run_id, outward(run_id, events), alive=alive, content=content)
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Collection, Generator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 from concertmaster.engine.record.events import SCHEMA_VERSION, Event
@@ -25,11 +25,11 @@ from concertmaster.errors import (
 )
 from concertmaster.runs import private
 from concertmaster.runs.journal import RunRow, Standing, StoredRun
-from concertmaster.runs.owners import POLL_SECONDS, Owners
+from concertmaster.runs.owners import Owners
 from concertmaster.runs.sqlite_errors import explain
 from concertmaster.runs.sqlite_layout import lay_out
 from concertmaster.runs.sqlite_queries import SELECT_ROWS, SELECT_SPENT
-from concertmaster.runs.stored import NewRun, Write, parsed
+from concertmaster.runs.stored import NewRun, Write, parsed, standings
 
 NOBODY = ""
 """The owner of runs that wait for a process with room."""
@@ -76,9 +76,10 @@ _DELETE_RUN = (
 _SELECT_OWNER = f"SELECT epoch, owner, {_ENDED} FROM runs WHERE run_id = ?"  # noqa: S608
 
 _SELECT_STANDING = """
-    SELECT runs.run_id, runs.epoch, json_extract(data, '$.reason')
+    SELECT runs.run_id, runs.epoch, version, data
     FROM runs LEFT JOIN events
-    ON events.run_id = runs.run_id AND events.epoch = runs.epoch AND kind = 'cancel-requested'
+    ON events.run_id = runs.run_id AND events.epoch = runs.epoch
+    AND kind IN ('cancel-requested', 'tool-answered')
     WHERE runs.run_id IN (SELECT value FROM json_each(?))
     ORDER BY seq
 """
@@ -107,7 +108,7 @@ class SqliteFile:
         self._path = folder / "runs.db"
         self._patience = patience
         self._owners = Owners(folder / "owners")
-        self._lock = private.lock(folder / "runs.lock")
+        self._lock = private.OpenLock(folder / "runs.lock")
         self._opening = threading.Lock()
         self._connections: tuple[sqlite3.Connection, sqlite3.Connection] | None = None
 
@@ -246,10 +247,7 @@ class SqliteFile:
         with self._explained():
             _, reader = self._opened()
             found = reader.execute(_SELECT_STANDING, (json.dumps(list(run_ids)),)).fetchall()
-        return {
-            run_id: Standing(epoch=epoch, cancel_requested=reason)
-            for run_id, epoch, reason in found
-        }
+        return standings(found)
 
     def run_with(self, key: str) -> str | None:
         """Return the id of the run that has an idempotency key, if there is one."""
@@ -290,8 +288,9 @@ class SqliteFile:
                 mine=owner == self._owners.me,
                 queued=owner == NOBODY,
                 principal=principal or "",
+                last=last,
             )
-            for run_id, created_at, epoch, owner, principal in found
+            for run_id, created_at, epoch, owner, principal, last in found
         ]
 
     def events(self, run_id: str, *, light: bool) -> list[Event]:
@@ -327,6 +326,7 @@ class SqliteFile:
                     stack.enter_context(self._alone())
                 for connection in self._connections:
                     connection.close()
+        self._lock.close()
         self._owners.release()
 
     def _opened(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
@@ -357,11 +357,9 @@ class SqliteFile:
             self._path, timeout=self._patience, isolation_level=None, check_same_thread=False
         )
 
-    @contextmanager
-    def _alone(self) -> Generator[None]:
+    def _alone(self) -> AbstractContextManager[None]:
         """Keep other processes from opening, changing and closing the file."""
-        with self._lock.acquire(timeout=self._patience, poll_interval=POLL_SECONDS):
-            yield
+        return self._lock.held(patience=self._patience)
 
     @contextmanager
     def _explained(self) -> Generator[None]:

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 import anyio
-from anyio import to_thread
 
 from concertmaster.runs.group_commit import GroupCommit
 from concertmaster.runs.sqlite_file import SqliteFile
@@ -38,7 +37,7 @@ class SqliteJournal(GroupCommit):
         del run_id  # SQLite tells that the file has changed, and no more.
         since = self._seen_of_others
         # Asked of the connection that writes, to which commits of this process are no news.
-        look = partial(to_thread.run_sync, self._file.commits_of_others, limiter=self._writing)
+        look = partial(self._writing.run, self._file.commits_of_others)
         self._seen_of_others = now = await look()
         while now == since:
             await anyio.sleep(POLL_SECONDS)

@@ -52,7 +52,7 @@ class Takeover:
         looking = True
         while looking:
             await self._service.room.free()
-            rows = await self._service.orphans()
+            rows = await self._service.room.orphans()
             rows = [row for row in rows if (row.run_id, row.epoch) not in self._left_alone]
             if rows:
                 pace = min(PACE_SECONDS * await self._service.room.lead(), MOST_PACE_SECONDS)

@@ -3,6 +3,7 @@
 import itertools
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 
 from concertmaster.engine.plans.plan import PRIORITIES, Plan, Subtask
 
@@ -60,8 +61,10 @@ def same_work(one: Subtask, other: Subtask) -> bool:
     )
 
 
-def _words(text: str) -> list[str]:
-    return [word.rstrip(".,;:!?") for word in text.casefold().split()]
+# Each subtask of a plan is compared with each other one.
+@lru_cache(maxsize=1024)
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.rstrip(".,;:!?") for word in text.casefold().split())
 
 
 def _way(subtask: Subtask) -> object:

@@ -1,8 +1,9 @@
 """What tells a piece of work from another that may come to another result."""
 
 import json
-from dataclasses import asdict
+from dataclasses import fields
 from hashlib import sha256
+from typing import Any
 
 from concertmaster.engine.plans.rules import strategy_workers
 from concertmaster.engine.subtasks.work import Piece, Work
@@ -10,7 +11,8 @@ from concertmaster.engine.subtasks.work import Piece, Work
 
 def fingerprint(work: Work) -> str:
     """Return a digest of all that the result of some work depends on, but for chance."""
-    return sha256(json.dumps(_ingredients(work), sort_keys=True).encode()).hexdigest()
+    plain = json.dumps(_ingredients(work), sort_keys=True, default=_fields)
+    return sha256(plain.encode()).hexdigest()
 
 
 def _ingredients(work: Work) -> dict[str, object]:
@@ -19,6 +21,7 @@ def _ingredients(work: Work) -> dict[str, object]:
     # Whoever is not there makes the work fail, and not this.
     known = [name for name in dict.fromkeys(names) if name in work.workers.names]
     workers = [work.workers.get(name) for name in known]
+    toolboxes = [setup.tools.here(worker.tools) for worker in workers]
     own = {"worker", "objective", "expects", "strategy", "max_tokens"}
     return {
         "task": [request.kind, request.task, request.context, request.constraints],
@@ -27,14 +30,18 @@ def _ingredients(work: Work) -> dict[str, object]:
         "inputs": [
             [item.name, item.digest] for item in request.inputs if item.name in subtask.inputs
         ],
-        "dependencies": [asdict(result) for result in work.dependencies],
+        "dependencies": list(work.dependencies),
         "workers": [
-            {"definition": asdict(worker) | {"file": "", "ignored": ()}} for worker in workers
+            {"definition": _fields(worker) | {"file": "", "ignored": ()}} for worker in workers
         ],
         "models": [work.model(Piece(worker=worker.name)) for worker in workers],
         "max_tokens": request.limits.max_tokens,
-        "tools": [
-            asdict(spec) for worker in workers for spec in setup.tools.here(worker.tools).specs
-        ],
+        "tools": [spec for box in toolboxes for spec in box.specs],
+        "served": [tool for box in toolboxes for tool in box.served],
         "prompts": setup.prompts.digest,
     }
+
+
+def _fields(value: Any) -> dict[str, object]:
+    """Return the fields of a dataclass as they are: to copy what is in them would take longer."""
+    return {field.name: getattr(value, field.name) for field in fields(value)}

@@ -1,5 +1,6 @@
 """One request over the SDK: sent, received and accounted for, whatever becomes of it."""
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import anyio
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from anthropic import AsyncStream
     from anthropic.types import RawMessageStreamEvent
 
+END_SECONDS = 0.02
+"""How long a response that has brought its whole reply may take to end. Nothing it still says
+matters, and the reply is not safe before it is handed on."""
+
 
 class Calls:
     """An open client of the Messages API."""
@@ -39,7 +44,7 @@ class Calls:
     async def complete(self, request: Request, draft: Draft) -> Reply:
         """Return the reply to `request`, or raise a ModelError with what there was of it."""
         model = self._prices.resolve(request.model)
-        call = _Call(model, self._prices, draft)
+        call = _Call(model, request, self._prices, draft)
         try:
             await self._receive(await self._send(request, call), call)
             return ToolNames.of(request).in_ours(call.incoming.reply(call.account()))
@@ -66,16 +71,26 @@ class Calls:
             call.draft.update(allowance=read_allowance(stream.response.headers))
             async for event in stream:
                 call.take(event)
+                if call.incoming.whole:
+                    break
+            await _read_to_end(stream)
         content_type = stream.response.headers.get("content-type", "text/event-stream")
         if not call.incoming.started and not content_type.startswith("text/event-stream"):
             raise NoStreamError(content_type)
 
 
+async def _read_to_end(stream: "AsyncStream[RawMessageStreamEvent]") -> None:
+    """Read the rest of a response, as far as it comes soon, so that others get its connection."""
+    with anyio.move_on_after(END_SECONDS), suppress(*FAILURES):
+        async for _ in stream:
+            pass
+
+
 class _Call:
     """A call under way, and the draft that shows how far it is."""
 
-    def __init__(self, model: str, prices: Prices, draft: Draft) -> None:
-        self.incoming = Incoming(model)
+    def __init__(self, model: str, request: Request, prices: Prices, draft: Draft) -> None:
+        self.incoming = Incoming(model, request)
         self._prices = prices
         self.draft = draft
         self._started_at = anyio.current_time()

@@ -1,0 +1,1 @@
+"""A server that outlives its clients: found, started and spoken to by what clients start."""

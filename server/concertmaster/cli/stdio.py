@@ -1,0 +1,15 @@
+"""Serving the client that has started this process."""
+
+from concertmaster.protocol.on_demand import OpenService
+from concertmaster.protocol.prompts import LoadJobs
+from concertmaster.protocol.server import create_server
+from concertmaster.protocol.serving import serve_stdio
+
+
+async def serve(
+    open_service: OpenService, load_jobs: LoadJobs, *, at_once: bool, keep_days: float | None
+) -> int:
+    """Serve until the client leaves or a signal comes; return the exit status."""
+    return await serve_stdio(
+        create_server(open_service, load_jobs, at_once=at_once, keep_days=keep_days)
+    )
