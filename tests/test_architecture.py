@@ -13,11 +13,11 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 ENGINE = PACKAGE / "engine"
 
 LAYERS = [
-    {"errors"},
+    {"errors", "setting_types"},
     {"llm", "fake_api"},
     {"catalog", "tools"},
     {"engine"},
-    {"runs", "http_settings", "setting_types"},
+    {"runs", "http_settings", "store_settings"},
     {"protocol", "settings", "telemetry"},
     {"cli"},
     {"__main__"},

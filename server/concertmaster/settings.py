@@ -31,7 +31,8 @@ from concertmaster.http_settings import HttpSettings
 from concertmaster.llm.address import Address
 from concertmaster.llm.prices import ModelFacts
 from concertmaster.runs.private import check_owner_only
-from concertmaster.setting_types import Folder, Folders, LogLevel
+from concertmaster.setting_types import Folders, LogLevel
+from concertmaster.store_settings import StoreSettings
 from concertmaster.tools.policy import Decision
 from concertmaster.tools.servers.entries import HttpEntry, ServerEntries, StdioEntry, give_anything
 
@@ -57,10 +58,6 @@ def configuration_folder() -> Path:
     return platformdirs.user_config_path("concertmaster", appauthor=False)
 
 
-def _default_data_folder() -> Path:
-    return platformdirs.user_data_path("concertmaster", appauthor=False)
-
-
 def _read_json(value: object) -> object:
     return json.loads(value) if isinstance(value, str) else value
 
@@ -73,7 +70,7 @@ def _splittable(command: str) -> str:
 Role = Annotated[str, Field(min_length=1)]
 
 
-class Settings(HttpSettings):
+class Settings(HttpSettings, StoreSettings):
     """What an operator chose; every field is a key of the settings file."""
 
     model_config = ConfigDict(
@@ -188,31 +185,6 @@ class Settings(HttpSettings):
     )
     claude_agents: bool = Field(
         default=False, description="Also use the subagents in .claude/agents as workers."
-    )
-    data_folder: Folder = Field(
-        default_factory=_default_data_folder, description="Where runs are kept."
-    )
-    store: SecretStr | None = Field(
-        default=None, description="Address of a Postgres that keeps the runs instead."
-    )
-    runs_at_once: int = Field(
-        default=16, ge=1, description="Runs that one process works on at the same time, at most."
-    )
-    runs_in_all: int | None = Field(
-        default=None, ge=1, description="Runs that all processes together work on, at most."
-    )
-    keep_days: float | None = Field(
-        default=None, gt=0, description="Days that runs are kept; left out: for ever."
-    )
-    keep_runs: int | None = Field(
-        default=None, ge=1, description="Runs that are kept, the newest; left out: all."
-    )
-    keep_megabytes: float | None = Field(
-        default=None, gt=0, description="Megabytes of runs that are kept; left out: all."
-    )
-    resume_interrupted: bool = Field(
-        default=False,
-        description="A server goes on with runs whose process has died; with a store, always.",
     )
     telemetry: bool = Field(
         default=False, description="Tell of runs over OpenTelemetry; needs concertmaster[otel]."

@@ -15,7 +15,8 @@ from concertmaster.protocol.replies import (
     SubtaskLine,
     SubtaskReply,
 )
-from concertmaster.protocol.views import budget, reused_line, strategy_phrase, written_workers
+from concertmaster.protocol.reused import reused_line
+from concertmaster.protocol.views import budget, strategy_phrase, written_workers
 from concertmaster.runs.state import RunState, SubtaskState
 
 

@@ -242,6 +242,7 @@ def policy_of(settings: Settings, part: Part, folders: tuple[Path, ...]) -> RunP
         roots=folders,
         runs_here={"alone": None, "accepts": 0, "works": settings.runs_at_once}[part],
         runs_in_all=None if part == "alone" else settings.runs_in_all,
+        reuse_hours=settings.reuse_hours,
     )
 
 

@@ -11,7 +11,12 @@ from concertmaster.catalog.definitions import WorkerDefinition
 from concertmaster.catalog.prompts import Prompts, fence
 from concertmaster.engine.plans.plan import Plan, Subtask
 from concertmaster.engine.plans.rules import PlanRules
-from concertmaster.engine.record.earlier import NO_EARLIER_RUN, EarlierRun
+from concertmaster.engine.record.earlier import (
+    NO_EARLIER_RUN,
+    EarlierRun,
+    FindOffers,
+    no_offers,
+)
 from concertmaster.engine.record.events import SubtaskResult
 from concertmaster.engine.record.request import Decomposition, RunRequest
 from concertmaster.engine.steps import Steps
@@ -47,6 +52,9 @@ class Run:
     passed: anyio.Event = field(default_factory=anyio.Event)
     """Set once others may learn of the run, which is from the start if it has no guard."""
     earlier: EarlierRun = NO_EARLIER_RUN
+    """The run that this one is to repeat."""
+    offers: FindOffers = no_offers
+    """What all other runs have for it."""
 
     def inputs_of(self, subtask: Subtask) -> tuple[Document, ...]:
         """Return the inputs that a subtask gets, in the run's order."""

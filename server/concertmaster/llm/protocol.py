@@ -173,6 +173,8 @@ class ToolSpec:
     """Whether it may be called while other calls of the same reply are under way."""
     outward: bool = False
     """Whether others learn what it is called with, so that a guard has to let that pass."""
+    local: bool = False
+    """Whether it tells of inputs and files alone, so that it can be asked again at no cost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

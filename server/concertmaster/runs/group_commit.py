@@ -47,6 +47,10 @@ class Tables(Protocol):
         """Return the runs that have not ended and that no other process has, oldest first."""
         ...
 
+    def offering(self, fingerprint: str, *, principal: str, since: float) -> Sequence[str]:
+        """Return the runs of a principal that have had such a result since a time."""
+        ...
+
     def standing(self, run_ids: Collection[str]) -> Mapping[str, Standing]:
         """Return how those of the runs stand that there are."""
         ...
@@ -174,6 +178,11 @@ class GroupCommit:
     async def unfinished(self) -> Sequence[RunRow]:
         """Return the runs that have not ended and that no other process has, oldest first."""
         return await self._read(self._tables.unfinished)
+
+    async def offering(self, fingerprint: str, *, principal: str, since: float) -> Sequence[str]:
+        """Return the runs of a principal that have had such a result since a time."""
+        find = self._tables.offering
+        return await self._read(partial(find, fingerprint, principal=principal, since=since))
 
     async def standing(self, run_ids: Collection[str]) -> Mapping[str, Standing]:
         """Return how those of the runs stand that there are."""

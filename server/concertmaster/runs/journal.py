@@ -6,6 +6,9 @@ from typing import Protocol
 
 from concertmaster.engine.record.events import Event
 
+MOST_OFFERING = 3
+"""How many runs are looked into for a result that another may take over."""
+
 MOST_RESUMPTIONS = 3
 """How often a run may have gone on before it does so by itself no more."""
 
@@ -151,6 +154,13 @@ class Journal(Protocol):
         """Return how many runs the least busy of the other processes has that take runs up.
 
         None, if there is no other, or if the store does not know.
+        """
+        ...
+
+    async def offering(self, fingerprint: str, *, principal: str, since: float) -> Sequence[str]:
+        """Return the runs of a principal that have had a result for others since a time.
+
+        It is of work with this fingerprint. The latest come first, and not all of many.
         """
         ...
 

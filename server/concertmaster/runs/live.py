@@ -16,6 +16,7 @@ from concertmaster.errors import LostRunError, StoreError, UnknownRunError
 from concertmaster.llm.protocol import Document
 from concertmaster.runs import ends
 from concertmaster.runs.journal import Journal
+from concertmaster.runs.reuse import offers_for
 from concertmaster.runs.state import RunState, fold
 
 log = logging.getLogger(__name__)
@@ -50,8 +51,17 @@ class LiveRun:
 class LiveRuns:
     """Drives runs in the background, and knows where they stand before the journal does."""
 
-    def __init__(self, *, journal: Journal, orchestrator: Orchestrator, tasks: TaskGroup) -> None:
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        orchestrator: Orchestrator,
+        tasks: TaskGroup,
+        reuse_hours: float | None = None,
+    ) -> None:
+        """With `reuse_hours`, runs take over what others of their principal have had since."""
         self._journal = journal
+        self._reuse_hours = reuse_hours
         self._orchestrator = orchestrator
         self._tasks = tasks
         self._live: dict[str, LiveRun] = {}
@@ -122,7 +132,13 @@ class LiveRuns:
         self._notify(live)
         request = live.state.request
         steps = Steps(append, run_id=run_id, limits=request.limits, recorded=recorded)
-        run = Run(request=request, documents=documents, steps=steps, earlier=earlier)
+        run = Run(
+            request=request,
+            documents=documents,
+            steps=steps,
+            earlier=earlier,
+            offers=offers_for(live.state, self._journal, hours=self._reuse_hours),
+        )
         self._tasks.start_soon(self._drive, live, run)
         if not self._watching_others:
             self._watching_others = True

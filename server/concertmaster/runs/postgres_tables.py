@@ -12,6 +12,7 @@ from concertmaster.engine.record.events import (
     CallFinished,
     Event,
     RunStarted,
+    SubtaskFinished,
 )
 from concertmaster.errors import (
     BusyRunError,
@@ -22,7 +23,7 @@ from concertmaster.errors import (
     UsedKeyError,
 )
 from concertmaster.runs import postgres_statements as sql
-from concertmaster.runs.journal import RunRow, Standing, StoredRun
+from concertmaster.runs.journal import MOST_OFFERING, RunRow, Standing, StoredRun
 from concertmaster.runs.postgres_link import Connection, Link
 from concertmaster.runs.stored import Write, parsed, to_json
 
@@ -86,6 +87,7 @@ class PostgresTables:
             "data": [write.data for write in writes],
             "light": [_light(write.event) for write in writes],
             "usd": [_usd(write.event) for write in writes],
+            "fingerprint": [_fingerprint(write.event) for write in writes],
         }
         constants = {"version": SCHEMA_VERSION, "channel": CHANNEL}
         added = {row[:2] for row in connection.execute(sql.APPEND, columns | constants)}
@@ -181,6 +183,11 @@ class PostgresTables:
         ((load,),) = self._read(sql.LEAST_LOAD, (self.me,))
         return load
 
+    def offering(self, fingerprint: str, *, principal: str, since: float) -> Sequence[str]:
+        """Return the runs of a principal that have had such a result since a time."""
+        wanted = (fingerprint, since, principal, MOST_OFFERING)
+        return [run_id for (run_id,) in self._read(sql.OFFERING, wanted)]
+
     def standing(self, run_ids: Collection[str]) -> Mapping[str, Standing]:
         """Return how those of the runs stand that there are."""
         return {
@@ -256,6 +263,11 @@ def _usd(event: Event) -> float | None:
             return usage.usd
         case _:
             return None
+
+
+def _fingerprint(event: Event) -> str | None:
+    """Return that of the work whose result the event has for others, if it has."""
+    return (event.result.fingerprint or None) if isinstance(event, SubtaskFinished) else None
 
 
 def _principal(event: Event) -> str:

@@ -12,7 +12,7 @@ from anyio.abc import TaskGroup
 from concertmaster.catalog.catalog import Catalog
 from concertmaster.engine.orchestration.orchestrator import Orchestrator
 from concertmaster.engine.plans.plan import Plan
-from concertmaster.engine.record.earlier import NO_EARLIER_RUN, EarlierRun, earlier_results
+from concertmaster.engine.record.earlier import NO_EARLIER_RUN, EarlierRun
 from concertmaster.engine.record.events import (
     CancelRequested,
     Event,
@@ -22,7 +22,7 @@ from concertmaster.engine.record.events import (
     RunStarted,
     SubtaskResult,
 )
-from concertmaster.engine.record.request import NOBODY, Origin, RunRequest
+from concertmaster.engine.record.request import NOBODY, Origin
 from concertmaster.engine.run import Setup
 from concertmaster.errors import LostRunError, UnknownRunError, UnreadableRunError, UsedKeyError
 from concertmaster.runs.intake import CheckedOrder, RunPolicy
@@ -32,6 +32,7 @@ from concertmaster.runs.orders import Order
 from concertmaster.runs.reading import OrderReader, check_same
 from concertmaster.runs.resumable import check_resumable
 from concertmaster.runs.retention import Retention
+from concertmaster.runs.reuse import earlier_run
 from concertmaster.runs.rewrites import file_changes
 from concertmaster.runs.room import Room
 from concertmaster.runs.state import RecentRuns, RunState, fold, subtask_result
@@ -58,7 +59,12 @@ class RunService:
         self._journal = journal
         self._setup = setup
         self._policy = policy
-        self._live = LiveRuns(journal=journal, orchestrator=Orchestrator(setup), tasks=tasks)
+        self._live = LiveRuns(
+            journal=journal,
+            orchestrator=Orchestrator(setup),
+            tasks=tasks,
+            reuse_hours=policy.reuse_hours,
+        )
         self.room = Room(journal, self._live, policy)
         self._reader = OrderReader(
             journal=journal, policy=policy, catalog=setup.catalog, find=self.get
@@ -122,7 +128,7 @@ class RunService:
             StoreError: the journal cannot be written, so nothing was started.
         """
         checked = await self._reader.again(await self.get(run_id), plan=plan, redo=redo)
-        earlier = await self._earlier(checked.request)
+        earlier = await earlier_run(checked.request, self._journal)
         return await self._begin(checked, origin=origin, earlier=earlier)
 
     async def _begin(
@@ -151,20 +157,6 @@ class RunService:
 
         await self._live.begin(live, checked.documents, commit, earlier=earlier)
         return live.state.shown()
-
-    async def _earlier(self, request: RunRequest) -> EarlierRun:
-        """Return what the run that `request` is to repeat has for it, if that is still there."""
-        if not request.rerun_of:
-            return NO_EARLIER_RUN
-        try:
-            events = await self._journal.events(request.rerun_of)
-        except (UnknownRunError, UnreadableRunError):
-            return NO_EARLIER_RUN
-        return EarlierRun(
-            run_id=request.rerun_of,
-            results=earlier_results(events),
-            redo=frozenset(request.redo),
-        )
 
     async def known(self, order: Order) -> RunState | None:
         """Return where the run stands that was started by an order with the same key.
@@ -199,7 +191,7 @@ class RunService:
         row = await self._journal.row(run_id)
         events = await self._journal.events(run_id)
         documents = {item.name: item for item in await self._reader.documents_of(state.request)}
-        earlier = await self._earlier(state.request)
+        earlier = await earlier_run(state.request, self._journal)
         if (live := self._live.get(run_id)) is not None:
             return live.state.shown()
         event = RunResumed(

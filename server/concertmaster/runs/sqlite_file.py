@@ -24,11 +24,11 @@ from concertmaster.errors import (
     UsedKeyError,
 )
 from concertmaster.runs import private
-from concertmaster.runs.journal import RunRow, Standing, StoredRun
+from concertmaster.runs.journal import MOST_OFFERING, RunRow, Standing, StoredRun
 from concertmaster.runs.owners import POLL_SECONDS, Owners
 from concertmaster.runs.sqlite_errors import explain
 from concertmaster.runs.sqlite_layout import lay_out
-from concertmaster.runs.sqlite_queries import SELECT_ROWS, SELECT_SPENT
+from concertmaster.runs.sqlite_queries import SELECT_OFFERING, SELECT_ROWS, SELECT_SPENT
 from concertmaster.runs.stored import NewRun, Write, parsed
 
 NOBODY = ""
@@ -240,6 +240,13 @@ class SqliteFile:
         """Return the runs that have not ended and that no other process has, oldest first."""
         rows = self._rows(f"{SELECT_ROWS} WHERE NOT {_ENDED} ORDER BY created_at, rowid")
         return [row for row in rows if row.mine or not row.alive]
+
+    def offering(self, fingerprint: str, *, principal: str, since: float) -> list[str]:
+        """Return the runs of a principal that have had such a result since a time."""
+        wanted = (fingerprint, since, principal, MOST_OFFERING)
+        with self._explained():
+            _, reader = self._opened()
+            return [run_id for (run_id,) in reader.execute(SELECT_OFFERING, wanted)]
 
     def standing(self, run_ids: Collection[str]) -> dict[str, Standing]:
         """Return how those of the runs stand that there are."""

@@ -8,6 +8,11 @@ _PRINCIPAL = """(
 )"""
 """Whom a run belongs to, as its first event says; NULL where that cannot be read."""
 
+OFFERED = """CASE
+    WHEN json_valid(data) THEN nullif(json_extract(data, '$.result.fingerprint'), '')
+END"""
+"""What a subtask's end says that others may take over. An index goes by these very words."""
+
 SELECT_ROWS = f"SELECT run_id, created_at, epoch, owner, {_PRINCIPAL} AS principal FROM runs"  # noqa: S608
 
 SELECT_SPENT = f"""
@@ -18,3 +23,9 @@ SELECT_SPENT = f"""
     WHERE kind IN ('call-finished', 'call-failed') AND at >= ? AND {_PRINCIPAL} = ?
 """  # noqa: S608
 """What model calls of a principal's runs cost since a time."""
+
+SELECT_OFFERING = f"""
+    SELECT run_id FROM runs JOIN events USING (run_id)
+    WHERE kind = 'subtask-finished' AND {OFFERED} = ? AND at >= ? AND {_PRINCIPAL} = ?
+    ORDER BY at DESC LIMIT ?
+"""  # noqa: S608
