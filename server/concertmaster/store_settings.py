@@ -40,6 +40,12 @@ class StoreSettings(BaseModel):
         default=False,
         description="A server goes on with runs whose process has died; with a store, always.",
     )
+    drain_seconds: float = Field(
+        default=6,
+        ge=0,
+        description="How long a server or worker process that is told to end lets calls under way "
+        "end, in seconds; over stdio 3 at most.",
+    )
     reuse_hours: float | None = Field(
         default=None,
         gt=0,

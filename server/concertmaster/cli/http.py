@@ -42,10 +42,16 @@ async def serve(
     """
     access = access_of(settings)
     principals = principals_of(settings) if access.open_verifier is not None else None
-    server = create_server(
-        open_service, load_jobs, at_once=settings.resume_interrupted, principals=principals
+    at_once = settings.resume_interrupted or settings.store is not None
+    server = create_server(open_service, load_jobs, at_once=at_once, principals=principals)
+    return await serve_http(
+        server,
+        host=host,
+        port=port,
+        access=access,
+        ready=ready,
+        drain_seconds=settings.drain_seconds,
     )
-    return await serve_http(server, host=host, port=port, access=access, ready=ready)
 
 
 def principals_of(settings: Settings) -> Principals:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+DRAIN_SECONDS = 3.0
+"""How long calls under way may take to end over stdio; many clients kill a server after 4."""
+
 
 @click.command()
 @setup_options
@@ -33,6 +36,7 @@ def serve(http: bool, host: str, port: int, accept_only: bool, **flags: Any) -> 
     """Serve MCP clients over stdio, or over HTTP at the path /mcp."""
     loaded = load(flags)
     settings = loaded.settings
+    drain_seconds = settings.drain_seconds if http else min(settings.drain_seconds, DRAIN_SECONDS)
     check_store(settings)
 
     @asynccontextmanager
@@ -42,7 +46,7 @@ def serve(http: bool, host: str, port: int, accept_only: bool, **flags: Any) -> 
         part = wiring.part_of(settings, accept_only=accept_only)
         async with (
             wiring.open_runs(loaded, roots=settings.roots, part=part) as service,
-            wiring.tending(service, settings, part=part),
+            wiring.tending(service, settings, part=part, most_seconds=drain_seconds),
         ):
             yield service
 
@@ -56,7 +60,8 @@ def serve(http: bool, host: str, port: int, accept_only: bool, **flags: Any) -> 
     async def work() -> int:
         if not http:
             at_once = settings.resume_interrupted or settings.store is not None
-            return await serve_stdio(create_server(open_service, load_jobs, at_once=at_once))
+            server = create_server(open_service, load_jobs, at_once=at_once)
+            return await serve_stdio(server, drain_seconds=drain_seconds)
         # Imported when it is needed: clients start servers over stdio, and wait for them.
         serving = await to_thread.run_sync(importlib.import_module, "concertmaster.cli.http")
         options: dict[str, Any] = {"host": host, "port": port, "ready": _tell}

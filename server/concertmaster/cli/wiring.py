@@ -1,6 +1,7 @@
 """What is built from the settings: definitions, model, journal, run service."""
 
 import importlib
+import math
 import os
 import platform
 import shlex
@@ -18,6 +19,7 @@ from concertmaster.cli.extras import postgres_module
 from concertmaster.engine.run import Setup
 from concertmaster.errors import SettingsError, did_you_mean
 from concertmaster.llm.anthropic import Connection, open_anthropic
+from concertmaster.llm.brake import Brake, Braked
 from concertmaster.llm.gate import Gate
 from concertmaster.llm.missing import MissingKeyLLM
 from concertmaster.llm.offline import OfflineLLM
@@ -189,9 +191,12 @@ async def open_telemetry(loaded: LoadedSettings) -> AsyncGenerator[Telemetry]:
 
 @asynccontextmanager
 async def open_llm(
-    loaded: LoadedSettings, *, telemetry: Telemetry = NO_TELEMETRY
+    loaded: LoadedSettings,
+    *,
+    telemetry: Telemetry = NO_TELEMETRY,
+    brake: Brake | None = None,
 ) -> AsyncGenerator[LLM]:
-    """Open what answers requests under these settings."""
+    """Open what answers requests under these settings, until the `brake` is pulled."""
     settings = loaded.settings
     answer = answering(loaded)
     if answer == "offline":
@@ -201,7 +206,7 @@ async def open_llm(
     else:
         connection, prices = connection_of(settings), prices_of(settings)
         async with open_anthropic(connection, prices=prices) as llm:
-            gate = Gate(llm, max_attempts=settings.max_attempts)
+            gate = Gate(Braked(llm, brake or Brake()), max_attempts=settings.max_attempts)
             telemetry.watch_gate(gate)
             yield SharedPrefixes(gate, prices)
 
@@ -278,9 +283,10 @@ async def open_runs(
     prompts = build_prompts(settings)
     custom_tools = custom_worker_tools(settings)
     policy = policy_of(settings, part, (*roots, *named))
+    brake = Brake()
     async with (
         open_telemetry(loaded) as telemetry,
-        open_llm(loaded, telemetry=telemetry) as llm,
+        open_llm(loaded, telemetry=telemetry, brake=brake) as llm,
         open_journal(settings, works=part == "works") as journal,
         open_usable_servers(loaded) as servers,
     ):
@@ -292,6 +298,7 @@ async def open_runs(
             tools=build_tools(settings).joined(servers, ToolPolicy(settings.tool_policy)),
             roots=roots,
             custom_worker_tools=custom_tools,
+            brake=brake,
         )
         async with (
             open_service(journal=journal, setup=setup, policy=policy) as service,
@@ -302,9 +309,16 @@ async def open_runs(
 
 @asynccontextmanager
 async def tending(
-    service: RunService, settings: Settings, *, part: Part = "alone"
+    service: RunService,
+    settings: Settings,
+    *,
+    part: Part = "alone",
+    most_seconds: float = math.inf,
 ) -> AsyncGenerator[None]:
-    """Delete what is not to be kept, and meanwhile take up what nobody has, if it works."""
+    """Delete what is not to be kept, and meanwhile take up what nobody has, if it works.
+
+    At the end, calls under way may end too, if that takes no longer than `most_seconds`.
+    """
     if retention := retention_of(settings):
         await service.prune(retention)
     async with anyio.create_task_group() as tasks:
@@ -315,6 +329,7 @@ async def tending(
             yield
         finally:
             tasks.cancel_scope.cancel()
+            await service.drain(seconds=min(settings.drain_seconds, most_seconds))
 
 
 @asynccontextmanager

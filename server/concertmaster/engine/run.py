@@ -20,6 +20,7 @@ from concertmaster.engine.record.earlier import (
 from concertmaster.engine.record.events import SubtaskResult
 from concertmaster.engine.record.request import Decomposition, RunRequest
 from concertmaster.engine.steps import Steps
+from concertmaster.llm.brake import Brake
 from concertmaster.llm.protocol import LLM, Document, Models, WorkResult
 from concertmaster.tools.registry import ToolRegistry
 
@@ -39,6 +40,8 @@ class Setup:
     """Folders whose files worker tools may read."""
     custom_worker_tools: tuple[str, ...] = ()
     """The tools of workers that a plan brings along."""
+    brake: Brake = field(default_factory=Brake)
+    """What keeps calls from beginning when the process is to end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

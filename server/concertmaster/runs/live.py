@@ -13,6 +13,7 @@ from concertmaster.engine.record.events import CancelRequested, Event
 from concertmaster.engine.run import Run
 from concertmaster.engine.steps import Steps
 from concertmaster.errors import LostRunError, StoreError, UnknownRunError
+from concertmaster.llm.brake import Brake
 from concertmaster.llm.protocol import Document
 from concertmaster.runs import ends
 from concertmaster.runs.journal import Journal
@@ -57,9 +58,11 @@ class LiveRuns:
         journal: Journal,
         orchestrator: Orchestrator,
         tasks: TaskGroup,
+        brake: Brake,
         reuse_hours: float | None = None,
     ) -> None:
         """With `reuse_hours`, runs take over what others of their principal have had since."""
+        self._brake = brake
         self._journal = journal
         self._reuse_hours = reuse_hours
         self._orchestrator = orchestrator
@@ -131,7 +134,9 @@ class LiveRuns:
         live.begin(recorded)
         self._notify(live)
         request = live.state.request
-        steps = Steps(append, run_id=run_id, limits=request.limits, recorded=recorded)
+        steps = Steps(
+            append, run_id=run_id, limits=request.limits, recorded=recorded, brake=self._brake
+        )
         run = Run(
             request=request,
             documents=documents,

@@ -63,6 +63,7 @@ class RunService:
             journal=journal,
             orchestrator=Orchestrator(setup),
             tasks=tasks,
+            brake=setup.brake,
             reuse_hours=policy.reuse_hours,
         )
         self.room = Room(journal, self._live, policy)
@@ -344,6 +345,11 @@ class RunService:
     async def check(self, order: Order, *, principal: str = "") -> None:
         """Raise what `start` would, and start nothing."""
         await self._reader_for(principal).checked(order)
+
+    async def drain(self, *, seconds: float) -> None:
+        """Let calls under way end and be committed, for so long at most; nothing else begins."""
+        with anyio.move_on_after(seconds, shield=True):
+            await self._setup.brake.pull()
 
     async def delete(self, run_id: str) -> None:
         """Delete a run with all that is known of it.
