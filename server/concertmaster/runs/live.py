@@ -87,6 +87,11 @@ class LiveRuns:
         """Return a run that is driven here."""
         return self._live.get(run_id)
 
+    async def released(self, run_id: str) -> None:
+        """Return when a run that is to stop is not driven here any more."""
+        while (live := self._live.get(run_id)) and live.state.cancel_requested is not None:
+            await live.changed.wait()
+
     @property
     def states(self) -> tuple[RunState, ...]:
         """Return where the runs stand that are driven here."""

@@ -183,6 +183,8 @@ class RunService:
             UnknownRunError: there is no run of that id.
             StoreError: the journal cannot be written, so nothing was started.
         """
+        with anyio.move_on_after(CANCEL_SECONDS):
+            await self._live.released(run_id)
         state = await self.get(run_id)
         queued = self.room.queues and not here
         waits = state.status == "queued" and not queued
