@@ -66,9 +66,9 @@ class FailingJournal(SqliteJournal):
     refused: Collection[str] = ()
     reads_refused = 0
 
-    async def events(self, run_id: str, *, light: bool = False) -> Sequence[Event]:
+    async def events(self, run_id: str) -> Sequence[Event]:
         self._refuse_reads()
-        return await super().events(run_id, light=light)
+        return await super().events(run_id)
 
     async def unfinished(self) -> Sequence[RunRow]:
         self._refuse_reads()

@@ -98,7 +98,8 @@ async def test_a_run_that_is_being_cancelled_goes_on_once_it_has_stopped(tmp_pat
 
     async def stubborn(request: Request) -> str:
         with anyio.CancelScope(shield=True):
-            return await gate(request)
+            await gate(request)
+        return "done"
 
     async with service_in(tmp_path, {"planner": TWO, "worker:critic": stubborn}) as service:
         run_id = (await service.start(WHY)).run_id

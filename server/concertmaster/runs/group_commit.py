@@ -13,7 +13,7 @@ from anyio.abc import TaskGroup
 
 from concertmaster.engine.record.events import Event
 from concertmaster.errors import ConcertmasterError, StoreError, UnknownRunError
-from concertmaster.runs.journal import RunRow, Standing, StoredRun
+from concertmaster.runs.journal import Outline, RunRow, Standing, StoredRun
 from concertmaster.runs.stored import NewRun, Write, to_json
 
 log = logging.getLogger(__name__)
@@ -55,8 +55,12 @@ class Tables(Protocol):
         """Return how those of the runs stand that there are."""
         ...
 
-    def events(self, run_id: str, *, light: bool) -> Sequence[Event]:
+    def events(self, run_id: str) -> Sequence[Event]:
         """Return the events of a run in order, or raise UnknownRunError."""
+        ...
+
+    def outlines(self, run_ids: Collection[str]) -> Mapping[str, Outline]:
+        """Return the events of each of the runs in order, without what was said in them."""
         ...
 
     def text(self, digest: str) -> str:
@@ -188,10 +192,14 @@ class GroupCommit:
         """Return how those of the runs stand that there are."""
         return await self._read(partial(self._tables.standing, run_ids))
 
-    async def events(self, run_id: str, *, light: bool = False) -> Sequence[Event]:
-        """Return the events of a run in order; `light` leaves out what was said in them."""
+    async def events(self, run_id: str) -> Sequence[Event]:
+        """Return the events of a run in order."""
         _check_id(run_id)
-        return await self._read(partial(self._tables.events, run_id, light=light))
+        return await self._read(partial(self._tables.events, run_id))
+
+    async def outlines(self, run_ids: Collection[str]) -> Mapping[str, Outline]:
+        """Return the events of each of the runs in order, without what was said in them."""
+        return await self._read(partial(self._tables.outlines, run_ids))
 
     async def text(self, digest: str) -> str:
         """Return the text with this digest."""

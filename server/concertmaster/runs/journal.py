@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from concertmaster.engine.record.events import Event
+from concertmaster.errors import UnreadableRunError
 
 MOST_OFFERING = 3
 """How many runs are looked into for a result that another may take over."""
@@ -67,6 +68,10 @@ class StoredRun:
     """Bytes of its events and of the texts that they refer to."""
     busy: bool
     """Whether it is under way."""
+
+
+Outline = Sequence[Event] | UnreadableRunError
+"""Events, or why they cannot be read."""
 
 
 class Journal(Protocol):
@@ -168,12 +173,16 @@ class Journal(Protocol):
         """Return how those of the runs stand that there are."""
         ...
 
-    async def events(self, run_id: str, *, light: bool = False) -> Sequence[Event]:
-        """Return the events of a run in order; `light` leaves out what was said in them.
+    async def events(self, run_id: str) -> Sequence[Event]:
+        """Return the events of a run in order.
 
         Raises:
             UnknownRunError: there is no run of that id.
         """
+        ...
+
+    async def outlines(self, run_ids: Collection[str]) -> Mapping[str, Outline]:
+        """Return the events of each of the runs in order, without what was said in them."""
         ...
 
     async def text(self, digest: str) -> str:

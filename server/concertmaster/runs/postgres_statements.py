@@ -167,9 +167,9 @@ WITH_KEY: LiteralString = "SELECT run_id FROM runs WHERE idempotency_key = %s"
 
 EVENTS: LiteralString = "SELECT version, data FROM events WHERE run_id = %s ORDER BY seq"
 
-LIGHT_EVENTS: LiteralString = """
-SELECT version, coalesce(light, data) FROM events
-WHERE run_id = %s AND kind NOT IN ('call-started', 'tool-called') ORDER BY seq
+OUTLINES: LiteralString = """
+SELECT run_id, version, coalesce(light, data) FROM events
+WHERE run_id = ANY (%s) AND kind NOT IN ('call-started', 'tool-called') ORDER BY run_id, seq
 """
 
 TEXT: LiteralString = "SELECT text FROM texts WHERE digest = %s"

@@ -23,9 +23,9 @@ from concertmaster.errors import (
     UsedKeyError,
 )
 from concertmaster.runs import postgres_statements as sql
-from concertmaster.runs.journal import MOST_OFFERING, RunRow, Standing, StoredRun
+from concertmaster.runs.journal import MOST_OFFERING, Outline, RunRow, Standing, StoredRun
 from concertmaster.runs.postgres_link import Connection, Link
-from concertmaster.runs.stored import Write, parsed, to_json
+from concertmaster.runs.stored import Write, outlined, parsed, to_json
 
 log = logging.getLogger(__name__)
 
@@ -200,13 +200,18 @@ class PostgresTables:
         found = self._read(sql.WITH_KEY, (key,))
         return found[0][0] if found else None
 
-    def events(self, run_id: str, *, light: bool) -> Sequence[Event]:
+    def events(self, run_id: str) -> Sequence[Event]:
         """Return the events of a run in order, or raise UnknownRunError."""
-        found = self._read(sql.LIGHT_EVENTS if light else sql.EVENTS, (run_id,))
+        found = self._read(sql.EVENTS, (run_id,))
         if not found:
             # Whoever asks for the events of no run is told so; a run without events is damaged.
             self.row(run_id)
         return list(parsed(run_id, cast("list[tuple[int, str]]", found)))
+
+    def outlines(self, run_ids: Collection[str]) -> Mapping[str, Outline]:
+        """Return the events of each of the runs in order, without what was said in them."""
+        found = self._read(sql.OUTLINES, (list(run_ids),))
+        return outlined(run_ids, cast("list[tuple[str, int, str]]", found))
 
     def text(self, digest: str) -> str:
         """Return the text with this digest."""

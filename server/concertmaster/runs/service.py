@@ -15,7 +15,6 @@ from concertmaster.engine.plans.plan import Plan
 from concertmaster.engine.record.earlier import NO_EARLIER_RUN, EarlierRun
 from concertmaster.engine.record.events import (
     CancelRequested,
-    Event,
     GuardDecided,
     RunEnded,
     RunResumed,
@@ -24,12 +23,13 @@ from concertmaster.engine.record.events import (
 )
 from concertmaster.engine.record.request import NOBODY, Origin
 from concertmaster.engine.run import Setup
-from concertmaster.errors import LostRunError, UnknownRunError, UnreadableRunError, UsedKeyError
+from concertmaster.errors import LostRunError, UnknownRunError, UsedKeyError
 from concertmaster.runs.intake import CheckedOrder, RunPolicy
 from concertmaster.runs.journal import Journal, RunRow, StoredRun
 from concertmaster.runs.live import LIVENESS_SECONDS, LiveRun, LiveRuns
 from concertmaster.runs.orders import Order
 from concertmaster.runs.reading import OrderReader, check_same
+from concertmaster.runs.recent import folded, recent_runs
 from concertmaster.runs.resumable import check_resumable
 from concertmaster.runs.retention import Retention
 from concertmaster.runs.reuse import earlier_run
@@ -255,7 +255,7 @@ class RunService:
         if (state := self._live.known(run_id)) is not None:
             return state.shown()
         row = await self._journal.row(run_id)
-        return _folded(row, await self._journal.events(run_id)).shown()
+        return folded(row, await self._journal.events(run_id)).shown()
 
     async def wait(self, run_id: str, *, seconds: float) -> RunState:
         """Return where a run stands once nobody drives it any more, or `seconds` have passed."""
@@ -304,18 +304,7 @@ class RunService:
 
     async def recent(self, limit: int = 20, *, principal: str | None = None) -> RecentRuns:
         """Return the latest runs, all or a principal's, without what was said in them."""
-        states: list[RunState] = []
-        unreadable: list[str] = []
-        for row in await self._journal.recent(limit, principal=principal):
-            try:
-                state = self._live.known(row.run_id) or await self._outline(row)
-                states.append(state.shown())
-            except UnreadableRunError as exc:
-                unreadable.append(str(exc))
-        return RecentRuns(states=tuple(states), unreadable=tuple(unreadable))
-
-    async def _outline(self, row: RunRow) -> RunState:
-        return _folded(row, await self._journal.events(row.run_id, light=True))
+        return await recent_runs(self._journal, self._live.known, limit=limit, principal=principal)
 
     async def result(self, run_id: str, subtask_id: str) -> SubtaskResult:
         """Return how a subtask ended, or where it stands if it has not.
@@ -378,12 +367,6 @@ class RunService:
         if fold(run_id, events, alive=alive).withheld:
             events = [event for event in events if isinstance(event, _OUTWARD)]
         return trace(run_id, events, alive=alive, content=content)
-
-
-def _folded(row: RunRow, events: Sequence[Event]) -> RunState:
-    """Return where a run stands that this process does not drive."""
-    alive = row.alive and not row.mine
-    return fold(row.run_id, events, alive=alive, waiting=row.waiting)
 
 
 @asynccontextmanager

@@ -24,12 +24,17 @@ from concertmaster.errors import (
     UsedKeyError,
 )
 from concertmaster.runs import private
-from concertmaster.runs.journal import MOST_OFFERING, RunRow, Standing, StoredRun
+from concertmaster.runs.journal import MOST_OFFERING, Outline, RunRow, Standing, StoredRun
 from concertmaster.runs.owners import POLL_SECONDS, Owners
 from concertmaster.runs.sqlite_errors import explain
 from concertmaster.runs.sqlite_layout import lay_out
-from concertmaster.runs.sqlite_queries import SELECT_OFFERING, SELECT_ROWS, SELECT_SPENT
-from concertmaster.runs.stored import NewRun, Write, parsed
+from concertmaster.runs.sqlite_queries import (
+    SELECT_OFFERING,
+    SELECT_OUTLINES,
+    SELECT_ROWS,
+    SELECT_SPENT,
+)
+from concertmaster.runs.stored import NewRun, Write, outlined, parsed
 
 NOBODY = ""
 """The owner of runs that wait for a process with room."""
@@ -83,16 +88,7 @@ _SELECT_STANDING = """
     ORDER BY seq
 """
 
-_SELECT_EVENTS = """
-    SELECT version, CASE
-        WHEN :light AND kind = 'call-finished'
-        THEN json_set(data, '$.reply.text', '', '$.reply.tool_calls', json('[]'))
-        ELSE data
-    END
-    FROM events
-    WHERE run_id = :run_id AND NOT (:light AND kind IN ('call-started', 'tool-called'))
-    ORDER BY seq
-"""
+_SELECT_EVENTS = "SELECT version, data FROM events WHERE run_id = ? ORDER BY seq"
 
 
 class SqliteFile:
@@ -301,16 +297,22 @@ class SqliteFile:
             for run_id, created_at, epoch, owner, principal in found
         ]
 
-    def events(self, run_id: str, *, light: bool) -> list[Event]:
+    def events(self, run_id: str) -> list[Event]:
         """Return the events of a run in order, or raise UnknownRunError."""
         with self._explained():
             _, reader = self._opened()
-            parameters = {"run_id": run_id, "light": light}
-            found = reader.execute(_SELECT_EVENTS, parameters).fetchall()
+            found = reader.execute(_SELECT_EVENTS, (run_id,)).fetchall()
         if not found:
             # Whoever asks for the events of no run is told so; a run without events is damaged.
             self.row(run_id)
         return list(parsed(run_id, found))
+
+    def outlines(self, run_ids: Collection[str]) -> dict[str, Outline]:
+        """Return the events of each of the runs in order, without what was said in them."""
+        with self._explained():
+            _, reader = self._opened()
+            found = reader.execute(SELECT_OUTLINES, (json.dumps(list(run_ids)),)).fetchall()
+        return outlined(run_ids, found)
 
     def text(self, digest: str) -> str:
         """Return the text with this digest."""

@@ -29,3 +29,14 @@ SELECT_OFFERING = f"""
     WHERE kind = 'subtask-finished' AND {OFFERED} = ? AND at >= ? AND {_PRINCIPAL} = ?
     ORDER BY at DESC LIMIT ?
 """  # noqa: S608
+
+SELECT_OUTLINES = """
+    SELECT run_id, version, CASE
+        WHEN kind = 'call-finished' AND json_valid(data)
+        THEN json_set(data, '$.reply.text', '', '$.reply.tool_calls', json('[]'))
+        ELSE data
+    END
+    FROM events
+    WHERE run_id IN (SELECT value FROM json_each(?)) AND kind NOT IN ('call-started', 'tool-called')
+    ORDER BY run_id, seq
+"""
