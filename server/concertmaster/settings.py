@@ -141,6 +141,13 @@ class Settings(HttpSettings, StoreSettings):
     max_attempts: int = Field(
         default=5, ge=1, description="Attempts at a model call that the provider turns away."
     )
+    provider_share: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Part of what the provider lets through that this process uses, where several "
+        "have one key: 0.5 is half.",
+    )
     prices: Annotated[dict[str, ModelFacts], BeforeValidator(_read_json)] = Field(
         default_factory=dict[str, ModelFacts],
         description="Prices of models in USD per million tokens, over the built-in ones.",

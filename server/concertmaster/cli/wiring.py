@@ -206,7 +206,11 @@ async def open_llm(
     else:
         connection, prices = connection_of(settings), prices_of(settings)
         async with open_anthropic(connection, prices=prices) as llm:
-            gate = Gate(Braked(llm, brake or Brake()), max_attempts=settings.max_attempts)
+            gate = Gate(
+                Braked(llm, brake or Brake()),
+                max_attempts=settings.max_attempts,
+                share=settings.provider_share,
+            )
             telemetry.watch_gate(gate)
             yield SharedPrefixes(gate, prices)
 
