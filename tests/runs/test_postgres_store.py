@@ -98,7 +98,7 @@ def test_work_that_was_committed_before_the_connection_was_lost_is_not_refused(
     assert tables.commit([a_write(4, epoch=2, takes_over=True)]) == [None]
     (taken,) = tables.commit([a_write(5, epoch=2, takes_over=True)])
     assert isinstance(taken, LostRunError)
-    assert len(tables.events("r-1", light=False)) == 4
+    assert len(tables.events("r-1")) == 4
     execute(shared.url, "UPDATE runs SET ended = TRUE")
     tables.delete(["r-1"])
     with pytest.raises(UnknownRunError):

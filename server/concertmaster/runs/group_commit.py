@@ -44,7 +44,7 @@ class Tables(Protocol):
         ...
 
     def unfinished(self) -> Sequence[RunRow]:
-        """Return the runs that have not ended and that no other process has, oldest first."""
+        """Return the runs that have not ended, oldest first."""
         ...
 
     def offering(self, fingerprint: str, *, principal: str, since: float) -> Sequence[str]:
@@ -180,7 +180,7 @@ class GroupCommit:
         return await self._read(partial(self._tables.spent, principal, since=since))
 
     async def unfinished(self) -> Sequence[RunRow]:
-        """Return the runs that have not ended and that no other process has, oldest first."""
+        """Return the runs that have not ended, oldest first."""
         return await self._read(self._tables.unfinished)
 
     async def offering(self, fingerprint: str, *, principal: str, since: float) -> Sequence[str]:

@@ -152,7 +152,7 @@ class Journal(Protocol):
         ...
 
     async def unfinished(self) -> Sequence[RunRow]:
-        """Return the runs that have not ended and that no other process has, oldest first."""
+        """Return the runs that have not ended, oldest first."""
         ...
 
     async def least_load(self) -> int | None:

@@ -140,13 +140,7 @@ WHERE fingerprint = %s AND at >= %s AND principal = %s
 ORDER BY at DESC LIMIT %s
 """
 
-UNFINISHED: LiteralString = (
-    ROWS
-    + """
-WHERE NOT ended AND (NOT alive OR owner = %(me)s)
-ORDER BY created_at, place
-"""
-)
+UNFINISHED: LiteralString = ROWS + "WHERE NOT ended ORDER BY created_at, place"
 
 LEAST_LOAD: LiteralString = """
 SELECT min(load) FROM (

@@ -158,7 +158,7 @@ class PostgresTables:
         return usd
 
     def unfinished(self) -> Sequence[RunRow]:
-        """Return the runs that have not ended and that no other process has, oldest first."""
+        """Return the runs that have not ended, oldest first."""
         return self._rows(sql.UNFINISHED, {})
 
     def _rows(self, query: LiteralString, parameters: Mapping[str, object]) -> list[RunRow]:

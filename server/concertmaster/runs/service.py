@@ -215,10 +215,14 @@ class RunService:
             return await self.get(run_id)
         return live.state.shown()
 
-    async def orphans(self) -> Sequence[RunRow]:
-        """Return the runs that have not ended and that no process drives, oldest first."""
+    async def unfinished(self) -> Sequence[RunRow]:
+        """Return the runs that have not ended, oldest first; those driven by none are not alive."""
         rows = await self._journal.unfinished()
-        return [row for row in rows if self._live.get(row.run_id) is None]
+        return [
+            # Of its own runs, this process may have given some up.
+            replace(row, alive=self._live.get(row.run_id) is not None) if row.mine else row
+            for row in rows
+        ]
 
     def _reader_for(self, principal: str) -> OrderReader:
         async def find(run_id: str) -> RunState:

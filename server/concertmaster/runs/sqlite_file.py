@@ -233,9 +233,8 @@ class SqliteFile:
             return usd
 
     def unfinished(self) -> list[RunRow]:
-        """Return the runs that have not ended and that no other process has, oldest first."""
-        rows = self._rows(f"{SELECT_ROWS} WHERE NOT {_ENDED} ORDER BY created_at, rowid")
-        return [row for row in rows if row.mine or not row.alive]
+        """Return the runs that have not ended, oldest first."""
+        return self._rows(f"{SELECT_ROWS} WHERE NOT {_ENDED} ORDER BY created_at, rowid")
 
     def offering(self, fingerprint: str, *, principal: str, since: float) -> list[str]:
         """Return the runs of a principal that have had such a result since a time."""
