@@ -56,6 +56,7 @@ OWNERS = {
     "jsonschema_rs": {"llm"},
     "sqlite3": {"runs"},
     "filelock": {"runs"},
+    "psutil": {"runs"},
     "opentelemetry": {"telemetry"},
     "rich": {"cli"},
     "click": {"cli"},

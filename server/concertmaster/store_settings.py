@@ -18,6 +18,11 @@ class StoreSettings(BaseModel):
     data_folder: Folder = Field(
         default_factory=_default_data_folder, description="Where runs are kept."
     )
+    network_folder: bool = Field(
+        default=False,
+        description="Keep runs in the data folder even if it is on a network share, where locks of "
+        "files often do not hold.",
+    )
     store: SecretStr | None = Field(
         default=None, description="Address of a Postgres that keeps the runs instead."
     )

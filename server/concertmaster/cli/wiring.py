@@ -223,7 +223,8 @@ async def open_journal(settings: Settings, *, works: bool = False) -> AsyncGener
         SettingsError: the store is no Postgres, or the packages for it are missing.
     """
     if settings.store is None:
-        async with open_sqlite(settings.data_folder) as journal:
+        network = settings.network_folder
+        async with open_sqlite(settings.data_folder, network=network) as journal:
             yield journal
     else:
         store = postgres_module("postgres_store")

@@ -25,8 +25,9 @@ from concertmaster.errors import (
 )
 from concertmaster.runs import private
 from concertmaster.runs.journal import MOST_OFFERING, Outline, RunRow, Standing, StoredRun
+from concertmaster.runs.network import network_share
 from concertmaster.runs.owners import POLL_SECONDS, Owners
-from concertmaster.runs.sqlite_errors import explain
+from concertmaster.runs.sqlite_errors import ON_NETWORK, explain
 from concertmaster.runs.sqlite_layout import lay_out
 from concertmaster.runs.sqlite_queries import (
     SELECT_OFFERING,
@@ -98,7 +99,9 @@ class SqliteFile:
     that reading never waits for a commit. Every method may raise StoreError.
     """
 
-    def __init__(self, folder: Path, *, patience: float) -> None:
+    def __init__(self, folder: Path, *, patience: float, network: bool = False) -> None:
+        """Wait so many seconds for others, and refuse network shares unless `network` is true."""
+        self._network = network
         self._folder = folder
         self._path = folder / "runs.db"
         self._patience = patience
@@ -341,6 +344,8 @@ class SqliteFile:
         """Return the writing and the reading connection."""
         with self._opening:
             if self._connections is None:
+                if not self._network and (kind := network_share(self._folder)):
+                    raise StoreError(ON_NETWORK.format(folder=self._folder, kind=kind))
                 private.make_folder(self._folder)
                 with self._alone():
                     self._connections = self._open()
