@@ -4,11 +4,11 @@ import json
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from concertmaster.catalog.catalog import builtin_folder, load_catalog
 from concertmaster.engine.plans.plan import Plan, read_plan
 from concertmaster.engine.plans.rules import PlanRules, plan_problems
+from concertmaster.errors import ToolCallError
 from concertmaster.llm.offline import OfflineLLM
 from concertmaster.llm.protocol import (
     AssistantMessage,
@@ -21,6 +21,7 @@ from concertmaster.llm.protocol import (
     Reply,
     Request,
     SynthesisBrief,
+    ToolCall,
     ToolMessage,
     ToolOutcome,
     UserMessage,
@@ -98,36 +99,51 @@ async def plan(
 async def work(
     worker: str | WorkerCard,
     *inputs: Document,
-    outcomes: Sequence[ToolOutcome] | None = None,
+    objective: str = "the objective",
+    outcomes: Sequence[ToolOutcome] = (),
     output_schema: JsonSchema | None = None,
+    roots: Sequence[Path] = (),
+    asked: list[ToolCall] | None = None,
 ) -> Reply:
-    """Return the reply of a worker, having made the tool calls that it asked for."""
+    """Return the reply of a worker, having made the tool calls that it asked for.
+
+    Calls with the ids of `outcomes` come to those. All calls are added to `asked`.
+    """
     card = cards()[worker] if isinstance(worker, str) else worker
     brief = WorkBrief(
         task="the task",
         worker=card,
-        objective="the objective",
+        objective=objective,
         expects="",
         context="",
         constraints=(),
         inputs=inputs,
         dependencies=(),
     )
-    options: Any = {"tools": card.tools, "output_schema": output_schema}
-    reply = await ask(brief, **options)
-    if not reply.tool_calls:
-        return reply
-    if outcomes is None:
-        toolbox, scope = default_tools().here(card.tools), ToolScope(inputs=inputs)
-        outcomes = [
-            ToolOutcome(
-                id=call.id,
-                text=await toolbox.get(call.name).call(call.arguments, scope),
-            )
-            for call in reply.tool_calls
+    scope = ToolScope(inputs=inputs, roots=tuple(roots))
+    known = {outcome.id: outcome for outcome in outcomes}
+    messages: list[Message] = []
+    while True:
+        reply = await ask(brief, *messages, tools=card.tools, output_schema=output_schema)
+        if not reply.tool_calls:
+            return reply
+        if asked is not None:
+            asked += reply.tool_calls
+        came = [
+            known.get(call.id) or await _outcome(call, card, scope) for call in reply.tool_calls
         ]
-    asked = AssistantMessage(tool_calls=reply.tool_calls)
-    return await ask(brief, asked, ToolMessage(outcomes=tuple(outcomes)), **options)
+        messages += [
+            AssistantMessage(tool_calls=reply.tool_calls),
+            ToolMessage(outcomes=tuple(came)),
+        ]
+
+
+async def _outcome(call: ToolCall, card: WorkerCard, scope: ToolScope) -> ToolOutcome:
+    try:
+        text = await default_tools().here(card.tools).get(call.name).call(call.arguments, scope)
+    except ToolCallError as exc:
+        return ToolOutcome(id=call.id, text=str(exc), failed=True)
+    return ToolOutcome(id=call.id, text=text)
 
 
 def result(worker: str, text: str, **fields: str) -> WorkResult:

@@ -1,5 +1,6 @@
 """Every check of the project, for people and for CI: format, lint, types, tests, coverage."""
 
+import os
 import subprocess
 import sys
 import time
@@ -7,12 +8,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
+TESTS_AT_ONCE = max(3, os.cpu_count() or 1)
+"""More than there are cores, where those are few: tests of processes mostly wait."""
+
 CHECKS = {
     "format": ["ruff", "format", "--check"],
     "lint": ["ruff", "check"],
     "types": ["pyright"],
-    "tests": ["coverage", "run", "-m", "pytest"],
-    "coverage data": ["coverage", "combine", "--quiet"],
+    "tests": [
+        *("pytest", "--cov", "--cov-report=", "--cov-fail-under=0"),
+        *("--numprocesses", str(TESTS_AT_ONCE), "--dist", "worksteal"),
+    ],
     "coverage": ["coverage", "report"],
 }
 

@@ -37,6 +37,8 @@ TOOLS: dict[str, Json] = {
         "refuse": READ_ONLY,
         "break": READ_ONLY,
         "rubbish": READ_ONLY,
+        "mumble": READ_ONLY,
+        "pour": READ_ONLY,
         "learn": READ_ONLY,
         "commit": {},
         "endless": {"description": "x" * 60_000},
@@ -82,6 +84,19 @@ def rubbish(_: str) -> Json:
     return {"content": "nothing"}
 
 
+def mumble(said: str) -> Json:
+    sys.stdout.buffer.write(b"\xff\xfe caf\xe9\n")
+    sys.stdout.buffer.flush()
+    return text(said)
+
+
+def pour(_: str) -> Json | None:
+    """Write a line that does not end."""
+    for _megabyte in range(200):
+        sys.stdout.write("x" * 1_000_000)
+    return None
+
+
 def learn(_: str) -> Json:
     TOOLS["learned"] = TOOLS["echo"] | {"name": "learned"}
     say({"method": "notifications/tools/list_changed"})
@@ -105,6 +120,8 @@ CALLS: dict[str, Callable[[str], Json | None]] = {
     "structured": lambda _: {"content": [], "structuredContent": {"n": 1}},
     "refuse": lambda said: text(f"It cannot be done: {said}") | {"isError": True},
     "rubbish": rubbish,
+    "mumble": mumble,
+    "pour": pour,
     "learn": learn,
     "commit": commit,
 }
@@ -159,6 +176,8 @@ def main() -> None:
         sys.exit(f"no licence for {os.environ['KEY']}")
     if "--stubborn" in sys.argv:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if "--pour" in sys.argv:
+        pour("")
     for line in sys.stdin:
         message = json.loads(line)
         if "id" in message:

@@ -1,10 +1,11 @@
 """What an operator can choose about serving several people over HTTP."""
 
 import re
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr
+
+from concertmaster.setting_types import FilePath
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+)(:\d+)?")
 
@@ -23,7 +24,6 @@ def _host(name: str) -> str:
 
 Host = Annotated[str, AfterValidator(_host)]
 Url = Annotated[str, Field(pattern=r"^https?://[^\s@]+$")]
-TokensFile = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 
 
 class HttpSettings(BaseModel):
@@ -34,7 +34,7 @@ class HttpSettings(BaseModel):
         description="Names under which clients may call the server over HTTP, with commas between "
         "them. Needed off this machine.",
     )
-    tokens_file: TokensFile | None = Field(
+    tokens_file: FilePath | None = Field(
         default=None, description="A file of users and their bearer tokens, for HTTP."
     )
     oauth_issuer: Url | None = Field(

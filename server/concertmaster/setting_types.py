@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator
 
 
-def _absolute(path: Path) -> Path:
+def absolute(path: Path) -> Path:
+    """Return a path as written on a command line or in a variable, from the root on."""
     return path.expanduser().absolute()
 
 
@@ -17,7 +18,8 @@ def _split_folders(value: object) -> object:
     return [value] if isinstance(value, Path) else value
 
 
-Folder = Annotated[Path, AfterValidator(_absolute)]
+FilePath = Annotated[Path, AfterValidator(absolute)]
+Folder = FilePath
 Folders = Annotated[tuple[Folder, ...], BeforeValidator(_split_folders)]
 LogLevel = Annotated[
     Literal["debug", "info", "warning", "error"],

@@ -31,7 +31,7 @@ from concertmaster.http_settings import HttpSettings
 from concertmaster.llm.address import Address
 from concertmaster.llm.prices import ModelFacts
 from concertmaster.runs.private import check_owner_only
-from concertmaster.setting_types import Folders, LogLevel
+from concertmaster.setting_types import Folders, LogLevel, absolute
 from concertmaster.store_settings import StoreSettings
 from concertmaster.tools.policy import Decision
 from concertmaster.tools.servers.entries import HttpEntry, ServerEntries, StdioEntry, give_anything
@@ -266,7 +266,7 @@ def settings_file() -> Path:
     """Return the path of the settings file, whether or not there is one."""
     named = _variable(FILE_VARIABLE)
     if named:
-        return Path(named).expanduser().absolute()
+        return absolute(Path(named))
     return configuration_folder() / "settings.toml"
 
 

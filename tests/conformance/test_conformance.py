@@ -9,7 +9,8 @@ from concertmaster.protocol.server import create_server
 from concertmaster.runs.job_files import read_jobs
 from concertmaster.runs.jobs import Job
 from conformance.server import FixtureServer, serving
-from conformance.suite import failures, install
+from conformance.suite import HERE, failures
+from npm import install
 
 pytestmark = [
     pytest.mark.anyio,
@@ -53,7 +54,7 @@ NEED_NOTHING = {
 async def test_a_server_with_what_the_suite_asks_for_fails_nothing(
     revision: str, tmp_path: Path
 ) -> None:
-    install()
+    install(HERE)
     async with serving(tmp_path / "data", FixtureServer) as address:
         failed = await failures(address, revision, tmp_path / "results")
     assert len(failed) == SCENARIOS[revision]
@@ -68,7 +69,7 @@ async def test_the_server_as_it_is_fails_nothing_that_needs_no_more(
     async def load_jobs() -> dict[str, Job]:
         return dict(read_jobs(builtin_folder("jobs")).jobs)
 
-    install()
+    install(HERE)
     async with serving(tmp_path / "data", lambda service: create_server(service, load_jobs)) as url:
         failed = await failures(url, revision, tmp_path / "results")
     assert failed.keys() >= NEED_NOTHING[revision]

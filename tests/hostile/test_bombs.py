@@ -24,6 +24,7 @@ from concertmaster.tools.roots import Roots
 from concertmaster.tools.scope import ToolScope
 from concertmaster.tools.search import SearchFiles
 from hostile_world import SECRET, Trap, World, outcome
+from spreadsheets import ods, ods_row, workbook, xlsx
 from web import page
 
 pytestmark = pytest.mark.anyio
@@ -243,3 +244,31 @@ async def test_no_archive_is_unpacked(world: World, kind: str) -> None:
     assert "it is no UTF-8 text" in reply
     with pytest.raises(InputError, match="no UTF-8 text"):
         await read_inputs([f"deep/a.{kind}"], roots=[world.root])
+
+
+ONE = '<row r="1"><c r="A1" t="inlineStr"><is><t>{}</t></is></c></row>'
+SPREADSHEETS = {
+    "two cells far apart": workbook(
+        {"S": ONE + '<row r="1048576"><c r="XFD1048576"><v>1</v></c></row>'}
+    ),
+    "nothing, packed": workbook({"S": " " * 100_000_000}),
+    "one cell, packed": workbook({"S": ONE.format("x" * 60_000_000)}),
+    "rows said to be there": ods(ods_row("a", repeated=1_048_576)),
+    "cells said to be there": ods(ods_row(*["a" * 1000] * 100, repeated=1_048_576)),
+    "sheets": xlsx(**{f"s{number}": [["x"]] for number in range(5_000)}),
+}
+
+
+@pytest.mark.parametrize("content", SPREADSHEETS.values(), ids=SPREADSHEETS)
+async def test_no_spreadsheet_takes_long_or_ends_the_process(world: World, content: bytes) -> None:
+    (world.root / "a.xlsx").write_bytes(content)
+    with anyio.fail_after(SECONDS), pytest.raises(InputError):
+        await read_inputs(["a.xlsx"], roots=[world.root])
+
+
+@pytest.mark.parametrize("head", XML.values(), ids=XML)
+async def test_no_spreadsheet_reads_a_file_or_grows(world: World, head: str) -> None:
+    head = world.spell(head).replace("DOCTYPE feed", "DOCTYPE worksheet")
+    (world.root / "a.xlsx").write_bytes(workbook({"S": ONE.format("&x;")}, head=head))
+    with anyio.fail_after(SECONDS), pytest.raises(InputError, match="unrecognized entity"):
+        await read_inputs(["a.xlsx"], roots=[world.root])

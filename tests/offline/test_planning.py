@@ -30,9 +30,9 @@ async def workers_for(task: str, *inputs: Document) -> set[str]:
     return {subtask.worker for subtask in made.subtasks}
 
 
-def test_each_shipped_specialist_and_whoever_may_calculate_has_a_skill() -> None:
+def test_each_shipped_specialist_and_whoever_may_calculate_or_search_has_a_skill() -> None:
     skilled = {name for name, card in cards().items() if skill_of(card) is not None}
-    assert skilled == {*REVIEWERS, *ANALYSTS, "reviewer", "analyst"}
+    assert skilled == {*REVIEWERS, *ANALYSTS, "reviewer", "analyst", "researcher"}
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import stat
 import struct
 import sys
 import tempfile
+import threading
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
@@ -16,6 +17,7 @@ from typing import cast
 import anyio
 import psutil
 import pytest
+from anyio import from_thread
 from anyio.lowlevel import checkpoint
 from filelock import FileLock
 
@@ -25,8 +27,11 @@ from concertmaster.errors import (
     StoreError,
 )
 from concertmaster.runs import sqlite_store
+from concertmaster.runs.group_commit import GroupCommit
+from concertmaster.runs.journal import RunRow
 from concertmaster.runs.network import network_share
 from concertmaster.runs.sqlite_errors import explain
+from concertmaster.runs.sqlite_file import SqliteFile
 from concertmaster.runs.sqlite_store import open_sqlite
 from stores import cancel, names, numbered, started
 
@@ -355,6 +360,42 @@ async def test_a_journal_closes_though_another_process_keeps_the_lock(folder: Pa
                 lock.acquire()
     async with open_sqlite(folder) as journal:
         assert await names(journal) == ["run/start"]
+
+
+class SlowFile(SqliteFile):
+    """A file of which a read lasts until it is told to go on."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, patience=5)
+        self.asked = anyio.Event()
+        self.go_on = threading.Event()
+
+    def row(self, run_id: str) -> RunRow:
+        from_thread.run_sync(self.asked.set)
+        self.go_on.wait(5)
+        return super().row(run_id)
+
+
+async def test_a_journal_closes_once_whoever_reads_has_finished(folder: Path) -> None:
+    file = SlowFile(folder)
+    read: list[str] = []
+
+    async def look() -> None:
+        read.append((await journal.row("r-1")).run_id)
+
+    async def release() -> None:
+        await anyio.wait_all_tasks_blocked()
+        file.go_on.set()
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            journal = GroupCommit(file)
+            async with journal.committing():
+                await journal.create("r-1", started(), {})
+                tasks.start_soon(look)
+                await file.asked.wait()
+                tasks.start_soon(release)
+    assert read == ["r-1"]
 
 
 async def test_a_store_is_usable_again_once_what_was_wrong_has_passed(folder: Path) -> None:

@@ -12,6 +12,7 @@ from concertmaster.tools.servers.entries import (
     HttpEntry,
     ServerEntries,
     StdioEntry,
+    give_anything,
     read_client_servers,
 )
 from concertmaster.tools.servers.masking import Masking
@@ -66,6 +67,30 @@ def test_secrets_are_values_that_are_long_and_no_paths(tmp_path: Path) -> None:
     }
     entry = StdioEntry(command="x", env={name: SecretStr(value) for name, value in env.items()})
     assert entry.secrets == ("~nobody-of-this-name/x", "k" * 12)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "secrets"),
+    [
+        (["--api-key", "k-of-mine-1"], ["k-of-mine-1"]),
+        (["--access-token=k-of-mine-1"], ["k-of-mine-1"]),
+        (["run", "-e", "GITHUB_TOKEN=k-of-mine-1", "image"], ["k-of-mine-1"]),
+        (
+            ["mcp-remote", "--header", "Authorization: Bearer k-of-mine-1"],
+            ["Authorization: Bearer k-of-mine-1", "k-of-mine-1"],
+        ),
+        (["postgresql://me:p-of-mine-1@host/db"], ["p-of-mine-1"]),
+        (["--verbose", "mcp-server-time", "--keyless=no", "--tokens", "--local-timezone"], []),
+    ],
+)
+def test_keys_on_the_command_line_are_secrets(arguments: list[str], secrets: list[str]) -> None:
+    assert list(StdioEntry(command="x", args=tuple(arguments)).secrets) == secrets
+    assert give_anything({"a": {"command": "x", "args": arguments}}) == bool(secrets)
+
+
+@pytest.mark.parametrize("entry", [None, "x", {}, {"args": "x"}, {"args": [1, "x"]}])
+def test_an_entry_that_is_malformed_gives_nothing(entry: object) -> None:
+    assert not give_anything({"a": entry})
 
 
 def test_secrets_of_an_address_are_in_its_headers_and_in_what_it_asks_for() -> None:

@@ -149,6 +149,35 @@ async def test_an_answer_that_is_no_mcp_is_told_and_the_server_stays() -> None:
         assert await call(foreign, "echo", text="still here") == "still here"
 
 
+async def test_what_is_no_utf_8_is_passed_over_and_the_server_stays(tmp_path: Path) -> None:
+    async with server(PIDS=str(tmp_path / "pids")) as foreign:
+        assert await call(foreign, "mumble", text="still here") == "still here"
+    assert len(pids(tmp_path / "pids")) == 1
+
+
+async def test_a_server_whose_line_does_not_end_is_ended_and_started_again(tmp_path: Path) -> None:
+    async with server(PIDS=str(tmp_path / "pids")) as foreign:
+        tool = (await tools_of(foreign))["pour"]
+        with pytest.raises(ToolCallError) as failure:
+            await tool.call({}, SCOPE)
+        assert str(failure.value).startswith(
+            "The connection to the MCP server 'foreign' ended while pour was called, because it "
+            "wrote a line of more than 20,000,000 characters."
+        )
+        assert await call(foreign, "echo", text="back") == "back"
+    first, second = pids(tmp_path / "pids")
+    assert not is_alive(first)
+    assert not is_alive(second)
+
+
+async def test_a_server_that_begins_with_a_line_without_end_cannot_be_used() -> None:
+    async with server("--pour") as foreign:
+        assert await failures(foreign) == (
+            "The MCP server 'foreign' cannot be used: it wrote a line of more than 20,000,000 "
+            "characters."
+        )
+
+
 async def test_a_tool_that_never_answers_is_given_up_and_the_server_stays(tmp_path: Path) -> None:
     async with server(seconds=0.1, PIDS=str(tmp_path / "pids")) as foreign:
         tool = (await tools_of(foreign))["hang"]

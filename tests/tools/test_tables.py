@@ -14,6 +14,7 @@ def read(name: str, text: str) -> object:
     [
         ("a.csv", "n,m\n1,x\n", [{"n": 1, "m": "x"}]),
         ("a.CSV", "n|m\n-1.5|00\n", [{"n": -1.5, "m": "00"}]),
+        ("a.csv", "n\n0.30000000000000004\n", [{"n": 0.1 + 0.2}]),
         ("a.tsv", "n\tm, o\n1\t2,5\n", [{"n": 1, "m, o": "2,5"}]),
         ("a.csv", 'n\n"two\nlines"\n\n3\n', [{"n": "two\nlines"}, {"n": 3}]),
         (

@@ -43,14 +43,17 @@ WORKS_WITH = {
     "fetch_url": ("httpx2", "trafilatura"),
     "lint": ("ruff",),
     "python": ("pydantic-monty",),
+    "read_file": ("python-calamine",),
     "search_files": ("google-re2",),
 }
 """The packages behind worker tools."""
 
 TRIALS: dict[str, dict[str, JsonValue]] = {
     "lint": {"file": "empty.py", "rules": ["F"]},
+    "list_files": {"pattern": "*.py"},
     "python": {"code": "1 + 1"},
     "read_file": {"path": "empty.py"},
+    "search_files": {"pattern": "x"},
 }
 """Calls of worker tools that show whether they work."""
 

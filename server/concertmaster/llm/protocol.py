@@ -45,7 +45,7 @@ class Frozen(BaseModel):
     """Base of the models that are written to the journal or to the wire."""
 
     # JSON has no word for infinity; what is written as null cannot be read again.
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
 
 class Usage(Frozen):

@@ -257,7 +257,10 @@ class GroupCommit:
                 waiting = self._receive.statistics().current_buffer_used
                 others = [self._receive.receive_nowait() for _ in range(waiting)]
                 await self._commit([first, *others])
-            await to_thread.run_sync(self._tables.close, limiter=self._writing)
+            # Whoever still reads is waited for: a connection closed under a thread that uses it
+            # takes the whole process down.
+            async with self._reading:
+                await to_thread.run_sync(self._tables.close, limiter=self._writing)
 
     async def _commit(self, batch: Sequence[_Pending]) -> None:
         for pending in batch:

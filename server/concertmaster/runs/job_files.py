@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
+from concertmaster.catalog.definitions import Text
 from concertmaster.catalog.markdown import MarkdownFile, markdown_files, read_markdown
 from concertmaster.engine.plans.plan import Plan, PlanMode, Verify
 from concertmaster.engine.plans.rules import PlanRules, plan_problems
@@ -21,7 +22,6 @@ from concertmaster.runs.jobs import (
     Job,
     JobArgument,
     JobSubtask,
-    Text,
 )
 
 _SAMPLES = ("one", "two")

@@ -7,8 +7,9 @@ from pathlib import Path
 from string import Template
 from typing import Annotated, Literal, cast
 
-from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 
+from concertmaster.catalog.definitions import Text
 from concertmaster.engine.plans.plan import (
     Plan,
     PlanMode,
@@ -33,7 +34,6 @@ def _several(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
-Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(_several)]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from itertools import islice
+from pathlib import Path
 
 from anyio import to_thread
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
@@ -12,6 +13,7 @@ from concertmaster.tools.arguments import parse_arguments
 from concertmaster.tools.reading import read_text
 from concertmaster.tools.roots import Roots, matches
 from concertmaster.tools.scope import ToolScope
+from concertmaster.tools.spreadsheets import is_spreadsheet, read_sheets
 
 MAX_CHARS = 60_000
 """How much of a file one call returns."""
@@ -74,10 +76,17 @@ def _text(path: str, scope: ToolScope) -> str:
             raise ToolCallError(f"{path} is hidden or ignored by git, so only a user can give it.")
         if file.is_dir():
             raise ToolCallError(f"{path} is a folder. Call list_files to see what is in it.")
-        return read_text(file, path, max_bytes=MAX_BYTES)
+        return _content(file, path)
     except InputError as exc:
         names = ", ".join(document.name for document in scope.inputs) or "none"
         raise ToolCallError(f"{exc} Your inputs: {names}.") from None
+
+
+def _content(file: Path, name: str) -> str:
+    if not is_spreadsheet(name):
+        return read_text(file, name, max_bytes=MAX_BYTES)
+    sheets = read_sheets(file, name, max_bytes=MAX_BYTES)
+    return "\n".join(f"## {sheet}\n\n{text}" for sheet, text in sheets.items())
 
 
 def _cut(lines: list[str], first: int, last: int) -> str:

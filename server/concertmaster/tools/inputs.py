@@ -1,6 +1,6 @@
 """The inputs of a run: what a caller names, read into documents."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,6 +12,7 @@ from concertmaster.errors import InputError
 from concertmaster.llm.protocol import Document, Frozen, Text
 from concertmaster.tools.reading import NotTextError, read_text, too_long
 from concertmaster.tools.roots import Roots, is_pattern, printable
+from concertmaster.tools.spreadsheets import is_spreadsheet, read_sheets
 
 
 class InlineInput(Frozen):
@@ -42,8 +43,9 @@ async def read_inputs(
 ) -> tuple[Document, ...]:
     """Return the documents that `specs` stand for, in their order, each file once.
 
-    A document from a file is named by its path relative to the root it is in. Folders are
-    walked; binary files in them, and such that a pattern matches, are left out.
+    A document from a file is named by its path relative to the root it is in; one from a sheet
+    of a spreadsheet by that and `/SHEET.tsv`. Folders are walked; binary files in them, and such
+    that a pattern matches, are left out.
 
     Raises:
         InputError: an input cannot be read; names it and says what to do.
@@ -109,13 +111,23 @@ class _Collection:
         if self._sources.get(name) == str(path):
             return True
         try:
-            text = read_text(path, name, max_bytes=self._limits.file_bytes)
+            texts = self._texts(path, name)
         except NotTextError:
             if named:
                 raise
             return False
-        self.add(name, text, source=str(path))
+        for part, text in texts.items():
+            self.add(part, text, source=str(path))
+        self._sources[name] = str(path)
         return True
+
+    def _texts(self, path: Path, name: str) -> Mapping[str, str]:
+        """Return what becomes of a file, by name."""
+        most = self._limits.file_bytes
+        if not is_spreadsheet(name):
+            return {name: read_text(path, name, max_bytes=most)}
+        sheets = read_sheets(path, name, max_bytes=most)
+        return {f"{name}/{sheet}.tsv": text for sheet, text in sheets.items()}
 
     def add(self, name: str, text: str, *, source: str) -> None:
         limits = self._limits

@@ -14,10 +14,14 @@ _OPEN_FLAGS = os.O_RDONLY | sum(
 
 
 class NotTextError(InputError):
-    """A file is binary."""
+    """A file has no text that can be read."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name, "it is no UTF-8 text. Convert it to text first, or leave it out.")
+    def __init__(
+        self,
+        name: str,
+        problem: str = "it is no UTF-8 text. Convert it to text first, or leave it out.",
+    ) -> None:
+        super().__init__(name, problem)
 
 
 def read_text(path: Path, name: str, *, max_bytes: int) -> str:

@@ -5,13 +5,17 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from concertmaster.errors import InputError
-from concertmaster.tools.gitignore import GitIgnore
 from concertmaster.tools.reading import unreadable
+
+if TYPE_CHECKING:
+    from concertmaster.tools.gitignore import GitIgnore
 
 SKIPPED_FOLDERS = frozenset({"node_modules", "__pycache__"})
 """Folders that a walk leaves out, beside hidden ones and virtual environments."""
@@ -33,7 +37,13 @@ class Roots:
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self._folders = tuple(dict.fromkeys(folder.resolve() for folder in folders))
-        self._git = GitIgnore()
+
+    @cached_property
+    def _git(self) -> "GitIgnore":
+        # Its expressions take a fiftieth of a second to import, which a start need not wait for.
+        from concertmaster.tools.gitignore import GitIgnore  # noqa: PLC0415
+
+        return GitIgnore()
 
     def name(self, path: Path) -> str:
         """Return a resolved path relative to the root it is in, with forward slashes."""

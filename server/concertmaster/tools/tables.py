@@ -17,7 +17,7 @@ MAX_COLUMNS = 1_000
 
 _DELIMITERS = ",;\t|"
 # A number that is written in one way only: what begins with 0 or + is a code, not a size.
-_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,14})(?:\.[0-9]{1,15})?")
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,14})(?:\.[0-9]{1,30})?")
 
 
 def is_data(name: str) -> bool:

@@ -12,14 +12,8 @@ from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from concertmaster.engine.concurrency import together
-from concertmaster.engine.conversations.judgement import NoJudgementError
-from concertmaster.engine.orchestration.next_step import (
-    NextStep,
-    Occasions,
-    Situation,
-    ask_what_next,
-    revise_plan,
-)
+from concertmaster.engine.orchestration.consultation import Advice, Consultation
+from concertmaster.engine.orchestration.next_step import Situation
 from concertmaster.engine.orchestration.scheduler import Decision, Grant, Scheduler, Skip
 from concertmaster.engine.plans.plan import Plan, Subtask
 from concertmaster.engine.record.events import (
@@ -32,7 +26,7 @@ from concertmaster.engine.record.events import (
 )
 from concertmaster.engine.run import Run, Setup, work_result, workers_of
 from concertmaster.engine.subtasks.fingerprint import fingerprint
-from concertmaster.engine.subtasks.subtask import carry_out, not_done, not_finished
+from concertmaster.engine.subtasks.subtask import do_subtask, not_done, not_finished
 from concertmaster.engine.subtasks.work import Work
 from concertmaster.llm.protocol import WorkResult
 
@@ -73,21 +67,11 @@ async def open_delegation(run: Run, setup: Setup, *, until: float) -> AsyncGener
 
 
 @dataclass(frozen=True, slots=True)
-class _Advice:
-    """What the orchestrator wants done next, or why it could not be asked."""
-
-    step: NextStep | None
-    problem: str = ""
-    ended: tuple[str, ...] = ()
-    """The subtasks whose results it was shown."""
-
-
-@dataclass(frozen=True, slots=True)
 class _Whole:
     """The plan is finished."""
 
 
-_Message = SubtaskResult | _Advice | _Whole
+_Message = SubtaskResult | Advice | _Whole
 
 
 class Delegation:
@@ -114,15 +98,10 @@ class Delegation:
         self._drafted: dict[str, Subtask] = {}
         """Subtasks that came before the plan was finished."""
         self._unneeded: set[str] = set()
-        self._gaps: list[str] = []
-        self._asking = False
-        self._decided = True
-        """Whether there is nothing to ask the orchestrator, or nothing more."""
+        self._consultation = Consultation(run, setup)
         self._messages = messages
         self._whole = False
         """Whether the plan is finished."""
-        self._rounds = len(run.steps.recorded.revisions)
-        self._occasions = Occasions(run.steps.recorded.told)
         self._over = anyio.Event()
 
     @property
@@ -145,7 +124,7 @@ class Delegation:
     async def carry_out(self, plan: Plan) -> Delegated:
         """Return what becomes of a plan; after a restart, of what it had become by then."""
         self._plan = plan
-        self._decided = plan.mode != "adaptive"
+        self._consultation.begin(adaptive=plan.mode == "adaptive")
         for revision in self._run.steps.recorded.revisions:
             self._take_in(revision)
         self._workers = workers_of(self._plan, self._setup)
@@ -157,7 +136,7 @@ class Delegation:
         return Delegated(
             plan=self._plan,
             results=tuple(self._results[subtask.id] for subtask in self._plan.subtasks),
-            gaps=tuple(self._gaps),
+            gaps=tuple(self._consultation.gaps),
             # What ended by itself while it was being stopped is there after all.
             unneeded=frozenset(
                 name
@@ -192,13 +171,13 @@ class Delegation:
                     del self._running[result.subtask_id]
                     self._results[result.subtask_id] = result
                     self._follow(self._scheduler.ended(result.subtask_id, result.status))
-                case _Advice() as advice:
+                case Advice() as advice:
                     await self._heed(advice)
                 case _:
                     pass
             if self._whole:
                 self._consult()
-                if self._scheduler.over and not self._asking:
+                if self._scheduler.over and not self._consultation.asking:
                     self._over.set()
                     return
 
@@ -224,7 +203,7 @@ class Delegation:
                     self._leave_out(subtask, needs)
                 case _:
                     scope = self._running[decision.subtask.id] = anyio.CancelScope()
-                    self._start_soon(self._carry_out, decision.subtask, scope)
+                    self._start_soon(self._see_through, decision.subtask, scope)
 
     def _leave_out(self, subtask: Subtask, why: str) -> None:
         result = self._run.steps.recorded.reconcile(not_done(subtask, why))
@@ -243,7 +222,7 @@ class Delegation:
             event = SubtaskDrafted(name=name, at=steps.now(), subtask=subtask)
             await steps.record(event, wait=False)
 
-    async def _carry_out(self, subtask: Subtask, scope: anyio.CancelScope) -> None:
+    async def _see_through(self, subtask: Subtask, scope: anyio.CancelScope) -> None:
         result: SubtaskResult | None = None
         with scope:
             result = await self._result(subtask)
@@ -278,7 +257,7 @@ class Delegation:
         )
         await steps.record(started, wait=False)
         known = self._run.earlier.result_of(subtask, started.fingerprint)
-        return known if known is not None else await carry_out(work)
+        return known if known is not None else await do_subtask(work)
 
     @asynccontextmanager
     async def _slot(self, subtask_id: str) -> AsyncGenerator[None]:
@@ -308,61 +287,27 @@ class Delegation:
 
     def _consult(self) -> None:
         """Ask the orchestrator what to do next, if what is known has changed enough."""
-        if self._decided or self._asking:
-            return
-        occasion = self._occasions.of(self._plan, self._results, self._scheduler)
-        if not occasion:
-            return
-        if self._rounds >= self._run.request.limits.rounds:
-            self._decided = True
-            self._gaps.append(
-                f"The orchestrator was asked {self._rounds} times what to do next, which is the "
-                "most that a run may, and had not finished."
-            )
-            return
-        self._rounds += 1
-        self._asking = True
-        situation = Situation(
-            plan=self._plan,
-            results=dict(self._results),
-            running=frozenset(self._running),
-            occasion=occasion,
-            number=self._rounds,
+        situation = self._consultation.due(
+            self._plan,
+            self._results,
+            self._scheduler,
+            running=self._running,
             seconds=max(0.0, self._until - anyio.current_time()),
         )
-        self._start_soon(self._ask, situation)
+        if situation is not None:
+            self._start_soon(self._ask, situation)
 
     async def _ask(self, situation: Situation) -> None:
-        try:
-            step = await ask_what_next(self._run, self._setup, situation)
-            # What it said before a restart it may have said when less had ended than has now.
-            again = self._run.steps.recorded.was_made(f"next-step/{situation.number}")
-            advice = _Advice(step, ended=() if again else tuple(situation.results))
-        except NoJudgementError as exc:
-            advice = _Advice(None, f"The orchestrator could not be asked what to do next: {exc}")
-        self._messages.send_nowait(advice)
+        self._messages.send_nowait(await self._consultation.ask(situation))
 
-    async def _heed(self, advice: _Advice) -> None:
-        self._asking = False
-        if advice.step is None:
-            self._decided = True
-            self._gaps.append(advice.problem)
-            return
+    async def _heed(self, advice: Advice) -> None:
         known = self._running.keys() | self._results.keys()
-        started = [subtask for subtask in self._plan.subtasks if subtask.id in known]
-        change = revise_plan(self._plan, advice.step, known, self._run, self._setup)
-        revision = PlanRevised(
-            name=f"plan/{self._rounds + 1}",
-            at=self._run.steps.now(),
-            plan=change.plan,
-            done=advice.step.done,
-            reason=advice.step.reason,
-            ended=advice.ended,
-            warnings=change.warnings,
-            left_out=change.left_out,
-        )
+        revision = self._consultation.heed(advice, self._plan, known)
+        if revision is None:
+            return
         if not revision.done:
             # A slot that comes free meanwhile is not to start what the decision drops.
+            started = [subtask for subtask in self._plan.subtasks if subtask.id in known]
             self._follow(self._scheduler.revise(started))
         await self._run.steps.record(revision)
         self._take_in(revision)
@@ -373,16 +318,7 @@ class Delegation:
             self._follow(self._scheduler.revise(revision.plan.subtasks))
 
     def _take_in(self, revision: PlanRevised) -> None:
-        """Take in a decision: the plan, what it leaves open, and whether there is more to ask."""
-        at_end = {subtask.id for subtask in self._plan.subtasks} <= set(revision.ended)
-        if revision.done:
-            self._decided = True
-        elif at_end and revision.plan.subtasks == self._plan.subtasks:
-            self._decided = True
-            self._gaps.append(
-                f"The orchestrator wanted more, but planned nothing: {revision.reason}"
-            )
-        self._gaps += revision.left_out
+        self._consultation.take_in(revision, self._plan)
         self._plan = revision.plan
 
     def _stop(self, reason: str) -> None:

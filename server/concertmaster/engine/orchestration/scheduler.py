@@ -15,10 +15,9 @@ from graphlib import TopologicalSorter
 from types import MappingProxyType
 from typing import NamedTuple
 
-from concertmaster.engine.plans.plan import Subtask
+from concertmaster.engine.plans.plan import PRIORITIES, Subtask
 from concertmaster.engine.record.events import SubtaskStatus
 
-_RANK = {"high": 0, "medium": 1, "low": 2}
 NONE_ENDED: Mapping[str, SubtaskStatus] = MappingProxyType({})
 _USABLE: frozenset[SubtaskStatus] = frozenset({"succeeded", "partial"})
 
@@ -172,7 +171,7 @@ class Scheduler:
                 self._dependants[name].append(subtask.id)
         chain = self._chains()
         self._order = {
-            subtask.id: (_RANK[subtask.priority], -chain[subtask.id], position)
+            subtask.id: (PRIORITIES.index(subtask.priority), -chain[subtask.id], position)
             for position, subtask in enumerate(subtasks)
         }
         for subtask in new:

@@ -4,7 +4,7 @@ import itertools
 import json
 import re
 from collections.abc import Collection, Sequence
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal, cast, get_args
 
 from pydantic import Field, StringConstraints, ValidationError
 
@@ -14,6 +14,9 @@ from concertmaster.llm.protocol import Frozen
 
 Priority = Literal["high", "medium", "low"]
 """How much the answer depends on a subtask; decides who gets a slot first."""
+
+PRIORITIES: tuple[Priority, ...] = get_args(Priority)
+"""From the most important to the least."""
 
 PlanMode = Literal["static", "adaptive"]
 """Whether the plan stands, or the orchestrator is asked again as results come in."""

@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from concertmaster.engine.plans.plan import CustomWorker, Plan, Subtask, free_id
+from concertmaster.engine.plans.plan import PRIORITIES, CustomWorker, Plan, Subtask, free_id
 from concertmaster.engine.plans.rules import PlanRules, find_cycle, strategy_problems
 from concertmaster.engine.plans.strategy import SINGLE
 
@@ -108,8 +108,8 @@ def _stand_in(name: str, workers: Collection[str]) -> str:
 
 def _shortened(subtasks: list[Subtask], rules: PlanRules, left_out: list[str]) -> list[Subtask]:
     """Keep the subtasks of highest priority, and among equals the first."""
-    rank = {"high": 0, "medium": 1, "low": 2}
-    best = sorted(subtasks, key=lambda subtask: rank[subtask.priority])[: rules.max_subtasks]
+    ranked = sorted(subtasks, key=lambda subtask: PRIORITIES.index(subtask.priority))
+    best = ranked[: rules.max_subtasks]
     kept = {subtask.id for subtask in best}
     left_out.extend(
         f"Subtask {subtask.id!r} was left out, because a run has at most "

@@ -21,7 +21,7 @@ from concertmaster.llm.protocol import Usage
 log = logging.getLogger(__name__)
 
 
-async def carry_out(work: Work) -> SubtaskResult:
+async def do_subtask(work: Work) -> SubtaskResult:
     """Return how the subtask ended, whatever goes wrong in it.
 
     Raises:

@@ -4,8 +4,10 @@ import ast
 import re
 from collections.abc import Iterator, Sequence
 
+from concertmaster.llm.offline.calls import imports_one_of
 from concertmaster.llm.offline.findings import Finding
-from concertmaster.llm.offline.sources import Source
+from concertmaster.llm.offline.lookups import Lookup, any_of
+from concertmaster.llm.offline.sources import Source, is_test
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -23,12 +25,12 @@ _SECRET_TEXT = re.compile(
 _ASSERTING = re.compile(r"assert|raises|warns|fail", re.IGNORECASE)
 
 
-def nothing(_sources: Sequence[Source]) -> list[Finding]:
+def nothing(_sources: Sequence[Source], _beside: Sequence[Source]) -> list[Finding]:
     """Return no findings."""
     return []
 
 
-def secrets(sources: Sequence[Source]) -> list[Finding]:
+def secrets(sources: Sequence[Source], _beside: Sequence[Source]) -> list[Finding]:
     """Return where keys and passwords are written into the code."""
     return [
         Finding(
@@ -64,10 +66,28 @@ def _is_secret(node: ast.Assign | ast.AnnAssign) -> bool:
             return False
 
 
-def untested(sources: Sequence[Source]) -> list[Finding]:
+def tests_of(sources: Sequence[Source]) -> Lookup | None:
+    """Return where the tests are of modules whose functions are to be tested."""
+    to_test = [
+        source
+        for source in sources
+        if source.module and not source.is_test and _public(source.tree)
+    ]
+    if not to_test:
+        return None
+    names = any_of(source.module[-1] for source in to_test)
+    return Lookup(
+        pattern=rf"^\s*(?:from|import)\s.*{names}",
+        files="**/*test*.py",
+        fits=lambda hit: is_test(hit.file) and imports_one_of(to_test, hit.text),
+    )
+
+
+def untested(sources: Sequence[Source], beside: Sequence[Source]) -> list[Finding]:
     """Return the public functions that no test mentions, and the tests that check nothing."""
     tests = [source for source in sources if source.is_test]
-    mentioned = {name for source in tests for name in _names_used(source.tree)}
+    found = [source for source in beside if source.is_test]
+    mentioned = {name for source in (*tests, *found) for name in _names_used(source.tree)}
     findings = [finding for source in tests for finding in _idle_tests(source)]
     for source in sources:
         if not source.is_test:
@@ -106,7 +126,7 @@ def _without_tests(file: str, functions: Sequence[_Function]) -> Iterator[Findin
             severity="medium",
             file=file,
             line=function.lineno,
-            what=f"`{function.name}` has {branches} branches, and no test given mentions it",
+            what=f"`{function.name}` has {branches} branches, and no known test mentions it",
             fix="write a test for each branch, the failing ones first.",
             rule="untested-branches",
         )
@@ -115,7 +135,7 @@ def _without_tests(file: str, functions: Sequence[_Function]) -> Iterator[Findin
             severity="low",
             file=file,
             line=plain[0].lineno,
-            what=f"No test given mentions {', '.join(f'`{item.name}`' for item in plain)}",
+            what=f"No known test mentions {', '.join(f'`{item.name}`' for item in plain)}",
             fix="write a test for the usual case and one for the smallest and oddest input.",
             rule="untested",
         )

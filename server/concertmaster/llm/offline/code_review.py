@@ -1,14 +1,15 @@
 """Code review: ruff's rules through the `lint` tool, and checks on the syntax tree."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from concertmaster.llm.offline.answers import Answer
 from concertmaster.llm.offline.findings import Finding, counted, grouped, ranked
+from concertmaster.llm.offline.lookups import SourcesBeside, can_look_up
 from concertmaster.llm.offline.outcomes import outcomes_of
 from concertmaster.llm.offline.rules import advice
 from concertmaster.llm.offline.skills import CodeSkill
-from concertmaster.llm.offline.sources import is_test, parse
+from concertmaster.llm.offline.sources import Source, is_test, parse
 from concertmaster.llm.protocol import (
     Document,
     Request,
@@ -41,35 +42,56 @@ def review_code(skill: CodeSkill, brief: WorkBrief, request: Request) -> Answer:
     if not files:
         reasons = "; ".join(notes) or "it was given no files"
         return Answer.refused(f"The offline model could not do this review: {reasons}.")
-    outcomes = outcomes_of(request.messages)
-    if outcomes is None and any(tool.name == _TOOL for tool in request.tools):
-        return Answer(stop_reason="tool_use", tool_calls=_calls(skill, files))
-    findings = skill.check(parse(files))
+    done = outcomes_of(request.messages)
+    sources = parse(files)
+    beside = _beside(skill, sources, brief, request, done)
+    lints = _lint_calls(skill, files) if _may_lint(request) else []
+    missing = [call for call in [*lints, *beside.calls] if call.id not in done]
+    if missing:
+        return Answer(stop_reason="tool_use", tool_calls=tuple(missing))
+    findings = skill.check(sources, beside.sources())
+    outcomes = [done[call.id] for call in lints]
     notes += _not_linted(files, outcomes)
-    for document, outcome in zip(files, outcomes or (), strict=False):
+    for document, outcome in zip(files, outcomes, strict=False):
         if not outcome.failed:
             findings += _lint_findings(document.name, outcome.text)
     return Answer(text=_report(files, findings, notes))
 
 
-def _calls(skill: CodeSkill, files: Iterable[Document]) -> tuple[ToolCall, ...]:
-    return tuple(
+def _may_lint(request: Request) -> bool:
+    return any(tool.name == _TOOL for tool in request.tools)
+
+
+def _beside(
+    skill: CodeSkill,
+    sources: Sequence[Source],
+    brief: WorkBrief,
+    request: Request,
+    done: Mapping[str, ToolOutcome],
+) -> SourcesBeside:
+    wishes = skill.wishes if can_look_up(request.tools) else ()
+    lookups = [lookup for wish in wishes if (lookup := wish(sources))]
+    return SourcesBeside(lookups, inputs=brief.inputs, done=done)
+
+
+def _lint_calls(skill: CodeSkill, files: Iterable[Document]) -> list[ToolCall]:
+    return [
         ToolCall(
             id=f"lint-{number}",
             name=_TOOL,
             arguments={"file": document.name, "rules": list(skill.rules)},
         )
         for number, document in enumerate(files, start=1)
-    )
+    ]
 
 
-def _not_linted(files: Sequence[Document], outcomes: Sequence[ToolOutcome] | None) -> list[str]:
-    if outcomes is None:
+def _not_linted(files: Sequence[Document], outcomes: Sequence[ToolOutcome]) -> list[str]:
+    if not outcomes:
         reason = "by ruff, because this worker may not use the tool `lint`"
         return [f"{document.name} {reason}" for document in files]
     return [
         f"{document.name} by ruff: {outcome.text.rstrip('.')}"
-        for document, outcome in zip(files, outcomes, strict=False)
+        for document, outcome in zip(files, outcomes, strict=True)
         if outcome.failed
     ]
 

@@ -57,10 +57,10 @@ def describe_tables(brief: WorkBrief, request: Request) -> Answer:
             "tables, and it was given other inputs or none. For the rest, configure a language "
             "model (ANTHROPIC_API_KEY or CONCERTMASTER_API_KEY)."
         )
-    outcomes = outcomes_of(request.messages)
-    if outcomes is None:
-        call = ToolCall(id="describe", name=TOOL, arguments={"code": _CODE})
+    call = ToolCall(id="describe", name=TOOL, arguments={"code": _CODE})
+    outcome = outcomes_of(request.messages).get(call.id)
+    if outcome is None:
         return Answer(stop_reason="tool_use", tool_calls=(call,))
-    if outcomes[0].failed:
-        return Answer.refused(f"The tables could not be described. {outcomes[0].text}")
-    return Answer(text=outcomes[0].text.strip())
+    if outcome.failed:
+        return Answer.refused(f"The tables could not be described. {outcome.text}")
+    return Answer(text=outcome.text.strip())

@@ -1,9 +1,18 @@
 """Loops whose time grows faster than their data."""
 
 import ast
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+from concertmaster.llm.offline.calls import (
+    QUERIES,
+    Query,
+    imported_calls,
+    may_import,
+    names_of,
+    queries_in,
+)
 from concertmaster.llm.offline.findings import Finding, Severity
+from concertmaster.llm.offline.lookups import Lookup, any_of
 from concertmaster.llm.offline.sources import Source
 
 _For = ast.For | ast.AsyncFor
@@ -11,25 +20,40 @@ _Loop = ast.For | ast.AsyncFor | ast.While
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 _Inner = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda
 
-_QUERIES = frozenset({"execute", "executescript", "urlopen"})
+
+def slow_loops(sources: Sequence[Source], beside: Sequence[Source]) -> list[Finding]:
+    """Return nested loops over whole collections, and slow steps within loops.
+
+    A call of a function that is in these sources, or in those beside, is as slow as that.
+    """
+    queries = queries_in([*sources, *beside])
+    findings: list[Finding] = []
+    for source in sources:
+        slow = names_of(queries, source)
+        for scope in ast.walk(source.tree):
+            if isinstance(scope, _Function | ast.Module):
+                findings += _Scope(source.name, scope, slow).findings()
+    return findings
 
 
-def slow_loops(sources: Sequence[Source]) -> list[Finding]:
-    """Return nested loops over whole collections, and slow steps within loops."""
-    return [
-        finding
-        for source in sources
-        for scope in ast.walk(source.tree)
-        if isinstance(scope, _Function | ast.Module)
-        for finding in _Scope(source.name, scope).findings()
-    ]
+def definitions_of(sources: Sequence[Source]) -> Lookup | None:
+    """Return where the functions are that loops call and other files have."""
+    called = {name for source in sources for name in imported_calls(source)}
+    if not called:
+        return None
+    return Lookup(
+        pattern=rf"^(?:async\s+)?def\s+{any_of(called)}",
+        files="**/*.py",
+        fits=lambda hit: may_import(sources, hit.file),
+    )
 
 
 class _Scope:
     """The code of a function, or of a module outside its functions."""
 
-    def __init__(self, file: str, scope: _Function | ast.Module) -> None:
+    def __init__(self, file: str, scope: _Function | ast.Module, slow: Mapping[str, Query]) -> None:
         self._file = file
+        self._slow = slow
         self._nodes = list(_within(scope.body))
         self._lists = self._assigned(_is_list)
         self._texts = self._assigned(_is_text)
@@ -63,12 +87,21 @@ class _Scope:
 
     def _slow_call(self, node: ast.AST) -> Iterator[Finding]:
         match node:
-            case ast.Call(func=ast.Attribute(attr=name)) if name in _QUERIES:
+            case ast.Call(func=ast.Attribute(attr=name)) if name in QUERIES:
                 yield self._finding(
                     node,
                     "medium",
                     "query-in-loop",
                     f"`{name}` runs once for each turn of the loop",
+                    "fetch or write everything with one query (a join, `executemany`).",
+                )
+            case ast.Call(func=function) if place := self._slow.get(ast.unparse(function)):
+                yield self._finding(
+                    node,
+                    "medium",
+                    "query-in-loop",
+                    f"`{ast.unparse(function)}` runs a query ({place}), once for each turn of "
+                    "the loop",
                     "fetch or write everything with one query (a join, `executemany`).",
                 )
             case ast.Call(

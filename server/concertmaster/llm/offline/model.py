@@ -10,8 +10,15 @@ from concertmaster.llm.offline.data import describe_tables
 from concertmaster.llm.offline.documents import read_documents
 from concertmaster.llm.offline.planning import make_plan
 from concertmaster.llm.offline.schema import fill_schema
-from concertmaster.llm.offline.skills import CodeSkill, DataSkill, DocumentSkill, skill_of
+from concertmaster.llm.offline.skills import (
+    CodeSkill,
+    DataSkill,
+    DocumentSkill,
+    NameSkill,
+    skill_of,
+)
 from concertmaster.llm.offline.synthesis import merge_results
+from concertmaster.llm.offline.uses import find_uses
 from concertmaster.llm.protocol import (
     Draft,
     JudgementBrief,
@@ -99,6 +106,8 @@ def _unshaped(request: Request, brief: WorkBrief | SynthesisBrief) -> Answer:
         return read_documents(skill, brief)
     if isinstance(skill, DataSkill):
         return describe_tables(brief, request)
+    if isinstance(skill, NameSkill):
+        return find_uses(brief, request)
     return Answer.refused(
         f"The offline model cannot do the work of {brief.worker.name}: it only reviews "
         "Python code and extracts what documents say. Use a worker for one of these, or "

@@ -1,15 +1,15 @@
 """What came of the tool calls that the offline model asked for."""
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from concertmaster.llm.protocol import AssistantMessage, Message, ToolMessage, ToolOutcome
+from concertmaster.llm.protocol import Message, ToolMessage, ToolOutcome
 
 
-def outcomes_of(messages: Sequence[Message]) -> Sequence[ToolOutcome] | None:
-    """Return the outcomes of the calls that were asked for; None when none were."""
-    for asked, answered in itertools.pairwise(messages):
-        if isinstance(asked, AssistantMessage) and isinstance(answered, ToolMessage):
-            by_id = {outcome.id: outcome for outcome in answered.outcomes}
-            return [by_id[call.id] for call in asked.tool_calls]
-    return None
+def outcomes_of(messages: Sequence[Message]) -> Mapping[str, ToolOutcome]:
+    """Return the outcomes of the calls that were made, by the ids of the calls."""
+    return {
+        outcome.id: outcome
+        for message in messages
+        if isinstance(message, ToolMessage)
+        for outcome in message.outcomes
+    }

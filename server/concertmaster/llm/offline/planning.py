@@ -3,13 +3,21 @@
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from concertmaster.errors import ModelRequestError
 from concertmaster.llm.offline.data import is_table
 from concertmaster.llm.offline.passages import words
-from concertmaster.llm.offline.skills import SKILLS, CodeSkill, DataSkill, Skill, skill_of
+from concertmaster.llm.offline.skills import (
+    SKILLS,
+    CodeSkill,
+    DataSkill,
+    NameSkill,
+    Skill,
+    skill_of,
+)
 from concertmaster.llm.offline.sources import is_code, is_python
+from concertmaster.llm.offline.uses import names_asked_for
 from concertmaster.llm.protocol import Document, PlanBrief, WorkerCard
 
 FINDINGS_FORM = "A list with the worst first: severity, file:line, what is wrong, how to mend it."
@@ -19,6 +27,10 @@ _FINDS = re.compile(
     r"\b(?:review|check|find|look|problem|bug|fault|issue|error|mistake|wrong|audit|inspect|analy|"
     r"assess|evaluat|improv|quality|lint|read|extract|list|show|which|what|who|when|how|where|why|"
     r"explain|report|describ|understand|identif|compare|tell|go through)",
+    re.IGNORECASE,
+)
+_JUDGES = re.compile(
+    r"\b(?:review|problem|bug|fault|issue|mistake|audit|inspect|analy|assess|improv|quality)",
     re.IGNORECASE,
 )
 _MAKES = re.compile(
@@ -45,6 +57,7 @@ class _Candidate:
     card: WorkerCard
     skill: Skill
     inputs: tuple[str, ...]
+    objective: str
     reason: str = ""
 
 
@@ -56,7 +69,7 @@ def make_plan(brief: PlanBrief) -> str:
     """
     task = _FILE_NAME.sub(" ", brief.task)
     candidates = _candidates(brief, task)
-    if not brief.inputs or not candidates or _only_makes(task):
+    if not candidates or _only_makes(task):
         raise ModelRequestError(_cannot(brief, candidates))
     chosen = sorted(_chosen(candidates, task), key=_importance)
     kept, left_out = chosen[: brief.max_subtasks], chosen[brief.max_subtasks :]
@@ -78,10 +91,15 @@ def _candidates(brief: PlanBrief, task: str) -> list[_Candidate]:
     tables = [name for name in documents if is_table(name)]
     if any(isinstance(skill_of(card), DataSkill) for card in brief.workers):
         documents = [name for name in documents if name not in tables]
+    names = [] if _JUDGES.search(task) else names_asked_for(brief.task)
     candidates: list[_Candidate] = []
     for card in brief.workers:
         skill = skill_of(card)
         match skill:
+            case NameSkill():
+                if names:
+                    candidates.append(_name_search(card, skill, brief.inputs, names))
+                continue
             case CodeSkill():
                 inputs = python
             case DataSkill():
@@ -89,8 +107,17 @@ def _candidates(brief: PlanBrief, task: str) -> list[_Candidate]:
             case _:
                 inputs = documents
         if skill is not None and inputs:
-            candidates.append(_Candidate(card, skill, tuple(inputs)))
+            objective = f"{skill.objective}, in {_listed(inputs)}."
+            candidates.append(_Candidate(card, skill, tuple(inputs), objective))
     return candidates
+
+
+def _name_search(
+    card: WorkerCard, skill: Skill, inputs: Iterable[Document], names: Iterable[str]
+) -> _Candidate:
+    quoted = ", ".join(f"`{name}`" for name in names)
+    objective = f"{skill.objective}: {quoted}."
+    return _Candidate(card, skill, tuple(document.name for document in inputs), objective)
 
 
 def _inputs(inputs: Iterable[Document], task: str) -> tuple[list[str], list[str]]:
@@ -108,7 +135,7 @@ def _inputs(inputs: Iterable[Document], task: str) -> tuple[list[str], list[str]
 
 
 def _only_makes(task: str) -> bool:
-    named = any(skill.words.search(task) for skill in SKILLS)
+    named = any(skill.words.search(task) for skill in SKILLS if not isinstance(skill, NameSkill))
     return bool(_MAKES.search(task)) and not named and not _FINDS.search(task)
 
 
@@ -141,7 +168,7 @@ def _names(task: str, worker: str) -> bool:
 
 
 def _because(candidate: _Candidate, reason: str) -> _Candidate:
-    return _Candidate(candidate.card, candidate.skill, candidate.inputs, reason)
+    return replace(candidate, reason=reason)
 
 
 def _best_of_each_skill(candidates: Iterable[_Candidate], task: str) -> list[_Candidate]:
@@ -164,7 +191,7 @@ def _subtask(number: int, item: _Candidate) -> dict[str, object]:
     return {
         "id": f"s{number}",
         "worker": item.card.name,
-        "objective": f"{item.skill.objective}, in {_listed(item.inputs)}.",
+        "objective": item.objective,
         "why": f"{item.reason[0].upper()}{item.reason[1:]}; this one is for {specialities}.",
         "depends_on": [],
         "priority": item.skill.priority,
@@ -186,7 +213,7 @@ def _analysis(
     unused = [document.name for document in brief.inputs if document.name not in used]
     parts = [
         f"Planned by rules, without a language model: {len(kept)} independent subtasks on "
-        f"{_listed(sorted(used))}."
+        f"{_listed(sorted(used)) or 'what may be read'}."
     ]
     if unused:
         parts.append(f"Not used, as no rule fits the task and them: {_listed(unused)}.")
@@ -202,7 +229,10 @@ def _cannot(brief: PlanBrief, candidates: Sequence[_Candidate]) -> str:
     """Return why there is no plan, and what would help."""
     names = _listed([document.name for document in brief.inputs])
     if not brief.inputs:
-        reason = "no inputs were given, and without a language model it only works on those"
+        reason = (
+            "no inputs were given, and without a language model it works on those alone, but for "
+            "telling where a name is (“Where is `load_orders` used?”)"
+        )
     elif candidates:
         reason = "it only finds and extracts; it does not write or change anything"
     elif all(is_code(item.name) and not is_python(item.name) for item in brief.inputs):

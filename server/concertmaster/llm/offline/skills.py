@@ -5,9 +5,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from concertmaster.llm.offline import code_checks, data, facts, implications, obligations, structure
+from concertmaster.llm.offline import (
+    code_checks,
+    data,
+    facts,
+    implications,
+    obligations,
+    structure,
+    uses,
+)
 from concertmaster.llm.offline.findings import Finding
-from concertmaster.llm.offline.loops import slow_loops
+from concertmaster.llm.offline.lookups import READ, SEARCH, Wish
+from concertmaster.llm.offline.loops import definitions_of, slow_loops
 from concertmaster.llm.offline.passages import Reading
 from concertmaster.llm.offline.sources import Source
 from concertmaster.llm.offline.summary import summarize
@@ -34,8 +43,10 @@ class CodeSkill(_Skill):
 
     rules: tuple[str, ...]
     """Beginnings of the codes of ruff's rules."""
-    check: Callable[[Sequence[Source]], list[Finding]] = code_checks.nothing
-    """Finds what ruff has no rules for."""
+    check: Callable[[Sequence[Source], Sequence[Source]], list[Finding]] = code_checks.nothing
+    """Finds what ruff has no rules for, with what the sources beside tell."""
+    wishes: tuple[Wish, ...] = ()
+    """What else in the roots would help with that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,16 +62,21 @@ class DataSkill(_Skill):
     """Describes tables, with the tool `python`."""
 
 
-Skill = CodeSkill | DocumentSkill | DataSkill
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NameSkill(_Skill):
+    """Finds where names are defined and used, with tools that look into files."""
+
+
+Skill = CodeSkill | DocumentSkill | DataSkill | NameSkill
 
 
 def _words(*stems: str) -> re.Pattern[str]:
     return re.compile(r"\b(?:" + "|".join(stems) + r")", re.IGNORECASE)
 
 
-def _check_all(sources: Sequence[Source]) -> list[Finding]:
+def _check_all(sources: Sequence[Source], beside: Sequence[Source]) -> list[Finding]:
     checks = (code_checks.secrets, slow_loops, code_checks.untested)
-    return [finding for check in checks for finding in check(sources)]
+    return [finding for check in checks for finding in check(sources, beside)]
 
 
 def _extract_all(reading: Reading) -> str:
@@ -112,6 +128,7 @@ CODE_SKILLS = (
         priority="high",
         rules=_PERFORMANCE,
         check=slow_loops,
+        wishes=(definitions_of,),
     ),
     CodeSkill(
         words=_words(
@@ -128,6 +145,7 @@ CODE_SKILLS = (
         priority="medium",
         rules=_TESTS,
         check=code_checks.untested,
+        wishes=(code_checks.tests_of,),
     ),
     CodeSkill(
         words=_words(
@@ -161,6 +179,7 @@ CODE_REVIEW = CodeSkill(
         dict.fromkeys((*_SECURITY, *_PERFORMANCE, *_BUGS, *_TESTS, *_STYLE, *_DOCUMENTATION))
     ),
     check=_check_all,
+    wishes=(definitions_of, code_checks.tests_of),
 )
 
 DOCUMENT_SKILLS = (
@@ -281,10 +300,16 @@ DATA_DESCRIPTION = DataSkill(
 )
 """For every worker that may calculate, and that no other skill is for."""
 
+NAME_SEARCH = NameSkill(
+    words=uses.ASKS, objective="Find where this is defined and used", priority="high"
+)
+"""For every worker that may search files, and that no other skill is for."""
+
 SKILLS: tuple[Skill, ...] = (
     *CODE_SKILLS,
     *DOCUMENT_SKILLS,
     DATA_DESCRIPTION,
+    NAME_SEARCH,
     CODE_REVIEW,
     DOCUMENT_ANALYSIS,
 )
@@ -301,12 +326,15 @@ _ENOUGH = 3
 
 def skill_of(card: WorkerCard) -> Skill | None:
     """Return what the offline model can do in the place of a worker; None where nothing."""
-    named = [skill for skill in SKILLS if not isinstance(skill, DataSkill)]
+    named = [skill for skill in SKILLS if not isinstance(skill, DataSkill | NameSkill)]
     points = [(_points(skill, card), skill) for skill in named]
     best, skill = max(points, key=lambda pair: pair[0])
     if best >= _ENOUGH and not _MAKES.match(card.description):
         return skill
-    return DATA_DESCRIPTION if data.TOOL in card.tools else None
+    if data.TOOL in card.tools:
+        return DATA_DESCRIPTION
+    searches = {SEARCH, READ} <= set(card.tools) and not _MAKES.match(card.description)
+    return NAME_SEARCH if searches else None
 
 
 def _points(skill: Skill, card: WorkerCard) -> int:

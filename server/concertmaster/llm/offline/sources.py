@@ -20,9 +20,20 @@ class Source:
     tree: ast.Module
 
     @property
+    def module(self) -> tuple[str, ...]:
+        """Return what the file is imported by, from the outermost folder on."""
+        return module_of(self.name)
+
+    @property
     def is_test(self) -> bool:
         """Tell whether the file holds tests."""
         return is_test(self.name)
+
+
+def module_of(name: str) -> tuple[str, ...]:
+    """Return what the Python file `name` is imported by, from the outermost folder on."""
+    path = PurePosixPath(name)
+    return path.parent.parts if path.stem == "__init__" else path.with_suffix("").parts
 
 
 def is_test(name: str) -> bool:

@@ -27,6 +27,7 @@ from concertmaster import __version__
 from concertmaster.errors import ToolCallError
 from concertmaster.llm.protocol import ToolSpec, whole_characters
 from concertmaster.tools.servers.entries import ITSELF, HttpEntry, StdioEntry
+from concertmaster.tools.servers.lines import ENCODING, LINE_CHARS, is_cut
 from concertmaster.tools.servers.masking import Masking
 from concertmaster.tools.servers.results import text_of
 from concertmaster.tools.servers.stderr import Stderr
@@ -47,8 +48,10 @@ SPEC_CHARS = 50_000
 LAST_SECONDS = 0.5
 """How long to wait for the last words of a process that has failed."""
 
-EVENT_BYTES = 20_000_000
+EVENT_BYTES = LINE_CHARS
 """The longest answer over HTTP."""
+
+LINE_TOO_LONG = f"it wrote a line of more than {LINE_CHARS:,} characters"
 
 HTTP_SECONDS = 30
 """How long an address may take to be reached."""
@@ -82,6 +85,8 @@ class Connection:
         self._unused = anyio.Event()
         self.over = False
         """Whether it is of no use for further calls."""
+        self.fault = ""
+        """Why it was ended, as the end of a sentence."""
 
     @property
     def about(self) -> About:
@@ -105,7 +110,7 @@ class Connection:
                 tools = [tool async for tool in self._tools()]
         except Exception as exc:
             log.debug("tools of %s not listed: %s", server, self._masking(repr(exc)))
-            raise ToolCallError(self._masking(_why(exc, self._entry))) from exc
+            raise ToolCallError(self.fault or self._masking(_why(exc, self._entry))) from exc
         return [_spec(server, tool) for tool in tools if _is_readable(server, tool)]
 
     async def _tools(self) -> AsyncGenerator[Tool]:
@@ -130,9 +135,11 @@ class Connection:
         except MCPError as exc:
             if exc.code != CONNECTION_CLOSED:
                 return self._answer(exc.message, failed=True)
+            because = f", because {self.fault}" if self.fault else ""
             raise ToolCallError(
-                f"The connection to the MCP server {server!r} ended while {tool} was called. What "
-                "it has done by then is not known. The next call connects anew."
+                f"The connection to the MCP server {server!r} ended while {tool} was "
+                f"called{because}. What it has done by then is not known. The next call connects "
+                "anew."
             ) from exc
         except Exception as exc:
             log.debug("call of %s.%s failed: %s", server, tool, self._masking(repr(exc)))
@@ -158,8 +165,9 @@ class Connection:
             if self.over and not self._calls:
                 self._unused.set()
 
-    def end(self) -> None:
-        """Take in that the server has gone."""
+    def end(self, fault: str) -> None:
+        """Take in that the server has gone, or is to go because of its fault."""
+        self.fault = fault
         self.over = True
         if not self._calls:
             self._unused.set()
@@ -226,7 +234,7 @@ async def _opened(
     async with AsyncExitStack() as stack:
         if isinstance(entry, StdioEntry):
             started = stdio_client(_process(entry), errlog=stderr.file)
-            transport = _watched(started, at_end=lambda: connection.end())
+            transport = _watched(started, at_end=lambda fault: connection.end(fault))
         else:
             headers = {name: value.get_secret_value() for name, value in entry.headers.items()}
             # What is called may take long, and whoever calls it does not wait for ever.
@@ -239,7 +247,12 @@ async def _opened(
         us = Implementation(name=THIS_PROGRAM, version=__version__)
         client = Client(transport, client_info=us)
         connection = Connection(client, entry, masking)
-        await stack.enter_async_context(client)
+        try:
+            await stack.enter_async_context(client)
+        except Exception as exc:
+            if connection.fault:
+                raise ToolCallError(connection.fault) from exc
+            raise
         yield connection
 
 
@@ -250,22 +263,31 @@ def _process(entry: StdioEntry) -> StdioServerParameters:
         args=list(entry.args),
         env={name: value.get_secret_value() for name, value in entry.env.items()},
         cwd=entry.cwd.expanduser() if entry.cwd else None,
+        encoding=ENCODING,
+        encoding_error_handler="replace",
     )
 
 
 @asynccontextmanager
 async def _watched(
-    transport: "AbstractAsyncContextManager[TransportStreams]", *, at_end: Callable[[], None]
+    transport: "AbstractAsyncContextManager[TransportStreams]", *, at_end: Callable[[str], None]
 ) -> "AsyncGenerator[TransportStreams]":
-    """Pass on what a server says, and call `at_end` once it can say nothing any more."""
+    """Pass on what a server says, and call `at_end` once it can say nothing any more.
+
+    It is called with the reason where that is a fault of the server.
+    """
     async with transport as (incoming, outgoing), anyio.create_task_group() as tasks:
         sender, receiver = anyio.create_memory_object_stream[SessionMessage | Exception]()
 
         async def pass_on() -> None:
+            fault = ""
             with sender, suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
                 async for message in incoming:
+                    if is_cut(message):
+                        fault = LINE_TOO_LONG
+                        break
                     await sender.send(message)
-            at_end()
+            at_end(fault)
 
         tasks.start_soon(pass_on)
         with receiver:

@@ -2,8 +2,9 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -29,6 +30,8 @@ ITSELF = "it is Concertmaster itself"
 """Why a server is not used that would have workers give work to workers."""
 
 _THIS_PROGRAM = re.compile(r"concertmaster(?:[@=\[].*)?")
+_OF_A_KEY = re.compile(r"key|token|secret|pass|credential|auth|header", re.IGNORECASE)
+_PASSWORD = re.compile(r"://[^/\s:@]*:([^/\s@]+)@")
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]+")
 
 
@@ -40,6 +43,24 @@ def _secrets(values: Iterable[str]) -> tuple[str, ...]:
     """Return those values that are long enough to be secrets, the longest first."""
     secrets = {value for value in values if len(value) >= SECRET_CHARS}
     return tuple(sorted(secrets, key=lambda secret: (-len(secret), secret)))
+
+
+def _keys_among(arguments: Sequence[str]) -> list[str]:
+    """Return the keys that a program is given on its command line, as far as can be told."""
+    keys: list[str] = []
+    for before, argument in pairwise(("", *arguments)):
+        name, given, value = argument.partition("=")
+        if given and _OF_A_KEY.search(name):
+            keys.append(value)
+        elif _is_option(before) and not _is_option(argument) and _OF_A_KEY.search(before):
+            # Of a header, the key is what its name is followed by.
+            keys += [argument, *argument.rpartition(":")[2].split()]
+        keys += _PASSWORD.findall(argument)
+    return keys
+
+
+def _is_option(argument: str) -> bool:
+    return argument.startswith("-") and "=" not in argument
 
 
 class StdioEntry(_Entry):
@@ -60,7 +81,8 @@ class StdioEntry(_Entry):
     @property
     def secrets(self) -> tuple[str, ...]:
         """Return what must not be shown, the longest first."""
-        values = (value.get_secret_value() for value in self.env.values())
+        values = [value.get_secret_value() for value in self.env.values()]
+        values += _keys_among(self.args)
         return _secrets(value for value in values if not _is_path(value))
 
 
@@ -116,9 +138,21 @@ _ENTRY: TypeAdapter[StdioEntry | HttpEntry] = TypeAdapter(ServerEntry)
 
 
 def give_anything(servers: object) -> bool:
-    """Tell whether unchecked entries give any server a variable or header, mostly a key."""
+    """Tell whether unchecked entries give any server a variable, header or key."""
     entries = cast("dict[str, object]", servers).values() if isinstance(servers, dict) else ()
-    return any(_member(entry, key) for entry in entries for key in ("env", "headers"))
+    return any(
+        _member(entry, "env")
+        or _member(entry, "headers")
+        or _secrets(_keys_among(_arguments(entry)))
+        for entry in entries
+    )
+
+
+def _arguments(entry: object) -> list[str]:
+    given = cast("Mapping[str, object]", entry).get("args") if isinstance(entry, Mapping) else None
+    if not isinstance(given, list):
+        return []
+    return [item for item in cast("list[object]", given) if isinstance(item, str)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

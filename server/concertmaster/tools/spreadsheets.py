@@ -1,0 +1,78 @@
+"""Spreadsheets, read into a text for each sheet.
+
+They are read by calamine (`python-calamine`), which knows the formats of Excel and
+OpenDocument, expands no XML entities and is under constant maintenance; openpyxl knows one of
+them, leaves entities to whoever calls it and had its last release in 2024. What calamine is
+not is bounded, and it ends its process when it runs out of memory. So it reads in a process of
+its own, `sheet_reader`, within limits.
+"""
+
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+import anyio
+from anyio import from_thread
+from pydantic import BaseModel, ConfigDict, Field
+
+from concertmaster.errors import InputError
+from concertmaster.llm.protocol import Text
+from concertmaster.tools.reading import NotTextError, read_bytes
+
+log = logging.getLogger(__name__)
+
+MAX_BYTES = 8_000_000
+"""The longest spreadsheet that is read."""
+
+MAX_SECONDS = 30
+"""How long reading one may take."""
+
+_SUFFIXES = frozenset({".xlsx", ".xlsm", ".xlsb", ".xls", ".ods"})
+_READER = (sys.executable, "-I", "-m", "concertmaster.tools.sheet_reader")
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sheets: dict[str, Text] = Field(default_factory=dict[str, Text])
+    refusal: str = ""
+    unreadable: str = ""
+
+
+def is_spreadsheet(name: str) -> bool:
+    """Tell by its name whether a file is a spreadsheet."""
+    return PurePosixPath(name).suffix.lower() in _SUFFIXES
+
+
+def read_sheets(path: Path, name: str, *, max_bytes: int) -> Mapping[str, str]:
+    """Return the rows of each sheet that has any, as tab-separated values, by its name.
+
+    Cells have the values that they were saved with; of formulas that failed, none. Of what is
+    longer than `max_bytes`, there is a part that is longer as well. To be called in a thread
+    that anyio has started.
+
+    Raises:
+        NotTextError: it is no spreadsheet, has a password, or nothing else.
+        InputError: it cannot be opened, or takes too much to read.
+    """
+    content = read_bytes(path, name, max_bytes=MAX_BYTES)
+    answer = from_thread.run(_ask_reader, content, name, max_bytes)
+    if answer.refusal:
+        raise InputError(name, answer.refusal)
+    if answer.unreadable or not answer.sheets:
+        raise NotTextError(name, answer.unreadable or "there is nothing in its sheets.")
+    return answer.sheets
+
+
+async def _ask_reader(content: bytes, name: str, max_bytes: int) -> _Answer:
+    command = [*_READER, str(max_bytes)]
+    with anyio.move_on_after(MAX_SECONDS):
+        done = await anyio.run_process(command, input=content, check=False)
+        if done.returncode == 0:
+            return _Answer.model_validate_json(done.stdout)
+        words = done.stderr[-1000:].decode(errors="replace")
+        log.debug("spreadsheet %s not read: %s", name, words)
+    return _Answer(
+        refusal="to read it takes more time or memory than it may. Save what matters as CSV."
+    )
