@@ -1,6 +1,8 @@
 """Runs that are taken up again, by the process that had them or by another."""
 
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -8,6 +10,7 @@ import anyio.lowlevel
 import pytest
 
 from building import worker
+from concertmaster.engine.record.events import Event
 from concertmaster.engine.steps import COMMIT_SECONDS
 from concertmaster.errors import ModelUnavailableError, RequestError, StoreError, UnknownRunError
 from concertmaster.llm.protocol import Request
@@ -20,7 +23,7 @@ from concertmaster.runs.state import RunState
 from concertmaster.runs.takeover import Takeover
 from concertmaster.tools.inputs import InlineInput
 from fakes import FakeLLM, Script, plan_json, reply_with, subtask
-from services import Gate, failing_service, service_in
+from services import FailingJournal, Gate, failing_service, service_in
 from stores import Store
 
 pytestmark = pytest.mark.anyio
@@ -218,6 +221,54 @@ async def test_a_run_under_way_is_left_as_it_is(store: Store) -> None:
             assert (state.still, state.resumed) == (False, 0)
         gate.opened.set()
         assert (await over(owner, run_id)).status == "succeeded"
+
+
+class Meanwhile(FailingJournal):
+    """Lets something happen right before, or right after, events are first read."""
+
+    before: Callable[[], Awaitable[object]] | None = None
+    after: Callable[[], Awaitable[object]] | None = None
+
+    async def events(self, run_id: str) -> Sequence[Event]:
+        before, self.before = self.before, None
+        if before is not None:
+            await before()
+        found = await super().events(run_id)
+        after, self.after = self.after, None
+        if after is not None:
+            await after()
+        return found
+
+
+async def test_a_run_that_is_taken_up_while_it_is_looked_at_is_not_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = await interrupted(tmp_path)
+    async with (
+        service_in(tmp_path, {"worker:critic": Gate()}) as other,
+        failing_service(tmp_path, FakeLLM(), journal=Meanwhile) as service,
+    ):
+        take_up = partial(other.resume, run_id, by="other")
+        monkeypatch.setattr(Meanwhile, "before", staticmethod(take_up))
+        assert (await service.get(run_id)).status == "running"
+
+
+async def test_a_run_that_ends_while_it_is_to_be_resumed_is_left_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = await interrupted(tmp_path)
+    async with (
+        service_in(tmp_path) as other,
+        failing_service(tmp_path, FakeLLM(), journal=Meanwhile) as service,
+    ):
+
+        async def finish() -> None:
+            await other.resume(run_id, by="other")
+            assert (await over(other, run_id)).status == "succeeded"
+
+        monkeypatch.setattr(Meanwhile, "after", staticmethod(finish))
+        state = await service.resume(run_id, by="test")
+        assert (state.status, state.resumed) == ("succeeded", 1)
 
 
 async def test_a_run_that_ended_elsewhere_can_be_taken_up_though_its_process_lives(

@@ -8,12 +8,24 @@ from concertmaster.runs.journal import Journal, Outline, RunRow
 from concertmaster.runs.state import RecentRuns, RunState, fold
 
 
-def folded(row: RunRow, events: Sequence[Event]) -> RunState:
+async def state_elsewhere(journal: Journal, run_id: str) -> RunState:
     """Return where a run stands that this process does not drive.
 
     Raises:
-        UnreadableRunError: the events are not those of a run.
+        UnknownRunError: there is none of that id.
     """
+    row = await journal.row(run_id)
+    while True:
+        state = _folded(row, await journal.events(run_id))
+        if state.status != "interrupted":
+            return state
+        # Somebody may have taken it up between the two questions, or ended it and left.
+        before, row = row, await journal.row(run_id)
+        if row == before:
+            return state
+
+
+def _folded(row: RunRow, events: Sequence[Event]) -> RunState:
     alive = row.alive and not row.mine
     return fold(row.run_id, events, alive=alive, waiting=row.waiting)
 
@@ -44,4 +56,4 @@ async def recent_runs(
 def _outlined(row: RunRow, outline: Outline) -> RunState:
     if isinstance(outline, UnreadableRunError):
         raise outline
-    return folded(row, outline)
+    return _folded(row, outline)

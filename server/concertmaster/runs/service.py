@@ -29,7 +29,7 @@ from concertmaster.runs.journal import Journal, RunRow, StoredRun
 from concertmaster.runs.live import LIVENESS_SECONDS, LiveRun, LiveRuns
 from concertmaster.runs.orders import Order
 from concertmaster.runs.reading import OrderReader, check_same
-from concertmaster.runs.recent import folded, recent_runs
+from concertmaster.runs.recent import recent_runs, state_elsewhere
 from concertmaster.runs.resumable import check_resumable
 from concertmaster.runs.retention import Retention
 from concertmaster.runs.reuse import earlier_run
@@ -185,13 +185,14 @@ class RunService:
         """
         with anyio.move_on_after(CANCEL_SECONDS):
             await self._live.released(run_id)
+        # Before it is looked at where the run stands: what happens from here on makes it another's.
+        row = await self._journal.row(run_id)
         state = await self.get(run_id)
         queued = self.room.queues and not here
         waits = state.status == "queued" and not queued
         if state.status == "succeeded" or not (state.still or waits):
             return state
         check_resumable(state, self._setup)
-        row = await self._journal.row(run_id)
         events = await self._journal.events(run_id)
         documents = {item.name: item for item in await self._reader.documents_of(state.request)}
         earlier = await earlier_run(state.request, self._journal)
@@ -258,8 +259,7 @@ class RunService:
         """
         if (state := self._live.known(run_id)) is not None:
             return state.shown()
-        row = await self._journal.row(run_id)
-        return folded(row, await self._journal.events(run_id)).shown()
+        return (await state_elsewhere(self._journal, run_id)).shown()
 
     async def wait(self, run_id: str, *, seconds: float) -> RunState:
         """Return where a run stands once nobody drives it any more, or `seconds` have passed."""
