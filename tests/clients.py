@@ -28,10 +28,10 @@ from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.job_files import read_jobs
 from concertmaster.runs.jobs import Job
 from concertmaster.runs.service import RunService, open_service
-from concertmaster.runs.sqlite_store import open_sqlite
 from concertmaster.tools.defaults import default_tools
 from concertmaster.tools.registry import ToolSource
 from fakes import FakeLLM, Script
+from stores import SqliteStore, Store
 
 ERAS = ("auto", "legacy")
 """Modes of a client, one for each way of speaking MCP that is in use."""
@@ -84,6 +84,7 @@ async def connected(
     sources: Mapping[str, ToolSource] | None = None,
     policy: RunPolicy | None = None,
     built_in: bool = False,
+    store: Store | None = None,
     **options: Any,
 ) -> AsyncGenerator[Connection]:
     """Connect a client to a server whose model follows `scripts`.
@@ -103,7 +104,7 @@ async def connected(
         return read_jobs(builtin_folder("jobs")).jobs if built_in else {}
 
     async with (
-        open_sqlite(folder / "data") as journal,
+        (store or SqliteStore(folder / "data")).open() as journal,
         open_service(journal=journal, setup=chosen, policy=policy or RunPolicy()) as service,
     ):
         server = create_server(lambda: nullcontext(service), load_jobs)

@@ -3,7 +3,7 @@
 import gzip
 import json
 import threading
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,14 +17,14 @@ from mcp.client.streamable_http import streamable_http_client
 
 from building import setup
 from concertmaster.protocol.access import OPEN, HttpAccess, always
-from concertmaster.protocol.server import create_server
+from concertmaster.protocol.server import ConcertmasterServer, create_server
 from concertmaster.protocol.serving_http import serve_http
 from concertmaster.protocol.tokens import StaticTokens
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.principals import Allowance, Principals
 from concertmaster.runs.service import RunService, open_service
-from concertmaster.runs.sqlite_store import open_sqlite
 from fakes import FakeLLM, Script
+from stores import SqliteStore, Store
 
 ANN = "ann-ann-ann-ann-ann-ann-ann"
 BOB = "bob-bob-bob-bob-bob-bob-bob"
@@ -39,6 +39,7 @@ class Served:
 
     address: str
     service: RunService
+    server: ConcertmasterServer
 
     @property
     def root(self) -> str:
@@ -46,12 +47,14 @@ class Served:
         return self.address.removesuffix("/mcp")
 
     @asynccontextmanager
-    async def client(self, token: str, *, mode: str = "auto") -> AsyncGenerator[Client]:
+    async def client(
+        self, token: str, *, mode: str = "auto", **options: Any
+    ) -> AsyncGenerator[Client]:
         """Connect a client that sends a token."""
         headers = {"authorization": f"Bearer {token}"}
         async with httpx2.AsyncClient(headers=headers, timeout=30) as http:
             transport = streamable_http_client(self.address, http_client=http)
-            async with Client(transport, mode=mode) as client:
+            async with Client(transport, mode=mode, **options) as client:
                 yield client
 
 
@@ -62,6 +65,8 @@ async def served(
     *,
     access: HttpAccess = OPEN,
     allowance: Allowance | None = None,
+    store: Store | None = None,
+    state_keys: Sequence[str] = (),
     **fields: Any,
 ) -> AsyncGenerator[Served]:
     """Serve HTTP on a free port."""
@@ -76,15 +81,17 @@ async def served(
         await serve_http(server, port=0, ready=note, access=access, **fields)
 
     async with (
-        open_sqlite(folder / "data") as journal,
+        (store or SqliteStore(folder / "data")).open() as journal,
         open_service(journal=journal, setup=setup(FakeLLM(scripts)), policy=RunPolicy()) as service,
         anyio.create_task_group() as tasks,
     ):
         principals = Principals(allowance or Allowance()) if access.open_verifier else None
-        server = create_server(lambda: nullcontext(service), principals=principals)
+        server = create_server(
+            lambda: nullcontext(service), principals=principals, state_keys=state_keys
+        )
         tasks.start_soon(serve)
         await ready.wait()
-        yield Served(address=addresses[0], service=service)
+        yield Served(address=addresses[0], service=service, server=server)
         tasks.cancel_scope.cancel()
 
 

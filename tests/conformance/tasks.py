@@ -20,6 +20,7 @@ from mcp.types import (
 )
 
 from concertmaster.llm.protocol import Request
+from concertmaster.protocol.elicitation import Session
 from concertmaster.protocol.replies import RunReply
 from concertmaster.protocol.results import run_result
 from concertmaster.protocol.subscriptions import Work
@@ -166,12 +167,12 @@ class ScriptedTasks:
         task_id = secrets.token_urlsafe(16)
         task = self._tasks[task_id] = Scripted(params)
         self._start_soon(lambda: _follow(task, SCRIPTS[params.name]))
-        return (await self.get(task_id)).created()
+        return (await self.get(task_id, ctx.session)).created()
 
-    async def get(self, task_id: str) -> Task:
+    async def get(self, task_id: str, session: Session) -> Task:
         task = self._tasks.get(task_id)
         if task is None:
-            return await self._runs.get(task_id)
+            return await self._runs.get(task_id, session)
         return Task(
             task_id=task_id,
             status="input_required" if task.asked else task.status,

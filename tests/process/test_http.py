@@ -1,16 +1,21 @@
 """The real command over HTTP: conversations, cancellation, and its end with streams open."""
 
+import json
+import re
 import signal
 import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import anyio
+import httpx2
 import pytest
 from mcp import Client
 
 from clients import ERAS, structured
-from processes import RUNNING, WORK, http_server, runs_in
+from processes import MODERN, RUNNING, WORK, http_server, runs_in
 
 pytestmark = [
     pytest.mark.anyio,
@@ -69,3 +74,92 @@ async def test_a_server_with_open_streams_ends_and_tells_who_waits(
     assert work.reply["status"] == "interrupted"
     (run,) = await runs_in(tmp_path)
     assert run.status == "interrupted"
+
+
+class RawClient:
+    """A client that speaks HTTP as it comes, in the way of an era of the protocol."""
+
+    def __init__(self, http: httpx2.AsyncClient, address: str, mode: str) -> None:
+        self._http = http
+        self._address = address
+        self._modern = mode != "legacy"
+        self._headers = {"accept": "application/json, text/event-stream"}
+
+    async def begin(self) -> None:
+        if self._modern:
+            self._headers["mcp-protocol-version"] = "2026-07-28"
+            return
+        client = {"name": "test", "version": "1"}
+        hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client}
+        async with self.sent("initialize", 1, hello) as answer:
+            self._headers["mcp-session-id"] = answer.headers["mcp-session-id"]
+        self._headers["mcp-protocol-version"] = "2025-11-25"
+        await self.tell("notifications/initialized", {})
+
+    def sent(self, method: str, number: int | None, params: dict[str, Any]) -> Any:
+        """Send a request, or without a number a notification; yields the open response."""
+        headers = dict(self._headers)
+        message: dict[str, Any] = {"jsonrpc": "2.0", "method": method, "params": params}
+        if number is not None:
+            message["id"] = number
+        if self._modern:
+            headers |= {"mcp-method": method, "mcp-name": params.get("name", "")}
+            params["_meta"] = MODERN | params.get("_meta", {})
+        return self._http.stream("POST", self._address, json=message, headers=headers)
+
+    async def tell(self, method: str, params: dict[str, Any]) -> None:
+        async with self.sent(method, None, params) as answer:
+            assert answer.status_code == 202
+
+    def call(self, number: int, tool: str, arguments: dict[str, Any]) -> Any:
+        """Send a tool call that wants progress; yields the open response."""
+        meta = {"progressToken": number}
+        params = {"name": tool, "arguments": dict(arguments), "_meta": meta}
+        return self.sent("tools/call", number, params)
+
+    async def result(self, number: int, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return the structured content of the answer to a tool call."""
+        async with self.call(number, tool, arguments) as answer:
+            async for line in answer.aiter_lines():
+                found = re.fullmatch(r"(?:data:)? *(\{.*\})", line)
+                message: dict[str, Any] = json.loads(found[1]) if found else {}
+                if message.get("id") == number:
+                    return message["result"]["structuredContent"]
+        raise AssertionError("there was no answer")
+
+
+@asynccontextmanager
+async def raw(address: str, mode: str) -> AsyncGenerator[RawClient]:
+    async with httpx2.AsyncClient(timeout=30) as http:
+        client = RawClient(http, address, mode)
+        await client.begin()
+        yield client
+
+
+async def test_a_client_that_vanishes_cancels_its_run_where_that_is_how_it_is_said(
+    mode: str, tmp_path: Path
+) -> None:
+    with anyio.fail_after(50), http_server(tmp_path) as server:
+        async with (
+            raw(server.address, mode) as vanishing,
+            vanishing.call(2, "run_worker", WORK) as answer,
+        ):
+            async for line in answer.aiter_lines():
+                if RUNNING in line:
+                    break
+        async with raw(server.address, mode) as other:
+            (run,) = (await other.result(2, "get_run", {}))["runs"]
+            # Before 2026-07-28 a connection that is lost says nothing of the call.
+            wait_seconds = 0 if mode == "legacy" else 30
+            waiting = {"run_id": run["run_id"], "wait_seconds": wait_seconds}
+            reply = await other.result(3, "get_run", waiting)
+    assert reply["status"] == ("running" if mode == "legacy" else "cancelled")
+
+
+async def test_a_cancellation_of_an_answered_call_is_ignored(mode: str, tmp_path: Path) -> None:
+    with anyio.fail_after(50), http_server(tmp_path) as server:
+        async with raw(server.address, mode) as client:
+            assert (await client.result(2, "get_run", {}))["runs"] == []
+            cancelled = {"requestId": 2, "reason": "done with it"}
+            await client.tell("notifications/cancelled", cancelled)
+            assert (await client.result(3, "get_run", {}))["runs"] == []

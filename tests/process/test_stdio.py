@@ -103,16 +103,26 @@ def interrupt(server: StdioServer) -> None:
 
 
 def interrupt_and_terminate(server: StdioServer) -> None:
-    """End a server as Claude Code does, whose last step is to kill it."""
     server.process.send_signal(signal.SIGINT)
     time.sleep(0.1)
     server.process.send_signal(signal.SIGTERM)
 
 
+def vanish(server: StdioServer) -> None:
+    server.stdout.close()
+    server.stdin.close()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are not sent there")
 @pytest.mark.parametrize(
     ("end", "status"),
-    [(close_stdin, 0), (terminate, 143), (interrupt, 130), (interrupt_and_terminate, 130)],
+    [
+        (close_stdin, 0),
+        (vanish, 0),
+        (terminate, 143),
+        (interrupt, 130),
+        (interrupt_and_terminate, 130),
+    ],
 )
 @pytest.mark.parametrize("mode", ERAS)
 async def test_a_server_with_work_under_way_ends_and_leaves_the_run_resumable(
@@ -131,12 +141,26 @@ async def test_a_server_with_work_under_way_ends_and_leaves_the_run_resumable(
     assert run.status == "interrupted"
 
 
+def kill(server: StdioServer) -> None:
+    server.process.kill()
+
+
+def interrupt_terminate_and_kill(server: StdioServer) -> None:
+    """End a server as Claude Code does, which does not wait for long."""
+    interrupt_and_terminate(server)
+    time.sleep(0.4)
+    server.process.kill()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are not sent there")
+@pytest.mark.parametrize("end", [kill, interrupt_terminate_and_kill])
+@pytest.mark.parametrize("mode", ERAS)
 async def test_a_server_that_is_killed_has_written_down_what_it_did(
-    silent: dict[str, str], tmp_path: Path
+    end: Callable[[StdioServer], None], mode: str, silent: dict[str, str], tmp_path: Path
 ) -> None:
-    with StdioServer(tmp_path, silent) as server:
+    with StdioServer(tmp_path, silent, era=mode) as server:
         server.start_work(2)
-        server.process.kill()
+        end(server)
         server.end()
     (run,) = await runs_in(tmp_path)
     assert run.status == "interrupted"
@@ -154,8 +178,9 @@ def test_a_server_whose_client_reads_nothing_ends_all_the_same(tmp_path: Path) -
         assert server.end() == 143
 
 
-def test_a_client_that_vanishes_is_no_failure(tmp_path: Path) -> None:
-    with StdioServer(tmp_path) as server:
+@pytest.mark.parametrize("mode", ERAS)
+def test_a_client_that_vanishes_is_no_failure(mode: str, tmp_path: Path) -> None:
+    with StdioServer(tmp_path, era=mode) as server:
         server.stdout.close()
         server.send("tools/list", 2)
         assert server.end() == 0

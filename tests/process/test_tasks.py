@@ -46,7 +46,8 @@ TRANSPORTS = [
 @pytest.mark.parametrize("connect", TRANSPORTS)
 async def test_a_task_outlives_its_server(connect: Connect, tmp_path: Path) -> None:
     arguments = {name: value for name, value in WORK.items() if name != "wait_seconds"}
-    with anyio.fail_after(50), silent_provider() as silent:
+    with anyio.fail_after(50), silent_provider() as variables:
+        silent = {**variables, "CONCERTMASTER_KEEP_DAYS": "2.5"}
         async with connect(tmp_path, silent) as client:
             cut = await handed_out(client, "run_worker", **arguments)
             cancelled = await handed_out(client, "run_worker", **arguments)
@@ -55,6 +56,6 @@ async def test_a_task_outlives_its_server(connect: Connect, tmp_path: Path) -> N
         async with connect(tmp_path, silent) as client:
             assert await ask(client, "tasks/get", cancelled.task_id) == ended
             interrupted = await ask(client, "tasks/get", cut.task_id)
-    assert ended["status"] == "cancelled"
+    assert (ended["status"], ended["ttlMs"]) == ("cancelled", 216_000_000)
     assert interrupted["status"] == "completed"
     assert interrupted["result"]["structuredContent"]["status"] == "interrupted"

@@ -56,6 +56,32 @@ async def test_a_run_that_its_budget_cuts_says_what_is_missing_and_what_that_tak
     assert reply["reasons"][-1] in text
 
 
+async def test_a_run_that_its_budget_cuts_says_which_call_has_the_rest_done(
+    tmp_path: Path,
+) -> None:
+    async with connected(tmp_path, SPENDING) as connection:
+        connection.llm.rates = DEAR_REPLIES
+        reply = await connection.ask("run_orchestration", task="check it", budget_usd=7)
+        run_id = reply["run_id"]
+        assert f'resume_run with run_id "{run_id}" and budget_usd 14.02 ' in reply["next"]
+        too_little = await connection.refusal("resume_run", run_id=run_id, budget_usd=1)
+        whole = await connection.ask("resume_run", run_id=run_id, budget_usd=14.02)
+    assert "has spent 2.02 USD already" in too_little
+    assert (whole["run_id"], whole["status"]) == (run_id, "succeeded")
+    assert whole["budget"]["usd"] == 14.02
+
+
+async def test_a_run_made_anew_can_have_another_budget(tmp_path: Path) -> None:
+    async with connected(tmp_path, SPENDING) as connection:
+        connection.llm.rates = DEAR_REPLIES
+        first = await connection.ask("run_orchestration", task="check it", budget_usd=7)
+        again = await connection.ask(
+            "resume_run", run_id=first["run_id"], from_subtask="s2", budget_usd=13
+        )
+    assert again["run_id"] != first["run_id"]
+    assert (again["status"], again["budget"]["usd"]) == ("succeeded", 13.0)
+
+
 async def test_a_run_that_has_enough_has_nothing_to_say_of_a_rest(tmp_path: Path) -> None:
     async with connected(tmp_path, SPENDING) as connection:
         reply = await connection.ask("run_orchestration", task="check it")

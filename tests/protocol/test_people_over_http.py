@@ -9,6 +9,7 @@ from pathlib import Path
 import anyio
 import pytest
 from mcp import Client, MCPError
+from mcp.server.subscriptions import ResourceUpdated
 from mcp.types import (
     EmptyResult,
     ResourceTemplateReference,
@@ -16,10 +17,12 @@ from mcp.types import (
     SubscribeRequestParams,
 )
 
-from clients import ERAS, hang, structured, text_of
+from clients import ERAS, hang, structured, text_of, watching
+from concertmaster.protocol import others
 from concertmaster.runs.principals import Allowance
 from fakes import Script, plan_json, subtask
 from serving import ANN, BOB, TEAM, served
+from watching import Heard
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("mode", ERAS)]
 
@@ -185,3 +188,29 @@ async def test_nobody_else_is_told_of_changes_of_a_run(mode: str, tmp_path: Path
         for uri in (f"runs://{run_id}", f"runs://{run_id}/answer"):
             with anyio.fail_after(10), pytest.raises(MCPError, match="No run"):
                 await watch(people.bob, uri)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "at another replica"])
+async def test_nobody_else_is_told_that_the_list_of_runs_has_changed(
+    mode: str, elsewhere: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(others, "PAUSE_SECONDS", 0)
+    ann, bob = Heard(), Heard()
+    uris = ["runs://recent", "workers://catalog"]
+    with anyio.fail_after(20):
+        async with (
+            served(tmp_path, PLAN, access=TEAM) as server,
+            served(tmp_path, PLAN, access=TEAM) as replica,
+            (replica if elsewhere else server).client(ANN, mode=mode) as worker,
+            server.client(ANN, mode=mode, message_handler=ann.handle) as first,
+            server.client(BOB, mode=mode, message_handler=bob.handle) as second,
+            watching(first, mode, uris),
+            watching(second, mode, uris),
+        ):
+            await finished(worker)
+            await ann.until("runs://recent")
+            await server.server.state.bus.publish(ResourceUpdated(uri="workers://catalog"))
+            await bob.until("workers://catalog")
+            assert bob.uris == ["workers://catalog"]
+            await finished(second)
+            await bob.until("runs://recent")

@@ -8,55 +8,18 @@ from typing import Any, NoReturn
 import anyio
 import pytest
 from mcp.server.subscriptions import ResourceUpdated
-from mcp.types import (
-    ResourceUpdatedNotification,
-)
 
 from clients import ERAS, Connection, connected, watching
 from concertmaster.errors import StoreError
-from concertmaster.llm.protocol import Request
 from concertmaster.protocol import subscriptions
 from concertmaster.runs.orders import WorkerOrder
 from concertmaster.runs.service import RunService
 from fakes import Script, plan_json, subtask
+from watching import Heard, Held
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("mode", ERAS)]
 
 PLAN = plan_json(subtask("s1"), subtask("s2", "critic", depends_on=("s1",)))
-
-
-class Held:
-    """A worker that answers once it may."""
-
-    def __init__(self) -> None:
-        self.asked = anyio.Event()
-        self.may_answer = anyio.Event()
-
-    async def __call__(self, _: Request) -> str:
-        self.asked.set()
-        await self.may_answer.wait()
-        return "done"
-
-
-class Heard:
-    """What a client is told has changed."""
-
-    def __init__(self) -> None:
-        self.uris: list[str] = []
-        self._more = anyio.Event()
-
-    async def handle(self, message: Any) -> None:
-        if isinstance(message, ResourceUpdatedNotification):
-            self.note(message.params.uri)
-
-    def note(self, uri: str) -> None:
-        self.uris.append(uri)
-        self._more.set()
-
-    async def until(self, uri: str) -> None:
-        while uri not in self.uris:
-            self._more = anyio.Event()
-            await self._more.wait()
 
 
 @asynccontextmanager

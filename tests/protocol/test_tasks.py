@@ -13,12 +13,6 @@ from mcp.types import (
     METHOD_NOT_FOUND,
     MISSING_REQUIRED_CLIENT_CAPABILITY,
     CallToolResult,
-    ResourceUpdatedNotification,
-    SubscriptionFilter,
-    SubscriptionsAcknowledgedNotification,
-    SubscriptionsListenRequest,
-    SubscriptionsListenRequestParams,
-    SubscriptionsListenResult,
 )
 
 from building import worker
@@ -27,7 +21,9 @@ from concertmaster.errors import StoreError
 from concertmaster.protocol import tasks
 from concertmaster.runs.service import RunService
 from fakes import Script, plan_json, subtask
+from serving import ANN, BOB, TEAM, served
 from taking_tasks import TakesTasks, ask, call, handed_out
+from watching import Heard, listen, listening
 
 pytestmark = pytest.mark.anyio
 
@@ -99,7 +95,11 @@ async def test_a_task_says_how_far_its_run_has_come(tmp_path: Path) -> None:
     async with taking_tasks(tmp_path, scripts=scripts) as connection:
         handle = await handed_out(connection.client, "run_orchestration", task="x")
         await reached.wait()
-        await anyio.wait_all_tasks_blocked()
+        state = await connection.service.get(handle.task_id)
+        while state.ended_subtasks == 0:
+            state = await connection.service.wait_for_change(
+                handle.task_id, seen=state.events, seconds=10
+            )
         first = await ask(connection.client, "tasks/get", handle.task_id)
     assert first["statusMessage"] == "1 of 2 subtasks ended; critic is running"
     assert first["createdAt"] <= first["lastUpdatedAt"]
@@ -294,40 +294,6 @@ async def test_a_store_that_fails_is_an_error_that_says_what_to_do(
             await ask(connection.client, "tasks/get", "r-1")
 
 
-class Heard:
-    """What a listener is told besides how tasks come along."""
-
-    def __init__(self) -> None:
-        self.agreed = anyio.Event()
-        self.agreement: dict[str, Any] = {}
-        self.uris: list[str] = []
-
-    async def handle(self, message: Any) -> None:
-        if isinstance(message, SubscriptionsAcknowledgedNotification):
-            self.agreement = message.params.notifications.model_dump(exclude_none=True)
-            self.agreed.set()
-        elif isinstance(message, ResourceUpdatedNotification):
-            self.uris.append(message.params.uri)
-
-
-@asynccontextmanager
-async def listening(
-    connection: Connection, heard: Heard, **wanted: Any
-) -> AsyncGenerator[dict[str, Any]]:
-    """Listen; yields what the server says that it will tell."""
-    params = SubscriptionsListenRequestParams(notifications=SubscriptionFilter(**wanted))
-    request = SubscriptionsListenRequest(params=params)
-
-    async def listen() -> None:
-        await connection.client.session.send_request(request, SubscriptionsListenResult)
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(listen)
-        await heard.agreed.wait()
-        yield heard.agreement
-        group.cancel_scope.cancel()
-
-
 @pytest.mark.usefixtures("impatient")
 async def test_a_listener_is_told_how_its_tasks_come_along(tmp_path: Path) -> None:
     heard, takes_tasks = Heard(), TakesTasks()
@@ -337,7 +303,7 @@ async def test_a_listener_is_told_how_its_tasks_come_along(tmp_path: Path) -> No
         ) as connection:
             handle = await handed_out(connection.client, "run_worker", worker="analyst", task="x")
             wanted = {"taskIds": [handle.task_id, "r-9"]}
-            async with listening(connection, heard, **wanted) as agreement:
+            async with listening(connection.client, heard, **wanted) as agreement:
                 await ask(connection.client, "tasks/cancel", handle.task_id)
                 news = await takes_tasks.until("cancelled")
             task = await ask(connection.client, "tasks/get", handle.task_id)
@@ -363,7 +329,7 @@ async def test_a_listener_may_ask_for_a_task_and_for_resources(tmp_path: Path) -
                 "taskIds": [handle.task_id],
                 "resource_subscriptions": resources,
             }
-            async with listening(connection, heard, **wanted) as agreement:
+            async with listening(connection.client, heard, **wanted) as agreement:
                 await ask(connection.client, "tasks/cancel", handle.task_id)
                 await takes_tasks.until("cancelled")
                 await anyio.wait_all_tasks_blocked()
@@ -374,11 +340,8 @@ async def test_a_listener_may_ask_for_a_task_and_for_resources(tmp_path: Path) -
 async def test_only_a_client_that_takes_tasks_can_listen_to_them(tmp_path: Path) -> None:
     heard = Heard()
     async with connected(tmp_path, message_handler=heard.handle) as connection:
-        wanted = SubscriptionFilter.model_validate({"taskIds": ["r-9"]})
-        params = SubscriptionsListenRequestParams(notifications=wanted)
-        request = SubscriptionsListenRequest(params=params)
         with pytest.raises(MCPError) as caught:
-            await connection.client.session.send_request(request, SubscriptionsListenResult)
+            await listen(connection.client, {"taskIds": ["r-9"]})
     assert caught.value.error.code == MISSING_REQUIRED_CLIENT_CAPABILITY
 
 
@@ -387,6 +350,25 @@ async def test_what_is_no_list_of_tasks_is_not_agreed_to(tmp_path: Path) -> None
     with anyio.fail_after(10):
         async with (
             connected(tmp_path, message_handler=heard.handle) as connection,
-            listening(connection, heard, taskIds=5, resource_subscriptions=["runs://recent"]) as it,
+            listening(
+                connection.client, heard, taskIds=5, resource_subscriptions=["runs://recent"]
+            ) as it,
         ):
             assert it == {"resource_subscriptions": ["runs://recent"]}
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_task_does_not_exist_for_somebody_else(tmp_path: Path) -> None:
+    async with (
+        served(tmp_path, {"worker:analyst": hang}, access=TEAM) as server,
+        server.client(ANN, extensions=[TakesTasks()]) as ann,
+        server.client(BOB, extensions=[TakesTasks()]) as bob,
+    ):
+        task = await handed_out(ann, "run_worker", worker="analyst", task="x")
+        for task_id in (task.task_id, "r-none"):
+            with anyio.fail_after(10), pytest.raises(MCPError, match=f"No run '{task_id}'"):
+                await listen(bob, {"taskIds": [task_id]})
+            for method in METHODS:
+                with pytest.raises(MCPError, match=f"No run '{task_id}'"):
+                    await ask(bob, method, task_id, {})
+        assert (await ask(ann, "tasks/get", task.task_id))["status"] == "working"

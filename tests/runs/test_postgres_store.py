@@ -14,7 +14,7 @@ from psycopg import errors
 
 from concertmaster.errors import LostRunError, SettingsError, StoreError, UnknownRunError
 from concertmaster.runs import postgres_link, postgres_store
-from concertmaster.runs.journal import Journal
+from concertmaster.runs.journal import ANY_RUN, Journal
 from concertmaster.runs.migrate import migrate
 from concertmaster.runs.postgres_errors import explain
 from concertmaster.runs.postgres_link import Address, Connection, Link, check_store
@@ -136,6 +136,18 @@ async def test_news_come_in_again_after_a_lost_connection(
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(mine.changed_elsewhere)
                 await other.request_cancel("r-1", cancel())
+
+
+async def test_who_waits_for_any_run_hears_of_each(shared: PostgresStore) -> None:
+    async with shared.open() as mine, shared.open() as other:
+        await other.create("r-1", started(), {})
+        await mine.changed_elsewhere(ANY_RUN)
+        with anyio.fail_after(10):
+            # It is listened from here on.
+            await mine.changed_elsewhere(ANY_RUN)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(mine.changed_elsewhere, ANY_RUN)
+                await other.append("r-1", numbered(1), epoch=1)
 
 
 async def test_who_waits_for_a_run_hears_of_that_run_alone(shared: PostgresStore) -> None:

@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
@@ -11,14 +11,17 @@ import pytest
 
 from building import setup
 from clients import hang
+from concertmaster.engine.record.events import Event
 from concertmaster.engine.record.request import NOBODY
 from concertmaster.errors import AllowanceError, ModelReplyError, UnknownRunError
 from concertmaster.llm.protocol import Request
+from concertmaster.runs.approvals import digest_to_approve
 from concertmaster.runs.intake import RunPolicy
+from concertmaster.runs.journal import Outline
 from concertmaster.runs.orders import PlanOrder, RunOrder
 from concertmaster.runs.principals import Allowance, OwnRuns, Principals
 from concertmaster.runs.service import RunService, open_service
-from concertmaster.runs.sqlite_store import open_sqlite
+from concertmaster.runs.sqlite_store import SqliteJournal, open_sqlite
 from fakes import USAGE, FakeLLM, Script, plan_json, reply_with, subtask
 
 pytestmark = pytest.mark.anyio
@@ -104,6 +107,41 @@ async def test_a_run_under_way_does_not_exist_for_others_either(tmp_path: Path) 
         with pytest.raises(UnknownRunError):
             await group.bob.cancel(run.run_id, reason="no")
         assert (await group.ann.get(run.run_id)).cancel_requested is None
+
+
+async def test_nothing_is_read_of_the_runs_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    events, outlines, text = SqliteJournal.events, SqliteJournal.outlines, SqliteJournal.text
+
+    async def note_events(journal: SqliteJournal, run_id: str) -> Sequence[Event]:
+        read.append(run_id)
+        return await events(journal, run_id)
+
+    async def note_outlines(
+        journal: SqliteJournal, run_ids: Collection[str]
+    ) -> Mapping[str, Outline]:
+        read.extend(run_ids)
+        return await outlines(journal, run_ids)
+
+    async def note_text(journal: SqliteJournal, digest: str) -> str:
+        read.append(digest)
+        return await text(journal, digest)
+
+    async with people(tmp_path) as both:
+        run_id = await finished(both.ann)
+        monkeypatch.setattr(SqliteJournal, "events", note_events)
+        monkeypatch.setattr(SqliteJournal, "outlines", note_outlines)
+        monkeypatch.setattr(SqliteJournal, "text", note_text)
+        # How long an answer takes is not to tell whether there is a run, and how large it is.
+        for door in DOORS.values():
+            with pytest.raises(UnknownRunError):
+                await door(both.bob, run_id)
+        await both.bob.recent()
+        assert read == []
+        await both.ann.recent()
+        assert read == [run_id]
 
 
 async def test_each_lists_their_own_runs_and_the_operator_all(tmp_path: Path) -> None:
@@ -227,6 +265,39 @@ async def test_runs_go_on_and_are_repeated_within_the_allowance_only(tmp_path: P
             await group.ann.resume(started.run_id, by="ann")
         with pytest.raises(AllowanceError):
             await group.ann.rerun(started.run_id, origin=NOBODY)
+
+
+async def test_a_run_goes_on_with_no_more_than_is_left_of_the_day(tmp_path: Path) -> None:
+    broken = ModelReplyError("no reply", usage=USAGE)
+    async with people(tmp_path, {"planner": broken}, usd_a_day=3) as group:
+        run_id = (await group.ann.start(RunOrder(task="why?"), origin=NOBODY)).run_id
+        with anyio.fail_after(5):
+            await group.ann.wait(run_id, seconds=5)
+        for more in (3.01, 19):
+            with pytest.raises(AllowanceError, match=r"2\.99 USD are left"):
+                await group.ann.resume(run_id, by="ann", budget_usd=more)
+        with pytest.raises(AllowanceError, match=r"2\.99 USD are left"):
+            await group.ann.rerun(run_id, budget_usd=3, origin=NOBODY)
+        # What the run has spent is part of its budget.
+        resumed = await group.ann.resume(run_id, by="ann", budget_usd=3)
+    assert resumed.request.limits.budget_usd == 3
+
+
+async def test_a_run_that_goes_on_has_its_budget_cut_to_what_is_left_of_the_day(
+    tmp_path: Path,
+) -> None:
+    async with people(tmp_path, usd_a_day=2) as group:
+        run_id = (await group.ann.start(APPROVED, origin=NOBODY)).run_id
+        with anyio.fail_after(5):
+            waits = await group.ann.wait(run_id, seconds=5)
+        await finished(group.ann)
+        approved = digest_to_approve(waits)
+        resumed = await group.ann.resume(run_id, by="ann", approved=approved)
+    assert waits.request.limits.budget_usd == 2
+    assert resumed.request.limits.budget_usd == pytest.approx(1.98)
+
+
+APPROVED = RunOrder(task="why?", approve="always")
 
 
 async def test_a_repeated_run_belongs_to_whoever_repeats_it(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from anyio.lowlevel import checkpoint
 
 from concertmaster.engine.plans.plan import Plan
 from concertmaster.engine.record.events import (
+    ApprovalOffered,
     CallFailed,
     CallFinished,
     CallStarted,
@@ -79,6 +80,7 @@ EVERY_KIND: list[Event] = [
     ),
     SynthesisStarted(name="synthesis/start", at=10),
     CancelRequested(name="run/cancel/1", at=11, reason="enough"),
+    ApprovalOffered(name="run/approval/1", at=13, plan="0" * 64, token="1" * 64),
     RunEnded(name="run/end", at=12, status="succeeded", answer="so", value=[1, None]),
 ]
 
@@ -301,6 +303,17 @@ async def test_a_commit_of_another_wakes_who_waits_for_it(store: Store) -> None:
                 tasks.start_soon(mine.changed_elsewhere)
                 tasks.start_soon(mine.changed_elsewhere)
                 await other.request_cancel("r-1", cancel())
+
+
+async def test_the_row_of_a_run_differs_once_it_has_another_event(store: Store) -> None:
+    async with store.open() as journal:
+        await journal.create("r-1", started(), {})
+        before = await journal.row("r-1")
+        assert await journal.row("r-1") == before
+        await journal.append("r-1", numbered(1), epoch=1)
+        after = await journal.row("r-1")
+        assert after != before
+        assert (await journal.recent(1))[0] == after
 
 
 async def test_a_commit_of_another_between_two_calls_is_not_missed(store: Store) -> None:

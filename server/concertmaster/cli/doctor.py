@@ -99,7 +99,7 @@ def doctor(as_json: bool, **flags: Any) -> None:
 def shown(settings: Settings, name: str) -> str:
     """Return a setting's value as it may be shown: of a secret, only that it is set."""
     if name in SECRETS:
-        return "unset" if getattr(settings, name) is None else "set"
+        return "set" if getattr(settings, name) else "unset"
     match settings.model_dump(mode="json")[name]:
         case None:
             return "unset"

@@ -39,6 +39,7 @@ _SYMBOLS = {
     "skipped": "-",
     "cancelled": "■",
     "interrupted": "■",
+    "needs_approval": "?",
     "pending": "·",
 }
 _STYLES = {
@@ -47,6 +48,7 @@ _STYLES = {
     "failed": "red",
     "cancelled": "yellow",
     "interrupted": "yellow",
+    "needs_approval": "yellow",
     "skipped": "dim",
     "pending": "dim",
 }

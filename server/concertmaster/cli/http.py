@@ -42,8 +42,14 @@ async def serve(
     """
     access = access_of(settings)
     principals = principals_of(settings) if access.open_verifier is not None else None
-    at_once = settings.resume_interrupted or settings.store is not None
-    server = create_server(open_service, load_jobs, at_once=at_once, principals=principals)
+    server = create_server(
+        open_service,
+        load_jobs,
+        at_once=settings.resume_interrupted or settings.store is not None,
+        principals=principals,
+        state_keys=[key.get_secret_value() for key in dict.fromkeys(settings.request_state_keys)],
+        keep_days=settings.keep_days,
+    )
     return await serve_http(
         server,
         host=host,

@@ -12,11 +12,12 @@ from rich.padding import Padding
 from rich.text import Text
 
 from concertmaster.cli.app import FAILED
+from concertmaster.cli.approval import Begin, see_through
 from concertmaster.cli.changes import make_changes, tell_changes, write_diff
 from concertmaster.cli.follow import Followed, follow
 from concertmaster.cli.job_options import command_of, given, usage
 from concertmaster.cli.jobs import find_jobs
-from concertmaster.cli.options import job_folders_option, json_option, load, run_async
+from concertmaster.cli.options import job_folders_option, json_option, load
 from concertmaster.cli.terminal import print_aside, print_data, print_json, stderr
 from concertmaster.cli.wiring import open_runs
 from concertmaster.cli.wording import one_line
@@ -24,6 +25,8 @@ from concertmaster.cli.work import exit_status, named_outside, print_followed
 from concertmaster.errors import RequestError, did_you_mean
 from concertmaster.runs.job_files import JobsReading
 from concertmaster.runs.jobs import Job, listed
+from concertmaster.runs.service import RunService
+from concertmaster.runs.state import RunState
 from concertmaster.settings import Settings
 from concertmaster.tools.changes import FileChange
 
@@ -98,8 +101,7 @@ def _data(item: Job) -> JsonValue:
 
 
 @dataclass(frozen=True, slots=True)
-class _Done:
-    followed: Followed
+class _Done(Followed):
     changes: tuple[FileChange, ...]
 
 
@@ -117,15 +119,19 @@ def _run(item: Job, flags: dict[str, Any]) -> None:
             f"{named[0]} is not. Name its folder with --root, or leave --apply out."
         )
 
-    async def work() -> _Done:
-        async with open_runs(loaded, roots=roots, named=named) as service:
-            order = item.order(arguments, await service.input_names(inputs))
-            followed = await follow(service, await service.start(order), stderr())
-            return _Done(followed, await service.changes(followed.state.run_id))
+    async def begin(service: RunService) -> RunState:
+        order = item.order(arguments, await service.input_names(inputs))
+        return await service.start(order)
 
-    done = run_async(work)
-    print_followed(done.followed, as_json)
-    status = exit_status(done.followed)
+    async def work(begin: Begin) -> _Done:
+        async with open_runs(loaded, roots=roots, named=named) as service:
+            followed = await follow(service, await begin(service), stderr())
+            changes = await service.changes(followed.state.run_id)
+            return _Done(followed.state, followed.stopped, changes)
+
+    done = see_through(begin, work)
+    print_followed(done, as_json)
+    status = exit_status(done)
     if diff_file is not None:
         status = write_diff(done.changes, diff_file, status)
     if item.changes_files:
@@ -135,7 +141,7 @@ def _run(item: Job, flags: dict[str, Any]) -> None:
 
 def _settle(done: _Done, apply: bool, status: int, roots: Sequence[Path]) -> int:
     """Change files or tell which would change, and return the exit status."""
-    state = done.followed.state
+    state = done.state
     if apply and done.changes and status == 0:
         return make_changes(done.changes, state, roots)
     if apply and status != 0:

@@ -80,13 +80,15 @@ setup_options = _together(
     data_option,
 )
 
+budget_option = click.option(
+    "--budget", "budget_usd", type=float, metavar="USD", help="Spend no more on the run."
+)
+
 bounds_options = _together(
     click.option(
         "--deadline", "run_seconds", type=float, metavar="SECONDS", help="Time for the whole run."
     ),
-    click.option(
-        "--budget", "budget_usd", type=float, metavar="USD", help="Spend no more on the run."
-    ),
+    budget_option,
     click.option(
         "--budget-tokens",
         type=int,
@@ -133,6 +135,11 @@ running_options = _together(
         default="",
         metavar="WORKER",
         help="Have this worker screen the task and its inputs before anything gets out.",
+    ),
+    click.option(
+        "--approve",
+        type=click.Choice(["never", "over_budget", "always"]),
+        help="Ask before the plan is carried out: if it may cost more than the budget, or always.",
     ),
 )
 

@@ -60,7 +60,9 @@ def serve(http: bool, host: str, port: int, accept_only: bool, **flags: Any) -> 
     async def work() -> int:
         if not http:
             at_once = settings.resume_interrupted or settings.store is not None
-            server = create_server(open_service, load_jobs, at_once=at_once)
+            server = create_server(
+                open_service, load_jobs, at_once=at_once, keep_days=settings.keep_days
+            )
             return await serve_stdio(server, drain_seconds=drain_seconds)
         # Imported when it is needed: clients start servers over stdio, and wait for them.
         serving = await to_thread.run_sync(importlib.import_module, "concertmaster.cli.http")

@@ -32,6 +32,7 @@ from concertmaster.engine.plans.plan import Plan, Subtask
 from concertmaster.engine.record.amounts import Estimate
 from concertmaster.protocol.reused import reused_line
 from concertmaster.protocol.views import written_workers
+from concertmaster.runs.resumable import sufficient_budget
 from concertmaster.runs.state import RunState, SubtaskState
 from concertmaster.runs.trace import Span
 
@@ -107,10 +108,15 @@ def _strategy(subtask: Subtask) -> str:
     return ", ".join(filter(None, [how(subtask), *details]))
 
 
-def _to_go_on(state: RunState) -> str:
+def to_go_on(state: RunState) -> str:
     """Return the command that has a run go on, if it has stopped short of what was wanted."""
-    stopped = state.still and state.status != "succeeded"
-    return f"concertmaster resume {state.run_id}" if stopped else ""
+    if not state.still or state.status == "succeeded":
+        return ""
+    if state.status == "needs_approval":
+        return f"concertmaster resume {state.run_id} --approve"
+    budget_usd = sufficient_budget(state)
+    more = f" --budget {budget_usd:g}" if budget_usd is not None else ""
+    return f"concertmaster resume {state.run_id}{more}"
 
 
 def run_parts(state: RunState) -> list[RenderableType]:
@@ -131,7 +137,7 @@ def run_parts(state: RunState) -> list[RenderableType]:
         "guard": joined((state.request.guard, state.guard)) if state.request.guard else "",
         "mode": _mode(state),
         "taken over": reused_line(state),
-        "to go on": _to_go_on(state),
+        "to go on": to_go_on(state),
         "decisions": "\n".join(state.decisions),
         "findings": "\n".join(finding.what for finding in state.findings),
         "written": "\n".join(written_workers(state)),

@@ -249,6 +249,7 @@ def policy_of(settings: Settings, part: Part, folders: tuple[Path, ...]) -> RunP
         limits=settings.limits,
         most_usd=settings.most_usd,
         decomposition=settings.decomposition,
+        approve=settings.approve,
         roots=folders,
         runs_here={"alone": None, "accepts": 0, "works": settings.runs_at_once}[part],
         runs_in_all=None if part == "alone" else settings.runs_in_all,

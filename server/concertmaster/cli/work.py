@@ -1,6 +1,6 @@
 """The subcommands that have a run go on and follow it: `run`, `plan`, `worker`, `resume`."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -8,23 +8,24 @@ from typing import Any, TextIO
 import click
 
 from concertmaster.cli.app import FAILED, INTERRUPTED
+from concertmaster.cli.approval import Begin, approval, see_through
 from concertmaster.cli.data import run_data
 from concertmaster.cli.follow import Followed, follow
 from concertmaster.cli.frame import style_of
 from concertmaster.cli.options import (
+    budget_option,
     json_option,
     load,
     order_options,
     planning_options,
     read_plan,
     read_schema,
-    run_async,
     running_options,
     schema_option,
     setup_options,
     task_text,
 )
-from concertmaster.cli.show import answer_text, summary
+from concertmaster.cli.show import answer_text, summary, to_go_on
 from concertmaster.cli.terminal import print_aside, print_json, print_markdown, stderr
 from concertmaster.cli.wiring import open_runs
 from concertmaster.engine.plans.plan import Verify
@@ -34,8 +35,8 @@ from concertmaster.runs.service import RunService
 from concertmaster.runs.state import RunState
 from concertmaster.tools.inputs import InputSpec
 
-STATUSES = {"succeeded": 0, "partial": 3}
-"""Exit statuses of runs that have an answer; all others are FAILED."""
+STATUSES = {"succeeded": 0, "partial": 3, "needs_approval": 3}
+"""Exit statuses of runs that have an answer, or a plan to look at; all others are FAILED."""
 
 _task = click.argument("task")
 _files = click.argument("files", nargs=-1)
@@ -121,25 +122,38 @@ def worker(
     help="Run it anew with this plan, as `show RUN --plan` prints it.",
 )
 @click.option("--from", "redo", multiple=True, metavar="SUBTASK", help="Run it anew from there.")
+@click.option("--approve", "approved", is_flag=True, help="Carry out its plan, as it is.")
+@budget_option
 @setup_options
 @json_option
 def resume(
-    run_id: str, plan_file: TextIO | None, redo: tuple[str, ...], as_json: bool, **flags: Any
+    run_id: str,
+    plan_file: TextIO | None,
+    redo: tuple[str, ...],
+    approved: bool,
+    as_json: bool,
+    **flags: Any,
 ) -> None:
-    """Go on with RUN, which was interrupted or cancelled, or did not succeed.
+    """Go on with RUN, which was interrupted or cancelled, or did not succeed, or needs approval.
 
     What succeeded is kept; everything else is tried again. A run that is under way in another
     process is shown. Run anew, with --plan or --from, it is another run, which takes over the
     results that nothing has changed for.
     """
     plan = read_plan(plan_file) if plan_file is not None else None
+    usd: float | None = flags["budget_usd"]
+    if approved and (plan is not None or redo):
+        raise click.UsageError("--approve is for the plan that RUN has: not with --plan or --from.")
 
     async def begin(service: RunService) -> RunState:
         if plan is None and not redo:
-            return await service.resume(run_id, by="concertmaster resume")
-        return await service.rerun(run_id, plan=plan, redo=redo)
+            return await service.resume(run_id, by=_BY, budget_usd=usd)
+        return await service.rerun(run_id, plan=plan, redo=redo, budget_usd=usd)
 
-    _follow(flags, as_json, begin)
+    _follow(flags, as_json, approval(run_id, by=_BY, budget_usd=usd) if approved else begin)
+
+
+_BY = "concertmaster resume"
 
 
 def _work(order: Order, flags: dict[str, Any], as_json: bool) -> None:
@@ -147,21 +161,17 @@ def _work(order: Order, flags: dict[str, Any], as_json: bool) -> None:
 
 
 def _follow(
-    flags: dict[str, Any],
-    as_json: bool,
-    begin: Callable[[RunService], Awaitable[RunState]],
-    *,
-    inputs: Iterable[InputSpec] = (),
+    flags: dict[str, Any], as_json: bool, begin: Begin, *, inputs: Iterable[InputSpec] = ()
 ) -> None:
     """Begin something, follow it to its end, print what came of it, and exit."""
     loaded = load(flags)
     roots = loaded.settings.roots or (Path.cwd(),)
 
-    async def work() -> Followed:
+    async def work(begin: Begin) -> Followed:
         async with open_runs(loaded, roots=roots, named=named_outside(inputs, roots)) as service:
             return await follow(service, await begin(service), stderr())
 
-    followed = run_async(work)
+    followed = see_through(begin, work)
     print_followed(followed, as_json)
     click.get_current_context().exit(exit_status(followed))
 
@@ -197,4 +207,6 @@ def print_followed(followed: Followed, as_json: bool) -> None:
         print_aside(f"Results do not agree: {finding.what}", "yellow")
     for reason in state.reasons:
         print_aside(reason, "yellow")
+    if state.rest is not None or state.status == "needs_approval":
+        print_aside(f"To go on: {to_go_on(state)}", "yellow")
     print_aside(summary(state), style_of(state.status))

@@ -1,14 +1,22 @@
 """What a client gets to know of a run: one shape for each kind of answer."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, JsonValue, RootModel
+from pydantic import ConfigDict, Field, JsonValue, RootModel, WithJsonSchema
 
 from concertmaster.engine.plans.plan import CustomWorker, PlanMode, Subtask, Verify
 from concertmaster.engine.record.amounts import Estimate
 from concertmaster.engine.record.events import RunStatus, SubtaskStatus
 from concertmaster.engine.record.request import RunKind
 from concertmaster.llm.protocol import Frozen
+
+_TYPES = ("object", "array", "string", "number", "boolean", "null")
+
+AnyJson = Annotated[
+    JsonValue,
+    # Some clients stumble over a schema that says nothing at all.
+    WithJsonSchema({"anyOf": [{"type": name} for name in _TYPES]}),
+]
 
 
 class ModelUsage(Frozen):
@@ -80,13 +88,16 @@ class RunReply(Reply):
         default=None, description="The answer goes on; pass this as offset to get_run."
     )
     answer_chars: int | None = Field(default=None, description="Length of a cut answer.")
-    value: JsonValue = Field(default=None, description="The answer, if output_schema was given.")
+    value: AnyJson = Field(default=None, description="The answer, if output_schema was given.")
     subtasks: tuple[SubtaskLine, ...] = ()
     more_subtasks: int = Field(default=0, description="Subtasks left out here.")
     seconds: float | None = None
     usd: float | None = Field(default=None, description="Absent if a price is unknown.")
     estimate: Estimate | None = Field(
         default=None, description="What the plan is likely to take, while that is of use."
+    )
+    approval_token: str = Field(
+        default="", description="Approves the plan, once, after the user has agreed to it."
     )
     budget: Budget | None = None
     rest: Estimate | None = Field(
@@ -142,7 +153,7 @@ class SubtaskReply(Reply):
     result: str = ""
     next_offset: int | None = None
     result_chars: int | None = None
-    value: JsonValue = None
+    value: AnyJson = None
     seconds: float | None = None
     usage: tuple[ModelUsage, ...] = ()
     notes: tuple[str, ...] = Field(default=(), description="How the result came about.")

@@ -97,13 +97,16 @@ def fitted_result(
     )
 
 
-def run_result(state: RunState, *, offset: int = 0) -> CallToolResult:
+def run_result(state: RunState, *, offset: int = 0, approval_token: str = "") -> CallToolResult:
     """Return where a run stands, with the longest page of its answer from `offset`.
+
+    A client that is given an `approval_token` is told how its plan is approved with it.
 
     Raises:
         RequestError: the answer ends before `offset`.
     """
-    return fitted_result(partial(run_reply, state), long_text(state), offset=offset)
+    make = partial(run_reply, state, approval_token=approval_token)
+    return fitted_result(make, long_text(state), offset=offset)
 
 
 def _size(result: CallToolResult) -> int:

@@ -1,13 +1,13 @@
 """The MCP server, put together."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
 from mcp.server.caching import CacheableMethod
 from mcp.server.lowlevel.helper_types import ReadResourceContents
-from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver import MCPServer, RequestStateSecurity
 from mcp.server.stdio import stdio_server
 from mcp.server.subscriptions import ListenHandler
 from mcp.types import (
@@ -23,6 +23,7 @@ from pydantic import AnyUrl
 
 from concertmaster import __version__
 from concertmaster.protocol.completion import complete
+from concertmaster.protocol.elicitation import ANSWER_SECONDS
 from concertmaster.protocol.incoming import AnsweredStream
 from concertmaster.protocol.prompts import JobPrompts, LoadJobs, no_jobs
 from concertmaster.protocol.resources import UNCHANGING, add_resources, hint_at_workers
@@ -32,7 +33,7 @@ from concertmaster.protocol.subscriptions import LegacySubscriptions
 from concertmaster.protocol.task_updates import TaskListening
 from concertmaster.protocol.tasks import RunTasks, TasksExtension, TaskSource
 from concertmaster.protocol.tools import TASK_TOOLS, TOOLS
-from concertmaster.protocol.watching import GuardedSubscriptions
+from concertmaster.protocol.watching import FollowedListening, GuardedSubscriptions, watch
 
 if TYPE_CHECKING:
     from concertmaster.runs.principals import Principals
@@ -58,9 +59,10 @@ one subtask's result. cancel_run(run_id) stops it; resume_run(run_id) goes on wi
 A call never blocks for long: if a run is not over after wait_seconds, the reply has status \
 running (or queued: no process has room for it yet), and the run goes on. Read `next` in every \
 reply: it says what to call. Statuses: succeeded; partial (an answer exists, what is missing is \
-in reasons, tell the user); failed; cancelled; interrupted (its process ended; resume_run goes \
-on). Runs cost money when a language model is configured; `usage` says how much. If a reply has a \
-`notice`, pass it on to the user.
+in reasons, tell the user); failed; cancelled; needs_approval (show the user the plan; only they \
+can agree to it); interrupted (its process ended; resume_run goes on). Runs cost money when a \
+language model is configured; `usage` says how much. If a reply has a `notice`, pass it on to the \
+user.
 """
 
 LISTS: tuple[CacheableMethod, ...] = (
@@ -82,8 +84,11 @@ class ConcertmasterServer(MCPServer[ServerState]):
         *,
         at_once: bool,
         principals: "Principals | None",
+        state_keys: Sequence[str] = (),
+        keep_days: float | None = None,
     ) -> None:
         self.state = ServerState(open_service, at_once=at_once, principals=principals)
+        self._keep_days = keep_days
         self._jobs = JobPrompts(self.state, load_jobs)
         tasks = self.task_source()
         super().__init__(
@@ -99,8 +104,14 @@ class ConcertmasterServer(MCPServer[ServerState]):
             middleware=[
                 hint_at_workers,
                 *([GuardedSubscriptions(self.state)] if principals is not None else []),
+                FollowedListening(self.state),
             ],
             lifespan=lambda _: self.state.lifespan(),
+            request_state_security=(
+                RequestStateSecurity(keys=state_keys, ttl=ANSWER_SECONDS)
+                if state_keys
+                else RequestStateSecurity.ephemeral(ttl=ANSWER_SECONDS)
+            ),
         )
         add_resources(self, self.state)
         self.completion()(partial(complete, self.state, self._jobs))
@@ -108,11 +119,11 @@ class ConcertmasterServer(MCPServer[ServerState]):
 
     def task_source(self) -> TaskSource:
         """Return what answers calls with tasks."""
-        return RunTasks(self.state, TASK_TOOLS)
+        return RunTasks(self.state, TASK_TOOLS, keep_days=self._keep_days)
 
     def _serve_subscriptions(self, tasks: TaskSource) -> None:
         bus = self.state.bus
-        legacy = LegacySubscriptions(bus, self.state.start_soon)
+        legacy = LegacySubscriptions(bus, self.state.start_soon, partial(watch, self.state))
         listening = TaskListening(ListenHandler(bus), tasks)
         add = self._lowlevel_server.add_request_handler
         add("resources/subscribe", SubscribeRequestParams, legacy.subscribe)
@@ -159,10 +170,21 @@ def create_server(
     *,
     at_once: bool = False,
     principals: "Principals | None" = None,
+    state_keys: Sequence[str] = (),
+    keep_days: float | None = None,
 ) -> ConcertmasterServer:
     """Return the server that gives MCP clients access to a service, and to ready-made jobs.
 
     The service is opened when a call first needs it, or `at_once` when the server is first in
-    use. With `principals`, callers must have a token, and see their own runs only.
+    use. With `principals`, callers must have a token, and see their own runs only. What clients
+    carry from one call to the next is sealed with the first of `state_keys`, and opened with any;
+    without one, this server alone can open it. Clients are told that tasks are kept `keep_days`.
     """
-    return ConcertmasterServer(open_service, load_jobs, at_once=at_once, principals=principals)
+    return ConcertmasterServer(
+        open_service,
+        load_jobs,
+        at_once=at_once,
+        principals=principals,
+        state_keys=state_keys,
+        keep_days=keep_days,
+    )

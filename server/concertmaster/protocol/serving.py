@@ -24,7 +24,7 @@ from concertmaster.protocol.server import ConcertmasterServer
 log = logging.getLogger(__name__)
 
 LAST_SECONDS = 6.0
-"""How long the process may live after a signal and a drain, whatever it is stuck in.
+"""How long the process may live once it is to end and is drained, whatever it is stuck in.
 
 A server that workers use may take 4 seconds of it, until it is killed.
 """
@@ -44,10 +44,14 @@ async def serve_stdio(server: ConcertmasterServer, *, drain_seconds: float = 0.0
         server.state.end()
         scope.cancel()
 
+    def leave() -> None:
+        server.state.end()
+        ending.hurry()
+
     with anyio.CancelScope() as scope:
         try:
             async with ending.at_signal(stop):
-                await server.serve_stdio(_Stdin(_private_stdin(), at_end=server.state.end))
+                await server.serve_stdio(_Stdin(_private_stdin(), at_end=leave))
         except* BrokenPipeError:
             log.info("the client left while it was being written to")
     return ending.status
@@ -82,10 +86,14 @@ class Ending:
             return
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
+        self.hurry()
+        await stop()
+
+    def hurry(self) -> None:
+        """Have the process end before long, whatever it is stuck in."""
         last = threading.Timer(self._last_seconds, os._exit, [self.status])
         last.daemon = True
         last.start()
-        await stop()
 
 
 class _Stdin(anyio.AsyncFile[str]):

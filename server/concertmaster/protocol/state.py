@@ -1,18 +1,19 @@
 """What every request handler can reach."""
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 from mcp.server.mcpserver import Context
-from mcp.server.subscriptions import InMemorySubscriptionBus
 
 from concertmaster.errors import ConcertmasterError
+from concertmaster.protocol.bus import RunBus
 from concertmaster.protocol.callers import principal_of_caller
-from concertmaster.protocol.subscriptions import RunUpdates, Work
+from concertmaster.protocol.others import RUNS, OthersUpdates
+from concertmaster.protocol.subscriptions import RunUpdates, WatchNoMore, Work
 
 if TYPE_CHECKING:
     # All that drives runs takes as long to import as the protocol itself, and clients start
@@ -37,13 +38,14 @@ class ServerState:
         principals: "Principals | None" = None,
     ) -> None:
         """With `principals`, callers must have a token, and see their own runs only."""
-        self.bus = InMemorySubscriptionBus()
+        self.bus = RunBus(self._caller)
         """Tells what of runs has changed."""
         self._open_service = open_service
         self._at_once = at_once
         self._principals = principals
         self._opening = anyio.Lock()
         self._service: RunService | None = None
+        self._others: OthersUpdates | None = None
         self._tasks: TaskGroup | None = None
         self.ending = False
         """Calls cancelled from here on were not cancelled by a client: their runs are left."""
@@ -82,6 +84,24 @@ class ServerState:
             return service
         return self._principals.runs_of(service, principal_of_caller())
 
+    def _caller(self) -> str | None:
+        return None if self._principals is None else principal_of_caller()
+
+    async def watch(self, uris: Sequence[str]) -> WatchNoMore:
+        """Have changes of resources published that other processes make.
+
+        Those that this one makes are published in any case.
+
+        Raises:
+            ConcertmasterError: the runs cannot be looked at.
+        """
+        if not any(uri.startswith(RUNS) for uri in uris):
+            return lambda: None
+        await self.opened()
+        if self._others is None:
+            raise RuntimeError("the run service is not open")
+        return await self._others.watch(uris, whose=self._caller())
+
     async def opened(self) -> "RunService":
         """Return the run service, with the runs of everybody.
 
@@ -103,9 +123,11 @@ class ServerState:
 
     async def _keep_open(self, *, task_status: TaskStatus["RunService"]) -> None:
         try:
-            async with self._open_service() as service:
+            async with self._open_service() as service, anyio.create_task_group() as tasks:
                 updates = RunUpdates(service, self.bus)
+                self._others = OthersUpdates(service.elsewhere, updates, self.bus)
                 task_status.started(service)
+                tasks.start_soon(self._others.publish)
                 await updates.publish()
         finally:
             self._service = None

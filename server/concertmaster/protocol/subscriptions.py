@@ -1,16 +1,17 @@
 """Telling clients which resources of runs have changed, in the way of each protocol version."""
 
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream
 from mcp.server.connection import Connection
 from mcp.server.context import ServerRequestContext
-from mcp.server.subscriptions import ResourceUpdated, ServerEvent, SubscriptionBus
+from mcp.server.subscriptions import ResourceUpdated, ServerEvent
 from mcp.types import EmptyResult, SubscribeRequestParams, UnsubscribeRequestParams
 
 from concertmaster.errors import ConcertmasterError
+from concertmaster.protocol.bus import RunBus
 from concertmaster.runs.state import RunState
 
 if TYPE_CHECKING:
@@ -26,13 +27,18 @@ UNREAD = 256
 Work = Callable[[], Coroutine[Any, Any, None]]
 """What goes on beside requests."""
 
+WatchNoMore = Callable[[], None]
+
+Watch = Callable[[Sequence[str]], Awaitable[WatchNoMore]]
+"""Has changes of resources published that other processes make, until its result is called."""
+
 UPDATED = "notifications/resources/updated"
 
 
 class RunUpdates:
     """Publishes which resources have changed, for the runs that a service drives."""
 
-    def __init__(self, service: "RunService", bus: SubscriptionBus) -> None:
+    def __init__(self, service: "RunService", bus: RunBus) -> None:
         self._service = service
         self._bus = bus
         self._changed: dict[str, None] = {}
@@ -51,28 +57,38 @@ class RunUpdates:
             self._wake = anyio.Event()
             changed, self._changed = self._changed, {}
             for run_id in changed:
-                await self._publish(run_id)
+                await self.publish_run(run_id)
 
-    async def _publish(self, run_id: str) -> None:
-        try:
-            now = dict(versions(await self._service.get(run_id)))
-        except ConcertmasterError:
-            # Whoever reads a resource of the run is told why it cannot be read.
+    async def publish_run(self, run_id: str) -> None:
+        """Publish what of a run has changed since that was done last."""
+        if (state := await self._state(run_id)) is None:
             return
         told = self._told.pop(run_id, {})
-        self._told[run_id] = now
+        self._told[run_id] = now = dict(versions(state))
         if len(self._told) > KEPT_RUNS:
             del self._told[next(iter(self._told))]
         for uri, version in now.items():
             if uri not in told or told[uri] != version:
-                await self._bus.publish(ResourceUpdated(uri=uri))
+                await self._bus.publish_to(state.principal, ResourceUpdated(uri=uri))
+
+    async def note_run(self, run_id: str) -> None:
+        """Take a run of which nothing was published yet as it is now, and publish nothing."""
+        if run_id not in self._told and (state := await self._state(run_id)) is not None:
+            self._told.setdefault(run_id, dict(versions(state)))
+
+    async def _state(self, run_id: str) -> RunState | None:
+        try:
+            return await self._service.get(run_id)
+        except ConcertmasterError:
+            # Whoever reads a resource of the run is told why it cannot be read.
+            return None
 
 
 def versions(state: RunState) -> Iterator[tuple[str, object]]:
     """Yield each resource that tells of a run, with a value that differs when it does."""
     run = f"runs://{state.run_id}"
     yield "runs://recent", state.status
-    yield run, state.events
+    yield run, (state.status, state.events)
     yield f"{run}/trace", state.events
     if state.plan is not None:
         yield f"{run}/plan", state.plan
@@ -86,34 +102,40 @@ def versions(state: RunState) -> Iterator[tuple[str, object]]:
 class LegacySubscriptions:
     """`resources/subscribe`, with which clients listen before protocol version 2026-07-28."""
 
-    def __init__(self, bus: SubscriptionBus, start_soon: Callable[[Work], None]) -> None:
+    def __init__(self, bus: RunBus, start_soon: Callable[[Work], None], watch: Watch) -> None:
         self._bus = bus
         self._start_soon = start_soon
+        self._watch = watch
 
     async def subscribe(
         self, ctx: ServerRequestContext[Any, Any], params: SubscribeRequestParams
     ) -> EmptyResult:
         """Have the client told when a resource changes, as long as its connection lasts."""
-        self._uris(ctx).add(str(params.uri))
+        uri = str(params.uri)
+        uris = self._uris(ctx)
+        watch_no_more = await self._watch([uri])
+        if uris.setdefault(uri, watch_no_more) is not watch_no_more:
+            watch_no_more()
         return EmptyResult()
 
     async def unsubscribe(
         self, ctx: ServerRequestContext[Any, Any], params: UnsubscribeRequestParams
     ) -> EmptyResult:
         """Tell the client no more of a resource."""
-        self._uris(ctx).discard(str(params.uri))
+        if (watch_no_more := self._uris(ctx).pop(str(params.uri), None)) is not None:
+            watch_no_more()
         return EmptyResult()
 
-    def _uris(self, ctx: ServerRequestContext[Any, Any]) -> set[str]:
+    def _uris(self, ctx: ServerRequestContext[Any, Any]) -> dict[str, WatchNoMore]:
         # The SDK offers no other way to what outlasts a request.
         connection = ctx.session._connection  # pyright: ignore[reportPrivateUsage]
-        uris: set[str] | None = connection.state.get(UPDATED)
+        uris: dict[str, WatchNoMore] | None = connection.state.get(UPDATED)
         if uris is None:
-            uris = connection.state[UPDATED] = set[str]()
+            uris = connection.state[UPDATED] = dict[str, WatchNoMore]()
             self._connect(connection, uris)
         return uris
 
-    def _connect(self, connection: Connection, uris: set[str]) -> None:
+    def _connect(self, connection: Connection, uris: dict[str, WatchNoMore]) -> None:
         sender, receiver = anyio.create_memory_object_stream[str](UNREAD)
 
         def note(event: ServerEvent) -> None:
@@ -125,6 +147,7 @@ class LegacySubscriptions:
 
         connection.exit_stack.callback(sender.close)
         connection.exit_stack.callback(self._bus.subscribe(note))
+        connection.exit_stack.callback(lambda: [end() for end in uris.values()])
         self._start_soon(lambda: _deliver(connection, receiver))
 
 

@@ -47,7 +47,11 @@ class TaskListening:
         if not declares_tasks(ctx):
             raise tasks_needed()
         with request_errors():
-            tasks = {f"runs://{task_id}": task_id for task_id in wanted if await self._has(task_id)}
+            tasks = {
+                f"runs://{task_id}": task_id
+                for task_id in wanted
+                if await self._has(task_id, ctx.session)
+            }
         asked = params.notifications.resource_subscriptions or []
         listened = params.notifications.model_copy(
             update={"resource_subscriptions": [*asked, *tasks]}
@@ -58,9 +62,9 @@ class TaskListening:
             params.model_copy(update={"notifications": listened}),
         )
 
-    async def _has(self, task_id: str) -> bool:
+    async def _has(self, task_id: str, session: ServerSession) -> bool:
         try:
-            await self._source.get(task_id)
+            await self._source.get(task_id, session)
         except RequestError:
             return False
         return True
@@ -112,7 +116,7 @@ class _TaskStream:
 
     async def _task(self, task_id: str, meta: Any) -> ServerNotification:
         with request_errors():
-            task = await self._source.get(task_id)
+            task = await self._source.get(task_id, self._session)
         params = {**task.detailed(), "_meta": meta}
         told = Notification[dict[str, Any], str](method="notifications/tasks", params=params)
         return cast("ServerNotification", told)

@@ -4,7 +4,7 @@ https://modelcontextprotocol.io/seps/2663-tasks-extension
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
@@ -23,9 +23,12 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import Field
 from starlette.requests import Request
 
+from concertmaster.protocol.approving import approval_of, approval_token, decide
+from concertmaster.protocol.elicitation import Session, can_ask
+from concertmaster.protocol.next_calls import FOLLOW_SECONDS
 from concertmaster.protocol.results import request_errors, run_result
 from concertmaster.protocol.state import ServerState
-from concertmaster.protocol.views import FOLLOW_SECONDS, one_line, progress_line
+from concertmaster.protocol.views import one_line, progress_line
 from concertmaster.runs.state import RunState
 
 TASKS = "io.modelcontextprotocol/tasks"
@@ -38,6 +41,8 @@ GRACE_SECONDS = 0.5
 
 POLL_MILLISECONDS = 2_000
 """How often a client should ask how a task is coming along."""
+
+DAY_MILLISECONDS = 86_400_000
 
 TaskStatus = Literal["working", "input_required", "completed", "failed", "cancelled"]
 
@@ -53,6 +58,8 @@ class Task:
     message: str
     created_at: float
     updated_at: float
+    ttl_milliseconds: int | None = None
+    """How long it is kept, from when it was created; None is for ever."""
     details: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Its `result`, `error` or `inputRequests`, as its status wants."""
 
@@ -71,8 +78,7 @@ class Task:
             "statusMessage": self.message,
             "createdAt": _iso(self.created_at),
             "lastUpdatedAt": _iso(self.updated_at),
-            # A task is kept as long as its run.
-            "ttlMs": None,
+            "ttlMs": self.ttl_milliseconds,
             "pollIntervalMs": POLL_MILLISECONDS,
         }
 
@@ -93,8 +99,8 @@ class TaskSource(Protocol):
         """Answer a tool call of a client that takes tasks."""
         ...
 
-    async def get(self, task_id: str) -> Task:
-        """Return where a task stands."""
+    async def get(self, task_id: str, session: Session) -> Task:
+        """Return where a task stands, for the client of a session."""
         ...
 
     async def answer(self, task_id: str, responses: Mapping[str, Any]) -> None:
@@ -142,7 +148,7 @@ class TasksExtension(Extension):
     async def _get(self, ctx: Ctx, params: _TaskParams) -> dict[str, Any]:
         _admit(ctx, params.task_id)
         with request_errors():
-            return (await self._source.get(params.task_id)).detailed()
+            return (await self._source.get(params.task_id, ctx.session)).detailed()
 
     async def _update(self, ctx: Ctx, params: _AnswerParams) -> dict[str, Any]:
         _admit(ctx, params.task_id)
@@ -188,9 +194,13 @@ class RunTasks:
     So a task needs no store of its own, and outlives the server.
     """
 
-    def __init__(self, server: ServerState, tools: Collection[str]) -> None:
+    def __init__(
+        self, server: ServerState, tools: Collection[str], *, keep_days: float | None = None
+    ) -> None:
+        """Take the tools whose calls may become tasks, and how long their runs are kept."""
         self._server = server
         self._tools = tools
+        self._keep_days = keep_days
 
     async def call(
         self, params: CallToolRequestParams, ctx: Ctx, call_next: CallNext
@@ -204,24 +214,40 @@ class RunTasks:
         params.arguments = {**arguments, "wait_seconds": GRACE_SECONDS}
         result = await call_next(ctx)
         run_id = _run_under_way(result)
-        return result if run_id is None else (await self.get(run_id)).created()
+        return result if run_id is None else (await self.get(run_id, ctx.session)).created()
 
-    async def get(self, task_id: str) -> Task:
-        """Return the task of a run.
+    async def get(self, task_id: str, session: Session) -> Task:
+        """Return the task of a run, as the client of a session can go on with it.
 
         Raises:
             UnknownRunError: there is none of that id.
         """
-        return run_task(await (await self._server.service()).get(task_id))
+        service = await self._server.service()
+        state = await service.get(task_id)
+        if state.status == "needs_approval" and can_ask(session):
+            return self._kept(question_task(state))
+        token = await approval_token(service, state, session)
+        return self._kept(run_task(state, approval_token=token))
+
+    def _kept(self, task: Task) -> Task:
+        """Return a task that is kept as long as its run."""
+        if self._keep_days is None:
+            return task
+        return replace(task, ttl_milliseconds=round(self._keep_days * DAY_MILLISECONDS))
 
     async def answer(self, task_id: str, responses: Mapping[str, Any]) -> None:
-        """Do nothing: runs ask their clients for nothing.
+        """Take what the person at the client says to the plan of a run that waits for it.
 
         Raises:
             UnknownRunError: there is none of that id.
+            RequestError: the answer cannot be used.
         """
-        del responses
-        await self.get(task_id)
+        service = await self._server.service()
+        state = await service.get(task_id)
+        if state.status != "needs_approval":
+            return
+        if (answer := approval_of(state).answer_in(responses)) is not None:
+            await decide(service, state, answer)
 
     async def cancel(self, task_id: str) -> None:
         """Stop a run, unless it is over.
@@ -252,7 +278,21 @@ def _run_under_way(result: HandlerResult) -> str | None:
             return None
 
 
-def run_task(state: RunState) -> Task:
+def question_task(state: RunState) -> Task:
+    """Return the task of a run whose plan somebody is to be asked about."""
+    question = approval_of(state)
+    request = question.request.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return Task(
+        task_id=state.run_id,
+        status="input_required",
+        message=progress_line(state),
+        created_at=state.started_at,
+        updated_at=state.updated_at,
+        details={"inputRequests": {question.key: request}},
+    )
+
+
+def run_task(state: RunState, *, approval_token: str = "") -> Task:
     """Return the task of a run in this state."""
     status: TaskStatus = "working"
     message = progress_line(state)
@@ -264,7 +304,7 @@ def run_task(state: RunState) -> Task:
     elif state.still:
         status = "completed"
         message = one_line(" ".join((f"The run has ended: {state.status}.", *state.reasons)), 300)
-        result = run_result(state)
+        result = run_result(state, approval_token=approval_token)
         details["result"] = result.model_dump(mode="json", by_alias=True, exclude_none=True)
     return Task(
         task_id=state.run_id,

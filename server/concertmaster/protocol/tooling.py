@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from concertmaster.errors import ConcertmasterError, did_you_mean
 from concertmaster.llm.protocol import JsonSchema
+from concertmaster.protocol.elicitation import AnswerNeededError
 
 
 class SentenceTool(Tool):
@@ -30,6 +31,8 @@ class SentenceTool(Tool):
             return await super().run(arguments, context, convert_result)
         except ToolError as exc:
             match exc.__cause__:
+                case AnswerNeededError() as cause:
+                    return cause.result
                 case ConcertmasterError() as cause:
                     raise ToolError(str(cause)) from cause
                 case ValidationError() as cause if not isinstance(exc, UnexpectedToolError):

@@ -1,26 +1,23 @@
 """The MCP tools: what they take, what they do, and what they tell a model about themselves."""
 
 from functools import partial
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 from mcp.server.mcpserver.tools import Tool
 from mcp.types import CallToolResult, ToolAnnotations
-from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
+from pydantic import Field, WithJsonSchema
 
 from concertmaster.engine.plans.plan import Plan, Verify
 from concertmaster.engine.record import request
 from concertmaster.errors import RequestError
+from concertmaster.protocol.approving import reply_on
+from concertmaster.protocol.arguments import Inputs, Texts
+from concertmaster.protocol.next_calls import FOLLOW_SECONDS
 from concertmaster.protocol.replies import FoundReply, PlanReply, RunReply
-from concertmaster.protocol.results import fitted_result, run_result, tool_result
+from concertmaster.protocol.results import fitted_result, tool_result
 from concertmaster.protocol.state import Ctx, state_of
 from concertmaster.protocol.tooling import SentenceTool
-from concertmaster.protocol.views import (
-    FOLLOW_SECONDS,
-    plan_reply,
-    result_text,
-    runs_reply,
-    subtask_reply,
-)
+from concertmaster.protocol.views import plan_reply, result_text, runs_reply, subtask_reply
 from concertmaster.protocol.waiting import (
     follow,
     rerun_and_follow,
@@ -28,70 +25,10 @@ from concertmaster.protocol.waiting import (
     start_and_follow,
 )
 from concertmaster.runs.orders import PlanOrder, RunOrder, WorkerOrder
-from concertmaster.tools.inputs import InlineInput
 
-
-def _input_items(value: object) -> object:
-    """Return a list of inputs, where a single one may have been given without a list."""
-    items = cast("list[object]", value) if isinstance(value, list) else [value]
-    for item in items:
-        if not isinstance(item, str) and not _is_named_text(item):
-            raise ValueError(
-                'each input is a path, folder, glob or URI as text, or {"name": …, "text": …}'
-            )
-    return items
-
-
-def _is_named_text(item: object) -> bool:
-    if not isinstance(item, dict):
-        return False
-    fields = cast("dict[object, object]", item)
-    return set(fields) == {"name", "text"} and all(isinstance(x, str) for x in fields.values())
-
-
-def _kind_of_input(value: object) -> str:
-    return "path" if isinstance(value, str) else "document"
-
-
-_Input = Annotated[
-    Annotated[str, Tag("path")] | Annotated[InlineInput, Tag("document")],
-    Discriminator(_kind_of_input),
-]
-"""An `InputSpec`, of which only the form that was meant is checked."""
-
-Inputs = Annotated[
-    tuple[_Input, ...],
-    BeforeValidator(_input_items),
-    WithJsonSchema(
-        {
-            "type": "array",
-            "items": {
-                "anyOf": [
-                    {"type": "string"},
-                    {
-                        "type": "object",
-                        "required": ["name", "text"],
-                    },
-                ]
-            },
-        }
-    ),
-    Field(
-        description="Material to work on: files, folders, globs, file:// URIs (under the "
-        "server's roots), or texts as {name, text}."
-    ),
-]
-
-
-def _several(value: object) -> object:
-    """Return a list of texts, where a single one may have been given without a list."""
-    return [value] if isinstance(value, str) else value
-
-
-Texts = Annotated[tuple[str, ...], BeforeValidator(_several)]
 Workers = Annotated[
     Texts,
-    Field(description="Workers to choose from (workers://catalog); all, if left out."),
+    Field(description="Workers to choose from (workers://catalog), if not all."),
 ]
 MaxSubtasks = Annotated[
     int | None,
@@ -108,11 +45,11 @@ Mode = Annotated[
 Decomposition = Annotated[
     request.Decomposition | None,
     WithJsonSchema({"enum": ["constrained", "hybrid", "dynamic"]}),
-    Field(description="Workers that the planner may write for this run: none, one or any."),
+    Field(description="Workers the planner may write for the run: none, one, any."),
 ]
 BudgetUsd = Annotated[
     float | None,
-    Field(description="USD to spend at most (usually 2)."),
+    Field(description="Most USD to spend (usually 2)."),
 ]
 OutputSchema = Annotated[
     dict[str, Any] | None,
@@ -129,7 +66,7 @@ WaitSeconds = Annotated[
     Field(
         ge=0,
         le=3600,
-        description="Seconds to wait for the end; the run goes on.",
+        description="Seconds to wait; the run goes on.",
     ),
 ]
 Offset = Annotated[int, Field(ge=0, description="Read on from here: next_offset of a cut reply.")]
@@ -162,9 +99,7 @@ async def plan_task(
 async def run_worker(
     ctx: Ctx,
     worker: Annotated[str, Field(description="Name of the worker (workers://catalog).")],
-    task: Annotated[
-        str, Field(description="The worker's objective. It knows nothing of this conversation.")
-    ],
+    task: Annotated[str, Field(description="The worker's objective.")],
     context: Annotated[str, Field(description="Background the worker should know.")] = "",
     inputs: Inputs = (),
     constraints: Annotated[Texts, Field(description="What the worker must or must not do.")] = (),
@@ -184,7 +119,7 @@ async def run_worker(
         output_schema=output_schema,
         idempotency_key=idempotency_key,
     )
-    return run_result(await start_and_follow(ctx, order, seconds=wait_seconds))
+    return await reply_on(ctx, await start_and_follow(ctx, order, seconds=wait_seconds))
 
 
 async def run_orchestration(
@@ -221,6 +156,11 @@ async def run_orchestration(
         Field(description="Seconds for the whole run (usually 900)."),
     ] = None,
     budget_usd: BudgetUsd = None,
+    approve: Annotated[
+        request.Approve | None,
+        WithJsonSchema({"enum": ["never", "over_budget", "always"]}),
+        Field(description="Ask the user before the plan is run."),
+    ] = None,
     output_schema: OutputSchema = None,
     idempotency_key: IdempotencyKey = "",
     wait_seconds: WaitSeconds = FOLLOW_SECONDS,
@@ -239,10 +179,11 @@ async def run_orchestration(
         guard=guard,
         deadline_seconds=deadline_seconds,
         budget_usd=budget_usd,
+        approve=approve,
         output_schema=output_schema,
         idempotency_key=idempotency_key,
     )
-    return run_result(await start_and_follow(ctx, order, seconds=wait_seconds))
+    return await reply_on(ctx, await start_and_follow(ctx, order, seconds=wait_seconds))
 
 
 async def get_run(
@@ -262,7 +203,7 @@ async def get_run(
         return tool_result(runs_reply(await service.recent(), notice=service.notice))
     state = await follow(ctx, run_id, seconds=wait_seconds)
     if not subtask_id:
-        return run_result(state, offset=offset)
+        return await reply_on(ctx, state, offset=offset)
     result = await service.result(run_id, subtask_id)
     return fitted_result(partial(subtask_reply, state, result), result_text(result), offset=offset)
 
@@ -273,7 +214,7 @@ async def cancel_run(
     """Stop a run."""
     service = await state_of(ctx).service()
     state = await service.cancel(run_id, reason="cancel_run was called")
-    return run_result(state)
+    return await reply_on(ctx, state)
 
 
 async def resume_run(
@@ -287,35 +228,46 @@ async def resume_run(
     from_subtask: Annotated[
         str, Field(description="Do this subtask anew, and what depends on it.")
     ] = "",
+    budget_usd: BudgetUsd = None,
+    approval_token: Annotated[
+        str, Field(description="Of a needs_approval reply: the user agrees.")
+    ] = "",
     wait_seconds: WaitSeconds = FOLLOW_SECONDS,
 ) -> Annotated[CallToolResult, RunReply]:
     """Go on with a run."""
     if plan is None and not from_subtask:
-        return run_result(await resume_and_follow(ctx, run_id, seconds=wait_seconds))
-    redo = [from_subtask] if from_subtask else []
-    state = await rerun_and_follow(ctx, run_id, plan=plan, redo=redo, seconds=wait_seconds)
-    return run_result(state)
+        state = await resume_and_follow(
+            ctx,
+            run_id,
+            budget_usd=budget_usd,
+            approval_token=approval_token,
+            seconds=wait_seconds,
+        )
+    else:
+        redo = [from_subtask] if from_subtask else []
+        state = await rerun_and_follow(
+            ctx, run_id, plan=plan, redo=redo, budget_usd=budget_usd, seconds=wait_seconds
+        )
+    return await reply_on(ctx, state)
 
 
 PLAN_TASK = """\
-Return a checked plan for a task without running it, to see or change how it would be divided \
-before paying for it; to simply get it done, call run_orchestration. A request that needs no \
-workers comes back with direct_answer. Next: run_orchestration with the plan_id, or with the \
-edited plan."""
+Return a checked plan for a task without running it, to see or change it before paying for the \
+work; to simply get it done, call run_orchestration. A request that needs no workers has a \
+direct_answer. Next: run_orchestration with the plan_id or the edited plan."""
 
 RUN_WORKER = """\
-Have one specialist do one well-defined thing and return its result, without planning or \
-synthesis. Several calls may run at once. For a task with several parts call run_orchestration. \
-The worker starts with an empty context: put all it needs into task, context and inputs. Status \
-running: follow it with get_run."""
+Have one specialist do one well-defined thing and return its result. Several calls may run at \
+once. For a task with several parts call run_orchestration. The worker starts with an empty \
+context: put all it needs into task, context and inputs. Status running: follow it with get_run."""
 
 RUN_ORCHESTRATION = """\
 Get a large or many-sided task done: specialist workers do its subtasks in parallel, and their \
 findings are merged into one answer. For reviews, analyses and research with several angles, \
 above all over many files, which do not enter your context; not for what you can answer at once \
-or one worker can do (run_worker). Status running: it is not over, so call \
-get_run with the run_id. Status partial: something is missing, named in reasons; say so when you \
-pass the answer on."""
+or one worker can do (run_worker). Status running: call get_run with the run_id. Status \
+needs_approval: do what next says. Status partial: something is missing, named in reasons; say so \
+when you pass the answer on."""
 
 GET_RUN = """\
 See where a run stands and read its answer; changes nothing. Use it after a reply with status \
@@ -327,9 +279,9 @@ Stop a run that is no longer wanted. What is finished is kept and can be read wi
 nothing to a run that is over."""
 
 RESUME_RUN = """\
-Go on with a run that is interrupted, cancelled, failed or partial: what succeeded is kept and \
-not paid for again; the rest is tried again. A run under way is only followed. With plan or \
-from_subtask: a new run, which takes over what nothing has changed for."""
+Go on with a run that is interrupted, cancelled, failed or partial, or needs approval: what \
+succeeded is kept and not paid for again; the rest is tried again. A run under way is only \
+followed. With plan or from_subtask: a new run, which takes over what nothing has changed for."""
 
 # plan_task and run_worker change nothing but the server's own record, so clients may make such
 # calls side by side. run_orchestration starts work that can be large and outlasts the call: a

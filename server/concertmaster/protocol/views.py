@@ -10,6 +10,11 @@ from concertmaster.engine.plans.plan import CustomWorker, Subtask
 from concertmaster.engine.plans.strategy import Map, Revise, Vote
 from concertmaster.engine.record.events import SubtaskResult
 from concertmaster.llm.protocol import Usage
+from concertmaster.protocol.next_calls import (
+    next_after_plan,
+    next_after_run,
+    next_after_subtask,
+)
 from concertmaster.protocol.pages import Page
 from concertmaster.protocol.replies import (
     Budget,
@@ -24,9 +29,6 @@ from concertmaster.protocol.replies import (
 from concertmaster.protocol.reused import reused_line
 from concertmaster.runs.rewrites import rewritten_files
 from concertmaster.runs.state import RecentRuns, RunState, SubtaskState
-
-FOLLOW_SECONDS = 45
-"""How long a call waits unless it says otherwise, and how long it is told to wait next."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +66,8 @@ def progress_line(state: RunState) -> str:
         return "queued until a process has room for it"
     if state.guard == "pending":
         return "the guard is reading the task; nothing is shown before it lets it pass"
+    if state.status == "needs_approval":
+        return "the plan waits for approval"
     if not state.subtasks:
         return state.status
     if state.status == "synthesizing":
@@ -74,11 +78,14 @@ def progress_line(state: RunState) -> str:
     ended = f"{state.ended_subtasks} of {len(state.subtasks)} subtasks ended"
     if "orchestrator" in state.calls.values():
         ended += "; the orchestrator decides what comes next"
-    if not running:
-        return ended
+    return one_line(f"{ended}; {_at_work(running)}", 200) if running else ended
+
+
+def _at_work(running: Sequence[str]) -> str:
+    """Return who of these workers is running, with the first three by name."""
     shown = [*running[:3], *([f"{len(running) - 3} more"] if len(running) > 3 else [])]
     names = shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
-    return one_line(f"{ended}; {names} {'is' if len(running) == 1 else 'are'} running", 200)
+    return f"{names} {'is' if len(running) == 1 else 'are'} running"
 
 
 def strategy_phrase(subtask: Subtask) -> str:
@@ -106,7 +113,7 @@ def long_text(state: RunState) -> str:
     return state.answer
 
 
-def run_reply(state: RunState, page: Page, detail: Detail) -> RunReply:
+def run_reply(state: RunState, page: Page, detail: Detail, *, approval_token: str = "") -> RunReply:
     """Return where a run stands, with one page of its answer."""
     as_value = state.value is not None and page.whole
     run = f"runs://{state.run_id}"
@@ -131,7 +138,8 @@ def run_reply(state: RunState, page: Page, detail: Detail) -> RunReply:
         more_subtasks=max(len(state.subtasks) - detail.subtasks, 0),
         seconds=_elapsed(state.started_at, state.stopped_at),
         usd=_usd(state.usage),
-        estimate=None if state.over and state.request.kind != "plan" else state.estimate,
+        estimate=state.estimate if _still_to_be_run(state) else None,
+        approval_token=approval_token,
         budget=budget(state),
         rest=state.rest,
         usage=_usage_lines(state.by_model),
@@ -142,9 +150,14 @@ def run_reply(state: RunState, page: Page, detail: Detail) -> RunReply:
         custom_workers=_sentences(written_workers(state), detail),
         warnings=_sentences(state.warnings, detail),
         notice=one_line(state.notice, 400),
-        next=_next_after_run(state, page),
+        next=next_after_run(state, page, approval_token=approval_token),
         links=links,
     )
+
+
+def _still_to_be_run(state: RunState) -> bool:
+    """Tell whether what the plan of a run is likely to take is still of use."""
+    return not state.over or state.request.kind == "plan" or state.status == "needs_approval"
 
 
 def _lines(state: RunState, detail: Detail) -> Iterable[SubtaskLine]:
@@ -168,38 +181,6 @@ def written_workers(state: RunState) -> list[str]:
     """Return a line for each worker that was written for a run."""
     workers = state.plan.custom_workers if state.plan is not None else ()
     return [f"{worker.name}: {worker.description}" for worker in workers]
-
-
-def _next_after_run(state: RunState, page: Page) -> str:
-    run_id = state.run_id
-    if not state.still:
-        return (
-            f'The run goes on. Call get_run with run_id "{run_id}" and wait_seconds '
-            f"{FOLLOW_SECONDS} for its answer; cancel_run stops it."
-        )
-    if page.next_offset is not None:
-        return (
-            f'Call get_run with run_id "{run_id}" and offset {page.next_offset} for the rest, '
-            "or answer from this part if it is enough."
-        )
-    if state.status == "interrupted":
-        return (
-            f'Nothing drives the run any more. Call resume_run with run_id "{run_id}" to go on '
-            "with it: what was finished is kept and not paid for again."
-        )
-    if state.request.kind == "plan" and state.plan is not None:
-        return f'Call run_orchestration with plan_id "{run_id}" to run the plan.'
-    if state.status in ("failed", "cancelled"):
-        return (
-            f'Call resume_run with run_id "{run_id}" to try again what did not succeed, once '
-            "the reason is gone."
-        )
-    if state.request.kind == "orchestration" and state.subtasks:
-        again = " resume_run tries again what is missing." if state.status == "partial" else ""
-        return (
-            f'Call get_run with run_id "{run_id}" and a subtask_id for that result in full.{again}'
-        )
-    return ""
 
 
 def plan_reply(state: RunState, page: Page, detail: Detail) -> PlanReply:
@@ -230,7 +211,7 @@ def plan_reply(state: RunState, page: Page, detail: Detail) -> PlanReply:
         reasons=_sentences(state.reasons, detail),
         warnings=_sentences(state.warnings, detail),
         notice=one_line(state.notice, 400),
-        next=_next_after_plan(state, page),
+        next=next_after_plan(state, page),
         links={"plan": f"{run}/plan", "trace": f"{run}/trace"} if plan else {"run": run},
     )
 
@@ -259,18 +240,6 @@ def _shortened_worker(worker: CustomWorker, detail: Detail) -> CustomWorker:
     return worker.model_copy(update=texts) if texts else worker
 
 
-def _next_after_plan(state: RunState, page: Page) -> str:
-    if not state.over or state.plan is None or page.next_offset is not None:
-        return _next_after_run(state, page)
-    if state.plan.direct_answer is not None:
-        return "The request needs no workers: direct_answer is the answer."
-    return (
-        f'Call run_orchestration with plan_id "{state.run_id}" to run it; to change it first, '
-        "pass plan (analysis, mode, verify, custom_workers and subtasks, edited) with the same "
-        "task and inputs instead."
-    )
-
-
 def subtask_reply(
     state: RunState, result: SubtaskResult, page: Page, detail: Detail
 ) -> SubtaskReply:
@@ -292,18 +261,9 @@ def subtask_reply(
         notes=_sentences(result.notes, detail),
         errors=_sentences(result.errors, detail),
         notice=one_line(state.notice, 400),
-        next=_next_after_subtask(state, result, page),
+        next=next_after_subtask(state, result, page),
         links={"subtask": f"runs://{state.run_id}/subtasks/{result.subtask_id}"},
     )
-
-
-def _next_after_subtask(state: RunState, result: SubtaskResult, page: Page) -> str:
-    if page.next_offset is not None:
-        return (
-            f'Call get_run with run_id "{state.run_id}", subtask_id "{result.subtask_id}" and '
-            f"offset {page.next_offset} for the rest."
-        )
-    return "" if state.still else _next_after_run(state, page)
 
 
 def result_text(result: SubtaskResult) -> str:

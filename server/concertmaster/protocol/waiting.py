@@ -2,12 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NoReturn
 
 import anyio
 
+from concertmaster.engine.concurrency import together
 from concertmaster.engine.plans.plan import Plan
 from concertmaster.engine.record.request import Origin
+from concertmaster.protocol.approving import Approval, approval_of, decide
 from concertmaster.protocol.callers import trace_context
+from concertmaster.protocol.elicitation import Answer, ask, asked_about, can_ask
 from concertmaster.protocol.state import Ctx, state_of
 from concertmaster.protocol.views import progress_line
 from concertmaster.runs.orders import Order
@@ -36,7 +40,9 @@ class _Progress:
         await self._ctx.report_progress(self._last, total, progress_line(state))
 
 
-async def follow(ctx: Ctx, run_id: str, *, seconds: float) -> RunState:
+async def follow(
+    ctx: Ctx, run_id: str, *, seconds: float, progress: _Progress | None = None
+) -> RunState:
     """Return where a run stands once nothing more happens to it, or `seconds` have passed.
 
     Raises:
@@ -44,7 +50,7 @@ async def follow(ctx: Ctx, run_id: str, *, seconds: float) -> RunState:
     """
     service = await state_of(ctx).service()
     until = anyio.current_time() + seconds
-    progress = _Progress(ctx)
+    progress = progress or _Progress(ctx)
     state = await service.get(run_id)
     with state_of(ctx).waiting():
         while not state.still and (left := until - anyio.current_time()) > 0:
@@ -63,51 +69,86 @@ async def start_and_follow(ctx: Ctx, order: Order, *, seconds: float) -> RunStat
     One that an order with the same key has started is followed, and left to that call.
 
     Raises:
+        AnswerNeededError: its plan has to be approved, and the client has somebody to ask.
         ConcertmasterError: the order cannot be done as asked, or not be written down.
     """
     service = await state_of(ctx).service()
+    if (run_id := asked_about(ctx)) is not None:
+        return await _follow_own(ctx, await service.get(run_id), seconds=seconds)
     if (known := await service.known(order)) is not None:
         return await follow(ctx, known.run_id, seconds=seconds)
     return await _follow_own(ctx, await service.start(order, origin=_origin(ctx)), seconds=seconds)
 
 
 async def rerun_and_follow(
-    ctx: Ctx, run_id: str, *, plan: Plan | None, redo: Sequence[str], seconds: float
+    ctx: Ctx,
+    run_id: str,
+    *,
+    plan: Plan | None,
+    redo: Sequence[str],
+    budget_usd: float | None,
+    seconds: float,
 ) -> RunState:
     """Start a run like another and follow it; a client that cancels its call cancels the run.
 
     Raises:
+        AnswerNeededError: its plan has to be approved, and the client has somebody to ask.
         ConcertmasterError: it cannot be done as asked, or not be written down.
     """
     service = await state_of(ctx).service()
-    begun = await service.rerun(run_id, plan=plan, redo=redo, origin=_origin(ctx))
+    if (begun_before := asked_about(ctx)) is not None:
+        return await _follow_own(ctx, await service.get(begun_before), seconds=seconds)
+    begun = await service.rerun(
+        run_id, plan=plan, redo=redo, budget_usd=budget_usd, origin=_origin(ctx)
+    )
     return await _follow_own(ctx, begun, seconds=seconds)
 
 
-async def resume_and_follow(ctx: Ctx, run_id: str, *, seconds: float) -> RunState:
+async def resume_and_follow(
+    ctx: Ctx,
+    run_id: str,
+    *,
+    budget_usd: float | None,
+    approval_token: str,
+    seconds: float,
+) -> RunState:
     """Have a run go on and follow it; a client that cancels its call cancels the run.
 
     A run that was under way already is followed, and left to whoever started it.
 
     Raises:
+        AnswerNeededError: its plan has to be approved, and the client has somebody to ask.
         ConcertmasterError: it cannot go on, or that cannot be written down.
     """
     service = await state_of(ctx).service()
-    if not (await service.get(run_id)).still:
-        return await follow(ctx, run_id, seconds=seconds)
-    resumed = await service.resume(run_id, by="resume_run")
-    return await _follow_own(ctx, resumed, seconds=seconds)
+    state = await service.get(run_id)
+    if asked_about(ctx) is None:
+        if budget_usd is None and not approval_token and not state.still:
+            return await follow(ctx, run_id, seconds=seconds)
+        approved = await service.approvals.redeem(run_id, approval_token) if approval_token else ""
+        state = await service.resume(
+            run_id, by="resume_run", budget_usd=budget_usd, approved=approved
+        )
+    return await _follow_own(ctx, state, seconds=seconds, budget_usd=budget_usd)
 
 
 def _origin(ctx: Ctx) -> Origin:
     return Origin(trace_context=trace_context(ctx))
 
 
-async def _follow_own(ctx: Ctx, begun: RunState, *, seconds: float) -> RunState:
+async def _follow_own(
+    ctx: Ctx, begun: RunState, *, seconds: float, budget_usd: float | None = None
+) -> RunState:
+    """Follow a run that the call has begun; if its plan has to be approved, have that asked."""
     server = state_of(ctx)
     service = await server.service()
+    progress = _Progress(ctx)
     try:
-        state = await follow(ctx, begun.run_id, seconds=seconds)
+        state = await follow(ctx, begun.run_id, seconds=seconds, progress=progress)
+        if state.status == "needs_approval" and can_ask(ctx.session):
+            answer = await _asked(ctx, state, progress)
+            state = await decide(service, state, answer, budget_usd=budget_usd)
+            state = await follow(ctx, state.run_id, seconds=seconds, progress=progress)
     except anyio.get_cancelled_exc_class():
         if not server.ending:
             with anyio.move_on_after(ABANDON_SECONDS, shield=True):
@@ -116,3 +157,20 @@ async def _follow_own(ctx: Ctx, begun: RunState, *, seconds: float) -> RunState:
         raise
     # The run will not survive this process, and its client should not wait for it.
     return replace(state, status="interrupted") if server.ending and not state.over else state
+
+
+async def _asked(ctx: Ctx, state: RunState, progress: _Progress) -> Answer[Approval]:
+    """Return what the person at the client says to the plan of a run."""
+    answer: Answer[Approval] = "dismissed"
+    with state_of(ctx).waiting():
+        async with together() as tasks:
+            tasks.start_soon(_keep_alive, progress, state)
+            answer = await ask(ctx, approval_of(state), about=state.run_id)
+            tasks.cancel_scope.cancel()
+    return answer
+
+
+async def _keep_alive(progress: _Progress, state: RunState) -> NoReturn:
+    while True:
+        await progress.report(state)
+        await anyio.sleep(HEARTBEAT_SECONDS)

@@ -1,6 +1,6 @@
-"""Who may be told that a resource has changed: whoever may read it."""
+"""Clients that want to be told of changes: of what, and that they may read it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 from mcp import MCPError
@@ -8,10 +8,10 @@ from mcp.server.context import CallNext, HandlerResult, ServerMiddleware, Server
 from mcp.types import INVALID_PARAMS
 
 from concertmaster.errors import RequestError
+from concertmaster.protocol.others import RUNS, run_of
+from concertmaster.protocol.results import request_errors
 from concertmaster.protocol.state import ServerState
-
-RUNS = "runs://"
-LATEST = "runs://recent"
+from concertmaster.protocol.subscriptions import WatchNoMore
 
 
 class GuardedSubscriptions(ServerMiddleware[Any]):
@@ -25,13 +25,41 @@ class GuardedSubscriptions(ServerMiddleware[Any]):
     ) -> HandlerResult:
         """Pass a message on, unless it subscribes to what its sender may not read."""
         for uri in _watched(ctx):
-            if uri.startswith(RUNS) and uri != LATEST:
-                run_id = uri.removeprefix(RUNS).partition("/")[0]
+            if run_id := run_of(uri):
                 try:
                     await (await self._server.service()).get(run_id)
                 except RequestError as exc:
                     raise MCPError(INVALID_PARAMS, str(exc), {"uri": uri}) from exc
         return await call_next(ctx)
+
+
+async def watch(server: ServerState, uris: Sequence[str]) -> WatchNoMore:
+    """Have changes of resources published that other processes make.
+
+    Raises:
+        MCPError: the runs cannot be looked at.
+    """
+    with request_errors():
+        return await server.watch(uris)
+
+
+class FollowedListening(ServerMiddleware[Any]):
+    """Has what other processes do published to who listens, as long as they do."""
+
+    def __init__(self, server: ServerState) -> None:
+        self._server = server
+
+    async def __call__(
+        self, ctx: ServerRequestContext[Any, Any], call_next: CallNext
+    ) -> HandlerResult:
+        """Pass a message on."""
+        if ctx.method != "subscriptions/listen":
+            return await call_next(ctx)
+        watch_no_more = await watch(self._server, list(_watched(ctx)))
+        try:
+            return await call_next(ctx)
+        finally:
+            watch_no_more()
 
 
 def _watched(ctx: ServerRequestContext[Any, Any]) -> Iterator[str]:
@@ -45,12 +73,10 @@ def _watched(ctx: ServerRequestContext[Any, Any]) -> Iterator[str]:
         if isinstance(wanted, dict):
             given = cast("dict[str, object]", wanted)
             uris = given.get("resourceSubscriptions")
-            yield from _of_tasks(given.get("taskIds"))
-    if isinstance(uris, list):
-        yield from (uri for uri in cast("list[object]", uris) if isinstance(uri, str))
+            yield from (f"{RUNS}{task_id}" for task_id in _texts(given.get("taskIds")))
+    yield from _texts(uris)
 
 
-def _of_tasks(ids: object) -> Iterator[str]:
-    """Yield the addresses of the runs that tasks are."""
-    if isinstance(ids, list):
-        yield from (f"{RUNS}{item}" for item in cast("list[object]", ids))
+def _texts(given: object) -> Sequence[str]:
+    items = cast("list[object]", given) if isinstance(given, list) else []
+    return [item for item in items if isinstance(item, str)]

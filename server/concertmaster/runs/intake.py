@@ -6,10 +6,11 @@ from hashlib import sha256
 from pathlib import Path
 
 from concertmaster.catalog.catalog import Catalog
+from concertmaster.engine.orchestration.approval import stricter
 from concertmaster.engine.plans.plan import Plan, Subtask
 from concertmaster.engine.plans.rules import PlanRules, plan_problems
 from concertmaster.engine.record.earlier import and_dependants
-from concertmaster.engine.record.request import Decomposition, InputRef, Limits, RunRequest
+from concertmaster.engine.record.request import Approve, Decomposition, InputRef, Limits, RunRequest
 from concertmaster.errors import BusyRunError, InvalidPlanError, RequestError, UnknownSubtaskError
 from concertmaster.llm.protocol import Document, JsonSchema
 from concertmaster.llm.structured import schema_problem
@@ -34,6 +35,8 @@ class RunPolicy:
     """What a run may ask to spend, unless the usual budget is more."""
     decomposition: Decomposition = "hybrid"
     """Whether planners may write workers of their own, in a run that does not say so."""
+    approve: Approve = "never"
+    """Whether plans are approved by a person; a run may ask for more, and not for less."""
     roots: tuple[Path, ...] = ()
     """Folders that inputs may come from."""
     runs_here: int | None = None
@@ -97,6 +100,7 @@ def check_rerun(
     *,
     plan: Plan | None,
     redo: Sequence[str],
+    budget_usd: float | None,
 ) -> CheckedOrder:
     """Return the request for a run like the one of `state`, with its plan or another.
 
@@ -115,11 +119,14 @@ def check_rerun(
     for name in redo:
         if name not in {subtask.id for subtask in plan.subtasks}:
             raise UnknownSubtaskError(run_id, name, [subtask.id for subtask in plan.subtasks])
+    check_budget(budget_usd, policy)
+    request = request.with_budget(budget_usd)
     request = request.model_copy(
         update={
             "plan": plan,
             "plan_gaps": request.plan_gaps if plan == state.plan else (),
             "rerun_of": run_id,
+            "approve": stricter(policy.approve, request.approve),
             "redo": tuple(sorted(and_dependants(redo, plan.subtasks))),
             "limits": request.limits.model_copy(update={"max_subtasks": policy.most_subtasks}),
         }
@@ -155,6 +162,7 @@ def _run_request(order: RunOrder, catalog: Catalog, policy: RunPolicy) -> RunReq
         decomposition=order.decomposition or policy.decomposition,
         guard=catalog.get(order.guard).name if order.guard else "",
         verify=order.verify,
+        approve=stricter(policy.approve, order.approve),
         output_schema=_schema(order.output_schema),
         limits=_limits(policy, order, most),
     )
@@ -180,6 +188,7 @@ def _worker_request(
         context=_text(order.context, "context", empty=True),
         constraints=tuple(_text(item, "constraints") for item in order.constraints),
         plan=Plan(subtasks=(subtask,)),
+        approve=policy.approve,
         output_schema=_schema(order.output_schema),
         limits=limits,
     )
@@ -204,7 +213,7 @@ def _workers(names: tuple[str, ...], catalog: Catalog) -> tuple[str, ...]:
 
 def _limits(policy: RunPolicy, order: Order, max_subtasks: int | None) -> Limits:
     limits = policy.limits
-    deadline, budget = order.deadline_seconds, order.budget_usd
+    deadline = order.deadline_seconds
     if max_subtasks is not None and not 1 <= max_subtasks <= policy.most_subtasks:
         raise RequestError(
             f"max_subtasks is {max_subtasks}; it must be from 1 to {policy.most_subtasks}."
@@ -214,19 +223,28 @@ def _limits(policy: RunPolicy, order: Order, max_subtasks: int | None) -> Limits
             f"deadline_seconds is {deadline:g}; it must be over 0 and at most "
             f"{policy.most_seconds:g}."
         )
-    most_usd = max(policy.most_usd, limits.budget_usd)
-    if budget is not None and not 0 < budget <= most_usd:
-        raise RequestError(
-            f"budget_usd is {budget:g}; it must be over 0 and at most {most_usd:g}. The setting "
-            "most_usd allows more."
-        )
+    check_budget(order.budget_usd, policy)
     return limits.model_copy(
         update={
             "max_subtasks": max_subtasks or limits.max_subtasks,
             "run_seconds": deadline or limits.run_seconds,
-            "budget_usd": budget or limits.budget_usd,
+            "budget_usd": order.budget_usd or limits.budget_usd,
         }
     )
+
+
+def check_budget(usd: float | None, policy: RunPolicy) -> None:
+    """Check that a run may ask for this budget, if it asks for any.
+
+    Raises:
+        RequestError: it may not.
+    """
+    most_usd = max(policy.most_usd, policy.limits.budget_usd)
+    if usd is not None and not 0 < usd <= most_usd:
+        raise RequestError(
+            f"budget_usd is {usd:g}; it must be over 0 and at most {most_usd:g}. The setting "
+            "most_usd allows more."
+        )
 
 
 def _schema(schema: JsonSchema | None) -> JsonSchema | None:

@@ -14,6 +14,10 @@ MOST_RESUMPTIONS = 3
 """How often a run may have gone on before it does so by itself no more."""
 
 
+ANY_RUN = "*"
+"""Stands for the id of each run."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRow:
     """What a store knows of a run besides its events."""
@@ -32,6 +36,8 @@ class RunRow:
     """Whether it belongs to nobody, and waits for a process that has room."""
     attended: bool = False
     """Whether a process is there that goes on with runs whose own has died."""
+    last: int = 0
+    """Another one after each event."""
 
     @property
     def trusted(self) -> bool:
@@ -205,7 +211,8 @@ class Journal(Protocol):
     async def changed_elsewhere(self, run_id: str = "") -> None:
         """Return when another process has changed a run since the last such call began.
 
-        Without an id, when something may have come up for those who drive runs: one to be
-        stopped, or to be taken up. Returning too early is no fault.
+        With `ANY_RUN`, whichever it was. Without an id, when something may have come up for
+        those who drive runs: one to be stopped, or to be taken up. Returning too early is no
+        fault.
         """
         ...

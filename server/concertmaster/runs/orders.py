@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from concertmaster.engine.plans.plan import Plan, Verify
-from concertmaster.engine.record.request import Decomposition, Mode
+from concertmaster.engine.record.request import Approve, Decomposition, Mode
 from concertmaster.llm.protocol import JsonSchema
 from concertmaster.tools.inputs import InputSpec
 
@@ -51,6 +51,8 @@ class RunOrder(_PlannedOrder):
     """The worker that screens the task and its inputs; none where this is empty."""
     verify: Verify | None = None
     """Whether results are checked against one another; None leaves it to the plan."""
+    approve: Approve | None = None
+    """Whether a person approves the plan first; the operator's setting, where that is stricter."""
     output_schema: JsonSchema | None = None
 
 

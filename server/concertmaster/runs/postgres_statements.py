@@ -115,7 +115,8 @@ FROM runs WHERE run_id = %(run_id)s
 
 ROWS: LiteralString = """
 SELECT run_id, created_at, epoch, alive OR coalesce(owner = %(me)s, FALSE),
-    coalesce(owner = %(me)s, FALSE), owner IS NULL, attended, principal
+    coalesce(owner = %(me)s, FALSE), owner IS NULL, attended, principal,
+    (SELECT coalesce(max(seq), 0) FROM events WHERE events.run_id = run_rows.run_id)
 FROM run_rows
 """
 

@@ -14,6 +14,7 @@ import psycopg
 from anyio import to_thread
 
 from concertmaster.runs.group_commit import GroupCommit
+from concertmaster.runs.journal import ANY_RUN
 from concertmaster.runs.postgres_link import Address, Connection, Link
 from concertmaster.runs.postgres_tables import CHANNEL, PostgresTables
 from concertmaster.runs.stored import Write
@@ -102,7 +103,8 @@ class PostgresJournal(GroupCommit):
         }
 
     def _tell(self, heard: Set[str]) -> None:
-        for run_id in heard & self._news.keys():
+        wanted = heard | {ANY_RUN} if heard else heard
+        for run_id in wanted & self._news.keys():
             self._news[run_id].set()
 
 

@@ -172,10 +172,19 @@ class PostgresTables:
                 queued=queued,
                 attended=attended,
                 principal=principal,
+                last=last,
             )
-            for run_id, created_at, epoch, alive, mine, queued, attended, principal in self._read(
-                query, {**parameters, "me": self.me}
-            )
+            for (
+                run_id,
+                created_at,
+                epoch,
+                alive,
+                mine,
+                queued,
+                attended,
+                principal,
+                last,
+            ) in self._read(query, {**parameters, "me": self.me})
         ]
 
     def least_load(self) -> int | None:

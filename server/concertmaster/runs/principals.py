@@ -14,6 +14,7 @@ from concertmaster.engine.plans.plan import Plan
 from concertmaster.engine.record.events import SubtaskResult
 from concertmaster.engine.record.request import Origin
 from concertmaster.errors import AllowanceError
+from concertmaster.runs.elsewhere import LATEST
 from concertmaster.runs.orders import Order
 from concertmaster.runs.service import RunService
 from concertmaster.runs.state import RecentRuns, RunState
@@ -48,6 +49,7 @@ class OwnRuns:
         self._principal = principal
         self._allowance = allowance
         self._starting = starting
+        self.approvals = replace(service.approvals, find=self.get)
 
     @property
     def catalog(self) -> Catalog:
@@ -75,22 +77,34 @@ class OwnRuns:
             return await self._service.start(order, origin=self._own(origin))
 
     async def rerun(
-        self, run_id: str, *, plan: Plan | None = None, redo: Sequence[str] = (), origin: Origin
+        self,
+        run_id: str,
+        *,
+        plan: Plan | None = None,
+        redo: Sequence[str] = (),
+        budget_usd: float | None = None,
+        origin: Origin,
     ) -> RunState:
-        """Start a run like one that there is, with another plan; return at once."""
+        """Start a run like one that there is, with another plan or budget; return at once."""
         await self._check(run_id)
         async with self._starting:
             self._check_runs()
-            await self._left()
-            return await self._service.rerun(run_id, plan=plan, redo=redo, origin=self._own(origin))
+            await self._left(budget_usd or 0.0)
+            return await self._service.rerun(
+                run_id, plan=plan, redo=redo, budget_usd=budget_usd, origin=self._own(origin)
+            )
 
-    async def resume(self, run_id: str, *, by: str) -> RunState:
+    async def resume(
+        self, run_id: str, *, by: str, budget_usd: float | None = None, approved: str = ""
+    ) -> RunState:
         """Have a run go on that was interrupted, or that ended without success."""
         await self._check(run_id)
         async with self._starting:
             self._check_runs()
-            await self._left()
-            return await self._service.resume(run_id, by=by)
+            budget_usd = await self._budget_of(run_id, budget_usd)
+            return await self._service.resume(
+                run_id, by=by, budget_usd=budget_usd, approved=approved
+            )
 
     async def known(self, order: Order) -> RunState | None:
         """Return where the run stands that was started by an order with the same key."""
@@ -122,6 +136,15 @@ class OwnRuns:
         """Return an order with a budget that the principal's allowance has room for."""
         left = await self._left(order.budget_usd or 0.0)
         return replace(order, budget_usd=order.budget_usd or min(self._service.budget_usd, left))
+
+    async def _budget_of(self, run_id: str, budget_usd: float | None) -> float | None:
+        """Return the budget with which a run may go on, or nothing if it may with its own."""
+        state = await self._service.get(run_id)
+        spent = state.usage.usd or 0.0
+        left = await self._left((budget_usd or spent) - spent)
+        if budget_usd is None and state.still and state.request.limits.budget_usd > spent + left:
+            return spent + left
+        return budget_usd
 
     async def _left(self, wanted: float = 0.0) -> float:
         """Return what the principal may still spend, if it is more than nothing and `wanted`."""
@@ -166,7 +189,7 @@ class OwnRuns:
         await self._check(run_id)
         return await self._service.cancel(run_id, reason=reason)
 
-    async def recent(self, limit: int = 20) -> RecentRuns:
+    async def recent(self, limit: int = LATEST) -> RecentRuns:
         """Return the latest runs, without the texts of what was said in them."""
         return await self._service.recent(limit, principal=self._principal)
 

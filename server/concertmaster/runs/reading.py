@@ -5,13 +5,15 @@ from dataclasses import dataclass, replace
 
 from concertmaster.catalog.catalog import Catalog
 from concertmaster.engine.plans.plan import Plan
+from concertmaster.engine.record.earlier import NO_EARLIER_RUN, EarlierRun, earlier_results
+from concertmaster.engine.record.events import Event
 from concertmaster.engine.record.request import RunKind, RunRequest
-from concertmaster.errors import InputError, RequestError
+from concertmaster.errors import InputError, RequestError, UnknownRunError, UnreadableRunError
 from concertmaster.llm.protocol import Document
 from concertmaster.runs.intake import CheckedOrder, RunPolicy, check_order, check_rerun
-from concertmaster.runs.journal import Journal
+from concertmaster.runs.journal import Journal, RunRow
 from concertmaster.runs.orders import Order, PlanOrder, RunOrder, WorkerOrder
-from concertmaster.runs.state import RunState, subtask_result
+from concertmaster.runs.state import RunState, fold, subtask_result
 from concertmaster.tools.inputs import InlineInput, InputSpec, read_inputs
 
 RUNS = "runs://"
@@ -41,6 +43,12 @@ _KINDS: Mapping[type[Order], RunKind] = {
 }
 
 
+def folded(row: RunRow, events: Sequence[Event]) -> RunState:
+    """Return where a run stands that this process does not drive."""
+    alive = row.alive and not row.mine
+    return fold(row.run_id, events, alive=alive, waiting=row.waiting)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderReader:
     """Reads what an order refers to, and checks it."""
@@ -65,7 +73,12 @@ class OrderReader:
         return check_order(order, documents, self.catalog, self.policy)
 
     async def again(
-        self, state: RunState, *, plan: Plan | None, redo: Sequence[str]
+        self,
+        state: RunState,
+        *,
+        plan: Plan | None,
+        redo: Sequence[str],
+        budget_usd: float | None,
     ) -> CheckedOrder:
         """Return the request for a run like the one of `state`, with its plan or another.
 
@@ -73,7 +86,29 @@ class OrderReader:
             RequestError: it cannot be done as asked.
         """
         documents = await self.documents_of(state.request)
-        return check_rerun(state, documents, self.catalog, self.policy, plan=plan, redo=redo)
+        return check_rerun(
+            state,
+            documents,
+            self.catalog,
+            self.policy,
+            plan=plan,
+            redo=redo,
+            budget_usd=budget_usd,
+        )
+
+    async def earlier(self, request: RunRequest) -> EarlierRun:
+        """Return what the run that `request` is to repeat has for it, if that is still there."""
+        if not request.rerun_of:
+            return NO_EARLIER_RUN
+        try:
+            events = await self.journal.events(request.rerun_of)
+        except (UnknownRunError, UnreadableRunError):
+            return NO_EARLIER_RUN
+        return EarlierRun(
+            run_id=request.rerun_of,
+            results=earlier_results(events),
+            redo=frozenset(request.redo),
+        )
 
     async def documents(self, specs: Sequence[InputSpec]) -> tuple[Document, ...]:
         """Return what inputs stand for.
@@ -121,7 +156,7 @@ class OrderReader:
             order,
             task=planned.request.task,
             plan=planned.plan,
-            plan_gaps=planned.reasons,
+            plan_gaps=() if planned.status == "needs_approval" else planned.reasons,
             plan_id=None,
             budget_usd=order.budget_usd or planned.request.limits.budget_usd,
         )

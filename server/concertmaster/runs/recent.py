@@ -1,11 +1,11 @@
 """Where runs stand that no part of this process drives, one of them or the latest."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from concertmaster.engine.record.events import Event
 from concertmaster.errors import UnreadableRunError
 from concertmaster.runs.journal import Journal, Outline, RunRow
-from concertmaster.runs.state import RecentRuns, RunState, fold
+from concertmaster.runs.reading import folded
+from concertmaster.runs.state import RecentRuns, RunState
 
 
 async def state_elsewhere(journal: Journal, run_id: str) -> RunState:
@@ -16,18 +16,13 @@ async def state_elsewhere(journal: Journal, run_id: str) -> RunState:
     """
     row = await journal.row(run_id)
     while True:
-        state = _folded(row, await journal.events(run_id))
+        state = folded(row, await journal.events(run_id))
         if state.status != "interrupted":
             return state
         # Somebody may have taken it up between the two questions, or ended it and left.
         before, row = row, await journal.row(run_id)
         if row == before:
             return state
-
-
-def _folded(row: RunRow, events: Sequence[Event]) -> RunState:
-    alive = row.alive and not row.mine
-    return fold(row.run_id, events, alive=alive, waiting=row.waiting)
 
 
 async def recent_runs(
@@ -56,4 +51,4 @@ async def recent_runs(
 def _outlined(row: RunRow, outline: Outline) -> RunState:
     if isinstance(outline, UnreadableRunError):
         raise outline
-    return _folded(row, outline)
+    return folded(row, outline)

@@ -1,36 +1,19 @@
-"""Results of other runs that a run need not make again: of one that it repeats, and of any."""
+"""Results of other runs, for one that needs the same work done."""
 
 import time
 from collections.abc import Mapping, Sequence
 
 from concertmaster.engine.record.earlier import (
-    NO_EARLIER_RUN,
-    EarlierRun,
     FindOffers,
     Offer,
-    earlier_results,
     no_offers,
     offers_of,
 )
-from concertmaster.engine.record.request import RunRequest
 from concertmaster.errors import UnknownRunError, UnreadableRunError
 from concertmaster.runs.journal import Journal
 from concertmaster.runs.state import RunState
 
 HOUR = 3600
-
-
-async def earlier_run(request: RunRequest, journal: Journal) -> EarlierRun:
-    """Return what the run that `request` is to repeat has for it, if that is still there."""
-    if not request.rerun_of:
-        return NO_EARLIER_RUN
-    try:
-        events = await journal.events(request.rerun_of)
-    except (UnknownRunError, UnreadableRunError):
-        return NO_EARLIER_RUN
-    return EarlierRun(
-        run_id=request.rerun_of, results=earlier_results(events), redo=frozenset(request.redo)
-    )
 
 
 def offers_for(state: RunState, journal: Journal, *, hours: float | None) -> FindOffers:

@@ -45,7 +45,7 @@ class Room:
         return 0 if least is None else max(0, self.load - least)
 
     async def cancelled(self, run_id: str, event: CancelRequested) -> bool:
-        """End a run that is queued; tell whether nobody was faster to take it up."""
+        """End a run that nobody drives; tell whether nobody was faster to take it up."""
         epoch = (await self.journal.row(run_id)).epoch + 1
         try:
             await self.journal.take_over(run_id, event, epoch=epoch)

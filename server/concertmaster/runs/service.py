@@ -15,8 +15,6 @@ from concertmaster.engine.plans.plan import Plan
 from concertmaster.engine.record.earlier import NO_EARLIER_RUN, EarlierRun
 from concertmaster.engine.record.events import (
     CancelRequested,
-    GuardDecided,
-    RunEnded,
     RunResumed,
     RunStarted,
     SubtaskResult,
@@ -24,27 +22,25 @@ from concertmaster.engine.record.events import (
 from concertmaster.engine.record.request import NOBODY, Origin
 from concertmaster.engine.run import Setup
 from concertmaster.errors import LostRunError, UnknownRunError, UsedKeyError
+from concertmaster.runs.approvals import Approvals, still_unapproved
+from concertmaster.runs.elsewhere import LATEST, Elsewhere
 from concertmaster.runs.intake import CheckedOrder, RunPolicy
-from concertmaster.runs.journal import Journal, RunRow, StoredRun
+from concertmaster.runs.journal import Journal, StoredRun
 from concertmaster.runs.live import LIVENESS_SECONDS, LiveRun, LiveRuns
 from concertmaster.runs.orders import Order
 from concertmaster.runs.reading import OrderReader, check_same
 from concertmaster.runs.recent import recent_runs, state_elsewhere
-from concertmaster.runs.resumable import check_resumable
+from concertmaster.runs.resumable import check_new_budget, check_resumable
 from concertmaster.runs.retention import Retention
-from concertmaster.runs.reuse import earlier_run
 from concertmaster.runs.rewrites import file_changes
 from concertmaster.runs.room import Room
 from concertmaster.runs.state import RecentRuns, RunState, fold, subtask_result
-from concertmaster.runs.trace import Span, trace
+from concertmaster.runs.trace import Span, outward, trace
 from concertmaster.tools.changes import FileChange
 from concertmaster.tools.inputs import InputSpec
 
 CANCEL_SECONDS = 10
 """How long a cancelled run may take to end before the caller is answered anyway."""
-
-_OUTWARD = (RunStarted, RunResumed, GuardDecided, CancelRequested, RunEnded)
-"""What the trace of a run shows before its guard has let anything pass."""
 
 
 class RunService:
@@ -67,6 +63,8 @@ class RunService:
             reuse_hours=policy.reuse_hours,
         )
         self.room = Room(journal, self._live, policy)
+        self.approvals = Approvals(journal=journal, find=self.get)
+        self.elsewhere = Elsewhere(journal, self._live)
         self._reader = OrderReader(
             journal=journal, policy=policy, catalog=setup.catalog, find=self.get
         )
@@ -116,9 +114,10 @@ class RunService:
         *,
         plan: Plan | None = None,
         redo: Sequence[str] = (),
+        budget_usd: float | None = None,
         origin: Origin = NOBODY,
     ) -> RunState:
-        """Start a run like one that there is, with another plan; return at once.
+        """Start a run like one that there is, with another plan or budget; return at once.
 
         What nothing has changed for is taken over from that run, except for the subtasks
         `redo` and what depends on them.
@@ -128,8 +127,9 @@ class RunService:
             UnknownRunError: there is no run of that id.
             StoreError: the journal cannot be written, so nothing was started.
         """
-        checked = await self._reader.again(await self.get(run_id), plan=plan, redo=redo)
-        earlier = await earlier_run(checked.request, self._journal)
+        state = await self.get(run_id)
+        checked = await self._reader.again(state, plan=plan, redo=redo, budget_usd=budget_usd)
+        earlier = await self._reader.earlier(checked.request)
         return await self._begin(checked, origin=origin, earlier=earlier)
 
     async def _begin(
@@ -172,14 +172,23 @@ class RunService:
         check_same(state, order)
         return state
 
-    async def resume(self, run_id: str, *, by: str, here: bool = False) -> RunState:
+    async def resume(
+        self,
+        run_id: str,
+        *,
+        by: str,
+        here: bool = False,
+        budget_usd: float | None = None,
+        approved: str = "",
+    ) -> RunState:
         """Have a run go on that was interrupted, or that ended without success; return at once.
 
-        One that is under way, here or elsewhere, or has succeeded, is left as it is. Where
-        there is no room it is queued, unless it has to go on `here`.
+        One that is under way, here or elsewhere, or has succeeded, is left as it is, and so is
+        one that waits for approval, unless `approved` is the digest of its plan. Where there is
+        no room it is queued, unless it has to go on `here`.
 
         Raises:
-            RequestError: it cannot go on.
+            RequestError: it cannot go on, or not with this budget, or another plan was approved.
             UnknownRunError: there is no run of that id.
             StoreError: the journal cannot be written, so nothing was started.
         """
@@ -188,18 +197,25 @@ class RunService:
         # Before it is looked at where the run stands: what happens from here on makes it another's.
         row = await self._journal.row(run_id)
         state = await self.get(run_id)
+        check_new_budget(state, budget_usd, self._policy)
         queued = self.room.queues and not here
         waits = state.status == "queued" and not queued
-        if state.status == "succeeded" or not (state.still or waits):
+        unapproved = still_unapproved(state, approved=approved, budget_usd=budget_usd)
+        if unapproved or state.status == "succeeded" or not (state.still or waits):
             return state
         check_resumable(state, self._setup)
         events = await self._journal.events(run_id)
         documents = {item.name: item for item in await self._reader.documents_of(state.request)}
-        earlier = await earlier_run(state.request, self._journal)
+        earlier = await self._reader.earlier(state.request)
         if (live := self._live.get(run_id)) is not None:
             return live.state.shown()
         event = RunResumed(
-            name=f"run/resume/{row.epoch + 1}", at=time.time(), epoch=row.epoch + 1, by=by
+            name=f"run/resume/{row.epoch + 1}",
+            at=time.time(),
+            epoch=row.epoch + 1,
+            by=by,
+            budget_usd=budget_usd,
+            approved=approved,
         )
         live = LiveRun(fold(run_id, [*events, event], alive=True), epoch=event.epoch)
         most = self._policy.runs_in_all
@@ -215,15 +231,6 @@ class RunService:
         except LostRunError:
             return await self.get(run_id)
         return live.state.shown()
-
-    async def unfinished(self) -> Sequence[RunRow]:
-        """Return the runs that have not ended, oldest first; those driven by none are not alive."""
-        rows = await self._journal.unfinished()
-        return [
-            # Of its own runs, this process may have given some up.
-            replace(row, alive=self._live.get(row.run_id) is not None) if row.mine else row
-            for row in rows
-        ]
 
     def _reader_for(self, principal: str) -> OrderReader:
         async def find(run_id: str) -> RunState:
@@ -295,18 +302,24 @@ class RunService:
         A run that is over is left as it is. One of another process is asked to stop.
         """
         state = await self.get(run_id)
-        if state.still:
+        # A plan that nobody has approved yet is declined in this way.
+        if state.still and state.status != "needs_approval":
             return state
         event = CancelRequested(
             name=f"run/cancel/{secrets.token_hex(4)}", at=time.time(), reason=reason
         )
         if (live := self._live.get(run_id)) is not None:
             await self._live.stop(live, event)
-        elif state.status != "queued" or not await self.room.cancelled(run_id, event):
+        elif state.status not in ("queued", "needs_approval") or not await self.room.cancelled(
+            run_id, event
+        ):
             await self._journal.request_cancel(run_id, event)
-        return await self.wait(run_id, seconds=CANCEL_SECONDS)
+        state = await self.wait(run_id, seconds=CANCEL_SECONDS)
+        # Its plan may have come to wait for approval at this very moment.
+        waits = state.status == "needs_approval"
+        return await self.cancel(run_id, reason=reason) if waits else state
 
-    async def recent(self, limit: int = 20, *, principal: str | None = None) -> RecentRuns:
+    async def recent(self, limit: int = LATEST, *, principal: str | None = None) -> RecentRuns:
         """Return the latest runs, all or a principal's, without what was said in them."""
         return await recent_runs(self._journal, self._live.known, limit=limit, principal=principal)
 
@@ -369,7 +382,7 @@ class RunService:
         events = await self._journal.events(run_id)
         alive = driven or (row.alive and not row.mine)
         if fold(run_id, events, alive=alive).withheld:
-            events = [event for event in events if isinstance(event, _OUTWARD)]
+            events = outward(events)
         return trace(run_id, events, alive=alive, content=content)
 
 

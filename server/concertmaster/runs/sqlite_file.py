@@ -295,8 +295,9 @@ class SqliteFile:
                 mine=owner == self._owners.me,
                 queued=owner == NOBODY,
                 principal=principal or "",
+                last=last,
             )
-            for run_id, created_at, epoch, owner, principal in found
+            for run_id, created_at, epoch, owner, principal, last in found
         ]
 
     def events(self, run_id: str) -> list[Event]:

@@ -13,7 +13,11 @@ OFFERED = """CASE
 END"""
 """What a subtask's end says that others may take over. An index goes by these very words."""
 
-SELECT_ROWS = f"SELECT run_id, created_at, epoch, owner, {_PRINCIPAL} AS principal FROM runs"  # noqa: S608
+_LAST = "(SELECT coalesce(max(seq), 0) FROM events WHERE events.run_id = runs.run_id)"
+
+SELECT_ROWS = f"""
+    SELECT run_id, created_at, epoch, owner, {_PRINCIPAL} AS principal, {_LAST} FROM runs
+"""  # noqa: S608
 
 SELECT_SPENT = f"""
     SELECT total(CASE WHEN json_valid(data) THEN json_extract(

@@ -200,7 +200,7 @@ class RunState:
             case RunEnded():
                 self._end(event)
             case RunResumed():
-                self._resume()
+                self._resume(event)
             case _:
                 pass
 
@@ -303,7 +303,8 @@ class RunState:
             if subtask.status == "running":
                 subtask.status, subtask.started_at = "pending", None
 
-    def _resume(self) -> None:
+    def _resume(self, event: RunResumed) -> None:
+        self.request = self.request.with_budget(event.budget_usd)
         self.in_vain = self.in_vain or self.status in ("partial", "failed")
         # An answer that there is stays until there is another.
         self.status = "planning" if self.plan is None else "running"
@@ -326,7 +327,7 @@ class RunState:
         self.rest = event.rest
         self.ended_at = event.at
         self.calls.clear()
-        if self.request.kind != "plan":
+        if self.request.kind != "plan" and event.status != "needs_approval":
             for subtask in self.subtasks.values():
                 if subtask.ended_at is None:
                     earlier = subtask.result

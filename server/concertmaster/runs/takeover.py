@@ -54,7 +54,7 @@ class Takeover:
         looking = True
         while looking:
             await self._service.room.free()
-            rows = self._turns.order(await self._service.unfinished())
+            rows = self._turns.order(await self._service.elsewhere.unfinished())
             rows = [row for row in rows if (row.run_id, row.epoch) not in self._left_alone]
             if rows:
                 pace = min(PACE_SECONDS * await self._service.room.lead(), MOST_PACE_SECONDS)

@@ -6,7 +6,7 @@ unless somebody asks for the content of these.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
@@ -14,6 +14,7 @@ from pydantic import JsonValue
 
 from concertmaster.engine.plans.plan import Subtask
 from concertmaster.engine.record.events import (
+    ApprovalOffered,
     CallFailed,
     CallFinished,
     CallStarted,
@@ -57,6 +58,14 @@ class Span(Frozen):
     attributes: dict[str, JsonValue]
     spans: tuple["Span", ...] = ()
     """In the order of their starts."""
+
+
+_OUTWARD = (RunStarted, RunResumed, GuardDecided, CancelRequested, RunEnded)
+
+
+def outward(events: Iterable[Event]) -> list[Event]:
+    """Return what the trace of a run shows before its guard has let anything pass."""
+    return [event for event in events if isinstance(event, _OUTWARD)]
 
 
 def trace(
@@ -165,6 +174,8 @@ class _Tree:
                 self._apply_plan(event)
             case SubtaskDrafted() | SubtaskStarted() | SubtaskFinished():
                 self._apply_subtask(event)
+            case ApprovalOffered():
+                pass
             case _:
                 self._apply_run(event)
 
@@ -207,9 +218,12 @@ class _Tree:
         self._begun = {name: node for name, node in self._begun.items() if node.ended_at}
         self._calls.clear()
         resumed = self.root.attributes.setdefault("resumed", [])
-        cast("list[JsonValue]", resumed).append(
-            {"at": event.at, "by": event.by, "epoch": event.epoch}
-        )
+        told: dict[str, JsonValue] = {"at": event.at, "by": event.by, "epoch": event.epoch}
+        if event.budget_usd is not None:
+            told["budget_usd"] = event.budget_usd
+        if event.approved:
+            told["approved"] = True
+        cast("list[JsonValue]", resumed).append(told)
 
     def _apply_plan(self, event: PlanRejected | PlanAccepted | PlanRevised) -> None:
         plan = self._planning(event.at)

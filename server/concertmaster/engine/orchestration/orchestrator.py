@@ -3,12 +3,12 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Literal
 
 import anyio
 from pydantic import JsonValue
 
 from concertmaster.engine.budget.account import NOTHING, Amount, amount_of
+from concertmaster.engine.orchestration.approval import waits_for_approval
 from concertmaster.engine.orchestration.delegation import Delegated, Delegation, open_delegation
 from concertmaster.engine.orchestration.estimate import estimate, synthesis_usage
 from concertmaster.engine.orchestration.guard import guarded
@@ -19,7 +19,7 @@ from concertmaster.engine.plans.drafting import Drafts, settle
 from concertmaster.engine.plans.plan import Plan
 from concertmaster.engine.plans.repair import RepairedPlan
 from concertmaster.engine.record.amounts import Estimate
-from concertmaster.engine.record.events import PlanAccepted, RunEnded, SubtaskResult
+from concertmaster.engine.record.events import EndStatus, PlanAccepted, RunEnded, SubtaskResult
 from concertmaster.engine.run import Run, Setup, work_result
 from concertmaster.errors import BudgetError, InvalidPlanError, ModelError
 from concertmaster.llm.protocol import WorkResult
@@ -68,6 +68,8 @@ class Orchestrator:
                 return _planned(run, accepted)
             if (direct := accepted.plan.direct_answer) is not None:
                 return await self._direct_answer(run, direct, deadline=deadline)
+            if _waits(run, accepted):
+                return _end(run, "needs_approval", reasons=["The plan waits for approval."])
             if accepted.plan.mode == "static":
                 expected = self._for_answer(run, len(accepted.plan.subtasks))
                 run.steps.spending.hold_back(expected)
@@ -115,8 +117,9 @@ class Orchestrator:
     def _watch(self, run: Run, delegation: Delegation) -> Callable[[str], None] | None:
         """Return what starts subtasks while their plan is being written, where that may be."""
         # After a restart the plan is waited for, since its subtasks may be others than those
-        # that were started before.
-        if run.request.kind == "plan" or run.steps.recorded.drafted:
+        # that were started before. Of one that may have to be approved nothing is done before.
+        request = run.request
+        if request.kind == "plan" or request.approve != "never" or run.steps.recorded.drafted:
             return None
         return Drafts(run.rules(self._setup.catalog), delegation.draft).read
 
@@ -199,6 +202,15 @@ def _planned(run: Run, accepted: PlanAccepted) -> RunEnded:
     return _end(run, status, answer=answer, reasons=accepted.left_out)
 
 
+def _waits(run: Run, accepted: PlanAccepted) -> bool:
+    """Tell whether nothing of a plan may be done yet, because nobody has approved it."""
+    recorded = run.steps.recorded
+    # A plan is revised once some of it has been done, so there was leave to do it.
+    return not recorded.revisions and waits_for_approval(
+        run.request, accepted.plan, accepted.estimate, approved=recorded.approved
+    )
+
+
 def _told(exc: InvalidPlanError | ModelError, run: Run) -> str:
     """Return why there is no plan; where the budget is too small, what it should at least be."""
     if not isinstance(exc, BudgetError) or not exc.least_usd:
@@ -271,7 +283,7 @@ def _end_like(run: Run, result: SubtaskResult, gaps: Sequence[str]) -> RunEnded:
 
 def _end(
     run: Run,
-    status: Literal["succeeded", "partial", "failed"],
+    status: EndStatus,
     *,
     answer: str = "",
     value: JsonValue = None,

@@ -5,7 +5,7 @@ Every event has a name that is its own within a run and an epoch of it: `plan/1`
 what starts first differs after a restart.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import ConfigDict, Field, JsonValue, TypeAdapter
 
@@ -35,6 +35,7 @@ RunStatus = Literal[
     "planning",
     "running",
     "synthesizing",
+    "needs_approval",
     "succeeded",
     "partial",
     "failed",
@@ -42,8 +43,10 @@ RunStatus = Literal[
     "interrupted",
 ]
 
-FINAL_STATUSES = frozenset({"succeeded", "partial", "failed", "cancelled"})
-"""Statuses of a run that has come to an end; all but the first can be resumed from there."""
+EndStatus = Literal["needs_approval", "succeeded", "partial", "failed", "cancelled"]
+"""How a run has come to an end; all but `succeeded` can be resumed from there."""
+
+FINAL_STATUSES: frozenset[RunStatus] = frozenset(get_args(EndStatus))
 
 
 class PartResult(Frozen):
@@ -108,6 +111,20 @@ class RunResumed(_Event):
     epoch: int
     by: str
     """Who asked for it."""
+    budget_usd: float | None = None
+    """What it may spend in all from here on; what it might before, where this is None."""
+    approved: str = ""
+    """The digest of the plan that somebody has approved, if that is why it goes on."""
+
+
+class ApprovalOffered(_Event):
+    """A client that cannot ask anybody was given a token, with which it can approve the plan."""
+
+    kind: Literal["approval-offered"] = "approval-offered"
+    plan: str
+    """The digest of the plan."""
+    token: str
+    """The digest of the token."""
 
 
 class CallStarted(_Event):
@@ -271,7 +288,7 @@ class RunEnded(_Event):
     """The run is over."""
 
     kind: Literal["run-ended"] = "run-ended"
-    status: Literal["succeeded", "partial", "failed", "cancelled"]
+    status: EndStatus
     answer: Text = ""
     value: JsonValue = None
     reasons: tuple[str, ...] = ()
@@ -283,6 +300,7 @@ class RunEnded(_Event):
 Event = Annotated[
     RunStarted
     | RunResumed
+    | ApprovalOffered
     | CallStarted
     | CallFinished
     | CallFailed

@@ -52,6 +52,8 @@ class Recorded:
         """Steps that failed and have not been made since, with the subtask they were for."""
         self._settled: set[str] = set()
         """Conversations for the run as a whole that led to what was wanted of them."""
+        self.approved = ""
+        """The digest of the plan that was approved last."""
         self._end: RunEnded | None = None
         self._in_vain = False
         """Whether the run has ended without success, and is to try again."""
@@ -74,6 +76,7 @@ class Recorded:
                 if self._end is not None and self._end.status in ("failed", "partial"):
                     self._forget_what_was_in_vain()
                 self._end = None
+                self.approved = event.approved or self.approved
             case _:
                 pass
 

@@ -16,6 +16,9 @@ Mode = PlanMode | Literal["auto"]
 Decomposition = Literal["constrained", "hybrid", "dynamic"]
 """Whether a planner may write workers of its own: none, one, or as many as it needs."""
 
+Approve = Literal["never", "over_budget", "always"]
+"""Whether a person approves the plan first: if it may cost more than the budget, or always."""
+
 
 class Limits(Frozen):
     """Bounds on one run."""
@@ -63,6 +66,7 @@ class RunRequest(Frozen):
     """The worker that screens the task and its inputs before anything leaves; none if empty."""
     verify: Verify | None = None
     """Whether results are checked against one another; None leaves it to the planner."""
+    approve: Approve = "never"
     output_schema: JsonSchema | None = None
     """What the answer must look like, as JSON Schema; plain text when None."""
     limits: Limits = Limits()
@@ -72,6 +76,13 @@ class RunRequest(Frozen):
     """Subtasks that are done anew all the same."""
     plan_gaps: tuple[str, ...] = ()
     """What the given plan lacks of the task, a sentence each."""
+
+    def with_budget(self, usd: float | None) -> "RunRequest":
+        """Return the request with another budget; itself, where that is None."""
+        if usd is None:
+            return self
+        limits = self.limits.model_copy(update={"budget_usd": usd})
+        return self.model_copy(update={"limits": limits})
 
 
 class Origin(Frozen):

@@ -1,0 +1,92 @@
+"""What a client is told to call next."""
+
+from concertmaster.engine.record.events import SubtaskResult
+from concertmaster.protocol.pages import Page
+from concertmaster.runs.resumable import sufficient_budget
+from concertmaster.runs.state import RunState
+
+FOLLOW_SECONDS = 45
+"""How long a call waits unless it says otherwise, and how long it is told to wait next."""
+
+
+def next_after_run(state: RunState, page: Page, *, approval_token: str = "") -> str:
+    """Return what to call after a reply on a run, with this page of its answer."""
+    run_id = state.run_id
+    if not state.still:
+        return (
+            f'The run goes on. Call get_run with run_id "{run_id}" and wait_seconds '
+            f"{FOLLOW_SECONDS} for its answer; cancel_run stops it."
+        )
+    if page.next_offset is not None:
+        return (
+            f'Call get_run with run_id "{run_id}" and offset {page.next_offset} for the rest, '
+            "or answer from this part if it is enough."
+        )
+    if state.status == "interrupted":
+        return (
+            f'Nothing drives the run any more. Call resume_run with run_id "{run_id}" to go on '
+            "with it: what was finished is kept and not paid for again."
+        )
+    if state.status == "needs_approval":
+        return _to_be_approved(state, approval_token)
+    return _next_after_end(state)
+
+
+def _to_be_approved(state: RunState, token: str) -> str:
+    run_id = state.run_id
+    if not token:
+        return (
+            f'The plan waits for approval. Call resume_run with run_id "{run_id}" to have the '
+            "user asked, or cancel_run if it is not wanted."
+        )
+    return (
+        "The plan waits for approval; its work has not begun. Show the user the subtasks and the "
+        f'estimate. Only if they agree, call resume_run with run_id "{run_id}" and approval_token '
+        f'"{token}" (and budget_usd, if they name another limit). If not, call cancel_run; to '
+        "change the plan, run_orchestration with the edited plan."
+    )
+
+
+def _next_after_end(state: RunState) -> str:
+    run_id = state.run_id
+    if state.request.kind == "plan" and state.plan is not None:
+        return f'Call run_orchestration with plan_id "{run_id}" to run the plan.'
+    if (budget_usd := sufficient_budget(state)) is not None:
+        return (
+            f'Call resume_run with run_id "{run_id}" and budget_usd {budget_usd:g} to have the '
+            "rest done, if the user wants to spend that: it includes what is spent already."
+        )
+    if state.status in ("failed", "cancelled"):
+        return (
+            f'Call resume_run with run_id "{run_id}" to try again what did not succeed, once '
+            "the reason is gone."
+        )
+    if state.request.kind == "orchestration" and state.subtasks:
+        again = " resume_run tries again what is missing." if state.status == "partial" else ""
+        return (
+            f'Call get_run with run_id "{run_id}" and a subtask_id for that result in full.{again}'
+        )
+    return ""
+
+
+def next_after_plan(state: RunState, page: Page) -> str:
+    """Return what to call after a reply on a run that was to make a plan."""
+    if not state.over or state.plan is None or page.next_offset is not None:
+        return next_after_run(state, page)
+    if state.plan.direct_answer is not None:
+        return "The request needs no workers: direct_answer is the answer."
+    return (
+        f'Call run_orchestration with plan_id "{state.run_id}" to run it; to change it first, '
+        "pass plan (analysis, mode, verify, custom_workers and subtasks, edited) with the same "
+        "task and inputs instead."
+    )
+
+
+def next_after_subtask(state: RunState, result: SubtaskResult, page: Page) -> str:
+    """Return what to call after a reply on a subtask, with this page of its result."""
+    if page.next_offset is not None:
+        return (
+            f'Call get_run with run_id "{state.run_id}", subtask_id "{result.subtask_id}" and '
+            f"offset {page.next_offset} for the rest."
+        )
+    return "" if state.still else next_after_run(state, page)

@@ -1,0 +1,325 @@
+"""Runs whose plans wait for approval: given with a token or without one, or refused."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import anyio
+import pytest
+from pydantic import TypeAdapter
+
+from building import setup
+from concertmaster.engine.orchestration.approval import plan_digest
+from concertmaster.engine.record.events import ApprovalOffered, Event, RunEnded
+from concertmaster.engine.record.request import NOBODY, Approve
+from concertmaster.errors import LostRunError, RequestError, UnknownRunError
+from concertmaster.llm.prices import Rates
+from concertmaster.runs.approvals import Approvals, digest_to_approve
+from concertmaster.runs.intake import RunPolicy
+from concertmaster.runs.journal import Journal
+from concertmaster.runs.orders import PlanOrder, RunOrder, WorkerOrder
+from concertmaster.runs.principals import Allowance, Principals
+from concertmaster.runs.service import RunService, open_service
+from concertmaster.runs.sqlite_store import SqliteJournal
+from concertmaster.runs.state import RunState
+from concertmaster.runs.takeover import Takeover
+from fakes import FakeLLM, plan_json, subtask
+from services import Gate
+from stores import Store
+
+pytestmark = pytest.mark.anyio
+
+PLAN = plan_json(subtask("s1"), subtask("s2", "critic", depends_on=["s1"]))
+ORDER = RunOrder(task="why?", approve="always")
+
+
+def model() -> FakeLLM:
+    return FakeLLM({"planner": PLAN, "synthesizer": "because"})
+
+
+@asynccontextmanager
+async def opened(
+    store: Store, llm: FakeLLM | None = None, policy: RunPolicy | None = None
+) -> AsyncGenerator[RunService]:
+    """Open the runs in a store, as one process has them."""
+    async with (
+        store.open(works=True) as journal,
+        service_on(journal, llm, policy) as service,
+    ):
+        yield service
+
+
+@asynccontextmanager
+async def service_on(
+    journal: Journal, llm: FakeLLM | None = None, policy: RunPolicy | None = None
+) -> AsyncGenerator[RunService]:
+    async with open_service(
+        journal=journal, setup=setup(llm or model()), policy=policy or RunPolicy()
+    ) as service:
+        yield service
+
+
+async def over(service: RunService, state: RunState) -> RunState:
+    with anyio.fail_after(20):
+        return await service.wait(state.run_id, seconds=60)
+
+
+async def waiting(service: RunService, order: RunOrder = ORDER) -> RunState:
+    """Return a run whose plan waits for approval."""
+    state = await over(service, await service.start(order))
+    assert state.status == "needs_approval"
+    return state
+
+
+async def test_a_plan_is_approved_in_another_process_than_the_one_that_made_it(
+    store: Store,
+) -> None:
+    async with opened(store) as service:
+        state = await waiting(service)
+    llm = model()
+    async with opened(store, llm) as service:
+        found = await service.get(state.run_id)
+        assert (found.status, found.ended_subtasks) == ("needs_approval", 0)
+        (listed,) = (await service.recent()).states
+        assert listed.status == "needs_approval"
+        await service.resume(state.run_id, by="test", approved=digest_to_approve(found))
+        done = await over(service, state)
+        span = await service.trace(state.run_id)
+    assert (done.status, done.answer) == ("succeeded", "because")
+    assert llm.callers() == ["worker:analyst", "worker:critic", "synthesizer"]
+    resumed = TypeAdapter(list[dict[str, object]]).validate_python(span.attributes["resumed"])
+    assert [item["approved"] for item in resumed] == [True]
+
+
+async def test_a_token_of_one_process_approves_in_another(store: Store) -> None:
+    async with opened(store) as service:
+        state = await waiting(service)
+        token = await service.approvals.offer(state.run_id)
+    async with opened(store) as service:
+        assert (await service.trace(state.run_id)).status == "needs_approval"
+        plan = await service.approvals.redeem(state.run_id, token)
+        await service.resume(state.run_id, by="test", approved=plan)
+        assert (await over(service, state)).status == "succeeded"
+
+
+async def test_a_token_is_not_in_the_journal(store: Store) -> None:
+    async with store.open() as journal, service_on(journal) as service:
+        state = await waiting(service)
+        token = await service.approvals.offer(state.run_id)
+        events = await journal.events(state.run_id)
+    (offered,) = [event for event in events if isinstance(event, ApprovalOffered)]
+    assert state.plan is not None
+    assert offered.plan == plan_digest(state.plan)
+    assert token not in "".join(event.model_dump_json() for event in events)
+
+
+async def test_a_token_is_of_use_once(store: Store) -> None:
+    async with opened(store) as service:
+        state = await waiting(service)
+        token, spare = [await service.approvals.offer(state.run_id) for _ in range(2)]
+        plan = await service.approvals.redeem(state.run_id, token)
+        await service.resume(state.run_id, by="test", approved=plan)
+        await over(service, state)
+        for used in (token, spare):
+            with pytest.raises(RequestError, match="does not wait for approval: it is succeeded"):
+                await service.approvals.redeem(state.run_id, used)
+        with pytest.raises(RequestError, match="does not wait"):
+            await service.approvals.offer(state.run_id)
+        with pytest.raises(RequestError, match="does not wait"):
+            await service.resume(state.run_id, by="test", approved=plan)
+
+
+async def test_a_token_is_for_one_run_and_one_plan(store: Store) -> None:
+    llm = model()
+    async with opened(store, llm) as service:
+        one, other = await waiting(service), await waiting(service)
+        token = await service.approvals.offer(one.run_id)
+        paid = len(llm.requests)
+        for wrong in (token, "", "guessed"):
+            with pytest.raises(RequestError, match="not for the plan"):
+                await service.approvals.redeem(other.run_id, wrong)
+        with pytest.raises(RequestError, match="is not the plan"):
+            await service.resume(other.run_id, by="test", approved="another")
+        assert (await service.get(other.run_id)).status == "needs_approval"
+        # Declined and tried again, it waits for another approval.
+        await service.cancel(one.run_id, reason="no")
+        await service.resume(one.run_id, by="test")
+        assert (await over(service, one)).status == "needs_approval"
+        with pytest.raises(RequestError, match="not for the plan"):
+            await service.approvals.redeem(one.run_id, token)
+    assert len(llm.requests) == paid
+
+
+async def test_what_waits_for_approval_goes_on_for_nothing_less(store: Store) -> None:
+    llm = model()
+    async with opened(store, llm) as service:
+        state = await waiting(service)
+        again = await service.resume(state.run_id, by="test", budget_usd=5)
+        assert (again.status, again.events) == ("needs_approval", state.events)
+        with anyio.fail_after(10):
+            await Takeover(service, by="test").look()
+        assert (await service.get(state.run_id)).events == state.events
+    assert llm.callers() == ["planner"]
+
+
+async def test_a_plan_can_be_approved_with_another_budget(store: Store) -> None:
+    async with opened(store) as service:
+        state = await waiting(service)
+        approved = digest_to_approve(state)
+        await service.resume(state.run_id, by="test", approved=approved, budget_usd=5)
+        done = await over(service, state)
+    assert (done.status, done.request.limits.budget_usd) == ("succeeded", 5)
+
+
+async def test_a_budget_that_suffices_is_all_that_a_plan_over_budget_waits_for(
+    store: Store,
+) -> None:
+    llm = model()
+    llm.rates = Rates(input=0, output=100)
+    async with opened(store, llm) as service:
+        order = RunOrder(task="why?", approve="over_budget", budget_usd=1.1)
+        state = await waiting(service, order)
+        await service.resume(state.run_id, by="test", budget_usd=2)
+        assert (await over(service, state)).status == "succeeded"
+
+
+async def test_a_plan_that_is_declined_is_cancelled(store: Store) -> None:
+    llm = model()
+    async with opened(store, llm) as service:
+        state = await waiting(service)
+        declined = await service.cancel(state.run_id, reason="too dear")
+    assert declined.status == "cancelled"
+    assert declined.reasons == ("The run was cancelled: too dear",)
+    assert {item.status for item in declined.subtasks.values()} == {"cancelled"}
+    assert llm.callers() == ["planner"]
+
+
+class SlowEnd(SqliteJournal):
+    """Takes its time to commit that a run has come to wait for approval."""
+
+    reached: anyio.Event
+    opened: anyio.Event
+
+    async def append(self, run_id: str, event: Event, *, epoch: int, wait: bool = True) -> None:
+        if isinstance(event, RunEnded) and event.status == "needs_approval":
+            self.reached.set()
+            await self.opened.wait()
+        await super().append(run_id, event, epoch=epoch, wait=wait)
+
+
+async def test_a_run_that_is_cancelled_just_when_its_plan_begins_to_wait_is_cancelled(
+    tmp_path: Path,
+) -> None:
+    journal = SlowEnd(tmp_path, patience=5)
+    journal.reached, journal.opened = anyio.Event(), anyio.Event()
+    async with journal.committing(), service_on(journal) as service:
+        state = await service.start(ORDER)
+        await journal.reached.wait()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(service.cancel, state.run_id, reason="no"))
+            await anyio.wait_all_tasks_blocked()
+            journal.opened.set()
+        assert (await service.get(state.run_id)).status == "cancelled"
+
+
+async def test_an_approved_run_that_is_queued_goes_on_where_there_is_room(store: Store) -> None:
+    async with opened(store) as service:
+        state = await waiting(service)
+        approved = digest_to_approve(state)
+    async with opened(store, policy=RunPolicy(runs_here=0)) as service:
+        queued = await service.resume(state.run_id, by="test", approved=approved)
+        assert queued.status == "queued"
+    async with opened(store) as service:
+        with anyio.fail_after(10):
+            await Takeover(service, by="test").look()
+        assert (await over(service, state)).status == "succeeded"
+
+
+async def test_a_run_that_is_cut_off_after_its_approval_is_not_asked_for_again(
+    store: Store,
+) -> None:
+    gate = Gate()
+    llm = FakeLLM({"planner": PLAN, "worker:critic": gate})
+    async with opened(store, llm) as service:
+        state = await waiting(service)
+        await service.resume(state.run_id, by="test", approved=digest_to_approve(state))
+        await gate.reached.wait()
+    async with opened(store) as service:
+        await service.resume(state.run_id, by="test")
+        assert (await over(service, state)).status == "succeeded"
+
+
+async def test_a_token_is_not_offered_for_a_run_that_has_just_gone_on(store: Store) -> None:
+    async with store.open() as journal, service_on(journal) as service:
+        state = await waiting(service)
+
+        async def find(run_id: str) -> RunState:
+            await service.cancel(run_id, reason="meanwhile")
+            return state
+
+        with pytest.raises(LostRunError):
+            await Approvals(journal=journal, find=find).offer(state.run_id)
+
+
+@pytest.mark.parametrize(
+    ("operator", "client", "waits"),
+    [
+        ("always", None, True),
+        ("always", "never", True),
+        ("never", "always", True),
+        ("never", None, False),
+    ],
+)
+async def test_nobody_asks_for_less_approval_than_the_operator(
+    operator: Approve, client: Approve | None, waits: bool, store: Store
+) -> None:
+    async with opened(store, policy=RunPolicy(approve=operator)) as service:
+        order = RunOrder(task="why?", approve=client)
+        state = await over(service, await service.start(order))
+    assert (state.status == "needs_approval") is waits
+
+
+async def test_workers_wait_for_approval_where_the_operator_wants_it_and_plans_do_not(
+    store: Store,
+) -> None:
+    async with opened(store, policy=RunPolicy(approve="always")) as service:
+        state = await over(service, await service.start(WorkerOrder(worker="analyst", task="x")))
+        assert state.status == "needs_approval"
+        planned = await over(service, await service.start(PlanOrder(task="why?")))
+        assert planned.status == "succeeded"
+        run = await over(service, await service.start(RunOrder(plan_id=planned.run_id)))
+        assert run.status == "needs_approval"
+
+
+async def test_a_run_made_anew_waits_for_approval_of_its_own(store: Store) -> None:
+    async with opened(store) as service:
+        state = await waiting(service)
+        await service.resume(state.run_id, by="test", approved=digest_to_approve(state))
+        await over(service, state)
+        again = await over(service, await service.rerun(state.run_id, redo=["s2"]))
+    assert (again.status, again.run_id == state.run_id) == ("needs_approval", False)
+
+
+async def test_the_plan_of_a_run_that_waits_can_be_run_by_another_order(store: Store) -> None:
+    async with opened(store) as service:
+        state = await waiting(service)
+        other = await over(service, await service.start(RunOrder(plan_id=state.run_id)))
+    assert (other.status, other.reasons) == ("succeeded", ())
+
+
+async def test_nobody_approves_the_plan_of_another_principal(store: Store) -> None:
+    async with opened(store) as service:
+        principals = Principals(Allowance())
+        ann, bob = (principals.runs_of(service, name) for name in ("ann", "bob"))
+        state = await over(service, await ann.start(ORDER, origin=NOBODY))
+        token = await ann.approvals.offer(state.run_id)
+        with pytest.raises(UnknownRunError):
+            await bob.approvals.offer(state.run_id)
+        with pytest.raises(UnknownRunError):
+            await bob.approvals.redeem(state.run_id, token)
+        with pytest.raises(UnknownRunError):
+            await bob.resume(state.run_id, by="bob", approved=digest_to_approve(state))
+        plan = await ann.approvals.redeem(state.run_id, token)
+        await ann.resume(state.run_id, by="ann", approved=plan)
+        assert (await over(service, state)).status == "succeeded"
