@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from concertmaster.catalog.catalog import builtin_folder, load_catalog
 from concertmaster.engine.plans.plan import Plan, read_plan
@@ -146,20 +147,16 @@ async def _outcome(call: ToolCall, card: WorkerCard, scope: ToolScope) -> ToolOu
     return ToolOutcome(id=call.id, text=text)
 
 
-def result(worker: str, text: str, **fields: str) -> WorkResult:
+def result(worker: str, text: str, **fields: Any) -> WorkResult:
     """Return how a subtask ended."""
-    return WorkResult(
-        **(
-            {
-                "subtask_id": "s1",
-                "worker": worker,
-                "objective": "the objective",
-                "status": "succeeded",
-                "text": text,
-            }
-            | fields
-        )
-    )
+    usual: dict[str, Any] = {
+        "subtask_id": "s1",
+        "worker": worker,
+        "objective": "the objective",
+        "status": "succeeded",
+        "text": text,
+    }
+    return WorkResult(**(usual | fields))
 
 
 async def synthesis(*results: WorkResult, output_schema: JsonSchema | None = None) -> str:

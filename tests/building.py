@@ -23,6 +23,8 @@ from concertmaster.engine.steps import Steps
 from concertmaster.llm.protocol import LLM, Document, Models
 from concertmaster.tools.policy import Decision, ToolPolicy
 from concertmaster.tools.registry import ToolRegistry, ToolSource
+from concertmaster.tools.served import NOTHING_SERVED, ServedTools
+from concertmaster.tools.servers.masking import NO_MASKING, Masking
 from fakes import FakeLLM, FakeTool, Script
 
 EventT = TypeVar("EventT")
@@ -48,6 +50,8 @@ def setup(
     tools: Iterable[FakeTool] = (),
     sources: Mapping[str, ToolSource] | None = None,
     policy: Mapping[str, Decision] | None = None,
+    masking: Masking = NO_MASKING,
+    served: ServedTools = NOTHING_SERVED,
 ) -> Setup:
     """Return what runs work with: the workers analyst, critic and writer, and real prompts."""
     given = list(workers)
@@ -58,7 +62,9 @@ def setup(
         models=Models(planner="big", worker="small", synthesizer="big"),
         catalog=Catalog([*given, *usual]),
         prompts=load_prompts(ROOT / "prompts"),
-        tools=ToolRegistry(tools, sources=sources, policy=ToolPolicy(policy)),
+        tools=ToolRegistry(
+            tools, sources=sources, policy=ToolPolicy(policy), masking=masking, served=served
+        ),
     )
 
 

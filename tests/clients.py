@@ -29,8 +29,9 @@ from concertmaster.runs.job_files import read_jobs
 from concertmaster.runs.jobs import Job
 from concertmaster.runs.service import RunService, open_service
 from concertmaster.tools.defaults import default_tools
+from concertmaster.tools.policy import Decision
 from concertmaster.tools.registry import ToolSource
-from fakes import FakeLLM, Script
+from fakes import FakeLLM, FakeTool, Script
 from stores import SqliteStore, Store
 
 ERAS = ("auto", "legacy")
@@ -82,6 +83,8 @@ async def connected(
     notice: str = "",
     workers: Iterable[WorkerDefinition] = (),
     sources: Mapping[str, ToolSource] | None = None,
+    tools: Iterable[FakeTool] = (),
+    tool_policy: Mapping[str, Decision] | None = None,
     policy: RunPolicy | None = None,
     built_in: bool = False,
     store: Store | None = None,
@@ -94,11 +97,11 @@ async def connected(
     """
     llm = FakeLLM(scripts, default=default)
     llm.notice = notice
-    chosen = setup(llm, workers=workers, sources=sources)
+    chosen = setup(llm, workers=workers, sources=sources, tools=tools, policy=tool_policy)
     if built_in:
-        tools = default_tools()
-        catalog = load_catalog(builtin_folder("workers"), tools=tools.names)
-        chosen = replace(chosen, catalog=catalog, tools=tools)
+        all_tools = default_tools()
+        catalog = load_catalog(builtin_folder("workers"), tools=all_tools.names)
+        chosen = replace(chosen, catalog=catalog, tools=all_tools)
 
     async def load_jobs() -> Mapping[str, Job]:
         return read_jobs(builtin_folder("jobs")).jobs if built_in else {}

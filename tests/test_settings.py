@@ -121,7 +121,7 @@ def test_malformed_servers_and_rules_are_named(text: str, write_file: WriteFile)
 
 def test_limits_of_runs_are_those_of_the_settings() -> None:
     flags = {"max_subtasks": 3, "slots": 2, "subtask_seconds": 5, "run_seconds": 9, "rounds": 4}
-    flags |= {"max_tokens": 100, "budget_usd": 0.5, "budget_tokens": 1000}
+    flags |= {"max_tokens": 100, "budget_usd": 0.5, "budget_tokens": 1000, "ask_seconds": 7}
     assert Settings.load(flags).settings.limits.model_dump() == flags
 
 

@@ -8,6 +8,7 @@
     │   ├── UnknownWorkerError
     │   ├── UnknownRunError
     │   ├── UnknownSubtaskError
+    │   ├── UnknownQuestionError     it was never asked, or is answered by now
     │   ├── BusyRunError         a run is under way, and must not be
     │   ├── InvalidPlanError     carries every problem of the plan
     │   └── AllowanceError       the caller has used up what one person may use
@@ -97,6 +98,19 @@ class UnknownSubtaskError(RequestError):
         super().__init__(f"Run {run_id} has no subtask {subtask_id!r}. {known}")
         self.run_id = run_id
         self.subtask_id = subtask_id
+
+
+class UnknownQuestionError(RequestError):
+    """A run has no open question of that id."""
+
+    def __init__(self, run_id: str, question_id: str, still_open: Sequence[str]) -> None:
+        known = f"Open: {', '.join(still_open)}." if still_open else "None is open."
+        super().__init__(
+            f"Run {run_id} has no open question {question_id!r}: it is answered by now, it has "
+            f"been waited for long enough, or it never was. {known}"
+        )
+        self.run_id = run_id
+        self.question_id = question_id
 
 
 class BusyRunError(RequestError):
@@ -202,6 +216,10 @@ class BudgetError(ModelError):
     def __init__(self, message: str, *, least_usd: float) -> None:
         super().__init__(message)
         self.least_usd = least_usd
+
+
+class ServerToolsRefusedError(ModelRequestError):
+    """The provider does not call tools itself: not for this model, or not for this account."""
 
 
 class ModelUnavailableError(ModelError):

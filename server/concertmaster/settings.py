@@ -5,10 +5,8 @@ default. `ANTHROPIC_API_KEY`, `ANTHROPIC_AUTH_TOKEN` and `ANTHROPIC_BASE_URL` st
 connection that none of these describes.
 """
 
-import json
 import os
 import re
-import shlex
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +15,6 @@ from typing import Annotated, Any, Literal, cast
 
 import platformdirs
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -31,9 +28,10 @@ from concertmaster.http_settings import HTTP_SECRETS, HttpSettings
 from concertmaster.llm.address import Address
 from concertmaster.llm.prices import ModelFacts
 from concertmaster.runs.private import check_owner_only
-from concertmaster.setting_types import Folders, LogLevel, absolute
+from concertmaster.served_settings import ServedSettings
+from concertmaster.setting_types import Folders, LogLevel, absolute, read_json
 from concertmaster.store_settings import StoreSettings
-from concertmaster.tools.policy import Decision
+from concertmaster.tool_settings import ToolSettings
 from concertmaster.tools.servers.entries import HttpEntry, ServerEntries, StdioEntry, give_anything
 
 ENVIRONMENT_PREFIX = "CONCERTMASTER_"
@@ -58,19 +56,10 @@ def configuration_folder() -> Path:
     return platformdirs.user_config_path("concertmaster", appauthor=False)
 
 
-def _read_json(value: object) -> object:
-    return json.loads(value) if isinstance(value, str) else value
-
-
-def _splittable(command: str) -> str:
-    shlex.split(command)
-    return command
-
-
 Role = Annotated[str, Field(min_length=1)]
 
 
-class Settings(HttpSettings, StoreSettings):
+class Settings(HttpSettings, ToolSettings, ServedSettings, StoreSettings):
     """What an operator chose; every field is a key of the settings file."""
 
     model_config = ConfigDict(
@@ -151,24 +140,13 @@ class Settings(HttpSettings, StoreSettings):
         description="Part of what the provider lets through that this process uses, where several "
         "have one key: 0.5 is half.",
     )
-    prices: Annotated[dict[str, ModelFacts], BeforeValidator(_read_json)] = Field(
+    prices: Annotated[dict[str, ModelFacts], BeforeValidator(read_json)] = Field(
         default_factory=dict[str, ModelFacts],
         description="Prices of models in USD per million tokens, over the built-in ones.",
     )
     mcp_servers: ServerEntries = Field(
         default_factory=dict[str, StdioEntry | HttpEntry],
         description="Other MCP servers, whose tools workers may call.",
-    )
-    tool_policy: Annotated[dict[str, Decision], BeforeValidator(_read_json)] = Field(
-        default_factory=dict[str, Decision],
-        description="Which tools workers may call: allow, ask or deny for `SERVER.TOOL`, "
-        "`SERVER.*` or `*`. Without a rule, those that change nothing.",
-    )
-    tool_seconds: float = Field(
-        default=60, gt=0, description="Time for one call of a tool of an MCP server."
-    )
-    custom_worker_tools: Annotated[tuple[str, ...], BeforeValidator(_read_json)] = Field(
-        default=(), description="Tools of workers that a planner writes for a run."
     )
     roots: Folders = Field(
         default=(),
@@ -183,15 +161,6 @@ class Settings(HttpSettings, StoreSettings):
     )
     job_folders: Folders = Field(
         default=(), description="Folders with job files, beside the built-in ones."
-    )
-    web: bool = Field(
-        default=True,
-        description="Let workers read public pages and search arXiv, if the extra is installed.",
-    )
-    test_command: Annotated[str, AfterValidator(_splittable)] | None = Field(
-        default=None,
-        description="Command that workers may run the tests of a root with, such as pytest -q. "
-        "Left out: they run none.",
     )
     claude_agents: bool = Field(
         default=False, description="Also use the subagents in .claude/agents as workers."

@@ -433,7 +433,10 @@ def test_doctor_tells_each_setting_and_where_it_is_from_but_no_secret(
         "origin": "environment ANTHROPIC_API_KEY",
     }
     verdicts = {finding["about"]: finding["verdict"] for finding in data["findings"]}
-    assert {about for about, verdict in verdicts.items() if verdict != "ok"} == {"tool run_tests"}
+    assert {about for about, verdict in verdicts.items() if verdict != "ok"} == {
+        "tool code_execution",
+        "tool run_tests",
+    }
 
 
 def findings(result: Result) -> dict[str, str]:

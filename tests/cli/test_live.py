@@ -7,6 +7,7 @@ from rich.console import Console
 
 from concertmaster.cli.frame import render
 from concertmaster.cli.live import LineView, open_view
+from concertmaster.engine.record.events import ToolAsked
 from concertmaster.runs.state import RunState
 
 START = 1_700_000_000.0
@@ -187,3 +188,31 @@ def test_only_a_terminal_that_can_move_the_cursor_gets_a_moving_view(
         view.show(run_at("run/end"), START)
     assert ("\x1b[2K" in file.getvalue()) is moving
     assert "s1" in file.getvalue()
+
+
+ASKED = ToolAsked(
+    name="subtask/s4/tool/1.1/question",
+    at=START + 7,
+    step="subtask/s4/tool/1.1",
+    question_id="q-1",
+    subtask_id="s4",
+    worker="writer",
+    tool="git.commit",
+    arguments='{"message": "\x1b[31mall"}',
+    until=START + 99,
+)
+
+
+def test_a_question_is_shown_with_the_tool_and_its_arguments(run_at: RunAt) -> None:
+    state = run_at("subtask/s4/start")
+    state.apply(ASKED)
+    assert 'asked: may s4 writer call git.commit with {"message": "[31mall"}' in drawn(state)
+
+
+def test_line_by_line_a_question_comes_with_the_command_that_answers_it(run_at: RunAt) -> None:
+    file = io.StringIO()
+    state = run_at("subtask/s4/start")
+    state.apply(ASKED)
+    LineView(Console(file=file)).show(state, START + 9)
+    assert "asked: may s4 writer call git.commit with" in file.getvalue()
+    assert "concertmaster answer r-1 q-1 yes|no" in file.getvalue()

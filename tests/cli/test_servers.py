@@ -119,6 +119,13 @@ def test_the_doctor_tells_which_servers_work(
     assert KEY not in result.output
 
 
+def test_the_doctor_tells_how_many_tools_somebody_has_to_agree_to(
+    invoke: Invoke, configure: Callable[..., None]
+) -> None:
+    configure({"foreign": foreign()}, **{"foreign.commit": "ask"})
+    assert "14 tools, 13 may be called, 1 if somebody agrees" in invoke("doctor").stdout
+
+
 def test_servers_of_a_client_are_taken_over_and_can_be_used(invoke: Invoke, tmp_path: Path) -> None:
     settings = settings_file()
     settings.parent.mkdir(parents=True)
@@ -232,6 +239,32 @@ def test_a_tool_with_effects_has_them_only_if_the_operator_allows_it(
     assert ("committed" in content) == (decision == "allow")
     with pytest.raises(ProcessLookupError):
         os.kill(int(pids.read_text(encoding="utf-8")), 0)
+
+
+def test_a_call_that_nobody_can_agree_to_is_not_made_and_shows_no_key(
+    invoke: Invoke,
+    configure: Callable[..., None],
+    connect: Callable[[FakeLLM], None],
+    monkeypatch: pytest.MonkeyPatch,
+    clerk: str,
+    tmp_path: Path,
+) -> None:
+    effects = tmp_path / "effects"
+    configure({"time": TIME, "foreign": foreign(EFFECTS=str(effects))}, **{"foreign.commit": "ask"})
+    monkeypatch.setenv("CONCERTMASTER_ASK_SECONDS", "0.1")
+    monkeypatch.setenv("CONCERTMASTER_API_KEY", "sk-the-provider's")
+    told = f"{KEY} and sk-the-provider's"
+    connect(FakeLLM({"worker:clerk": in_turn(wants(("foreign.commit", {"text": told})), "Done.")}))
+    result = invoke("worker", "clerk", "Commit.", "--workers", clerk, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert not effects.exists()
+    run = json.loads(result.stdout)
+    assert "nobody has answered" in " ".join(run["warnings"])
+    trace = json.loads(invoke("show", run["run_id"], "--trace", "--json").stdout)
+    spans = [span for part in trace["spans"] for span in part["spans"]]
+    (question,) = (span for span in spans if span["kind"] == "question")
+    assert question["status"] == "unanswered"
+    assert json.loads(question["attributes"]["arguments"]) == {"text": "*** and ***"}
 
 
 def test_a_worker_whose_server_is_broken_does_without_and_the_reply_says_so(

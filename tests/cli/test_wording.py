@@ -6,6 +6,7 @@ from concertmaster.cli.wording import (
     harmless,
     joined,
     likely,
+    looked_up,
     money,
     one_line,
     seconds,
@@ -107,3 +108,16 @@ def test_text_from_elsewhere_cannot_move_the_cursor_or_turn_the_line() -> None:
 
 def test_lines_are_joined_into_one() -> None:
     assert one_line("  a\n\n b\t\x00c ") == "a b c"
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        (NO_USAGE, ""),
+        (Usage(searches=1), "1 web search"),
+        (Usage(searches=2, fetches=1), "2 web searches · 1 page fetched"),
+        (Usage(fetches=3), "3 pages fetched"),
+    ],
+)
+def test_what_the_provider_looked_up_is_told_if_it_is_anything(usage: Usage, expected: str) -> None:
+    assert looked_up(usage) == expected

@@ -290,3 +290,37 @@ async def test_a_port_that_is_taken_is_an_error() -> None:
         with pytest.raises(SettingsError, match=f"Port {port} cannot be had"):
             async with serve_fake_api(port=port):
                 raise AssertionError("unreachable")
+
+
+SEARCH = {"type": "web_search_20260318", "name": "web_search"}
+
+
+def kinds_of(events: Events) -> list[str]:
+    starts = [json.loads(data) for kind, data in events if kind == "content_block_start"]
+    return [event["content_block"]["type"] for event in starts]
+
+
+async def test_a_request_that_lets_the_web_be_searched_is_answered_with_a_search() -> None:
+    async with client() as asking:
+        events = await asking.events(tools=[SEARCH])
+        entry, totals = asking.api.ledger.entries[0], asking.api.ledger.totals
+    assert kinds_of(events) == ["server_tool_use", "web_search_tool_result", "text"]
+    usage = end_of(events)["usage"]
+    assert usage["server_tool_use"]["web_search_requests"] == totals.searches == 1
+    assert usage["input_tokens"] == entry.tokens_in > 500
+    assert any("web_search_result_location" in data for _, data in events)
+
+
+async def test_a_search_may_be_followed_by_a_pause_and_is_not_made_again() -> None:
+    async with client(pause=True) as asking:
+        first = await asking.events(tools=[SEARCH])
+        said: list[dict[str, Any]] = [
+            {"role": "user", "content": "Why?"},
+            {"role": "assistant", "content": []},
+        ]
+        second = await asking.events(tools=[SEARCH], messages=said)
+    assert kinds_of(first) == ["server_tool_use", "web_search_tool_result"]
+    assert end_of(first)["delta"]["stop_reason"] == "pause_turn"
+    assert kinds_of(second) == ["text"]
+    assert end_of(second)["delta"]["stop_reason"] == "end_turn"
+    assert any("web_search_result_location" in data for _, data in second)

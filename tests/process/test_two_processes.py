@@ -209,7 +209,7 @@ async def test_a_cancel_request_reaches_the_process_that_owns_the_run(
     other.send("listen r-1")
     async with open_sqlite(folder) as journal:
         event = CancelRequested(name="run/cancel/1", at=2.0, reason="enough")
-        await journal.request_cancel("r-1", event)
+        await journal.tell("r-1", event)
     assert other.answer() == "enough"
 
 

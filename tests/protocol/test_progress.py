@@ -7,7 +7,8 @@ from clients import ERAS, connected, hang
 from concertmaster.engine.plans.plan import Plan
 from concertmaster.engine.record.request import RunRequest
 from concertmaster.protocol.views import progress_line
-from concertmaster.runs.state import RunState, SubtaskState
+from concertmaster.runs.state import RunState
+from concertmaster.runs.subtask_state import SubtaskState
 from fakes import plan_json, subtask
 
 pytestmark = pytest.mark.anyio

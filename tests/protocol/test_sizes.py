@@ -12,8 +12,8 @@ from clients import Connection, connected, text_of
 from concertmaster.engine.plans.plan import Subtask
 from concertmaster.engine.record.request import Limits
 from concertmaster.errors import ModelRequestError
+from concertmaster.protocol.lines import one_line
 from concertmaster.protocol.pages import REPLY_CHARS, page_of
-from concertmaster.protocol.views import one_line
 from concertmaster.runs.intake import RunPolicy
 from fakes import plan_json, reply_with, subtask
 

@@ -71,7 +71,7 @@ async def test_the_list_of_tools_is_short_and_free_of_noise(mode: str, tmp_path:
         assert tool.input_schema["additionalProperties"] is False
         assert all("description" in item for item in tool.input_schema["properties"].values())
         assert "$ref" not in json.dumps(tool.input_schema)
-        assert '"title":' not in json.dumps([tool.input_schema, tool.output_schema])
+        assert '"title": "' not in json.dumps([tool.input_schema, tool.output_schema])
         assert '"null"' not in json.dumps([tool.input_schema, tool.output_schema])
 
 

@@ -67,6 +67,9 @@ async def test_a_reply_has_the_text_of_all_its_pieces_and_what_it_cost() -> None
         "tokens_out": 200,
         "cache_read": 5000,
         "cache_write": 2000,
+        "searches": 0,
+        "fetches": 0,
+        "containers": 0,
     }
     assert usage.usd == pytest.approx((1000 * 2 + 200 * 10 + 5000 * 0.1 + 2000 * 2.5) / 1e6)
     assert usage.saved_usd == pytest.approx((5000 * (2 - 0.1) + 2000 * (2 - 2.5)) / 1e6)

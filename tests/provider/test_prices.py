@@ -37,6 +37,30 @@ def test_a_model_id_stands_for_itself() -> None:
     assert PRICES.resolve("claude-opus-4-8") == "claude-opus-4-8"
 
 
+def test_searches_and_containers_have_their_price_beside_the_tokens() -> None:
+    usage = Usage(tokens_in=1_000_000, searches=7, fetches=9, containers=2)
+    opus = 4.0 + 7 * 0.01 + 2 * 0.05 * 5 / 60
+    assert PRICES.cost("claude-opus-5-5", usage) == pytest.approx(opus)
+    # Also where the prompt is so long that other rates hold for it.
+    assert PRICES.cost("claude-haiku-5-5", usage) == pytest.approx(opus - 4.0 + 0.5)
+
+
+def test_searches_of_a_model_that_nobody_gave_a_price_for_them_cost_nobody_knows_what() -> None:
+    own = {"input": 1.0, "output": 1.0}
+    usage = Usage(tokens_in=1_000_000, searches=1)
+    assert load_prices({"mine": own}).cost("mine", usage) is None
+    assert load_prices({"mine": own}).cost("mine", MILLION) == 1.0
+    assert load_prices({"mine": own | {"web_search": 5.0}}).cost("mine", usage) == 1.005
+    assert load_prices({"sonnet": own}).cost("claude-sonnet-5-5", usage) == 1.01
+    assert load_prices({"mine": {}}).cost("mine", usage) is None
+
+
+def test_what_the_cache_saves_has_nothing_to_do_with_searches() -> None:
+    usage = Usage(cache_read=1_000_000)
+    searched = usage.model_copy(update={"searches": 5})
+    assert PRICES.saving("claude-sonnet-5-5", searched) == PRICES.saving("claude-sonnet-5-5", usage)
+
+
 def test_every_kind_of_token_has_its_price() -> None:
     usage = Usage(tokens_in=1000, tokens_out=200, cache_read=5000, cache_write=2000)
     expected = (1000 * 4 + 200 * 20 + 5000 * 0.2 + 2000 * 5) / 1e6

@@ -135,7 +135,7 @@ async def test_news_come_in_again_after_a_lost_connection(
         with anyio.fail_after(10):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(mine.changed_elsewhere)
-                await other.request_cancel("r-1", cancel())
+                await other.tell("r-1", cancel())
 
 
 async def test_who_waits_for_any_run_hears_of_each(shared: PostgresStore) -> None:

@@ -223,7 +223,7 @@ async def test_commits_of_this_process_are_no_news_to_it(
                 for number in range(20):
                     await mine.append("r-1", numbered(number), epoch=1)
                 heard.append("mine")
-                await other.request_cancel("r-1", cancel())
+                await other.tell("r-1", cancel())
     assert heard == ["mine", "other"]
 
 
@@ -473,7 +473,7 @@ async def test_all_errors_are_ours(folder: Path) -> None:
         attempts: list[Callable[[], Awaitable[object]]] = [
             lambda: journal.create("r-1", started(), {}),
             lambda: journal.append("r-1", numbered(1), epoch=1),
-            lambda: journal.request_cancel("r-1", cancel()),
+            lambda: journal.tell("r-1", cancel()),
             lambda: journal.row("r-1"),
             lambda: journal.recent(1),
             lambda: journal.events("r-1"),

@@ -23,6 +23,8 @@ from concertmaster.engine.record.events import (
     SubtaskResult,
     SubtaskStarted,
     SynthesisStarted,
+    ToolAnswered,
+    ToolAsked,
     ToolCalled,
 )
 from concertmaster.engine.record.request import InputRef, Origin, RunRequest
@@ -65,6 +67,18 @@ EVERY_KIND: list[Event] = [
     PlanRejected(name="plan/rejected/1", at=5, problems=("a cycle",)),
     PlanAccepted(name="plan/1", at=6, plan=Plan(subtasks=(subtask("s1"),)), left_out=("s9",)),
     SubtaskStarted(name="subtask/s1/start", at=7, subtask_id="s1"),
+    ToolAsked(
+        name="tool/question",
+        at=7.5,
+        step="tool",
+        question_id="q-1",
+        subtask_id="s1",
+        worker="analyst",
+        tool="lint",
+        arguments='{"file": "\u00e9"}',
+        until=100,
+    ),
+    ToolAnswered(name="question/q-1/1", at=7.75, question_id="q-1", allowed=True, by="a person"),
     ToolCalled(
         name="tool",
         at=8,
@@ -178,7 +192,7 @@ async def test_a_cancel_request_needs_no_epoch(store: Store) -> None:
     async with store.open() as journal:
         await journal.create("r-1", started(), {})
         store.change("UPDATE runs SET epoch = 7")
-        await journal.request_cancel("r-1", cancel())
+        await journal.tell("r-1", cancel())
         assert await journal.events("r-1") == [started(), cancel()]
         assert (await journal.row("r-1")).epoch == 7
 
@@ -187,7 +201,7 @@ async def test_a_run_that_does_not_exist_is_unknown(store: Store) -> None:
     async with store.open() as journal:
         attempts: list[Callable[[], Awaitable[object]]] = [
             lambda: journal.append("r-9", numbered(1), epoch=1),
-            lambda: journal.request_cancel("r-9", cancel()),
+            lambda: journal.tell("r-9", cancel()),
             lambda: journal.row("r-9"),
             lambda: journal.events("r-9"),
         ]
@@ -302,7 +316,7 @@ async def test_a_commit_of_another_wakes_who_waits_for_it(store: Store) -> None:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(mine.changed_elsewhere)
                 tasks.start_soon(mine.changed_elsewhere)
-                await other.request_cancel("r-1", cancel())
+                await other.tell("r-1", cancel())
 
 
 async def test_the_row_of_a_run_differs_once_it_has_another_event(store: Store) -> None:
@@ -320,7 +334,7 @@ async def test_a_commit_of_another_between_two_calls_is_not_missed(store: Store)
     async with store.open() as mine, store.open() as other:
         await mine.create("r-1", started(), {})
         await mine.changed_elsewhere()
-        await other.request_cancel("r-1", cancel())
+        await other.tell("r-1", cancel())
         with anyio.fail_after(5):
             await mine.changed_elsewhere()
 
@@ -481,21 +495,42 @@ async def test_no_more_runs_are_taken_up_than_may_be_under_way(store: Store) -> 
         await second.take_over("r-2", resumed(2), epoch=2, most=1)
 
 
-async def test_who_drives_a_run_hears_of_its_epoch_and_of_wishes_to_stop_it(
+def answered(number: int) -> ToolAnswered:
+    return ToolAnswered(
+        name=f"question/q-1/{number}", at=5, question_id="q-1", allowed=number == 1, by="Ann"
+    )
+
+
+async def test_who_drives_a_run_hears_of_its_epoch_of_wishes_to_stop_it_and_of_answers(
     store: Store,
 ) -> None:
     async with store.open() as journal:
         for run_id in ("r-1", "r-2", "r-3"):
             await journal.create(run_id, started(), {})
-        await journal.request_cancel("r-2", cancel("first"))
-        await journal.request_cancel("r-2", cancel("second"))
-        await journal.request_cancel("r-3", cancel())
+        await journal.tell("r-2", cancel("first"))
+        await journal.tell("r-2", cancel("second"))
+        await journal.tell("r-3", cancel())
         await journal.take_over("r-3", resumed(2), epoch=2)
+        for number in (1, 2):
+            await journal.tell("r-1", answered(number))
         standing = await journal.standing(["r-1", "r-2", "r-3", "r-9"])
     assert standing == {
-        "r-1": Standing(epoch=1, cancel_requested=None),
+        "r-1": Standing(epoch=1, cancel_requested=None, answers=(answered(1), answered(2))),
         "r-2": Standing(epoch=1, cancel_requested="second"),
         "r-3": Standing(epoch=2, cancel_requested=None),
+    }
+
+
+async def test_what_cannot_be_read_in_one_run_keeps_no_other_from_hearing(store: Store) -> None:
+    async with store.open() as journal:
+        for run_id in ("r-1", "r-2"):
+            await journal.create(run_id, started(), {})
+            await journal.tell(run_id, cancel())
+        store.change("UPDATE events SET data = '[' WHERE run_id = ? AND name <> 'run/start'", "r-1")
+        standing = await journal.standing(["r-1", "r-2"])
+    assert standing == {
+        "r-1": Standing(epoch=1, cancel_requested=None),
+        "r-2": Standing(epoch=1, cancel_requested="enough"),
     }
 
 

@@ -19,12 +19,15 @@ from concertmaster.engine.record.events import (
     PlanRevised,
     ResultsVerified,
     RunEnded,
+    RunResumed,
     RunStarted,
     SubtaskFinished,
     SubtaskResult,
     SubtaskStarted,
     SubtaskStatus,
     SynthesisStarted,
+    ToolAnswered,
+    ToolAsked,
     ToolCalled,
     ToolsMissing,
     ToolStarted,
@@ -32,6 +35,7 @@ from concertmaster.engine.record.events import (
 from concertmaster.engine.record.request import RunRequest
 from concertmaster.errors import UnreadableRunError
 from concertmaster.llm.protocol import ToolCall, ToolOutcome
+from concertmaster.llm.server_tools import ServerToolUse
 from concertmaster.runs.trace import Span, trace
 from fakes import USAGE, reply_with, subtask
 
@@ -223,7 +227,7 @@ def tool_span(*events: Event, content: bool = False) -> Span:
 def test_long_arguments_of_a_tool_call_are_shortened() -> None:
     arguments = str(tool_span(tool_called()).attributes["arguments"])
     assert arguments.startswith('{"message": "mmm')
-    assert arguments.endswith("m …")
+    assert arguments.endswith('m… [400 more characters]"}')
     assert len(arguments) < 510
 
 
@@ -464,3 +468,102 @@ def test_a_result_that_is_mended_makes_its_subtask_longer_and_its_calls_are_part
         "invoke_agent analyst: partial 2-7.0": [{"chat m: succeeded 5-6.0": []}]
     }
     assert span.attributes["usage"] == usage(1)
+
+
+ASKED = ToolAsked(
+    name="subtask/s1/tool/1.1/question",
+    at=9,
+    step="subtask/s1/tool/1.1",
+    question_id="q-1",
+    subtask_id="s1",
+    worker="analyst",
+    tool="git.commit",
+    arguments="{}",
+    until=99,
+)
+
+
+def answered(*, allowed: bool, at: float) -> ToolAnswered:
+    return ToolAnswered(
+        name=f"question/q-1/{at}", at=at, question_id="q-1", allowed=allowed, by="Ann"
+    )
+
+
+def questions(*events: Event) -> list[Span]:
+    root = trace("r-1", [*WHOLE_RUN[:5], ASKED, *events])
+    return [span for span in root.spans[1].spans if span.kind == "question"]
+
+
+def test_the_first_answer_to_a_question_is_the_one_in_the_trace() -> None:
+    (span,) = questions(answered(allowed=False, at=10), answered(allowed=True, at=11))
+    assert (span.name, span.status, span.started_at, span.ended_at) == (
+        "ask git.commit",
+        "denied",
+        9,
+        10,
+    )
+
+
+def test_a_question_that_is_asked_anew_after_a_restart_is_there_twice() -> None:
+    resumed = RunResumed(name="run/resume/2", at=10, epoch=2, by="test")
+    again = SubtaskStarted(name="subtask/s1/start", at=11, subtask_id="s1")
+    events = [resumed, again, ASKED.model_copy(update={"at": 12}), answered(allowed=True, at=13)]
+    root = trace("r-1", [*WHOLE_RUN[:5], ASKED, *events])
+    spans = [span for part in root.spans for span in part.spans if span.kind == "question"]
+    assert [span.status for span in spans] == ["interrupted", "allowed"]
+
+
+def searched(*uses: ServerToolUse) -> list[Event]:
+    """Return the events of a subtask whose worker's provider called tools itself."""
+    reply = reply_with(SAID, server_tool_uses=uses)
+    return [
+        STARTED,
+        accepted(1, "s1"),
+        started("s1", 2),
+        call_started("subtask/s1/call/1", 3, "worker:analyst", "s1"),
+        CallFinished(
+            name="subtask/s1/call/1", at=13, caller="worker:analyst", subtask_id="s1", reply=reply
+        ),
+    ]
+
+
+SEARCH = ServerToolUse(
+    id="1",
+    name="web_search",
+    arguments={"query": "x" * 600},
+    result=SAID,
+    result_chars=70,
+    ago=8,
+    seconds=2,
+)
+FETCH = ServerToolUse(id="2", name="web_fetch", error="url_not_allowed", ago=90, seconds=1)
+
+
+def test_what_the_provider_called_itself_is_within_its_call() -> None:
+    root = trace("r-1", searched(SEARCH, FETCH))
+    (call,) = root.spans[-1].spans
+    fetch, search = call.spans
+    assert (search.name, search.kind, search.status) == (
+        "execute_tool web_search",
+        "tool",
+        "succeeded",
+    )
+    assert (search.started_at, search.ended_at) == (5, 7)
+    assert (search.attributes["by"], search.attributes["chars"]) == ("the provider", 70)
+    assert str(search.attributes["arguments"]).endswith('more characters]"}')
+    assert (fetch.status, fetch.attributes["error"]) == ("failed", "url_not_allowed")
+    # It cannot have begun before its call, whatever the clocks say.
+    assert fetch.started_at == 3
+    assert SAID not in root.model_dump_json()
+
+
+def test_a_use_whose_outcome_comes_later_is_pending() -> None:
+    use = SEARCH.model_copy(update={"pending": True})
+    (call,) = trace("r-1", searched(use)).spans[-1].spans
+    assert call.spans[0].status == "pending"
+
+
+def test_what_the_provider_found_is_shown_to_those_who_ask_for_it() -> None:
+    (call,) = trace("r-1", searched(SEARCH), content=True).spans[-1].spans
+    assert call.spans[0].attributes["result"] == SAID
+    assert "x" * 600 in str(call.spans[0].attributes["arguments"])

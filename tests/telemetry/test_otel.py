@@ -5,7 +5,7 @@ import sys
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import anyio
 import pytest
@@ -22,12 +22,24 @@ from concertmaster.engine.record.request import Origin
 from concertmaster.errors import ModelReplyError
 from concertmaster.llm.gate import Gate
 from concertmaster.llm.protocol import Draft, Request, SynthesisBrief
+from concertmaster.runs import trace as spans
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.orders import PlanOrder, RunOrder, WorkerOrder
 from concertmaster.runs.service import RunService, open_service
 from concertmaster.runs.sqlite_store import open_sqlite
+from concertmaster.telemetry.conventions import OPERATIONS, attributes_of
 from concertmaster.telemetry.otel import OpenTelemetry
-from fakes import FakeLLM, FakeTool, Script, in_turn, plan_json, subtask, wants
+from fakes import (
+    USAGE,
+    FakeLLM,
+    FakeTool,
+    Script,
+    in_turn,
+    plan_json,
+    reply_with,
+    subtask,
+    wants,
+)
 from processes import environment
 from serving import collecting
 
@@ -54,7 +66,12 @@ class Told:
     @property
     def spans(self) -> dict[str, ReadableSpan]:
         """Return the spans by name."""
-        return {span.name: span for span in self._spans.get_finished_spans()}
+        return {span.name: span for span in self.all_spans}
+
+    @property
+    def all_spans(self) -> tuple[ReadableSpan, ...]:
+        """Return all spans, also those of the same name."""
+        return self._spans.get_finished_spans()
 
     def points(self, name: str) -> list[Any]:
         """Return the latest points of a metric."""
@@ -130,6 +147,21 @@ async def test_a_run_is_told_of_as_a_tree_in_the_terms_of_the_conventions(tmp_pa
         "gen_ai.usage.output_tokens": 10,
     } == dict(call.attributes or {})
     assert all((span.end_time or 0) >= (span.start_time or 0) > 0 for span in spans.values())
+
+
+async def test_what_the_provider_called_itself_is_told_within_its_call(tmp_path: Path) -> None:
+    told = Told()
+    use = {"id": "1", "name": "web_search", "arguments": {"query": "private"}}
+    usage = USAGE.model_copy(update={"searches": 1})
+    reply = reply_with("done", server_tool_uses=[use], usage=usage)
+    async with told_of(tmp_path, told, {"planner": TWO, "worker:analyst": reply}) as service:
+        await finish(service, RunOrder(task="why?"))
+    search = told.spans["execute_tool web_search"]
+    assert search.parent is not None
+    assert "private" not in search.to_json()
+    calls = {span.context.span_id: span for span in told.all_spans if span.context}
+    call = calls[search.parent.span_id]
+    assert dict(call.attributes or {})["concertmaster.searches"] == 1
 
 
 async def test_a_run_belongs_to_the_trace_that_its_client_sent(tmp_path: Path) -> None:
@@ -304,3 +336,22 @@ def test_without_telemetry_its_packages_are_not_imported() -> None:
         "assert 'opentelemetry.sdk' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", check], check=True, timeout=60)
+
+
+def test_every_kind_of_span_is_an_operation() -> None:
+    assert set(OPERATIONS) == set(get_args(spans.SpanKind))
+
+
+def test_a_question_names_the_tool_that_it_is_about() -> None:
+    span = spans.Span(
+        name="ask git.commit",
+        kind="question",
+        started_at=1,
+        ended_at=2,
+        status="denied",
+        attributes={"arguments": "{}"},
+    )
+    told = attributes_of(span, provider="anthropic", content=False)
+    assert (told["gen_ai.operation.name"], told["gen_ai.tool.name"]) == ("ask", "git.commit")
+    assert told["concertmaster.status"] == "denied"
+    assert "{}" not in told.values()

@@ -6,6 +6,7 @@ from pydantic import JsonValue
 from trio.testing import MockClock
 
 from concertmaster.errors import ToolCallError
+from concertmaster.llm.fencing import fence
 from concertmaster.tools.bounds import Bounded
 from concertmaster.tools.scope import ToolScope
 from fakes import FakeTool
@@ -17,23 +18,26 @@ def bounded(text: str) -> Bounded:
     return Bounded(FakeTool("speak", lambda _arguments, _scope: text), seconds=60, max_chars=5)
 
 
-async def test_an_outcome_that_fits_is_passed_on() -> None:
-    assert await bounded("12345").call({}, ToolScope()) == "12345"
+async def test_an_outcome_that_fits_is_passed_on_as_data_with_its_source() -> None:
+    said = await bounded("12345").call({"path": "a b.py", "lines": 3}, ToolScope())
+    assert said == fence("tool-result", 'speak {"path": "a b.py", "lines": 3}', "12345")
 
 
-async def test_a_longer_outcome_is_cut() -> None:
-    assert await bounded("123456").call({}, ToolScope()) == "12345\n[cut after 5 characters]"
+async def test_a_longer_outcome_is_cut_and_that_is_no_part_of_it() -> None:
+    said = await bounded("123456").call({}, ToolScope())
+    assert said == fence("tool-result", "speak {}", "12345") + "\n[cut after 5 characters]"
 
 
 async def test_half_a_character_does_not_get_into_the_journal() -> None:
-    assert await bounded("a\ud83d").call({}, ToolScope()) == "a\ufffd"
+    said = await bounded("a\ud83d").call({"text": "b\ud83d"}, ToolScope())
+    assert said == fence("tool-result", 'speak {"text": "b\ufffd"}', "a\ufffd")
 
 
-async def test_a_long_reason_is_cut_too() -> None:
+async def test_a_long_reason_is_cut_and_fenced_too() -> None:
     def fail(_: Mapping[str, JsonValue], _scope: ToolScope) -> str:
         raise ToolCallError("no" * 10_000)
 
-    with pytest.raises(ToolCallError, match=r"nono\n\[cut after 4,000 characters\]$"):
+    with pytest.raises(ToolCallError, match=r"nono\n</tool-result-\w+>\n\[cut after 4,000"):
         await Bounded(FakeTool("fail", fail), seconds=60, max_chars=5).call({}, ToolScope())
 
 

@@ -3,6 +3,7 @@
 BUILT_IN_TOOLS = frozenset(
     {
         "arxiv_search",
+        "code_execution",
         "fetch_url",
         "lint",
         "list_files",
@@ -10,6 +11,8 @@ BUILT_IN_TOOLS = frozenset(
         "read_file",
         "run_tests",
         "search_files",
+        "web_fetch",
+        "web_search",
     }
 )
 """A worker file may name them everywhere; where one is missing, the worker goes without."""

@@ -23,6 +23,7 @@ SAME_TOOLS = {
     "LS": "list_files",
     "Read": "read_file",
     "WebFetch": "fetch_url",
+    "WebSearch": "web_search",
 }
 """The worker tool that does the work of a Claude Code tool."""
 
@@ -65,7 +66,6 @@ OTHER_TOOLS = frozenset(
         "TodoRead",
         "TodoWrite",
         "ToolSearch",
-        "WebSearch",
         "Write",
     }
 )

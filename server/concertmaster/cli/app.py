@@ -23,6 +23,7 @@ _COMMANDS = {
     "runs": ("history", "List the latest runs."),
     "show": ("history", "Print a run, one of its subtasks, its trace or its diff."),
     "cancel": ("history", "Stop a run; what is finished stays."),
+    "answer": ("history", "Allow a call of a tool that a run asks about, or deny it."),
     "resume": ("work", "Go on with a run that was cut off or did not succeed."),
     "workers": ("definitions", "List the workers and check their files."),
     "servers": ("servers", "List other MCP servers and their tools, or take over a client's."),

@@ -7,6 +7,8 @@ from pydantic import JsonValue
 
 from concertmaster.engine.record.events import SubtaskResult
 from concertmaster.llm.protocol import Frozen, Usage
+from concertmaster.protocol.costs import budget
+from concertmaster.protocol.questions import question_lines
 from concertmaster.protocol.replies import (
     ModelUsage,
     PlanReply,
@@ -16,8 +18,10 @@ from concertmaster.protocol.replies import (
     SubtaskReply,
 )
 from concertmaster.protocol.reused import reused_line
-from concertmaster.protocol.views import budget, strategy_phrase, written_workers
-from concertmaster.runs.state import RunState, SubtaskState
+from concertmaster.protocol.sources import sources_of
+from concertmaster.protocol.views import strategy_phrase, written_workers
+from concertmaster.runs.state import RunState
+from concertmaster.runs.subtask_state import SubtaskState
 
 
 def run_data(state: RunState) -> JsonValue:
@@ -41,6 +45,8 @@ def run_data(state: RunState) -> JsonValue:
             usage=_usage(state.by_model),
             reused=reused_line(state),
             reasons=state.reasons,
+            questions=question_lines(state),
+            sources=sources_of(state),
             guard=state.guard,
             decisions=state.decisions,
             findings=tuple(finding.what for finding in state.findings),
@@ -77,6 +83,7 @@ def subtask_data(run_id: str, objective: str, result: SubtaskResult) -> JsonValu
             value=result.value,
             seconds=result.seconds,
             usage=_usage({result.usage.model: result.usage}),
+            sources=result.sources,
             notes=result.notes,
             errors=result.errors,
         )

@@ -26,6 +26,7 @@ def dev() -> None:
 @click.option("--faults", metavar="MIX", help="What goes wrong how often: reset=0.1,… or all=0.2.")
 @click.option("--seed", type=int, help="Which requests the faults happen to.")
 @click.option("--silence-seconds", type=float, help="How long the fault silence lasts.")
+@click.option("--pause", is_flag=True, help="Replies that search the web pause once.")
 @click.option("--retry-after", type=int, help="Seconds that the fault rate_limit asks to wait.")
 def fake_api(port: int, faults: str | None, **flags: Any) -> None:
     """Serve a scripted endpoint that speaks Anthropic's Messages API, on this machine.

@@ -12,14 +12,15 @@ from pydantic import JsonValue
 from rich.table import Table
 from rich.text import Text
 
+from concertmaster.cli.answering import answering
 from concertmaster.cli.app import FAILED
 from concertmaster.cli.definitions import read_definitions
 from concertmaster.cli.jobs import find_jobs
 from concertmaster.cli.options import json_option, load, run_async, setup_options
+from concertmaster.cli.served import served_tools
 from concertmaster.cli.servers import look_at_servers
 from concertmaster.cli.terminal import print_data, print_json
 from concertmaster.cli.wiring import (
-    answering,
     build_prompts,
     build_tools,
     connection_of,
@@ -31,6 +32,7 @@ from concertmaster.cli.wiring import (
 from concertmaster.cli.wording import count
 from concertmaster.errors import ConcertmasterError
 from concertmaster.llm.protocol import Document
+from concertmaster.llm.server_tools import SERVER_TOOLS
 from concertmaster.settings import SECRETS, LoadedSettings, Settings
 from concertmaster.tools.policy import ToolPolicy
 from concertmaster.tools.registry import ToolRegistry
@@ -124,6 +126,7 @@ def examine(loaded: LoadedSettings) -> Iterator[Finding]:
     yield from _definitions(loaded.settings)
     yield _attempt("prompts", lambda: _prompts(loaded.settings))
     yield from _tools(loaded.settings)
+    yield from _served(loaded)
     yield from _servers(loaded.settings)
 
 
@@ -205,9 +208,11 @@ def _servers(settings: Settings) -> Iterator[Finding]:
         if report.problem:
             yield Finding(about, "broken", report.problem)
         else:
-            allowed = sum(policy.decision(spec) == "allow" for spec in report.tools)
-            number = count(len(report.tools), "tool")
-            yield Finding(about, "ok", f"{report.about}: {number}, {allowed} may be called")
+            decisions = [policy.decision(spec) for spec in report.tools]
+            tools = f"{count(len(decisions), 'tool')}, {decisions.count('allow')} may be called"
+            if asked := decisions.count("ask"):
+                tools += f", {asked} if somebody agrees"
+            yield Finding(about, "ok", f"{report.about}: {tools}")
 
 
 def _tools(settings: Settings) -> Iterator[Finding]:
@@ -218,6 +223,17 @@ def _tools(settings: Settings) -> Iterator[Finding]:
             yield Finding(about, "note", tools.missing[name])
         else:
             yield _attempt(about, lambda name=name: _tool(tools, name, settings))
+
+
+def _served(loaded: LoadedSettings) -> Iterator[Finding]:
+    """Tell which tools the provider calls itself; only a call of one would show more."""
+    served, policy = served_tools(loaded), ToolPolicy(loaded.settings.tool_policy)
+    for name in SERVER_TOOLS:
+        if reason := served.reason(name, policy):
+            yield Finding(f"tool {name}", "note", reason)
+        else:
+            uses = count(loaded.settings.server_tool_uses, "use")
+            yield Finding(f"tool {name}", "ok", f"by the provider, {uses} in a conversation")
 
 
 def _tool(tools: ToolRegistry, name: str, settings: Settings) -> str:

@@ -1,4 +1,4 @@
-"""A run watched from its start to its end, and stopped with Ctrl-C."""
+"""A run watched from its start to its end: its questions answered, or stopped with Ctrl-C."""
 
 import signal
 import time
@@ -8,6 +8,7 @@ import anyio
 from anyio.abc import TaskStatus
 from rich.console import Console
 
+from concertmaster.cli.asking import answer_questions, can_ask
 from concertmaster.cli.live import View, open_view
 from concertmaster.runs.service import RunService
 from concertmaster.runs.state import RunState
@@ -28,6 +29,8 @@ async def follow(service: RunService, state: RunState, console: Console) -> Foll
     with open_view(console) as view:
         async with anyio.create_task_group() as tasks:
             await tasks.start(_stop_on_signal, service, state.run_id, stopped, console)
+            if can_ask(console):
+                tasks.start_soon(answer_questions, service, state.run_id, console)
             state = await _watch(service, state, view)
             tasks.cancel_scope.cancel()
     return Followed(state, stopped.is_set())

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from concertmaster.cli.wording import (
+    asked,
     bill,
     count,
     how,
@@ -21,7 +22,8 @@ from concertmaster.cli.wording import (
     times,
     tokens,
 )
-from concertmaster.runs.state import RunState, SubtaskState
+from concertmaster.runs.state import RunState
+from concertmaster.runs.subtask_state import SubtaskState
 
 FRAMES_PER_SECOND = 8
 
@@ -181,10 +183,11 @@ def _single(text: str, style: str = "") -> Text:
 
 
 def asides(state: RunState) -> list[str]:
-    """Return what the guard, the orchestrator and the check of results had to say."""
+    """Return what the guard, the orchestrator and the check had to say, and what is asked."""
     said = [f"guard {state.request.guard}: {state.guard}"] if state.guard == "passed" else []
     said += [f"decision: {reason}" for reason in state.decisions]
     said += [f"results do not agree: {finding.what}" for finding in state.findings]
+    said += [f"asked: {asked(question)}" for question in state.questions.values()]
     return [one_line(text) for text in said]
 
 

@@ -1,4 +1,4 @@
-"""The subcommands about runs that exist: `runs` and what it can do, `show`, `cancel`."""
+"""The subcommands about runs that exist: `runs` and what it can do, `show`, `cancel`, `answer`."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -183,6 +183,26 @@ def cancel(run_id: str, as_json: bool, **flags: Any) -> None:
     else:
         print_aside(f"{run_id}: {state.status}")
     click.get_current_context().exit(0 if state.still else FAILED)
+
+
+@click.command()
+@click.argument("run_id", metavar="RUN")
+@click.argument("question_id", metavar="QUESTION")
+@click.argument("said", metavar="yes|no", type=click.Choice(["yes", "no"]))
+@data_option
+def answer(run_id: str, question_id: str, said: str, **flags: Any) -> None:
+    """Allow the call of a tool that RUN asks about, or deny it.
+
+    `show RUN` prints what is asked. A yes is for this one call; a no is for the tool and the
+    rest of the subtask.
+    """
+    allowed = said == "yes"
+
+    async def ask(service: RunService) -> None:
+        await service.answer(run_id, question_id, allowed=allowed, by="the operator")
+
+    _ask(flags, ask)
+    print_aside(f"{question_id}: {'allowed' if allowed else 'denied'}")
 
 
 def _ask(flags: dict[str, Any], question: Callable[[RunService], Awaitable[T]]) -> T:

@@ -19,8 +19,10 @@ from concertmaster.cli.wording import (
     problem,
     spent,
     times,
+    to_answer,
 )
-from concertmaster.runs.state import RunState, SubtaskState
+from concertmaster.runs.state import RunState
+from concertmaster.runs.subtask_state import SubtaskState
 
 SHORT = 160
 """How many characters a line has of a task or an objective; `show` has all of it."""
@@ -99,7 +101,8 @@ def lines(state: RunState, now: float) -> list[str]:
     if state.subtasks and state.estimate is not None:
         begin.append(f"likely: {likely(state.estimate)}")
     end = [*asides(state), *_synthesis_line(state)]
-    return [*begin, *(line for _, line in happened), *end]
+    answers = [f"  {to_answer(state.run_id, question)}" for question in state.questions.values()]
+    return [*begin, *(line for _, line in happened), *end, *answers]
 
 
 def _planned(item: SubtaskState) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
 from pydantic import JsonValue, TypeAdapter
@@ -14,6 +14,7 @@ from rich.tree import Tree
 from concertmaster.cli.frame import style_of, symbol_of
 from concertmaster.cli.terminal import table_of
 from concertmaster.cli.wording import (
+    asked,
     bill,
     cached,
     count,
@@ -21,19 +22,23 @@ from concertmaster.cli.wording import (
     how,
     joined,
     likely,
+    looked_up,
     money,
     notes,
     one_line,
     problem,
     times,
+    to_answer,
     tokens,
 )
 from concertmaster.engine.plans.plan import Plan, Subtask
 from concertmaster.engine.record.amounts import Estimate
 from concertmaster.protocol.reused import reused_line
+from concertmaster.protocol.sources import cited_answer
 from concertmaster.protocol.views import written_workers
 from concertmaster.runs.resumable import sufficient_budget
-from concertmaster.runs.state import RunState, SubtaskState
+from concertmaster.runs.state import RunState
+from concertmaster.runs.subtask_state import SubtaskState
 from concertmaster.runs.trace import Span
 
 _JSON: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
@@ -48,6 +53,7 @@ def summary(state: RunState) -> str:
             times(state.started_at, state.stopped_at, time.time()),
             bill(state),
             cached(state.usage),
+            looked_up(state.usage),
             f"concertmaster show {state.run_id}",
         )
     )
@@ -59,7 +65,7 @@ def answer_text(state: RunState) -> str:
         return _JSON.dump_json(state.value, indent=2).decode()
     if state.request.kind == "plan" and state.plan is not None:
         return plan_markdown(state.plan, state.estimate)
-    return state.answer
+    return cited_answer(state)
 
 
 def plan_markdown(plan: Plan, estimate: Estimate | None = None) -> str:
@@ -131,13 +137,14 @@ def run_parts(state: RunState) -> list[RenderableType]:
         "started": moment(state.started_at),
         "took": times(state.started_at, state.stopped_at, time.time()),
         "likely": likely(state.estimate) if state.estimate and state.subtasks else "",
-        "used": joined((bill(state), cached(state.usage))),
+        "used": joined((bill(state), cached(state.usage), looked_up(state.usage))),
         "models": ", ".join(name for name in state.by_model if name),
         "inputs": ", ".join(item.name for item in state.request.inputs),
         "guard": joined((state.request.guard, state.guard)) if state.request.guard else "",
         "mode": _mode(state),
         "taken over": reused_line(state),
         "to go on": to_go_on(state),
+        "asked": "\n".join(_asked(state)),
         "decisions": "\n".join(state.decisions),
         "findings": "\n".join(finding.what for finding in state.findings),
         "written": "\n".join(written_workers(state)),
@@ -150,6 +157,12 @@ def run_parts(state: RunState) -> list[RenderableType]:
             style = style_of(text) if name == "status" else ""
             facts.add_row(name, Text(harmless(text), style=style))
     return [facts, *([subtask_table(state.subtasks.values())] if state.subtasks else [])]
+
+
+def _asked(state: RunState) -> Iterator[str]:
+    for question in state.questions.values():
+        yield asked(question)
+        yield to_answer(state.run_id, question)
 
 
 def _mode(state: RunState) -> str:

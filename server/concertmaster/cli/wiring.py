@@ -15,7 +15,9 @@ import anyio
 from concertmaster.catalog.catalog import Catalog, builtin_folder, load_catalog
 from concertmaster.catalog.definitions import tool_named
 from concertmaster.catalog.prompts import Prompts, load_prompts
+from concertmaster.cli.answering import answering
 from concertmaster.cli.extras import postgres_module
+from concertmaster.cli.served import served_tools
 from concertmaster.engine.run import Setup
 from concertmaster.errors import SettingsError, did_you_mean
 from concertmaster.llm.anthropic import Connection, open_anthropic
@@ -26,6 +28,7 @@ from concertmaster.llm.offline import OfflineLLM
 from concertmaster.llm.prefixes import SharedPrefixes
 from concertmaster.llm.prices import Prices, load_prices
 from concertmaster.llm.protocol import LLM, Models
+from concertmaster.llm.server_tools import SERVER_TOOLS
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.journal import Journal
 from concertmaster.runs.retention import Retention
@@ -42,9 +45,8 @@ from concertmaster.telemetry.watch import NO_TELEMETRY, Telemetry
 from concertmaster.tools.defaults import ToolOptions, default_tools
 from concertmaster.tools.policy import ToolPolicy
 from concertmaster.tools.registry import ToolRegistry
+from concertmaster.tools.servers.masking import Masking
 from concertmaster.tools.servers.pool import Server, open_servers
-
-MODEL_FIELDS = ("model_planner", "model_worker", "model_synthesizer")
 
 
 def worker_folders(settings: Settings) -> tuple[Path, ...]:
@@ -72,7 +74,8 @@ def build_catalog(settings: Settings) -> Catalog:
 
 def tool_names(settings: Settings) -> tuple[str, ...]:
     """Return the names of worker tools, where `SERVER.*` stands for those of a server."""
-    return (*build_tools(settings).names, *(f"{name}.*" for name in settings.mcp_servers))
+    servers = (f"{name}.*" for name in settings.mcp_servers)
+    return (*build_tools(settings).names, *SERVER_TOOLS, *servers)
 
 
 def custom_worker_tools(settings: Settings) -> tuple[str, ...]:
@@ -100,6 +103,15 @@ def build_tools(settings: Settings) -> ToolRegistry:
     )
 
 
+def masking_of(settings: Settings) -> Masking:
+    """Return what keeps the operator's secrets out of what people are shown."""
+    own = filter(None, (settings.api_key, settings.auth_token, settings.store))
+    secrets = {secret.get_secret_value() for secret in own}
+    for entry in settings.mcp_servers.values():
+        secrets |= set(entry.secrets)
+    return Masking(sorted(secrets, key=len, reverse=True))
+
+
 def build_prompts(settings: Settings) -> Prompts:
     """Return the prompts that the settings provide.
 
@@ -114,25 +126,6 @@ def retention_of(settings: Settings) -> Retention:
     return Retention(
         days=settings.keep_days, runs=settings.keep_runs, megabytes=settings.keep_megabytes
     )
-
-
-Answering = Literal["anthropic", "offline", "missing"]
-"""What answers requests: a provider's model, the offline one, or nothing for want of a key."""
-
-
-def answering(loaded: LoadedSettings) -> Answering:
-    """Return what answers requests under these settings.
-
-    Without a key the offline model stands in, unless somebody asked for another: they
-    would take its answers for those of the model they named.
-    """
-    settings = loaded.settings
-    if settings.offline:
-        return "offline"
-    if settings.connected:
-        return "anthropic"
-    named = any(loaded.origin[name] != "default" for name in MODEL_FIELDS)
-    return "missing" if named or settings.offline is False else "offline"
 
 
 def models_of(settings: Settings) -> Models:
@@ -301,7 +294,12 @@ async def open_runs(
             models=models_of(settings),
             catalog=catalog,
             prompts=prompts,
-            tools=build_tools(settings).joined(servers, ToolPolicy(settings.tool_policy)),
+            tools=build_tools(settings).joined(
+                servers,
+                ToolPolicy(settings.tool_policy),
+                masking=masking_of(settings),
+                served=served_tools(loaded),
+            ),
             roots=roots,
             custom_worker_tools=custom_tools,
             brake=brake,

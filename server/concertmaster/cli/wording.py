@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterable
 
 from concertmaster.engine.plans.plan import Subtask
 from concertmaster.engine.record.amounts import Estimate
+from concertmaster.engine.record.events import ToolAsked
 from concertmaster.llm.protocol import Usage
 from concertmaster.protocol.views import strategy_phrase
-from concertmaster.runs.state import RunState, SubtaskState
+from concertmaster.runs.state import RunState
+from concertmaster.runs.subtask_state import SubtaskState
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """Characters that move the cursor, colour the screen or turn the direction of text."""
@@ -66,6 +68,16 @@ def cached(usage: Usage) -> str:
     return f"{usage.cache_hit_rate:.0%} cached, saved {money(usage.saved_usd)}"
 
 
+def looked_up(usage: Usage) -> str:
+    """Return what the provider looked up itself, or nothing if that is nothing."""
+    return joined(
+        (
+            count(usage.searches, "web search", "web searches") if usage.searches else "",
+            count(usage.fetches, "page") + " fetched" if usage.fetches else "",
+        )
+    )
+
+
 def likely(estimate: Estimate) -> str:
     """Return what carrying out a plan is likely to take, such as `7-28 calls · $0.09-$1.00`."""
     calls, counts = estimate.calls, estimate.tokens
@@ -100,6 +112,17 @@ def _round_time(value: float) -> str:
     return f"{value:.0f}s" if value < 60 else seconds(value)
 
 
+def asked(question: ToolAsked) -> str:
+    """Return what somebody is to agree to."""
+    who = f"{question.subtask_id} {question.worker}"
+    return one_line(f"may {who} call {question.tool} with {question.arguments}")
+
+
+def to_answer(run_id: str, question: ToolAsked) -> str:
+    """Return the command that answers a question of a run."""
+    return f"concertmaster answer {run_id} {question.question_id} yes|no"
+
+
 def times(start: float | None, end: float | None, now: float) -> str:
     """Return how long something has taken, or nothing if it has not begun."""
     return "" if start is None else seconds((now if end is None else end) - start)
@@ -121,9 +144,9 @@ def notes(state: SubtaskState) -> str:
     return one_line(" ".join(state.result.notes)) if state.result else ""
 
 
-def count(number: int, noun: str) -> str:
+def count(number: int, noun: str, nouns: str = "") -> str:
     """Return a number of things, such as `1 subtask` or `3 subtasks`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return f"{number} {noun}" if number == 1 else f"{number} {nouns or f'{noun}s'}"
 
 
 def joined(parts: Iterable[str]) -> str:

@@ -9,6 +9,7 @@ import anyio
 from concertmaster.catalog.catalog import Catalog
 from concertmaster.catalog.definitions import WorkerDefinition
 from concertmaster.catalog.prompts import Prompts, fence
+from concertmaster.engine.consents import Consents
 from concertmaster.engine.plans.plan import Plan, Subtask
 from concertmaster.engine.plans.rules import PlanRules
 from concertmaster.engine.record.earlier import (
@@ -58,6 +59,8 @@ class Run:
     """The run that this one is to repeat."""
     offers: FindOffers = no_offers
     """What all other runs have for it."""
+    consents: Consents = field(default_factory=Consents)
+    """What people say to tool calls that somebody has to agree to."""
 
     def inputs_of(self, subtask: Subtask) -> tuple[Document, ...]:
         """Return the inputs that a subtask gets, in the run's order."""
@@ -114,6 +117,7 @@ def work_result(subtask: Subtask, result: SubtaskResult) -> WorkResult:
         status=result.status,
         text=result.text,
         problem=" ".join(result.errors),
+        sources=tuple(source.line for source in result.sources),
     )
 
 
@@ -130,5 +134,7 @@ def fenced_results(results: Iterable[WorkResult]) -> str:
         text = result.text or "(no result)"
         if result.problem:
             text += f"\n\n(What is wrong with it: {result.problem})"
+        if result.sources:
+            text += f"\n\nIt cites:\n{bullets(result.sources)}"
         blocks.append(f"Objective: {result.objective}\n{fence('result', name, text)}")
     return "\n\n".join(blocks) or "None."

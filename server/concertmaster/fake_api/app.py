@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 
 import anyio
 from pydantic import ValidationError
@@ -17,8 +18,9 @@ from concertmaster.fake_api.behaviour import Behaviour, Fault, FaultMix
 from concertmaster.fake_api.caching import MOST_MARKS, CacheUse, PromptCache
 from concertmaster.fake_api.ledger import Entry, Ledger
 from concertmaster.fake_api.limits import Limits, Refusal
-from concertmaster.fake_api.replies import ConnectionDropped, Reply, make_reply, stream
+from concertmaster.fake_api.replies import ConnectionDropped, Reply, make_reply, paused, stream
 from concertmaster.fake_api.requests import MessagesRequest
+from concertmaster.fake_api.searching import goes_on, may_search
 
 MODELS = "claude-"
 """How the name of a model begins that the endpoint has."""
@@ -96,12 +98,19 @@ class FakeApi:
             raise
         text = answer(asked, subtasks=self._behaviour.subtasks, tokens=self._behaviour.reply_tokens)
         reply = make_reply(text, max_tokens=asked.max_tokens, fault=entry.fault)
+        if entry.fault is None and may_search(asked):
+            reply = self._searching(asked, reply)
         use = self._cache.look(asked.model, asked.blocks, now=self._now())
         return _Streamed(
             self._events(entry, reply, use),
             headers=self._headers(entry),
             at_end=lambda: self._end(entry),
         )
+
+    def _searching(self, asked: MessagesRequest, reply: Reply) -> Reply:
+        """Return a reply that begins with a search, unless one was made for it before."""
+        searched = replace(reply, cites=True, searched=not goes_on(asked))
+        return paused(searched) if searched.searched and self._behaviour.pause else searched
 
     async def _events(self, entry: Entry, reply: Reply, use: CacheUse) -> AsyncGenerator[bytes]:
         await anyio.sleep(self._behaviour.first_token_seconds)

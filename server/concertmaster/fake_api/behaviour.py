@@ -61,6 +61,8 @@ class Behaviour:
     """For each fault, the share of requests that it happens to."""
     seed: int = 0
     silence_seconds: float = 5.0
+    pause: bool = False
+    """Whether a reply that searches the web pauses after it, to be gone on with."""
     retry_after: int = 1
     """What `rate_limit` asks to wait, in seconds."""
 

@@ -17,6 +17,7 @@ class Entry(BaseModel):
     tokens_out: int = 0
     cache_read: int = 0
     cache_write: int = 0
+    searches: int = 0
     whole: bool = False
     """Whether all of a reply has been sent."""
     began: float
@@ -34,6 +35,7 @@ class Totals(BaseModel):
     tokens_out: int = 0
     cache_read: int = 0
     cache_write: int = 0
+    searches: int = 0
 
     @computed_field
     @property
@@ -51,7 +53,7 @@ class Ledger(BaseModel):
     @property
     def totals(self) -> Totals:
         """Return the sums over all requests."""
-        kinds = ("tokens_in", "tokens_out", "cache_read", "cache_write")
+        kinds = ("tokens_in", "tokens_out", "cache_read", "cache_write", "searches")
         return Totals(
             requests=len(self.entries),
             refused=sum(entry.status != 200 for entry in self.entries),

@@ -1,8 +1,8 @@
 """A reply as a stream of events, with what goes wrong in it."""
 
 import json
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import anyio
@@ -12,6 +12,7 @@ from concertmaster.fake_api.behaviour import Behaviour, Fault
 from concertmaster.fake_api.caching import CacheUse
 from concertmaster.fake_api.ledger import Entry
 from concertmaster.fake_api.requests import count_tokens
+from concertmaster.fake_api.searching import FOUND_TOKENS, citation, search_blocks
 
 PIECE_TOKENS = 4
 """Tokens that come in one event."""
@@ -31,6 +32,15 @@ class Reply:
     stop_reason: str = "end_turn"
     stop_details: dict[str, str] | None = None
     fault: Fault | None = None
+    searched: bool = False
+    """Whether it begins with a search of the web."""
+    cites: bool = False
+    """Whether its text rests on such a search."""
+
+
+def paused(reply: Reply) -> Reply:
+    """Return a reply that stops after its search, to be gone on with."""
+    return replace(reply, text="", stop_reason="pause_turn")
 
 
 def make_reply(text: str, *, max_tokens: int, fault: Fault | None) -> Reply:
@@ -64,27 +74,57 @@ async def stream(
     entry.tokens_in, entry.cache_read, entry.cache_write = use.fresh, use.read, use.write
     entry.tokens_out = 1
     yield _event("message_start", message=_message(entry))
+    index = 0
+    if reply.searched:
+        for event in _search(entry):
+            yield event
+        index = 2
     pieces = _pieces(reply.text)
     if reply.fault in _BROKEN_OFF:
         pieces = pieces[: len(pieces) // 2]
     if reply.text:
-        yield _event("content_block_start", index=0, content_block={"type": "text", "text": ""})
+        text = {"type": "text", "text": ""}
+        yield _event("content_block_start", index=index, content_block=text)
         async for piece in _at_speed(pieces, reply.fault, behaviour):
             delta = {"type": "text_delta", "text": piece}
-            yield _event("content_block_delta", index=0, delta=delta)
+            yield _event("content_block_delta", index=index, delta=delta)
     if reply.fault in _BROKEN_OFF:
         yield _last_words(reply.fault)
         return
     if reply.text:
-        yield _event("content_block_stop", index=0)
+        yield _end_of_text(reply, index)
     entry.tokens_out = max(count_tokens(reply.text), 1)
     end = {
         "stop_reason": reply.stop_reason,
         "stop_sequence": None,
         "stop_details": reply.stop_details,
     }
-    yield _event("message_delta", delta=end, usage={"output_tokens": entry.tokens_out})
+    yield _event("message_delta", delta=end, usage=_usage_at_end(entry))
     yield _event("message_stop")
+
+
+def _search(entry: Entry) -> Iterator[bytes]:
+    """Yield the events of a search; `entry` is charged with it."""
+    blocks = search_blocks(entry.request_id.replace("req_", "srvtoolu_"))
+    for index, block in enumerate(blocks):
+        yield _event("content_block_start", index=index, content_block=block)
+        yield _event("content_block_stop", index=index)
+    entry.searches = 1
+    entry.tokens_in += FOUND_TOKENS
+
+
+def _end_of_text(reply: Reply, index: int) -> bytes:
+    delta = {"type": "citations_delta", "citation": citation()}
+    cited = _event("content_block_delta", index=index, delta=delta) if reply.cites else b""
+    return cited + _event("content_block_stop", index=index)
+
+
+def _usage_at_end(entry: Entry) -> dict[str, Any]:
+    usage: dict[str, Any] = {"output_tokens": entry.tokens_out}
+    if entry.searches:
+        served = {"web_search_requests": entry.searches, "web_fetch_requests": 0}
+        usage |= {"input_tokens": entry.tokens_in, "server_tool_use": served}
+    return usage
 
 
 def _last_words(fault: Fault) -> bytes:

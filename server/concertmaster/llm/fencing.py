@@ -1,6 +1,7 @@
 """Texts of others, marked as data."""
 
 import hashlib
+import re
 from xml.sax.saxutils import quoteattr
 
 
@@ -14,3 +15,14 @@ def fence(kind: str, name: str, text: str) -> str:
     digest = hashlib.sha256("\0".join((kind, name, text)).encode()).hexdigest()
     tag = f"{kind}-{digest[:16]}"
     return f"<{tag} name={quoteattr(name)}>\n{text}\n</{tag}>"
+
+
+_FENCED = re.compile(
+    r"<(?P<tag>[a-z-]+-[0-9a-f]{16}) [^\n]*>\n(?P<text>.*)\n</(?P=tag)>", re.DOTALL
+)
+
+
+def unfenced(text: str) -> str:
+    """Return a text without the fence that it begins with, if it begins with one."""
+    found = _FENCED.match(text)
+    return text if found is None else found["text"] + text[found.end() :]

@@ -127,7 +127,10 @@ def prefix_key(model: str, request: Request) -> bytes:
     the reply becomes part of the prompt too.
     """
     tools = [[tool.name, tool.description, tool.input_schema] for tool in request.tools]
-    parts = json.dumps([model, tools, request.output_schema, request.system, request.shared])
+    served = [tool.name for tool in request.server_tools]
+    parts = json.dumps(
+        [model, tools, served, request.output_schema, request.system, request.shared]
+    )
     return hashlib.sha256(parts.encode()).digest()
 
 

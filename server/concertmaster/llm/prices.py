@@ -15,6 +15,8 @@ from concertmaster.errors import SettingsError
 from concertmaster.llm.protocol import Frozen, Usage
 
 MILLION = 1_000_000
+LEAST_CONTAINER_HOURS = 5 / 60
+"""What a container is charged for at least; how much longer it ran, no reply tells."""
 _SNAPSHOT = re.compile(r"-\d{8}$")
 """The date that ends the id of a model's snapshot: claude-haiku-4-5-20251001."""
 
@@ -56,15 +58,33 @@ class ModelFacts(Rates):
     """Tokens that fit its window."""
     max_output: int | None = None
     """Tokens that a reply can have."""
+    web_search: float | None = Field(default=None, ge=0)
+    """USD for a thousand searches that the provider makes."""
+    code_execution: float | None = Field(default=None, ge=0)
+    """USD for an hour of a container that the provider runs code in."""
 
-    def rates(self, usage: Usage) -> Rates:
-        """Return the rates for one call with `usage`."""
+    def cost(self, usage: Usage) -> float | None:
+        """Return the price of one call in USD, or None when a rate that it needs is unknown."""
         prompt = usage.tokens_in + usage.cache_read + usage.cache_write
-        return self.long if self.long is not None and prompt > self.long.over else self
+        long = self.long if self.long is not None and prompt > self.long.over else None
+        usd = super().cost(usage) if long is None else long.cost(usage)
+        for amount, rate in (
+            (usage.searches / 1000, self.web_search),
+            (usage.containers * LEAST_CONTAINER_HOURS, self.code_execution),
+        ):
+            if amount:
+                usd = None if usd is None or rate is None else usd + amount * rate
+        return usd
+
+
+class _ServerTools(Frozen):
+    web_search: float
+    code_execution: float
 
 
 class _ModelFile(Frozen):
     as_of: date
+    server_tools: _ServerTools
     aliases: dict[str, str]
     models: dict[str, ModelFacts]
 
@@ -89,14 +109,14 @@ class Prices:
     def cost(self, model_id: str, usage: Usage) -> float | None:
         """Return what one call costs in USD, or None when the price is unknown."""
         facts = self.find(model_id)
-        return None if facts is None else facts.rates(usage).cost(usage)
+        return None if facts is None else facts.cost(usage)
 
     def saving(self, model_id: str, usage: Usage) -> float | None:
         """Return how much more one call would have cost in USD if nothing had been cached."""
         if not usage.cached:
             return 0.0
         prompt = usage.tokens_in + usage.cache_read + usage.cache_write
-        uncached = Usage(tokens_in=prompt, tokens_out=usage.tokens_out)
+        uncached = usage.model_copy(update={"tokens_in": prompt, "cache_read": 0, "cache_write": 0})
         full, actual = self.cost(model_id, uncached), self.cost(model_id, usage)
         return None if full is None or actual is None else full - actual
 
@@ -117,7 +137,8 @@ def load_prices(*overrides: Mapping[str, Mapping[str, Any]]) -> Prices:
         SettingsError: an override has an unknown key, or a price that is none.
     """
     built_in = _built_in()
-    models = dict(built_in.models)
+    served = built_in.server_tools.model_dump()
+    models = {name: facts.model_copy(update=served) for name, facts in built_in.models.items()}
     for override in overrides:
         for name, rates in override.items():
             model_id = built_in.aliases.get(name, name)
@@ -137,5 +158,5 @@ def _overridden(model_id: str, known: ModelFacts | None, rates: Mapping[str, Any
         raise SettingsError(
             f"The prices of {model_id} in the settings are wrong: {problems}. "
             "A price is a number of USD per million tokens, for input, output, cache_read or "
-            "cache_write."
+            "cache_write; per thousand searches for web_search; per hour for code_execution."
         ) from None

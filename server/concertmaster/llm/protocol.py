@@ -9,7 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
+from pydantic import Field, JsonValue
+
+from concertmaster.llm.server_tools import ServerTool, ServerToolUse, Source
+from concertmaster.llm.values import Frozen as Frozen
+from concertmaster.llm.values import Text as Text
+from concertmaster.llm.values import whole_characters as whole_characters
 
 JsonSchema = dict[str, Any]
 """A JSON Schema (2020-12) as plain data."""
@@ -27,25 +32,6 @@ def closed_object(properties: Mapping[str, Any]) -> JsonSchema:
 
 StopReason = Literal["end", "max_tokens", "tool_use", "refusal", "pause", "context_full"]
 """Why a reply ended. `end` is the only one that means it is whole."""
-
-
-def whole_characters(text: str) -> str:
-    """Return `text` with its characters whole: a half whose other half is missing is a `\ufffd`.
-
-    JSON may spell a character as two halves, neither of which UTF-8 can express.
-    """
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-
-
-Text = Annotated[str, AfterValidator(whole_characters)]
-"""Text from outside, which JSON may have spelled with halves of characters."""
-
-
-class Frozen(BaseModel):
-    """Base of the models that are written to the journal or to the wire."""
-
-    # JSON has no word for infinity; what is written as null cannot be read again.
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
 
 class Usage(Frozen):
@@ -71,6 +57,12 @@ class Usage(Frozen):
     the cache was not worth it, None where a price is unknown."""
     seconds: float = 0.0
     """Time spent waiting for the model, summed over calls."""
+    searches: int = 0
+    """Web searches that the provider made and charges for."""
+    fetches: int = 0
+    """Pages that the provider fetched."""
+    containers: int = 0
+    """Containers that the provider opened to run code in and charges for."""
 
     @property
     def tokens(self) -> int:
@@ -106,6 +98,9 @@ class Usage(Frozen):
             usd=_sum(self.usd, other.usd),
             saved_usd=_sum(self.saved_usd, other.saved_usd),
             seconds=self.seconds + other.seconds,
+            searches=self.searches + other.searches,
+            fetches=self.fetches + other.fetches,
+            containers=self.containers + other.containers,
         )
 
 
@@ -208,6 +203,8 @@ class WorkResult:
     text: str
     problem: str = ""
     """Why there is no result, or what is missing from it."""
+    sources: tuple[str, ...] = ()
+    """What it cites, a line each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,6 +280,10 @@ class Request:
     output_schema: JsonSchema | None = None
     """When set, the reply's text is to be one JSON value of this schema."""
     tools: Sequence[ToolSpec] = ()
+    server_tools: Sequence[ServerTool] = ()
+    """What the provider may call itself, within this call."""
+    container: str = ""
+    """Where the provider ran code for an earlier reply, so that it goes on there."""
 
 
 class Reply(Frozen):
@@ -301,6 +302,17 @@ class Reply(Frozen):
     native: tuple[dict[str, JsonValue], ...] = ()
     """The reply in the provider's own form, where it has to be given back unchanged for the
     conversation to go on; nobody but the model that wrote it reads it."""
+    server_tool_uses: tuple[ServerToolUse, ...] = ()
+    """What the provider called itself."""
+    sources: tuple[Source, ...] = ()
+    """What the text cites."""
+    container: str = ""
+    """Where the provider ran code, if it did."""
+
+    @property
+    def paused(self) -> bool:
+        """Tell whether the provider goes on with it once it is given back."""
+        return self.stop_reason == "pause" and bool(self.native)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from concertmaster.errors import LostRunError, RequestError
 from concertmaster.protocol.elicitation import Answer, Question, Session, can_ask
+from concertmaster.protocol.lines import one_line
 from concertmaster.protocol.results import run_result
 from concertmaster.protocol.state import Ctx, state_of
-from concertmaster.protocol.views import one_line
 from concertmaster.runs.approvals import digest_to_approve
 from concertmaster.runs.state import RunState
 

@@ -13,6 +13,7 @@ from concertmaster.protocol.replies import (
     Budget,
     ModelUsage,
     PlanReply,
+    QuestionLine,
     RunLine,
     RunReply,
     SubtaskLine,
@@ -39,10 +40,12 @@ def _run(reply: RunReply) -> Iterable[str]:
     yield f"Run {reply.run_id}: **{reply.status}**{_figures(reply.seconds, reply.usd)}"
     yield f"Task: {reply.task}"
     yield f"Progress: {reply.progress}" if reply.progress else ""
+    yield _bullets("Waits for a person to agree to", map(_question, reply.questions))
     yield f"Guard: {reply.guard}" if reply.guard != "none" else ""
     yield f"Taken over: {reply.reused}" if reply.reused else ""
     yield _cut(reply.answer, reply.next_offset, reply.answer_chars)
     yield _json(reply.value)
+    yield _sources(reply)
     yield _bullets("Not whole because", reply.reasons)
     yield _bullets("Decisions on the plan", reply.decisions)
     yield _bullets("Results do not agree", reply.findings)
@@ -78,6 +81,7 @@ def _subtask(reply: SubtaskReply) -> Iterable[str]:
     yield f"{reply.worker}: {reply.objective}"
     yield _cut(reply.result, reply.next_offset, reply.result_chars)
     yield _json(reply.value)
+    yield _sources(reply)
     yield _bullets("How it came about", reply.notes)
     yield _bullets("Errors", reply.errors)
     yield _bullets("Usage", map(_usage, reply.usage))
@@ -107,6 +111,11 @@ def _more(count: int) -> Sequence[str]:
     return [f"and {count} more"] if count else []
 
 
+def _sources(reply: RunReply | SubtaskReply) -> str:
+    lines = [source.line for source in reply.sources]
+    return _bullets("Sources", [*lines, *_more(reply.more_sources)])
+
+
 def _figures(seconds: float | None, usd: float | None) -> str:
     figures = [f"{seconds:g} s"] if seconds is not None else []
     figures += [f"{usd:g} USD"] if usd is not None else []
@@ -120,6 +129,13 @@ def _subtask_line(line: SubtaskLine) -> str:
     return (
         f"{line.subtask_id} {line.worker}{by}: {line.status}{_figures(line.seconds, line.usd)}. "
         f"{line.objective}{notes}{error}"
+    )
+
+
+def _question(line: QuestionLine) -> str:
+    return (
+        f"{line.question_id}: {line.subtask_id} {line.worker} calling {line.tool} with "
+        f"{line.arguments}"
     )
 
 
@@ -163,8 +179,18 @@ def _usage(usage: ModelUsage) -> str:
     return (
         f"{usage.model}: {usage.calls} calls, {usage.attempts} attempts; tokens: "
         f"{usage.tokens_in} in, {usage.tokens_out} out, {usage.cache_read} cache read, "
-        f"{usage.cache_write} cache written; {price}{_cache(usage)}"
+        f"{usage.cache_write} cache written; {price}{_cache(usage)}{_served(usage)}"
     )
+
+
+def _served(usage: ModelUsage) -> str:
+    """Return how often the provider called tools itself."""
+    counts = {
+        "web searches": usage.searches,
+        "pages fetched": usage.fetches,
+        "containers": usage.containers,
+    }
+    return "".join(f"; {count} {name}" for name, count in counts.items() if count)
 
 
 def _cache(usage: ModelUsage) -> str:

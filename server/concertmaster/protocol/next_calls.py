@@ -2,6 +2,7 @@
 
 from concertmaster.engine.record.events import SubtaskResult
 from concertmaster.protocol.pages import Page
+from concertmaster.protocol.questions import how_to_answer
 from concertmaster.runs.resumable import sufficient_budget
 from concertmaster.runs.state import RunState
 
@@ -14,8 +15,8 @@ def next_after_run(state: RunState, page: Page, *, approval_token: str = "") -> 
     run_id = state.run_id
     if not state.still:
         return (
-            f'The run goes on. Call get_run with run_id "{run_id}" and wait_seconds '
-            f"{FOLLOW_SECONDS} for its answer; cancel_run stops it."
+            f'{how_to_answer(state)}The run goes on. Call get_run with run_id "{run_id}" and '
+            f"wait_seconds {FOLLOW_SECONDS} for its answer; cancel_run stops it."
         )
     if page.next_offset is not None:
         return (

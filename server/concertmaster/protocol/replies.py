@@ -9,6 +9,7 @@ from concertmaster.engine.record.amounts import Estimate
 from concertmaster.engine.record.events import RunStatus, SubtaskStatus
 from concertmaster.engine.record.request import RunKind
 from concertmaster.llm.protocol import Frozen
+from concertmaster.llm.server_tools import Source
 
 _TYPES = ("object", "array", "string", "number", "boolean", "null")
 
@@ -32,6 +33,9 @@ class ModelUsage(Frozen):
     usd: float | None = Field(default=None, description="Absent if the price is unknown.")
     cache_hit_rate: float = Field(default=0, description="Part of the input read from the cache.")
     saved_usd: float | None = Field(default=None, description="What the cache has saved.")
+    searches: int = Field(default=0, description="Web searches that the provider made.")
+    fetches: int = Field(default=0, description="Pages that the provider fetched.")
+    containers: int = Field(default=0, description="Containers that it ran code in, if charged.")
 
 
 class Budget(Frozen):
@@ -55,6 +59,16 @@ class SubtaskLine(Frozen):
     seconds: float | None = None
     usd: float | None = None
     error: str = ""
+
+
+class QuestionLine(Frozen):
+    """A tool call that waits for a person to agree to it."""
+
+    question_id: str
+    subtask_id: str
+    worker: str
+    tool: str
+    arguments: str = Field(description="As JSON, shortened, without secrets.")
 
 
 class RunLine(Frozen):
@@ -82,6 +96,9 @@ class RunReply(Reply):
     status: RunStatus
     task: str
     progress: str = ""
+    questions: tuple[QuestionLine, ...] = Field(
+        default=(), description="Tool calls that wait for a person to agree, which you are not."
+    )
     guard: Literal["none", "pending", "passed", "objected"] = "none"
     answer: str = ""
     next_offset: int | None = Field(
@@ -106,6 +123,8 @@ class RunReply(Reply):
     usage: tuple[ModelUsage, ...] = ()
     reused: str = Field(default="", description="Results of an earlier run, and what they saved.")
     reasons: tuple[str, ...] = Field(default=(), description="Why it has not succeeded.")
+    sources: tuple[Source, ...] = Field(default=(), description="What the results cite.")
+    more_sources: int = Field(default=0, description="Sources left out here.")
     decisions: tuple[str, ...] = Field(
         default=(), description="Why the plan was changed, or the work called done."
     )
@@ -156,6 +175,8 @@ class SubtaskReply(Reply):
     value: AnyJson = None
     seconds: float | None = None
     usage: tuple[ModelUsage, ...] = ()
+    sources: tuple[Source, ...] = Field(default=(), description="What the result cites.")
+    more_sources: int = Field(default=0, description="Sources left out here.")
     notes: tuple[str, ...] = Field(default=(), description="How the result came about.")
     errors: tuple[str, ...] = ()
     links: dict[str, str] = Field(default_factory=dict[str, str])

@@ -15,6 +15,7 @@ from mcp.server.mcpserver.resources import FunctionResource
 
 from concertmaster.errors import ConcertmasterError, RequestError
 from concertmaster.protocol.pages import page_of
+from concertmaster.protocol.sources import cited_answer
 from concertmaster.protocol.state import Ctx, ServerState, state_of
 from concertmaster.protocol.trace_pages import trace_page
 from concertmaster.protocol.views import DETAILS, long_text, run_reply, runs_reply
@@ -117,7 +118,7 @@ async def run_answer(ctx: Ctx, run_id: str) -> str:
         state = await (await state_of(ctx).service()).get(run_id)
         if not state.answer:
             raise RequestError(f"Run {run_id} has no answer ({state.status}).")
-    return state.answer
+    return cited_answer(state)
 
 
 async def run_diff(ctx: Ctx, run_id: str) -> str:

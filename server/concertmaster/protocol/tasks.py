@@ -24,11 +24,13 @@ from pydantic import Field
 from starlette.requests import Request
 
 from concertmaster.protocol.approving import approval_of, approval_token, decide
-from concertmaster.protocol.elicitation import Session, can_ask
+from concertmaster.protocol.asking import form_of, take_answers
+from concertmaster.protocol.elicitation import Question, Session, can_ask
+from concertmaster.protocol.lines import one_line
 from concertmaster.protocol.next_calls import FOLLOW_SECONDS
 from concertmaster.protocol.results import request_errors, run_result
 from concertmaster.protocol.state import ServerState
-from concertmaster.protocol.views import one_line, progress_line
+from concertmaster.protocol.views import progress_line
 from concertmaster.runs.state import RunState
 
 TASKS = "io.modelcontextprotocol/tasks"
@@ -224,8 +226,8 @@ class RunTasks:
         """
         service = await self._server.service()
         state = await service.get(task_id)
-        if state.status == "needs_approval" and can_ask(session):
-            return self._kept(question_task(state))
+        if can_ask(session) and (questions := _questions(state)):
+            return self._kept(question_task(state, questions))
         token = await approval_token(service, state, session)
         return self._kept(run_task(state, approval_token=token))
 
@@ -236,7 +238,7 @@ class RunTasks:
         return replace(task, ttl_milliseconds=round(self._keep_days * DAY_MILLISECONDS))
 
     async def answer(self, task_id: str, responses: Mapping[str, Any]) -> None:
-        """Take what the person at the client says to the plan of a run that waits for it.
+        """Take what the person at the client says to what a run asks.
 
         Raises:
             UnknownRunError: there is none of that id.
@@ -244,6 +246,7 @@ class RunTasks:
         """
         service = await self._server.service()
         state = await service.get(task_id)
+        await take_answers(service, state, responses)
         if state.status != "needs_approval":
             return
         if (answer := approval_of(state).answer_in(responses)) is not None:
@@ -278,17 +281,26 @@ def _run_under_way(result: HandlerResult) -> str | None:
             return None
 
 
-def question_task(state: RunState) -> Task:
-    """Return the task of a run whose plan somebody is to be asked about."""
-    question = approval_of(state)
-    request = question.request.model_dump(mode="json", by_alias=True, exclude_none=True)
+def _questions(state: RunState) -> list[Question[Any]]:
+    """Return what somebody is to be asked: about the plan, or about calls of tools."""
+    if state.status == "needs_approval":
+        return [approval_of(state)]
+    return [form_of(asked) for asked in state.questions.values()]
+
+
+def question_task(state: RunState, questions: Sequence[Question[Any]]) -> Task:
+    """Return the task of a run that asks something."""
+    requests = {
+        question.key: question.request.model_dump(mode="json", by_alias=True, exclude_none=True)
+        for question in questions
+    }
     return Task(
         task_id=state.run_id,
         status="input_required",
         message=progress_line(state),
         created_at=state.started_at,
         updated_at=state.updated_at,
-        details={"inputRequests": {question.key: request}},
+        details={"inputRequests": requests},
     )
 
 

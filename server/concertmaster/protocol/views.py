@@ -9,16 +9,16 @@ from datetime import UTC, datetime
 from concertmaster.engine.plans.plan import CustomWorker, Subtask
 from concertmaster.engine.plans.strategy import Map, Revise, Vote
 from concertmaster.engine.record.events import SubtaskResult
-from concertmaster.llm.protocol import Usage
+from concertmaster.protocol.costs import budget, usage_lines, usd_of
+from concertmaster.protocol.lines import one_line
 from concertmaster.protocol.next_calls import (
     next_after_plan,
     next_after_run,
     next_after_subtask,
 )
 from concertmaster.protocol.pages import Page
+from concertmaster.protocol.questions import question_lines
 from concertmaster.protocol.replies import (
-    Budget,
-    ModelUsage,
     PlanReply,
     RunLine,
     RunReply,
@@ -27,8 +27,10 @@ from concertmaster.protocol.replies import (
     SubtaskReply,
 )
 from concertmaster.protocol.reused import reused_line
+from concertmaster.protocol.sources import shortened, sources_of
 from concertmaster.runs.rewrites import rewritten_files
-from concertmaster.runs.state import RecentRuns, RunState, SubtaskState
+from concertmaster.runs.state import RecentRuns, RunState
+from concertmaster.runs.subtask_state import SubtaskState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,26 +44,26 @@ class Detail:
     subtasks: int
     sentences: int
     """How many reasons or warnings."""
+    sources: int
 
 
 DETAILS = (
-    Detail(objective=2_000, sentence=1_000, subtasks=50, sentences=20),
-    Detail(objective=160, sentence=200, subtasks=50, sentences=10),
-    Detail(objective=60, sentence=80, subtasks=30, sentences=5),
-    Detail(objective=40, sentence=60, subtasks=8, sentences=3),
+    Detail(objective=2_000, sentence=1_000, subtasks=50, sentences=20, sources=30),
+    Detail(objective=160, sentence=200, subtasks=50, sentences=10, sources=15),
+    Detail(objective=60, sentence=80, subtasks=30, sentences=5, sources=8),
+    Detail(objective=40, sentence=60, subtasks=8, sentences=3, sources=3),
 )
 """From the fullest to one that fits whatever the run."""
 
 
-def one_line(text: str, limit: int) -> str:
-    """Return `text` in one line of at most `limit` characters, without control characters."""
-    line = "".join(char if char.isprintable() else " " for char in text[: limit * 4])
-    line = " ".join(line.split())
-    return line if len(line) <= limit and len(text) <= limit * 4 else f"{line[: limit - 1]}…"
-
-
 def progress_line(state: RunState) -> str:
     """Return how far a run has come, such as `1 of 2 subtasks ended; analyst is running`."""
+    questions = state.questions.values()
+    asked = [f"{item.worker} waits for leave to call {item.tool}" for item in questions]
+    return one_line("; ".join([_progress(state), *asked]), 200)
+
+
+def _progress(state: RunState) -> str:
     if state.status == "queued":
         return "queued until a process has room for it"
     if state.guard == "pending":
@@ -78,7 +80,7 @@ def progress_line(state: RunState) -> str:
     ended = f"{state.ended_subtasks} of {len(state.subtasks)} subtasks ended"
     if "orchestrator" in state.calls.values():
         ended += "; the orchestrator decides what comes next"
-    return one_line(f"{ended}; {_at_work(running)}", 200) if running else ended
+    return f"{ended}; {_at_work(running)}" if running else ended
 
 
 def _at_work(running: Sequence[str]) -> str:
@@ -116,6 +118,7 @@ def long_text(state: RunState) -> str:
 def run_reply(state: RunState, page: Page, detail: Detail, *, approval_token: str = "") -> RunReply:
     """Return where a run stands, with one page of its answer."""
     as_value = state.value is not None and page.whole
+    sources = sources_of(state)
     run = f"runs://{state.run_id}"
     links = {"run": run, "trace": f"{run}/trace"}
     if state.plan is not None:
@@ -129,6 +132,7 @@ def run_reply(state: RunState, page: Page, detail: Detail, *, approval_token: st
         status=state.status,
         task=one_line(state.request.task, 160),
         progress="" if state.still else progress_line(state),
+        questions=question_lines(state, most=detail.sentences, chars=detail.sentence),
         guard=state.guard,
         answer="" if as_value else page.text,
         next_offset=page.next_offset,
@@ -137,14 +141,16 @@ def run_reply(state: RunState, page: Page, detail: Detail, *, approval_token: st
         subtasks=tuple(_lines(state, detail)),
         more_subtasks=max(len(state.subtasks) - detail.subtasks, 0),
         seconds=_elapsed(state.started_at, state.stopped_at),
-        usd=_usd(state.usage),
+        usd=usd_of(state.usage),
         estimate=state.estimate if _still_to_be_run(state) else None,
         approval_token=approval_token,
         budget=budget(state),
         rest=state.rest,
-        usage=_usage_lines(state.by_model),
+        usage=usage_lines(state.by_model),
         reused=one_line(reused_line(state), detail.sentence),
         reasons=_sentences(state.reasons, detail),
+        sources=shortened(sources, detail.sources, detail.sentence),
+        more_sources=max(len(sources) - detail.sources, 0),
         decisions=_sentences(state.decisions, detail),
         findings=_sentences([finding.what for finding in state.findings], detail),
         custom_workers=_sentences(written_workers(state), detail),
@@ -172,7 +178,7 @@ def _lines(state: RunState, detail: Detail) -> Iterable[SubtaskLine]:
             strategy=strategy_phrase(item.subtask),
             notes=one_line(" ".join(notes), min(detail.sentence, 300)),
             seconds=_subtask_seconds(item),
-            usd=_usd(item.usage),
+            usd=usd_of(item.usage),
             error=one_line(errors, min(detail.sentence, 300)),
         )
 
@@ -206,8 +212,8 @@ def plan_reply(state: RunState, page: Page, detail: Detail) -> PlanReply:
         shortened=shown != subtasks[: detail.subtasks] or short_analysis != analysis,
         more_subtasks=max(len(subtasks) - detail.subtasks, 0),
         estimate=state.estimate,
-        usd=_usd(state.usage),
-        usage=_usage_lines(state.by_model),
+        usd=usd_of(state.usage),
+        usage=usage_lines(state.by_model),
         reasons=_sentences(state.reasons, detail),
         warnings=_sentences(state.warnings, detail),
         notice=one_line(state.notice, 400),
@@ -257,7 +263,9 @@ def subtask_reply(
         result_chars=None if page.whole else page.total,
         value=result.value if as_value else None,
         seconds=_subtask_seconds(item),
-        usage=_usage_lines({result.usage.model: result.usage}),
+        usage=usage_lines({result.usage.model: result.usage}),
+        sources=shortened(result.sources, detail.sources, detail.sentence),
+        more_sources=max(len(result.sources) - detail.sources, 0),
         notes=_sentences(result.notes, detail),
         errors=_sentences(result.errors, detail),
         notice=one_line(state.notice, 400),
@@ -304,44 +312,6 @@ def _elapsed(start: float, end: float | None) -> float:
 
 def _subtask_seconds(item: SubtaskState) -> float | None:
     return None if item.started_at is None else _elapsed(item.started_at, item.ended_at)
-
-
-def _usd(usage: Usage) -> float | None:
-    return _rounded(usage.usd) if usage.calls else None
-
-
-def _rounded(usd: float | None) -> float | None:
-    return None if usd is None else round(usd, 6)
-
-
-def budget(state: RunState) -> Budget:
-    """Return what a run may spend, and what it has spent."""
-    limits = state.request.limits
-    return Budget(
-        usd=limits.budget_usd,
-        spent_usd=_rounded(state.usage.usd),
-        tokens=limits.budget_tokens,
-        spent_tokens=state.usage.new_tokens,
-    )
-
-
-def _usage_lines(by_model: dict[str, Usage]) -> tuple[ModelUsage, ...]:
-    return tuple(
-        ModelUsage(
-            model=one_line(model, 80),
-            calls=usage.calls,
-            attempts=usage.attempts,
-            tokens_in=usage.tokens_in,
-            tokens_out=usage.tokens_out,
-            cache_read=usage.cache_read,
-            cache_write=usage.cache_write,
-            usd=_rounded(usage.usd),
-            cache_hit_rate=round(usage.cache_hit_rate, 3),
-            saved_usd=_rounded(usage.saved_usd) if usage.cached else None,
-        )
-        for model, usage in by_model.items()
-        if usage.calls
-    )[:8]
 
 
 def _sentences(sentences: Sequence[str], detail: Detail) -> tuple[str, ...]:

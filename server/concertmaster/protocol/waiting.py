@@ -10,6 +10,7 @@ from concertmaster.engine.concurrency import together
 from concertmaster.engine.plans.plan import Plan
 from concertmaster.engine.record.request import Origin
 from concertmaster.protocol.approving import Approval, approval_of, decide
+from concertmaster.protocol.asking import put_questions
 from concertmaster.protocol.callers import trace_context
 from concertmaster.protocol.elicitation import Answer, ask, asked_about, can_ask
 from concertmaster.protocol.state import Ctx, state_of
@@ -45,7 +46,10 @@ async def follow(
 ) -> RunState:
     """Return where a run stands once nothing more happens to it, or `seconds` have passed.
 
+    Meanwhile the person at the client is asked what the run asks, if the client can do that.
+
     Raises:
+        AnswerNeededError: the call is to be made again, with an answer to that.
         UnknownRunError: there is none of that id.
     """
     service = await state_of(ctx).service()
@@ -53,13 +57,21 @@ async def follow(
     progress = progress or _Progress(ctx)
     state = await service.get(run_id)
     with state_of(ctx).waiting():
-        while not state.still and (left := until - anyio.current_time()) > 0:
-            # Noted first, because the run goes on while its progress is being reported.
-            seen = state.events
-            await progress.report(state)
-            state = await service.wait_for_change(
-                run_id, seen=seen, seconds=min(left, HEARTBEAT_SECONDS)
-            )
+        async with put_questions(ctx, service, seconds=seconds) as person:
+            while not state.still:
+                left = until - anyio.current_time()
+                if left > 0:
+                    await person.put(state)
+                elif not person.is_asked(state):
+                    break
+                # Noted first, because the run goes on while its progress is being reported.
+                seen = state.events
+                await progress.report(state)
+                state = await service.wait_for_change(
+                    run_id,
+                    seen=seen,
+                    seconds=min(left, HEARTBEAT_SECONDS) if left > 0 else HEARTBEAT_SECONDS,
+                )
     return state
 
 

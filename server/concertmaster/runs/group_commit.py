@@ -162,7 +162,7 @@ class GroupCommit:
             )
         )
 
-    async def request_cancel(self, run_id: str, event: Event) -> None:
+    async def tell(self, run_id: str, event: Event) -> None:
         """Commit an event on behalf of a process that does not own the run."""
         await self._submit(Write(run_id=run_id, event=event, data=to_json(event)))
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from concertmaster.engine.record.events import Event
+from concertmaster.engine.record.events import Event, ToolAnswered
 from concertmaster.errors import UnreadableRunError
 
 MOST_OFFERING = 3
@@ -62,6 +62,8 @@ class Standing:
     """Another one than its own, if the run was taken over."""
     cancel_requested: str | None
     """Why the run is to stop, if somebody has asked for that in this epoch."""
+    answers: tuple[ToolAnswered, ...] = ()
+    """What people have said in this epoch to tool calls that somebody has to agree to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +139,7 @@ class Journal(Protocol):
         """
         ...
 
-    async def request_cancel(self, run_id: str, event: Event) -> None:
+    async def tell(self, run_id: str, event: Event) -> None:
         """Commit an event on behalf of a process that does not own the run."""
         ...
 

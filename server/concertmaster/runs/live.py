@@ -7,13 +7,13 @@ from contextlib import suppress
 import anyio
 from anyio.abc import TaskGroup
 
+from concertmaster.engine.consents import Consents
 from concertmaster.engine.orchestration.orchestrator import Orchestrator
 from concertmaster.engine.record.earlier import NO_EARLIER_RUN, EarlierRun
-from concertmaster.engine.record.events import CancelRequested, Event
-from concertmaster.engine.run import Run
+from concertmaster.engine.record.events import CancelRequested, Event, ToolAnswered
+from concertmaster.engine.run import Run, Setup
 from concertmaster.engine.steps import Steps
 from concertmaster.errors import LostRunError, StoreError, UnknownRunError
-from concertmaster.llm.brake import Brake
 from concertmaster.llm.protocol import Document
 from concertmaster.runs import ends
 from concertmaster.runs.journal import Journal
@@ -37,6 +37,7 @@ class LiveRun:
         self.epoch = epoch
         self.scope = anyio.CancelScope()
         self.changed = anyio.Event()
+        self.consents = Consents()
         self.begun = False
         """Whether the journal has what this life of the run begins with."""
 
@@ -56,16 +57,15 @@ class LiveRuns:
         self,
         *,
         journal: Journal,
-        orchestrator: Orchestrator,
+        setup: Setup,
         tasks: TaskGroup,
-        brake: Brake,
         reuse_hours: float | None = None,
     ) -> None:
         """With `reuse_hours`, runs take over what others of their principal have had since."""
-        self._brake = brake
+        self._brake = setup.brake
         self._journal = journal
         self._reuse_hours = reuse_hours
-        self._orchestrator = orchestrator
+        self._orchestrator = Orchestrator(setup)
         self._tasks = tasks
         self._live: dict[str, LiveRun] = {}
         self._given_up: dict[str, RunState] = {}
@@ -148,6 +148,7 @@ class LiveRuns:
             steps=steps,
             earlier=earlier,
             offers=offers_for(live.state, self._journal, hours=self._reuse_hours),
+            consents=live.consents,
         )
         self._tasks.start_soon(self._drive, live, run)
         if not self._watching_others:
@@ -162,6 +163,17 @@ class LiveRuns:
         # That nothing can be written down any more comes out when the run ends.
         with suppress(*_UNWRITABLE):
             await self._journal.append(live.state.run_id, event, epoch=live.epoch)
+
+    async def answer(self, run_id: str, event: ToolAnswered) -> None:
+        """Let a run hear what somebody says to a call of a tool, wherever it is driven.
+
+        Raises:
+            StoreError: it cannot be written down, so the run does not hear of it.
+        """
+        await self._journal.tell(run_id, event)
+        if run_id in self._live:
+            # The journal has the answers of other processes too, and knows which was the first.
+            await self._heed()
 
     async def _drive(self, live: LiveRun, run: Run) -> None:
         try:
@@ -223,7 +235,7 @@ class LiveRuns:
             listener(live.state.run_id)
 
     async def _watch_others(self) -> None:
-        """Stop runs that another process has asked to stop, or has taken over."""
+        """Stop runs that another process has asked to stop or has taken over; hear answers."""
         while self._live:
             try:
                 # Bounded, because a change between two calls goes unnoticed.
@@ -247,3 +259,10 @@ class LiveRuns:
             elif wanted is not None and live.state.cancel_requested is None:
                 live.state.cancel_requested = wanted
                 live.scope.cancel()
+            for answer in standing.answers:
+                self._hear(live, answer)
+
+    def _hear(self, live: LiveRun, answer: ToolAnswered) -> None:
+        if answer.question_id in live.state.questions:
+            self._take_in(live, answer)
+            live.consents.answer(answer)

@@ -31,11 +31,13 @@ WITH given AS (
     WHERE run_id IN (SELECT run_id FROM added WHERE kind = 'run-ended')
 )
 SELECT run_id, name, pg_notify(%(channel)s, run_id)::text, CASE
-    WHEN kind IN ('cancel-requested', 'run-ended') THEN pg_notify(%(channel)s, '')::text
+    WHEN kind IN ('cancel-requested', 'tool-answered', 'run-ended')
+    THEN pg_notify(%(channel)s, '')::text
 END
 FROM added
 """
-"""Without a run's id, those are told who drive runs: one is to be stopped, or there is room."""
+"""Without a run's id, those are told who drive runs: one is to hear of something, or there is
+room."""
 
 BEGIN: LiteralString = """
 WITH begun AS (
@@ -151,9 +153,10 @@ SELECT min(load) FROM (
 """
 
 STANDING: LiteralString = """
-SELECT runs.run_id, runs.epoch, data::json ->> 'reason'
+SELECT runs.run_id, runs.epoch, version, data
 FROM runs LEFT JOIN events
-ON events.run_id = runs.run_id AND events.epoch = runs.epoch AND kind = 'cancel-requested'
+ON events.run_id = runs.run_id AND events.epoch = runs.epoch
+AND kind IN ('cancel-requested', 'tool-answered')
 WHERE runs.run_id = ANY (%s)
 ORDER BY seq
 """

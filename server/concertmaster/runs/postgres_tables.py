@@ -25,7 +25,7 @@ from concertmaster.errors import (
 from concertmaster.runs import postgres_statements as sql
 from concertmaster.runs.journal import MOST_OFFERING, Outline, RunRow, Standing, StoredRun
 from concertmaster.runs.postgres_link import Connection, Link
-from concertmaster.runs.stored import Write, outlined, parsed, to_json
+from concertmaster.runs.stored import Write, outlined, parsed, standings, to_json
 
 log = logging.getLogger(__name__)
 
@@ -199,10 +199,8 @@ class PostgresTables:
 
     def standing(self, run_ids: Collection[str]) -> Mapping[str, Standing]:
         """Return how those of the runs stand that there are."""
-        return {
-            run_id: Standing(epoch=epoch, cancel_requested=reason)
-            for run_id, epoch, reason in self._read(sql.STANDING, (list(run_ids),))
-        }
+        rows = self._read(sql.STANDING, (list(run_ids),))
+        return standings(cast("list[tuple[str, int, int | None, str]]", rows))
 
     def run_with(self, key: str) -> str | None:
         """Return the id of the run that has an idempotency key, if there is one."""

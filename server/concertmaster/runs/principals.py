@@ -189,6 +189,11 @@ class OwnRuns:
         await self._check(run_id)
         return await self._service.cancel(run_id, reason=reason)
 
+    async def answer(self, run_id: str, question_id: str, *, allowed: bool, by: str) -> RunState:
+        """Answer a question of a run, and return where it stands then."""
+        await self._check(run_id)
+        return await self._service.answer(run_id, question_id, allowed=allowed, by=by)
+
     async def recent(self, limit: int = LATEST) -> RecentRuns:
         """Return the latest runs, without the texts of what was said in them."""
         return await self._service.recent(limit, principal=self._principal)

@@ -5,7 +5,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from pydantic import JsonValue, ValidationError
 
 from concertmaster.llm.protocol import Frozen, Text
-from concertmaster.runs.state import RunState, SubtaskState
+from concertmaster.runs.state import RunState
+from concertmaster.runs.subtask_state import SubtaskState
 from concertmaster.tools.changes import FileChange
 
 

@@ -10,7 +10,6 @@ import anyio
 from anyio.abc import TaskGroup
 
 from concertmaster.catalog.catalog import Catalog
-from concertmaster.engine.orchestration.orchestrator import Orchestrator
 from concertmaster.engine.plans.plan import Plan
 from concertmaster.engine.record.earlier import NO_EARLIER_RUN, EarlierRun
 from concertmaster.engine.record.events import (
@@ -28,6 +27,7 @@ from concertmaster.runs.intake import CheckedOrder, RunPolicy
 from concertmaster.runs.journal import Journal, StoredRun
 from concertmaster.runs.live import LIVENESS_SECONDS, LiveRun, LiveRuns
 from concertmaster.runs.orders import Order
+from concertmaster.runs.questions import answer_to
 from concertmaster.runs.reading import OrderReader, check_same
 from concertmaster.runs.recent import recent_runs, state_elsewhere
 from concertmaster.runs.resumable import check_new_budget, check_resumable
@@ -55,13 +55,8 @@ class RunService:
         self._journal = journal
         self._setup = setup
         self._policy = policy
-        self._live = LiveRuns(
-            journal=journal,
-            orchestrator=Orchestrator(setup),
-            tasks=tasks,
-            brake=setup.brake,
-            reuse_hours=policy.reuse_hours,
-        )
+        hours = policy.reuse_hours
+        self._live = LiveRuns(journal=journal, setup=setup, tasks=tasks, reuse_hours=hours)
         self.room = Room(journal, self._live, policy)
         self.approvals = Approvals(journal=journal, find=self.get)
         self.elsewhere = Elsewhere(journal, self._live)
@@ -308,16 +303,25 @@ class RunService:
         event = CancelRequested(
             name=f"run/cancel/{secrets.token_hex(4)}", at=time.time(), reason=reason
         )
+        unattended = state.status in ("queued", "needs_approval")
         if (live := self._live.get(run_id)) is not None:
             await self._live.stop(live, event)
-        elif state.status not in ("queued", "needs_approval") or not await self.room.cancelled(
-            run_id, event
-        ):
-            await self._journal.request_cancel(run_id, event)
+        elif not (unattended and await self.room.cancelled(run_id, event)):
+            await self._journal.tell(run_id, event)
         state = await self.wait(run_id, seconds=CANCEL_SECONDS)
         # Its plan may have come to wait for approval at this very moment.
         waits = state.status == "needs_approval"
         return await self.cancel(run_id, reason=reason) if waits else state
+
+    async def answer(self, run_id: str, question_id: str, *, allowed: bool, by: str) -> RunState:
+        """Answer a question of a run on somebody's behalf, and return where it stands then.
+
+        Raises:
+            UnknownQuestionError: the run has no such question, or none that is still open.
+        """
+        event = answer_to(await self.get(run_id), question_id, allowed=allowed, by=by)
+        await self._live.answer(run_id, event)
+        return await self.get(run_id)
 
     async def recent(self, limit: int = LATEST, *, principal: str | None = None) -> RecentRuns:
         """Return the latest runs, all or a principal's, without what was said in them."""
@@ -377,13 +381,10 @@ class RunService:
 
     async def trace(self, run_id: str, *, content: bool = False) -> Span:
         """Return the run as a tree of spans, with the `content` of tool calls if it is wanted."""
-        driven = self._live.get(run_id) is not None
         row = await self._journal.row(run_id)
         events = await self._journal.events(run_id)
-        alive = driven or (row.alive and not row.mine)
-        if fold(run_id, events, alive=alive).withheld:
-            events = outward(events)
-        return trace(run_id, events, alive=alive, content=content)
+        alive = self._live.get(run_id) is not None or (row.alive and not row.mine)
+        return trace(run_id, outward(run_id, events), alive=alive, content=content)
 
 
 @asynccontextmanager

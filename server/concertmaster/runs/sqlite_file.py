@@ -35,7 +35,7 @@ from concertmaster.runs.sqlite_queries import (
     SELECT_ROWS,
     SELECT_SPENT,
 )
-from concertmaster.runs.stored import NewRun, Write, outlined, parsed
+from concertmaster.runs.stored import NewRun, Write, outlined, parsed, standings
 
 NOBODY = ""
 """The owner of runs that wait for a process with room."""
@@ -82,9 +82,10 @@ _DELETE_RUN = (
 _SELECT_OWNER = f"SELECT epoch, owner, {_ENDED} FROM runs WHERE run_id = ?"  # noqa: S608
 
 _SELECT_STANDING = """
-    SELECT runs.run_id, runs.epoch, json_extract(data, '$.reason')
+    SELECT runs.run_id, runs.epoch, version, data
     FROM runs LEFT JOIN events
-    ON events.run_id = runs.run_id AND events.epoch = runs.epoch AND kind = 'cancel-requested'
+    ON events.run_id = runs.run_id AND events.epoch = runs.epoch
+    AND kind IN ('cancel-requested', 'tool-answered')
     WHERE runs.run_id IN (SELECT value FROM json_each(?))
     ORDER BY seq
 """
@@ -251,10 +252,7 @@ class SqliteFile:
         with self._explained():
             _, reader = self._opened()
             found = reader.execute(_SELECT_STANDING, (json.dumps(list(run_ids)),)).fetchall()
-        return {
-            run_id: Standing(epoch=epoch, cancel_requested=reason)
-            for run_id, epoch, reason in found
-        }
+        return standings(found)
 
     def run_with(self, key: str) -> str | None:
         """Return the id of the run that has an idempotency key, if there is one."""

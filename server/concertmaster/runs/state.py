@@ -1,12 +1,12 @@
 """The state of a run, as a fold over its events. Every view of a run is one of this state."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from pydantic import JsonValue
 
-from concertmaster.engine.plans.plan import Plan, Subtask
+from concertmaster.engine.plans.plan import Plan
 from concertmaster.engine.record.amounts import Estimate
 from concertmaster.engine.record.events import (
     FINAL_STATUSES,
@@ -28,8 +28,9 @@ from concertmaster.engine.record.events import (
     SubtaskFinished,
     SubtaskResult,
     SubtaskStarted,
-    SubtaskStatus,
     SynthesisStarted,
+    ToolAnswered,
+    ToolAsked,
     ToolCalled,
     ToolsMissing,
 )
@@ -37,38 +38,7 @@ from concertmaster.engine.record.recorded import stands
 from concertmaster.engine.record.request import RunRequest
 from concertmaster.errors import UnknownSubtaskError, UnreadableRunError
 from concertmaster.llm.protocol import NO_USAGE, Usage
-
-
-@dataclass(slots=True, kw_only=True)
-class SubtaskState:
-    """Where one subtask stands."""
-
-    subtask: Subtask
-    status: SubtaskStatus = "pending"
-    started_at: float | None = None
-    ended_at: float | None = None
-    usage: Usage = NO_USAGE
-    """What its calls took so far."""
-    calls: dict[str, str] = field(default_factory=dict[str, str])
-    """The models it waits for, by step."""
-    result: SubtaskResult | None = None
-    """How it ended; until then, what an earlier attempt had brought."""
-
-    def try_again(self) -> None:
-        """Take in that it is to be done again."""
-        self.status = "pending"
-        self.started_at = self.ended_at = None
-        if self.result is not None and not self.result.text:
-            self.result = None
-
-    @property
-    def doing(self) -> str:
-        """Return the models it waits for, such as `sonnet (3)`; nothing while it does not."""
-        models = list(self.calls.values())
-        return ", ".join(
-            f"{model} ({models.count(model)})" if models.count(model) > 1 else model
-            for model in dict.fromkeys(models)
-        )
+from concertmaster.runs.subtask_state import SubtaskState
 
 
 @dataclass(slots=True, kw_only=True)
@@ -103,6 +73,8 @@ class RunState:
     """Subtasks that were started before the plan was finished."""
     calls: dict[str, str] = field(default_factory=dict[str, str])
     """Who waits for a model besides the subtasks' workers, by step: `orchestrator`…"""
+    questions: Mapping[str, ToolAsked] = field(default_factory=dict[str, ToolAsked])
+    """Those that wait for an answer, by id."""
     usage: Usage = NO_USAGE
     """What all calls took so far, failed ones included."""
     by_model: dict[str, Usage] = field(default_factory=dict[str, Usage])
@@ -150,6 +122,7 @@ class RunState:
             warnings=(),
             decisions=(),
             last_decision=None,
+            questions={},
             findings=(),
             answer="",
             value=None,
@@ -178,7 +151,7 @@ class RunState:
         match event:
             case CallStarted() | CallFinished() | CallFailed():
                 self._apply_call(event)
-            case ToolCalled() | ToolsMissing():
+            case ToolCalled() | ToolsMissing() | ToolAsked() | ToolAnswered():
                 self._apply_tools(event)
             case PlanAccepted() | PlanRevised():
                 self._apply_plan(event)
@@ -204,15 +177,20 @@ class RunState:
             case _:
                 pass
 
-    def _apply_tools(self, event: ToolCalled | ToolsMissing) -> None:
+    def _apply_tools(self, event: ToolCalled | ToolsMissing | ToolAsked | ToolAnswered) -> None:
+        warnings: list[str] = []
         match event:
+            case ToolAsked():
+                self.questions = {**self.questions, event.question_id: event}
+            case ToolAnswered():
+                self._close(lambda asked: asked.question_id == event.question_id)
             case ToolCalled(denied=True):
                 warnings = [f"Subtask {event.subtask_id}: {event.outcome.text}"]
             case ToolsMissing():
                 about = f"Subtask {event.subtask_id} ({event.worker}) goes without tools: "
                 warnings = [about + problem for problem in event.problems]
             case _:
-                return
+                pass
         self.warnings += tuple(text for text in warnings if text not in self.warnings)
 
     def _apply_plan(self, event: PlanAccepted | PlanRevised) -> None:
@@ -279,6 +257,12 @@ class RunState:
             state.result = result
             state.ended_at = event.at
             state.calls.clear()
+        self._close(lambda asked: asked.subtask_id == result.subtask_id)
+
+    def _close(self, answered: Callable[[ToolAsked], bool]) -> None:
+        # Made anew, since those who ask go through them while the run goes on.
+        left = (asked for asked in self.questions.values() if not answered(asked))
+        self.questions = {asked.question_id: asked for asked in left}
 
     def charge(self, event: Event) -> None:
         """Take in what a call cost, if `event` ends one, though the journal may not have it."""
@@ -298,6 +282,7 @@ class RunState:
 
     def _pause(self) -> None:
         self.calls.clear()
+        self.questions = {}
         for subtask in self.subtasks.values():
             subtask.calls.clear()
             if subtask.status == "running":
@@ -313,6 +298,7 @@ class RunState:
         self.cancel_requested = self.ended_at = None
         self.reasons = ()
         self.calls.clear()
+        self.questions = {}
         for subtask in self.subtasks.values():
             subtask.calls.clear()
             name, status, decision = subtask.subtask.id, subtask.status, self.last_decision
@@ -327,6 +313,7 @@ class RunState:
         self.rest = event.rest
         self.ended_at = event.at
         self.calls.clear()
+        self.questions = {}
         if self.request.kind != "plan" and event.status != "needs_approval":
             for subtask in self.subtasks.values():
                 if subtask.ended_at is None:

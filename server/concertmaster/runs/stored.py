@@ -2,14 +2,21 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
-from concertmaster.engine.record.events import EVENT, SCHEMA_VERSION, Event
+from concertmaster.engine.record.events import (
+    EVENT,
+    SCHEMA_VERSION,
+    CancelRequested,
+    Event,
+    ToolAnswered,
+)
 from concertmaster.errors import UnreadableRunError
-from concertmaster.runs.journal import Outline
+from concertmaster.runs.journal import Outline, Standing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,3 +96,27 @@ def parsed(run_id: str, rows: Iterable[tuple[int, str]]) -> Iterator[Event]:
             where = "".join(f"{part}: " for part in first["loc"])
             problem = f"an event in its journal is damaged ({where}{first['msg']})."
             raise UnreadableRunError(run_id, problem) from None
+
+
+def standings(rows: Iterable[tuple[str, int, int | None, str]]) -> dict[str, Standing]:
+    """Return how runs stand, by id, from rows with each thing that somebody has told them.
+
+    A row has the id and epoch of a run, and the version and JSON of an event; or no event.
+    What cannot be read is left out, since one run must not keep others from hearing.
+    """
+    found: dict[str, Standing] = {}
+    for run_id, epoch, version, data in rows:
+        standing = found.setdefault(run_id, Standing(epoch=epoch, cancel_requested=None))
+        if version is None:
+            continue
+        with suppress(UnreadableRunError):
+            for event in parsed(run_id, [(version, data)]):
+                found[run_id] = _told(standing, event)
+    return found
+
+
+def _told(standing: Standing, event: Event) -> Standing:
+    if isinstance(event, CancelRequested):
+        standing = replace(standing, cancel_requested=event.reason)
+    answers = (event,) if isinstance(event, ToolAnswered) else ()
+    return replace(standing, answers=(*standing.answers, *answers))

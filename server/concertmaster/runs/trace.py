@@ -6,7 +6,7 @@ unless somebody asks for the content of these.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
@@ -32,17 +32,23 @@ from concertmaster.engine.record.events import (
     SubtaskFinished,
     SubtaskStarted,
     SynthesisStarted,
+    ToolAnswered,
+    ToolAsked,
     ToolCalled,
     ToolsMissing,
     ToolStarted,
 )
 from concertmaster.errors import UnreadableRunError
 from concertmaster.llm.protocol import NO_USAGE, Frozen, Usage
+from concertmaster.llm.server_tools import ServerToolUse
+from concertmaster.runs.state import fold
+from concertmaster.tools.arguments import shown
+from concertmaster.tools.servers.masking import NO_MASKING
 
-ARGUMENT_CHARS = 500
-"""How much of a tool call's arguments a span shows."""
+SpanKind = Literal["run", "plan", "subtask", "call", "question", "tool", "synthesis"]
 
-SpanKind = Literal["run", "plan", "subtask", "call", "tool", "synthesis"]
+_OUTWARD = (RunStarted, RunResumed, GuardDecided, CancelRequested, RunEnded)
+"""What the trace of a run shows before its guard has let anything pass."""
 
 
 class Span(Frozen):
@@ -60,11 +66,10 @@ class Span(Frozen):
     """In the order of their starts."""
 
 
-_OUTWARD = (RunStarted, RunResumed, GuardDecided, CancelRequested, RunEnded)
-
-
-def outward(events: Iterable[Event]) -> list[Event]:
-    """Return what the trace of a run shows before its guard has let anything pass."""
+def outward(run_id: str, events: Sequence[Event]) -> Sequence[Event]:
+    """Return what the trace of a run may show: little before its guard has let it pass."""
+    if not fold(run_id, events, alive=True).withheld:
+        return events
     return [event for event in events if isinstance(event, _OUTWARD)]
 
 
@@ -161,6 +166,8 @@ class _Tree:
         """Subtasks by id. One that has ended may go on, when its result is mended."""
         self._calls: dict[str, _Node] = {}
         """Calls of models and tools under way by step."""
+        self._questions: dict[str, _Node] = {}
+        """Those that are open, by id."""
         self._cut_off: set[str] = set()
         """Steps whose calls were under way when the run was interrupted."""
 
@@ -168,6 +175,8 @@ class _Tree:
         match event:
             case CallStarted() | CallFinished() | CallFailed():
                 self._apply_call(event)
+            case ToolAsked() | ToolAnswered():
+                self._apply_question(event)
             case ToolStarted() | ToolCalled() | ToolsMissing():
                 self._apply_tool(event)
             case PlanRejected() | PlanAccepted() | PlanRevised():
@@ -217,6 +226,7 @@ class _Tree:
         self._plan = self._synthesis = None
         self._begun = {name: node for name, node in self._begun.items() if node.ended_at}
         self._calls.clear()
+        self._questions.clear()
         resumed = self.root.attributes.setdefault("resumed", [])
         told: dict[str, JsonValue] = {"at": event.at, "by": event.by, "epoch": event.epoch}
         if event.budget_usd is not None:
@@ -303,6 +313,8 @@ class _Tree:
                     chars=len(reply.text),
                     tool_calls=len(reply.tool_calls),
                 )
+                for use in reply.server_tool_uses:
+                    self._show_use(call, use, until=event.at)
             case _:
                 call = self._calls.pop(event.step)
                 call.charge(event.usage)
@@ -322,14 +334,47 @@ class _Tree:
             case _:
                 self._begun[event.subtask_id].attributes["tools_missing"] = list(event.problems)
 
+    def _apply_question(self, event: ToolAsked | ToolAnswered) -> None:
+        match event:
+            case ToolAsked():
+                node = self._begun[event.subtask_id].begin(
+                    f"ask {event.tool}",
+                    "question",
+                    event.at,
+                    question_id=event.question_id,
+                    arguments=event.arguments,
+                )
+                _replace(self._questions, event.question_id, node)
+            # The first answer counts, and one that comes when nobody waits for it does not.
+            case _ if (node := self._questions.pop(event.question_id, None)) is not None:
+                said = "allowed" if event.allowed else "denied"
+                node.end(event.at, said if event.by else "unanswered", by=event.by)
+            case _:
+                pass
+
     def _begin_tool(self, event: ToolStarted | ToolCalled, step: str, at: float) -> _Node:
         call = event.call
-        arguments = json.dumps(call.arguments, ensure_ascii=False)
-        if len(arguments) > ARGUMENT_CHARS and not self._content:
-            arguments = f"{arguments[:ARGUMENT_CHARS]} …"
         return self._begun[event.subtask_id].begin(
-            f"execute_tool {call.name}", "tool", at, step=step, arguments=arguments
+            f"execute_tool {call.name}",
+            "tool",
+            at,
+            step=step,
+            arguments=self._shown(call.arguments),
         )
+
+    def _shown(self, arguments: dict[str, JsonValue]) -> str:
+        if self._content:
+            return json.dumps(arguments, ensure_ascii=False)
+        return shown(arguments, NO_MASKING)
+
+    def _show_use(self, call: _Node, use: ServerToolUse, *, until: float) -> None:
+        """Show within a call what the provider called itself."""
+        at = max(until - use.ago, call.started_at)
+        name, arguments = f"execute_tool {use.name}", self._shown(use.arguments)
+        tool = call.begin(name, "tool", at, by="the provider", arguments=arguments)
+        said: dict[str, JsonValue] = {"result": use.result} if self._content else {}
+        status = "pending" if use.pending else "failed" if use.error else "succeeded"
+        tool.end(at + use.seconds, status, chars=use.result_chars, error=use.error, **said)
 
     def _begin_call(self, event: CallStarted) -> None:
         if event.subtask_id is not None:

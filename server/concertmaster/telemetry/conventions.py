@@ -20,6 +20,7 @@ OPERATIONS = {
     "subtask": "invoke_agent",
     "synthesis": "invoke_agent",
     "call": "chat",
+    "question": "ask",
     "tool": "execute_tool",
 }
 
@@ -57,7 +58,7 @@ def _names(span: Span, provider: str) -> dict[str, Value]:
             return {"gen_ai.workflow.name": "concertmaster"}
         case "subtask" | "synthesis":
             return {"gen_ai.agent.name": subject}
-        case "tool":
+        case "tool" | "question":
             return {"gen_ai.tool.name": subject, "gen_ai.tool.type": "function"}
         case "call":
             return _call(span, subject, provider)
@@ -85,6 +86,8 @@ def _usage(usage: Usage) -> dict[str, Value]:
         "gen_ai.usage.cache_read.input_tokens": usage.cache_read,
         "gen_ai.usage.cache_creation.input_tokens": usage.cache_write,
     }
+    if usage.searches:
+        found["concertmaster.searches"] = usage.searches
     if usage.usd is not None:
         found["concertmaster.usd"] = usage.usd
     return found

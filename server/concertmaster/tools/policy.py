@@ -24,22 +24,26 @@ class ToolPolicy:
         return self._rule(spec.name) or ("deny" if spec.effects else "allow")
 
     def refusal(self, spec: ToolSpec) -> str:
-        """Return why a tool is not called, for the model; nothing if it may be."""
-        decision = self.decision(spec)
-        if decision == "allow":
+        """Return why a tool is never called, for the model; nothing if it may be."""
+        if self.decision(spec) != "deny":
             return ""
-        if decision == "ask":
-            why = "may be called only if somebody agrees, and nobody can be asked here"
-        elif self._rule(spec.name):
-            why = "may not be called by workers"
-        else:
-            why = "may change something, and the operator has not allowed that"
-        return (
-            f"Not called: {spec.name} {why}. Do without it; if the objective cannot be met like "
-            "that, say so. Another try changes nothing."
-        )
+        if self._rule(spec.name):
+            return not_called(spec.name, "may not be called by workers")
+        return not_called(spec.name, "may change something, and the operator has not allowed that")
+
+    def rules_out(self, name: str) -> bool:
+        """Tell whether a tool is not even offered whose calls the provider makes, unasked."""
+        return self._rule(name) in ("ask", "deny")
 
     def _rule(self, name: str) -> Decision | None:
         server, dot, _ = name.partition(".")
         fitting = (name, f"{server}.*" if dot else "", "*")
         return next((self._rules[each] for each in fitting if each in self._rules), None)
+
+
+def not_called(tool: str, why: str) -> str:
+    """Return what a model is told of a call that is not made."""
+    return (
+        f"Not called: {tool} {why}. Do without it; if the objective cannot be met like that, "
+        "say so. Another try changes nothing."
+    )

@@ -1,7 +1,7 @@
 """Worker tools: what one is, the set that there is, and those that one worker has."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import anyio
@@ -9,9 +9,13 @@ from pydantic import JsonValue
 
 from concertmaster.errors import ToolCallError, ToolDeniedError
 from concertmaster.llm.protocol import ToolSpec
+from concertmaster.llm.server_tools import ServerTool
+from concertmaster.tools.arguments import shown
 from concertmaster.tools.policy import ToolPolicy
 from concertmaster.tools.read_result import ReadResult
 from concertmaster.tools.scope import ToolScope
+from concertmaster.tools.served import NOTHING_SERVED, ServedTools
+from concertmaster.tools.servers.masking import NO_MASKING, Masking
 
 
 class WorkerTool(Protocol):
@@ -49,9 +53,13 @@ class Toolbox:
 
     tools: Mapping[str, WorkerTool] = field(default_factory=dict[str, WorkerTool])
     """By name."""
+    served: tuple[ServerTool, ...] = ()
+    """What the provider calls itself."""
     missing: tuple[str, ...] = ()
     """A sentence for each reason why the worker lacks tools that it names."""
     policy: ToolPolicy = field(default_factory=ToolPolicy)
+    masking: Masking = NO_MASKING
+    """Keeps the operator's secrets out of what is shown."""
 
     @property
     def specs(self) -> tuple[ToolSpec, ...]:
@@ -74,8 +82,16 @@ class Toolbox:
             raise ToolDeniedError(refusal)
         return tool
 
+    def asks(self, name: str) -> bool:
+        """Tell whether somebody has to agree to a call of the tool `name`."""
+        return name in self.tools and self.policy.decision(self.tools[name].spec) == "ask"
+
+    def shown(self, arguments: Mapping[str, JsonValue]) -> str:
+        """Return what a tool is to be called with, as a person is shown it."""
+        return shown(arguments, self.masking)
+
     def may_change(self, name: str) -> bool:
-        """Tell whether a call of the tool `name` is made and may change something."""
+        """Tell whether a call of the tool `name` can be made and may change something."""
         if name not in self.tools:
             return False
         spec = self.tools[name].spec
@@ -92,17 +108,33 @@ class ToolRegistry:
         missing: Mapping[str, str] | None = None,
         sources: Mapping[str, ToolSource] | None = None,
         policy: ToolPolicy | None = None,
+        masking: Masking = NO_MASKING,
+        served: ServedTools = NOTHING_SERVED,
     ) -> None:
         self._tools = {tool.spec.name: tool for tool in tools}
         self.missing = dict(missing or {})
         """Why there is none of the tools that others have, by its name."""
         self._sources = dict(sources or {})
         self._policy = policy or ToolPolicy()
+        self._masking = masking
+        self._served = served
 
-    def joined(self, sources: Mapping[str, ToolSource], policy: ToolPolicy) -> "ToolRegistry":
-        """Return a registry of these tools and of `sources`, under a policy."""
+    def joined(
+        self,
+        sources: Mapping[str, ToolSource],
+        policy: ToolPolicy,
+        *,
+        masking: Masking = NO_MASKING,
+        served: ServedTools = NOTHING_SERVED,
+    ) -> "ToolRegistry":
+        """Return a registry of these tools, of `sources` and of what is served, under a policy."""
         return ToolRegistry(
-            self._tools.values(), missing=self.missing, sources=sources, policy=policy
+            self._tools.values(),
+            missing=self.missing,
+            sources=sources,
+            policy=policy,
+            masking=masking,
+            served=served,
         )
 
     @property
@@ -111,9 +143,15 @@ class ToolRegistry:
         return tuple(sorted([*self._tools, *(f"{source}.*" for source in self._sources)]))
 
     def here(self, names: Iterable[str]) -> Toolbox:
-        """Return those tools among `names` that are here."""
-        tools = {name: self._tools[name] for name in names if name in self._tools}
-        return Toolbox(tools=tools, policy=self._policy)
+        """Return those tools among `names` that are here, or that the provider has."""
+        names = tuple(names)
+        return Toolbox(
+            tools={name: self._tools[name] for name in names if name in self._tools},
+            served=self._served.among(names, self._policy),
+            missing=self._served.problems(names, self._policy),
+            policy=self._policy,
+            masking=self._masking,
+        )
 
     async def toolbox(self, names: Iterable[str], *, refused: Collection[str] = ()) -> Toolbox:
         """Return the tools that `names` stand for but not those `refused`, asking their sources.
@@ -127,13 +165,14 @@ class ToolRegistry:
             if source in self._sources
         }
         asked = await anyio.amap(lambda source: self._ask(source, wanted[source]), wanted)
-        tools = dict(self.here(names).tools)
+        here = self.here(names)
+        tools = dict(here.tools)
         if wanted:
             tools[ReadResult.spec.name] = ReadResult()
         for answer in asked:
             tools |= {name: tool for name, tool in answer.tools.items() if name not in refused}
         missing = tuple(sentence for answer in asked for sentence in answer.missing)
-        return Toolbox(tools=tools, missing=missing, policy=self._policy)
+        return replace(here, tools=tools, missing=(*here.missing, *missing))
 
     async def _ask(self, source: str, names: Sequence[str]) -> Toolbox:
         """Return those tools among `names` that a source has."""

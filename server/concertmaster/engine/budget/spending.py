@@ -19,6 +19,7 @@ from concertmaster.engine.budget.tokens import (
     BYTES_OF_SHORT_TOKENS,
     ENVELOPE_TOKENS,
     TokensIn,
+    most_served,
     most_tokens_in,
 )
 from concertmaster.engine.record.request import Limits
@@ -165,10 +166,11 @@ class Spending:
 
     def _bound(self, llm: LLM, request: Request, tokens_in: TokensIn, key: bytes) -> Bound:
         warm = self._warm.get(key, 0.0) > anyio.current_time()
-        usage = tokens_in.warm if warm else tokens_in.cold
+        served = most_served(request.server_tools)
+        usage = (tokens_in.warm if warm else tokens_in.cold) + served
         if llm.expected(request.model, usage).usd is None:
             # Not every provider has a price for what is cached.
-            usage = tokens_in.plain
+            usage = tokens_in.plain + served
         return _bound_of(llm, request.model, usage, most=request.max_tokens)
 
     def _learn(self, key: bytes, usage: Usage) -> None:

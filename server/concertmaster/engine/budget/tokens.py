@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from concertmaster.llm.protocol import AssistantMessage, Message, Request, ToolMessage, Usage
+from concertmaster.llm.server_tools import FOUND_TOKENS, ServerTool, ServerToolName
 
 BYTES_OF_SHORT_TOKENS = 2.5
 BYTES_OF_LONG_TOKENS = 4.0
@@ -64,6 +65,18 @@ def most_tokens_in(request: Request) -> TokensIn:
     return TokensIn(
         prefix=_most_tokens(parts),
         rest=ENVELOPE_TOKENS + _most_tokens(map(_text, request.messages)),
+    )
+
+
+def most_served(tools: Iterable[ServerTool]) -> Usage:
+    """Return what the tools that the provider calls itself add to a call, at most."""
+    uses: dict[ServerToolName, int] = {tool.name: tool.max_uses for tool in tools}
+    return Usage(
+        tokens_in=sum(FOUND_TOKENS[name] * count for name, count in uses.items()),
+        searches=uses.get("web_search", 0),
+        fetches=uses.get("web_fetch", 0),
+        # Code that runs beside a web tool costs nothing.
+        containers=int(set(uses) == {"code_execution"}),
     )
 
 

@@ -10,8 +10,10 @@ import anyio
 
 from concertmaster.engine.concurrency import at_once
 from concertmaster.engine.conversations.replies import Verdict, judge_reply
+from concertmaster.engine.conversations.served import Served
+from concertmaster.engine.conversations.time_limit import TimeLimit
 from concertmaster.engine.run import Run, Setup
-from concertmaster.errors import ModelError, StoreError
+from concertmaster.errors import ModelError, ServerToolsRefusedError, StoreError
 from concertmaster.llm.protocol import (
     AssistantMessage,
     Draft,
@@ -24,10 +26,14 @@ from concertmaster.llm.protocol import (
     ToolSpec,
     UserMessage,
 )
+from concertmaster.llm.server_tools import ServerTool
 
 log = logging.getLogger(__name__)
 
 NO_TURNS_LEFT = "Not called: you have no turns left. Answer now with what you have."
+
+MOST_CONTINUATIONS = 5
+"""How often a reply that the provider pauses in is gone on with."""
 
 
 class Tools(Protocol):
@@ -37,8 +43,20 @@ class Tools(Protocol):
         """Return what there is."""
         ...
 
-    async def call(self, step: str, call: ToolCall, /) -> ToolOutcome:
-        """Return the outcome of the tool call that is this step; a failed one if it fails."""
+    async def call(self, step: str, call: ToolCall, time: TimeLimit, /) -> ToolOutcome:
+        """Return the outcome of the tool call that is this step; a failed one if it fails.
+
+        It takes from the `time` of the conversation, but while a person is asked.
+        """
+        ...
+
+    @property
+    def served(self) -> Sequence[ServerTool]:
+        """Return what the provider may call itself, of what was offered."""
+        ...
+
+    async def give_up_served(self, why: str, /) -> None:
+        """Take in that the provider calls none of it."""
         ...
 
 
@@ -49,9 +67,17 @@ class NoTools:
         """Return nothing."""
         return ()
 
-    async def call(self, _step: str, call: ToolCall, /) -> ToolOutcome:
+    async def call(self, _step: str, call: ToolCall, _time: TimeLimit, /) -> ToolOutcome:
         """Refuse a tool call, since none was offered."""
         return ToolOutcome(id=call.id, text="You have no tools. Answer with text.", failed=True)
+
+    @property
+    def served(self) -> Sequence[ServerTool]:
+        """Return nothing."""
+        return ()
+
+    async def give_up_served(self, why: str, /) -> None:
+        """Do nothing: nothing was offered."""
 
 
 NO_TOOLS = NoTools()
@@ -88,6 +114,9 @@ class Conversation:
         self._unsatisfying: Verdict | None = None
         self._said: list[str] = []
         """What was said beside tool calls: all there is of an answer if none comes."""
+        self._paused: list[str] = []
+        """What was said of the answer under way before the provider paused."""
+        self._served = Served()
         self._turn = 0
 
     async def verdict(self, *, seconds: float) -> Verdict:
@@ -96,11 +125,16 @@ class Conversation:
         Raises:
             StoreError: the journal cannot be written any more.
         """
+        verdict = await self._verdict(seconds)
+        served = replace(verdict, sources=self._served.sources)
+        return served.with_notes(*self._served.notes)
+
+    async def _verdict(self, seconds: float) -> Verdict:
         if seconds <= 0:
             return self.broken_off("No time was left for it.")
         try:
-            with anyio.move_on_after(seconds):
-                return await self._converse()
+            with anyio.move_on_after(seconds) as scope:
+                return await self._converse(TimeLimit(scope))
         except ModelError as exc:
             return self.broken_off(str(exc), exc.text)
         except StoreError:
@@ -121,18 +155,20 @@ class Conversation:
 
     def broken_off(self, problem: str, text: str = "") -> Verdict:
         """Return the verdict on what there is when no answer comes any more."""
+        text = "\n\n".join(filter(None, [*self._paused, text]))
         if self._unsatisfying is not None:
             text = text or self._unsatisfying.text
             problem = f"{self._unsatisfying.problem} Then: {problem}"
         text = text or "\n\n".join(self._said)
         return Verdict(status="partial" if text else "failed", text=text, problem=problem)
 
-    async def _converse(self) -> Verdict:
+    async def _converse(self, time: TimeLimit) -> Verdict:
         if self._offered is None:
             self._offered = await self._tools.offer()
             self._request = replace(self._request, tools=self._offered)
+            self._served.offer(self._tools.served)
         schema = self._request.output_schema
-        first = judge_reply(await self._answer(), schema)
+        first = judge_reply(await self._answer(time), schema)
         if first.status == "succeeded":
             return first
         self._unsatisfying = first
@@ -141,34 +177,72 @@ class Conversation:
             AssistantMessage(text=first.text or "(nothing)"),
             UserMessage(text=retry.user),
         ]
-        second = judge_reply(await self._answer(), schema)
+        second = judge_reply(await self._answer(time), schema)
         return second if second.text or not first.text else first
 
-    async def _answer(self) -> Reply:
+    async def _answer(self, time: TimeLimit) -> Reply:
         """Return the next reply that asks for no tools, having called those that others did."""
         while True:
-            reply = await self._next_reply()
+            turn = len(self._messages)
+            reply = await self._unpaused_reply()
             if not reply.tool_calls or self._turn > self._last_turn:
-                return reply
-            self._said += filter(None, [reply.text.strip()])
-            outcomes = await self._call_tools(reply.tool_calls)
+                # Whatever is said next is said to the answer as a whole.
+                del self._messages[turn:]
+                return self._whole(reply)
+            self._said += filter(None, [*self._paused, reply.text.strip()])
+            self._paused.clear()
+            outcomes = await self._call_tools(reply.tool_calls, time)
             self._messages += [
                 AssistantMessage(text=reply.text, tool_calls=reply.tool_calls, native=reply.native),
                 ToolMessage(outcomes=tuple(outcomes)),
             ]
 
-    async def _next_reply(self) -> Reply:
+    def _whole(self, reply: Reply) -> Reply:
+        """Return the last part of a reply with what was said before the provider paused in it."""
+        parts = [*self._paused, reply.text]
+        self._paused.clear()
+        if self._request.output_schema is not None:
+            return reply.model_copy(update={"text": next(filter(None, reversed(parts)), "")})
+        return reply.model_copy(update={"text": "\n\n".join(filter(None, parts))})
+
+    async def _unpaused_reply(self) -> Reply:
+        """Return the next reply, having gone on with those that the provider paused in."""
+        self._paused.clear()
+        reply = await self._served_reply()
+        for _ in range(MOST_CONTINUATIONS):
+            if not reply.paused:
+                break
+            self._paused += filter(None, [reply.text.strip()])
+            self._messages.append(AssistantMessage(text=reply.text, native=reply.native))
+            self._last_turn += 1
+            reply = await self._served_reply(paused=True)
+        return reply
+
+    async def _served_reply(self, *, paused: bool = False) -> Reply:
+        """Return the next reply, without what the provider calls itself if it refuses that."""
+        try:
+            reply = await self._next_reply(paused=paused)
+        except ServerToolsRefusedError as exc:
+            self._served.offer(())
+            self._last_turn += 1
+            await self._tools.give_up_served(str(exc))
+            reply = await self._next_reply()
+        self._served.take(reply)
+        return reply
+
+    async def _next_reply(self, *, paused: bool = False) -> Reply:
         self._turn += 1
         self._draft = Draft()
+        request = replace(self._request, messages=tuple(self._messages))
         return await self._steps.call(
             f"{self._step}/call/{self._turn}",
             self._setup.llm,
-            replace(self._request, messages=tuple(self._messages)),
+            self._served.added_to(request, paused=paused),
             subtask_id=self._subtask_id,
             draft=self._draft,
         )
 
-    async def _call_tools(self, calls: Sequence[ToolCall]) -> list[ToolOutcome]:
+    async def _call_tools(self, calls: Sequence[ToolCall], time: TimeLimit) -> list[ToolOutcome]:
         """Return the outcomes in the order of `calls`.
 
         Calls that follow one another are made at the same time as far as their tools allow it.
@@ -178,7 +252,7 @@ class Conversation:
 
         async def outcome(numbered: tuple[int, ToolCall]) -> ToolOutcome:
             number, call = numbered
-            return await self._tools.call(f"{self._step}/tool/{self._turn}.{number}", call)
+            return await self._tools.call(f"{self._step}/tool/{self._turn}.{number}", call, time)
 
         alone = {spec.name for spec in self._request.tools if not spec.parallel}
         outcomes: list[ToolOutcome] = []

@@ -7,6 +7,7 @@ from pydantic import JsonValue
 from concertmaster.engine.record.events import PartResult, SubtaskStatus
 from concertmaster.llm import structured
 from concertmaster.llm.protocol import JsonSchema, Reply
+from concertmaster.llm.server_tools import Source
 
 SHOWN_ERRORS = 5
 
@@ -22,6 +23,8 @@ class Verdict:
     """What is wrong, as a sentence for the model and for the reader."""
     parts: tuple[PartResult, ...] = ()
     """What it is made of, where there are parts."""
+    sources: tuple[Source, ...] = ()
+    """What the answer cites."""
     notes: tuple[str, ...] = ()
     """How the answer came about, where more than one model's word decided it."""
 

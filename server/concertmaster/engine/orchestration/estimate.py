@@ -12,13 +12,18 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 from concertmaster.catalog.definitions import WorkerDefinition
-from concertmaster.engine.budget.tokens import BYTES_OF_LONG_TOKENS, BYTES_OF_SHORT_TOKENS, size
+from concertmaster.engine.budget.tokens import (
+    BYTES_OF_LONG_TOKENS,
+    BYTES_OF_SHORT_TOKENS,
+    most_served,
+    size,
+)
 from concertmaster.engine.plans.plan import Plan, Subtask, Verify
 from concertmaster.engine.plans.strategy import MOST_PARTS, Map, Revise, Vote
 from concertmaster.engine.record.amounts import Amounts, Counts, Estimate
 from concertmaster.engine.run import Run, Setup, workers_of
 from concertmaster.engine.subtasks.parts import TOKEN_CHARS
-from concertmaster.llm.protocol import Usage
+from concertmaster.llm.protocol import NO_USAGE, Usage
 
 PROMPT_TOKENS = 2000
 """What the prompts of all kinds have, about, without the texts that are put into them."""
@@ -300,11 +305,19 @@ class _Reckoning:
             usage = Usage(
                 tokens_in=prompt + turn * (case.tool_call + case.outcome), tokens_out=words
             )
+            usage += self._served(definition) if turn == 0 else NO_USAGE
             begins_as = (model, definition.tools, inputs.name)
             load = load.then(self._call(model, usage, inputs, begins_as, again=turn > 0))
         most = definition.timeout_seconds or self._limits.subtask_seconds
         most = min(subtask.timeout_seconds or most, load.path)
         return replace(load, path=most, work=most)
+
+    def _served(self, definition: WorkerDefinition) -> Usage:
+        """Return what the provider calls itself for a worker: each tool once, or all it may."""
+        tools = self._setup.tools.here(definition.tools).served
+        if not self._case.high:
+            tools = [replace(tool, max_uses=1) for tool in tools]
+        return most_served(tools)
 
     def _judgement(self, model: str, inputs: _Inputs, *, answers: int) -> _Load:
         usage = Usage(

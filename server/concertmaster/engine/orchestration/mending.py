@@ -1,6 +1,7 @@
 """Having workers mend, once, what a check found between their results."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import anyio
 
@@ -16,6 +17,7 @@ from concertmaster.engine.subtasks.parts import Part, combined, parts_of
 from concertmaster.engine.subtasks.subtask import result_of
 from concertmaster.engine.subtasks.work import Piece, Work
 from concertmaster.engine.subtasks.worker import conversation
+from concertmaster.llm.server_tools import distinct
 
 REVISED = "Its worker revised it after the check of all results."
 
@@ -60,6 +62,7 @@ async def _mended(work: Work, result: SubtaskResult, findings: Sequence[Finding]
         parts=result.parts,
         problem=" ".join(result.errors),
         notes=result.notes,
+        sources=result.sources,
     )
     if isinstance(work.subtask.strategy, Map):
         verdict = await _mended_in_parts(work, work.subtask.strategy, before, findings)
@@ -103,7 +106,10 @@ async def _mended_in_parts(
         if after.status != "succeeded":
             problem = f"{done.problem} {NOT_REVISED}: {after.problem}".strip()
             return done.model_copy(update={"problem": problem})
-        return done.model_copy(update={"text": after.text, "value": after.value})
+        sources = distinct(done.sources, after.sources)
+        return done.model_copy(
+            update={"text": after.text, "value": after.value, "sources": sources}
+        )
 
     pairs = zip(parts, before.parts, strict=True)
     return _noted(before, combined(await at_once(mend, enumerate(pairs, start=1))))
@@ -112,7 +118,8 @@ async def _mended_in_parts(
 def _noted(before: Verdict, after: Verdict) -> Verdict:
     """Return what there is after mending with the notes of before, and one if it has changed."""
     changed = () if after.text == before.text else (REVISED,)
-    return after.with_notes(*before.notes, *changed)
+    cited = replace(after, sources=distinct(before.sources, after.sources))
+    return cited.with_notes(*before.notes, *changed)
 
 
 def _concerned(finding: Finding, names: Sequence[str]) -> Sequence[str]:

@@ -21,6 +21,7 @@ from concertmaster.llm.protocol import (
     ToolOutcome,
     Usage,
 )
+from concertmaster.llm.server_tools import Source
 
 SCHEMA_VERSION = 3
 """Version of the shapes below, written to the journal with each event."""
@@ -58,6 +59,7 @@ class PartResult(Frozen):
     value: JsonValue = None
     problem: str = ""
     """What is wrong with it; nothing if it is all that it should be."""
+    sources: tuple[Source, ...] = ()
 
 
 class SubtaskResult(Frozen):
@@ -74,6 +76,8 @@ class SubtaskResult(Frozen):
     errors: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     """How the result came about, where more than one worker's word decided it."""
+    sources: tuple[Source, ...] = ()
+    """What it cites."""
     usage: Usage = NO_USAGE
     seconds: float = 0.0
     """Time from start to end, tool calls included."""
@@ -176,6 +180,33 @@ class ToolStarted(_Event):
     step: str
     subtask_id: str
     call: ToolCall
+
+
+class ToolAsked(_Event):
+    """A worker wants to call a tool that is called only if somebody agrees."""
+
+    kind: Literal["tool-asked"] = "tool-asked"
+    step: str
+    """The call that waits for the answer."""
+    question_id: str
+    """Stands for this very call: another tool or other arguments make another question."""
+    subtask_id: str
+    worker: str
+    tool: str
+    arguments: Text
+    """As they are shown to a person: in one line, shortened, without secrets."""
+    until: float
+    """When it counts as denied, in Unix seconds."""
+
+
+class ToolAnswered(_Event):
+    """Somebody agrees to a tool call or does not, or nobody has answered. The first counts."""
+
+    kind: Literal["tool-answered"] = "tool-answered"
+    question_id: str
+    allowed: bool
+    by: str = ""
+    """Who answered; nobody, if empty."""
 
 
 class ToolsMissing(_Event):
@@ -306,6 +337,8 @@ Event = Annotated[
     | CallFailed
     | ToolCalled
     | ToolStarted
+    | ToolAsked
+    | ToolAnswered
     | ToolsMissing
     | SubtaskDrafted
     | PlanRejected

@@ -17,6 +17,8 @@ from concertmaster.engine.record.events import (
     SubtaskFinished,
     SubtaskResult,
     SubtaskStatus,
+    ToolAnswered,
+    ToolAsked,
     ToolCalled,
     ToolStarted,
 )
@@ -36,6 +38,10 @@ class Recorded:
         self.outcomes: dict[str, ToolOutcome] = {}
         self.begun: set[str] = set()
         """Tool calls that had begun, and may change something."""
+        self.asked: dict[str, ToolAsked] = {}
+        """What somebody had to agree to, by tool call."""
+        self.answers: dict[str, ToolAnswered] = {}
+        """What people have said to that, by question."""
         self.results: dict[str, SubtaskResult] = {}
         """The latest result of each subtask."""
         self.plan: PlanAccepted | None = None
@@ -64,6 +70,8 @@ class Recorded:
         match event:
             case CallFinished() | CallFailed() | ToolCalled() | ToolStarted():
                 self._take_in_work(event)
+            case ToolAsked() | ToolAnswered():
+                self._take_in_question(event)
             case PlanAccepted() | PlanRevised() | GuardDecided() | ResultsVerified():
                 self._take_in_decision(event)
             case SubtaskDrafted(subtask=subtask):
@@ -73,19 +81,25 @@ class Recorded:
             case RunEnded():
                 self._end = event
             case RunResumed():
-                if self._end is not None and self._end.status in ("failed", "partial"):
-                    self._forget_what_was_in_vain()
-                self._end = None
-                self.approved = event.approved or self.approved
+                self._go_on(event)
             case _:
                 pass
+
+    def _go_on(self, event: RunResumed) -> None:
+        if self._end is not None and self._end.status in ("failed", "partial"):
+            self._forget_what_was_in_vain()
+        self._end = None
+        self.approved = event.approved or self.approved
 
     def _take_in_work(self, event: CallFinished | CallFailed | ToolCalled | ToolStarted) -> None:
         match event:
             case CallFinished(name=name, reply=reply):
                 self.replies[name] = reply
                 self._callers[name] = event.subtask_id
-                self._failed.pop(name, None)
+                # A conversation goes on after a failed call only if it has come to terms with it.
+                talk = _conversation_of(name)
+                for step in [each for each in self._failed if _conversation_of(each) == talk]:
+                    del self._failed[step]
                 self._charge(event.subtask_id, reply.usage)
             case CallFailed(step=step):
                 self._failed[step] = event.subtask_id
@@ -96,6 +110,18 @@ class Recorded:
             case _:
                 self.outcomes[event.name] = event.outcome
                 self._callers[event.name] = event.subtask_id
+
+    def _take_in_question(self, event: ToolAsked | ToolAnswered) -> None:
+        match event:
+            case ToolAsked(step=step):
+                self.asked[step] = event
+                self._callers[step] = event.subtask_id
+            # That nobody was there then does not mean that nobody is there now.
+            case ToolAnswered(question_id=question_id, by=by) if by:
+                if any(asked.question_id == question_id for asked in self.asked.values()):
+                    self.answers.setdefault(question_id, event)
+            case _:
+                pass
 
     def _take_in_decision(
         self, event: PlanAccepted | PlanRevised | GuardDecided | ResultsVerified
@@ -126,6 +152,19 @@ class Recorded:
         """Return the subtasks whose results stand and were known when it last decided."""
         known = self.revisions[-1].ended if self.revisions else ()
         return frozenset(name for name in known if self.standing(name) is not None)
+
+    def answers_about(self, subtask_id: str, tool: str) -> list[ToolAnswered]:
+        """Return what people have said when a subtask wanted to call a tool."""
+        return [
+            self.answers[asked.question_id]
+            for asked in self.asked.values()
+            if (asked.subtask_id, asked.tool) == (subtask_id, tool)
+            and asked.question_id in self.answers
+        ]
+
+    def was_called(self, step: str) -> bool:
+        """Tell whether a tool call has been made, or had begun and may not be made again."""
+        return step in self.outcomes or step in self.begun
 
     def was_made(self, conversation: str) -> bool:
         """Tell whether a conversation with a model has begun to be answered."""
@@ -169,9 +208,9 @@ class Recorded:
             self._forget(
                 name
                 for name in self._replies_for(None)
-                if name.partition("/call/")[0] not in self._settled
+                if _conversation_of(name) not in self._settled
             )
-        if "guard" in {step.partition("/call/")[0] for step in self._failed}:
+        if "guard" in set(map(_conversation_of, self._failed)):
             self.guard = None
 
     def _replies_for(self, subtask_id: str | None) -> list[str]:
@@ -182,6 +221,8 @@ class Recorded:
             self.replies.pop(name, None)
             self.outcomes.pop(name, None)
             self.begun.discard(name)
+            if (asked := self.asked.pop(name, None)) is not None:
+                self.answers.pop(asked.question_id, None)
             self._callers.pop(name, None)
 
 
@@ -204,6 +245,10 @@ def stands(
 
 def _said(result: SubtaskResult) -> tuple[object, ...]:
     return (result.status, result.text, result.value, result.errors)
+
+
+def _conversation_of(step: str) -> str:
+    return step.partition("/call/")[0]
 
 
 def _is_afterwards(step: str) -> bool:

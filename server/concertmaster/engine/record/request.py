@@ -28,6 +28,8 @@ class Limits(Frozen):
     """Subtasks that may run at the same time."""
     subtask_seconds: float = Field(default=120, gt=0)
     run_seconds: float = Field(default=900, gt=0)
+    ask_seconds: float = Field(default=120, gt=0)
+    """How long a tool call waits for somebody to agree to it."""
     max_tokens: int = Field(default=16384, ge=1)
     """Upper bound of one reply, in tokens, what the model thinks included."""
     rounds: int = Field(default=6, ge=1)

@@ -13,6 +13,7 @@ from concertmaster.engine.conversations.conversation import Conversation
 from concertmaster.engine.run import Run, Setup, fenced_results
 from concertmaster.engine.subtasks.work import Work
 from concertmaster.llm.protocol import Request, SynthesisBrief, UserMessage, WorkResult
+from concertmaster.llm.server_tools import MOST_SOURCES
 
 READABLE_CHARS = 400_000
 """How much one request reads of results, or a guard of inputs."""
@@ -113,6 +114,9 @@ class _Condenser:
                 status=verdict.status if whole else "partial",
                 text=verdict.text,
                 problem=" ".join(filter(None, problems)),
+                sources=tuple(dict.fromkeys(line for result in group for line in result.sources))[
+                    :MOST_SOURCES
+                ],
             )
         ]
 

@@ -19,6 +19,7 @@ def _ingredients(work: Work) -> dict[str, object]:
     # Whoever is not there makes the work fail, and not this.
     known = [name for name in dict.fromkeys(names) if name in work.workers.names]
     workers = [work.workers.get(name) for name in known]
+    toolboxes = [setup.tools.here(worker.tools) for worker in workers]
     own = {"worker", "objective", "expects", "strategy", "max_tokens"}
     return {
         "task": [request.kind, request.task, request.context, request.constraints],
@@ -33,8 +34,7 @@ def _ingredients(work: Work) -> dict[str, object]:
         ],
         "models": [work.model(Piece(worker=worker.name)) for worker in workers],
         "max_tokens": request.limits.max_tokens,
-        "tools": [
-            asdict(spec) for worker in workers for spec in setup.tools.here(worker.tools).specs
-        ],
+        "tools": [asdict(spec) for box in toolboxes for spec in box.specs],
+        "served": [asdict(tool) for box in toolboxes for tool in box.served],
         "prompts": setup.prompts.digest,
     }

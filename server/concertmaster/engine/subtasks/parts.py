@@ -14,6 +14,7 @@ from concertmaster.engine.record.events import PartResult
 from concertmaster.engine.subtasks.work import Piece, Work
 from concertmaster.engine.subtasks.worker import do
 from concertmaster.llm.protocol import Document
+from concertmaster.llm.server_tools import distinct
 
 TOKEN_CHARS = 4
 """How many characters a token has, about."""
@@ -48,7 +49,11 @@ async def do_in_parts(work: Work, strategy: Map) -> Verdict:
         number, part = numbered
         verdict = await do(work, part.piece(f"part/{number}"))
         return PartResult(
-            name=part.name, text=verdict.text, value=verdict.value, problem=verdict.problem
+            name=part.name,
+            text=verdict.text,
+            value=verdict.value,
+            problem=verdict.problem,
+            sources=verdict.sources,
         )
 
     return combined(await at_once(one, enumerate(parts, start=1)))
@@ -91,7 +96,13 @@ def combined(parts: Sequence[PartResult]) -> Verdict:
     values: list[JsonValue] = [
         {"part": part.name, "value": part.value} for part in parts if part.value is not None
     ]
-    whole = Verdict(status="succeeded", text=text, value=values or None, parts=tuple(parts))
+    whole = Verdict(
+        status="succeeded",
+        text=text,
+        value=values or None,
+        parts=tuple(parts),
+        sources=distinct(*(part.sources for part in parts)),
+    )
     return whole.with_problem(problem) if problem else whole
 
 

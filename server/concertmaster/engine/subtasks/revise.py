@@ -1,7 +1,6 @@
 """Evaluator and optimizer: a critic judges, the worker revises, until nothing is left to mend."""
 
 import itertools
-from dataclasses import replace
 
 from concertmaster.engine.conversations.conversation import Conversation
 from concertmaster.engine.conversations.judgement import NoJudgementError, Question, judge
@@ -41,7 +40,7 @@ async def do_with_revisions(work: Work, strategy: Revise) -> Verdict:
                 critique = await _critique(work, strategy, verdict.text, revisions + 1)
             except NoJudgementError as exc:
                 return verdict.with_problem(f"No critic could judge it: {exc}")
-            verdict = replace(verdict, notes=(_note(revisions),))
+            verdict = verdict.with_notes(_note(revisions))
             if critique.satisfactory:
                 return verdict
             if not critique.points:

@@ -61,6 +61,7 @@ def result_of(work: Work, verdict: Verdict, *, seconds: float) -> SubtaskResult:
         parts=verdict.parts,
         errors=(verdict.problem,) if verdict.problem else (),
         notes=verdict.notes,
+        sources=verdict.sources,
         usage=work.run.steps.usage(work.subtask.id),
         seconds=seconds,
     )

@@ -65,7 +65,8 @@ def _without_vote(ballots: Sequence[_Ballot]) -> Verdict:
     found = Verdict(status="failed") if not best.verdict.text else best.verdict
     count = sum(ballot.valid for ballot in ballots)
     problem = f"There was no vote: {count} of {len(ballots)} answers came. {problems}".strip()
-    return Verdict(status="failed", text=found.text, value=found.value).with_problem(problem)
+    none = Verdict(status="failed", text=found.text, value=found.value, sources=found.sources)
+    return none.with_problem(problem)
 
 
 async def _by_judge(work: Work, strategy: Vote) -> Verdict:

@@ -2,12 +2,17 @@
 
 from collections.abc import Sequence
 
+import anyio
+
 from concertmaster.catalog.definitions import WorkerDefinition
+from concertmaster.engine.consents import Wish
 from concertmaster.engine.conversations.conversation import Conversation
 from concertmaster.engine.conversations.replies import Verdict
+from concertmaster.engine.conversations.time_limit import TimeLimit
 from concertmaster.engine.record.events import ToolsMissing
 from concertmaster.engine.run import bullets, fenced_inputs, fenced_results, input_names
 from concertmaster.engine.subtasks.work import WHOLE, Piece, Work
+from concertmaster.errors import ToolDeniedError
 from concertmaster.llm.protocol import (
     Document,
     Request,
@@ -17,6 +22,7 @@ from concertmaster.llm.protocol import (
     UserMessage,
     WorkBrief,
 )
+from concertmaster.llm.server_tools import ServerTool
 from concertmaster.tools.registry import Toolbox
 from concertmaster.tools.scope import ToolScope
 
@@ -69,33 +75,73 @@ class WorkerTools:
             self._worker.tools, refused=self._worker.refused_tools
         )
         if self._toolbox.missing:
-            await self._work.run.steps.record(
-                ToolsMissing(
-                    name=f"{self._step}/tools",
-                    at=self._work.run.steps.now(),
-                    subtask_id=self._work.subtask.id,
-                    worker=self._worker.name,
-                    problems=self._toolbox.missing,
-                )
-            )
+            await self._note_missing(f"{self._step}/tools", self._toolbox.missing)
+        if self._toolbox.served:
+            # What the provider is asked to look for, others learn of.
+            await self._work.run.passed.wait()
         return self._toolbox.specs
 
-    async def call(self, step: str, call: ToolCall, /) -> ToolOutcome:
+    @property
+    def served(self) -> Sequence[ServerTool]:
+        """Return what the provider may call itself."""
+        return self._toolbox.served
+
+    async def give_up_served(self, why: str, /) -> None:
+        """Note that the provider calls nothing itself, and why."""
+        await self._note_missing(f"{self._step}/tools/served", (why,))
+
+    async def _note_missing(self, name: str, problems: tuple[str, ...]) -> None:
+        steps = self._work.run.steps
+        await steps.record(
+            ToolsMissing(
+                name=name,
+                at=steps.now(),
+                subtask_id=self._work.subtask.id,
+                worker=self._worker.name,
+                problems=problems,
+            )
+        )
+
+    async def call(self, step: str, call: ToolCall, time: TimeLimit, /) -> ToolOutcome:
         """Return the outcome of a call, which is not made if it was before."""
+        run = self._work.run
         tool = self._toolbox.tools.get(call.name)
-        if tool is not None and tool.spec.outward:
-            await self._work.run.passed.wait()
+        asks = self._toolbox.asks(call.name)
+        if tool is not None and (tool.spec.outward or asks):
+            await run.passed.wait()
+        refusal = ""
+        if asks and not run.steps.recorded.was_called(step):
+            refusal = await self._refusal(step, call, time)
 
         async def make() -> str:
+            if refusal:
+                raise ToolDeniedError(refusal)
             return await self._toolbox.get(call.name).call(call.arguments, self._scope)
 
-        return await self._work.run.steps.tool(
+        return await run.steps.tool(
             step,
             call,
             make,
             subtask_id=self._work.subtask.id,
-            once=self._toolbox.may_change(call.name),
+            once=self._toolbox.may_change(call.name) and not refusal,
         )
+
+    async def _refusal(self, step: str, call: ToolCall, time: TimeLimit) -> str:
+        """Return why a call is not made that somebody has to agree to; nothing if it may be."""
+        run, until = self._work.run, self._work.until
+        wish = Wish(
+            step=step,
+            subtask_id=self._work.subtask.id,
+            worker=self._worker.name,
+            call=call,
+            shown=self._toolbox.shown(call.arguments),
+        )
+        # Half of what the run has left is for making something of the answer.
+        most = max(0.0, until - anyio.current_time()) / 2
+        with time.stopped(until=until):
+            return await run.consents.refusal(
+                wish, run.steps, seconds=min(run.request.limits.ask_seconds, most)
+            )
 
 
 def _request(

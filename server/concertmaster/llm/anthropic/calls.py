@@ -39,7 +39,7 @@ class Calls:
     async def complete(self, request: Request, draft: Draft) -> Reply:
         """Return the reply to `request`, or raise a ModelError with what there was of it."""
         model = self._prices.resolve(request.model)
-        call = _Call(model, self._prices, draft)
+        call = _Call(model, request, self._prices, draft)
         try:
             await self._receive(await self._send(request, call), call)
             return ToolNames.of(request).in_ours(call.incoming.reply(call.account()))
@@ -74,8 +74,8 @@ class Calls:
 class _Call:
     """A call under way, and the draft that shows how far it is."""
 
-    def __init__(self, model: str, prices: Prices, draft: Draft) -> None:
-        self.incoming = Incoming(model)
+    def __init__(self, model: str, request: Request, prices: Prices, draft: Draft) -> None:
+        self.incoming = Incoming(model, request)
         self._prices = prices
         self.draft = draft
         self._started_at = anyio.current_time()

@@ -1,6 +1,7 @@
 """What can go wrong with a call, as the errors that the rest of the program knows."""
 
 import email.utils
+import re
 import time
 from collections.abc import Mapping
 
@@ -21,6 +22,7 @@ from concertmaster.errors import (
     ModelReplyError,
     ModelRequestError,
     ModelUnavailableError,
+    ServerToolsRefusedError,
 )
 from concertmaster.llm.anthropic.connection import Connection
 from concertmaster.llm.protocol import Request, Usage
@@ -64,6 +66,8 @@ _STATUS_OF_TYPE = {
 _MAY_PASS = {408, 409, 425, 429, 499}
 """Statuses under 500 of what may be over the next time."""
 _WILL_NOT_PASS = {501}
+_OF_SERVER_TOOLS = re.compile(r"web[ _-]?search|web[ _-]?fetch|code[ _-]?execution", re.I)
+"""What the provider says when it will not call one of its tools itself."""
 _OF_ANY_MODEL = {401, 402, 429}
 """Statuses which, where they will not pass, every call over the connection would get."""
 _OF_ONE_MODEL = {403, 404}
@@ -151,6 +155,8 @@ class Failures:
         said = f"{status}: {_quote(str(exc.api_message))}" if exc.api_message else str(status)
         if _may_pass(exc, status):
             return ModelUnavailableError, f"{_occasion(status)} ({said})."
+        if status in (400, 403) and _first_asks(request) and _OF_SERVER_TOOLS.search(said):
+            return ServerToolsRefusedError, f"{self._host} does not call tools itself ({said})."
         kind = ModelAccessError if _concerns_others(exc, status) else ModelRequestError
         return kind, f"{self._remedy(status, request, model)} ({said})."
 
@@ -188,6 +194,12 @@ class Failures:
             if secret:
                 message = message.replace(secret, "[secret]")
         return message
+
+
+def _first_asks(request: Request) -> bool:
+    """Tell whether a request offers tools of the provider that it has not called before."""
+    called = any(getattr(message, "native", ()) for message in request.messages)
+    return bool(request.server_tools) and not called
 
 
 def _status_of(exc: APIStatusError) -> int:

@@ -3,9 +3,18 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+import anyio
 from pydantic import JsonValue
 
-from concertmaster.llm.protocol import Reply, StopReason, ToolCall, Usage, whole_characters
+from concertmaster.llm.anthropic.served import fetched, is_served, pages_in, sources_of, uses_of
+from concertmaster.llm.protocol import (
+    Reply,
+    Request,
+    StopReason,
+    ToolCall,
+    Usage,
+    whole_characters,
+)
 from concertmaster.llm.structured import read_json, whole_value
 
 if TYPE_CHECKING:
@@ -33,8 +42,9 @@ _SAID_IN_OUR_WORDS = ("text", "tool_use")
 class Incoming:
     """The part of a reply that has arrived."""
 
-    def __init__(self, model: str) -> None:
-        """Expect a reply of `model`."""
+    def __init__(self, model: str, request: Request) -> None:
+        """Expect a reply of `model` to `request`."""
+        self._request = request
         self.usage = Usage(model=model, calls=1, attempts=1)
         """What the provider has reported; neither money nor time."""
         self.started = False
@@ -42,8 +52,14 @@ class Incoming:
         self._text = ""
         self._blocks: dict[int, dict[str, Any]] = {}
         self._arguments: dict[int, str] = {}
+        self._arrived: dict[int, float] = {}
+        """When each block began."""
+        self._interrupted = False
+        """Whether the provider has called a tool since the last piece of text."""
+        self._container = ""
         self._stop_reason: StopReason = "pause"
         self._detail = ""
+        self._paused = False
         self._whole = False
 
     @property
@@ -67,7 +83,8 @@ class Incoming:
                 self.started = True
                 self._count(event.message.usage, model=event.message.model or self.usage.model)
             case "content_block_start":
-                self._blocks[event.index] = event.content_block.to_dict()
+                # Kinds of content that are new to the SDK are kept as they are, without warning.
+                self._begin(event.index, event.content_block.to_dict(warnings=False))
             case "content_block_delta":
                 self._add(event.index, event.delta)
             case "message_delta":
@@ -78,12 +95,31 @@ class Incoming:
             case _:
                 pass
 
+    def _begin(self, index: int, block: dict[str, Any]) -> None:
+        self._blocks[index] = block
+        self._arrived[index] = anyio.current_time()
+        self._interrupted |= is_served(block)
+
+    def _say(self, text: str) -> None:
+        if self._interrupted and text:
+            # What was said before the tool was called is no part of a sentence that begins now,
+            # and of no JSON value.
+            before = "" if self._request.output_schema is not None else self._text
+            self._text = f"{before}\n\n" if before else ""
+            self._interrupted = False
+        self._text += text
+
     def _add(self, index: int, delta: "RawContentBlockDelta") -> None:
         block = self._blocks[index]
         match delta.type:
             case "text_delta":
                 block["text"] += delta.text
-                self._text += delta.text
+                self._say(delta.text)
+            case "citations_delta":
+                block["citations"] = [
+                    *(block.get("citations") or ()),
+                    delta.citation.to_dict(warnings=False),
+                ]
             case "input_json_delta":
                 self._arguments[index] = self._arguments.get(index, "") + delta.partial_json
             case "thinking_delta":
@@ -101,12 +137,18 @@ class Incoming:
             "cache_read": reported.cache_read_input_tokens,
             "cache_write": reported.cache_creation_input_tokens,
         }
+        if (served := reported.server_tool_use) is not None:
+            counts["searches"] = getattr(served, "web_search_requests", None)
+            counts["fetches"] = getattr(served, "web_fetch_requests", None)
         # A count below zero says nothing either: a reply that was paid for is not lost over it.
         said = {name: count for name, count in counts.items() if count is not None and count >= 0}
         self.usage = Usage.model_validate(self.usage.model_dump() | said | {"model": model})
 
     def _stop(self, event: "RawMessageDeltaEvent") -> None:
         reason = event.delta.stop_reason
+        self._paused = reason == "pause_turn"
+        if (container := event.delta.container) is not None:
+            self._note_container(container.id)
         # A reason that is new to us is not known to leave the reply whole.
         self._stop_reason = _STOP_REASONS.get(str(reason), "pause")
         if str(reason) not in _STOP_REASONS:
@@ -114,6 +156,13 @@ class Incoming:
         if (details := event.delta.stop_details) is not None:
             parts = (details.category, details.explanation)
             self._detail = ": ".join(part for part in parts if part)
+
+    def _note_container(self, container: str) -> None:
+        self._container = container
+        # Code that runs beside a web tool costs nothing.
+        free = any(tool.name != "code_execution" for tool in self._request.server_tools)
+        if container != self._request.container and not free:
+            self.usage = self.usage.model_copy(update={"containers": 1})
 
     def reply(self, usage: Usage) -> Reply:
         """Return the reply, which took `usage`.
@@ -124,20 +173,32 @@ class Incoming:
         if not self._whole:
             raise ValueError("it ends before it is complete")
         # A reply that was cut while asking for tools is cut, whichever of them it got to.
-        blocks = self._whole_blocks() if self._stop_reason == "tool_use" else []
+        goes_on = self._paused or self._stop_reason == "tool_use"
+        self._fill_in_arguments(all_of_them=goes_on)
+        blocks = self._whole_blocks() if goes_on else []
         calls = _tool_calls(blocks)
+        pages = [*fetched(self._request.messages), *pages_in(self._blocks.values())]
         return Reply(
             text=self.text,
             stop_reason=self._stop_reason,
             usage=usage,
             tool_calls=calls,
             detail=self._detail,
-            native=_native(blocks) if calls else (),
+            native=_native(blocks, paused=self._paused) if calls or self._paused else (),
+            server_tool_uses=uses_of(self._blocks, self._arrived, now=anyio.current_time()),
+            sources=sources_of(self._blocks.values(), pages),
+            container=self._container,
         )
 
-    def _whole_blocks(self) -> list[dict[str, Any]]:
+    def _fill_in_arguments(self, *, all_of_them: bool) -> None:
         for index, arguments in self._arguments.items():
-            self._blocks[index]["input"] = read_json(arguments) if arguments else {}
+            try:
+                self._blocks[index]["input"] = read_json(arguments) if arguments else {}
+            except ValueError:
+                if all_of_them:
+                    raise
+
+    def _whole_blocks(self) -> list[dict[str, Any]]:
         return [cast("dict[str, Any]", whole_value(block)) for block in self._blocks.values()]
 
 
@@ -149,11 +210,13 @@ def _tool_calls(blocks: Sequence[dict[str, Any]]) -> tuple[ToolCall, ...]:
     )
 
 
-def _native(blocks: Sequence[dict[str, Any]]) -> tuple[dict[str, JsonValue], ...]:
+def _native(blocks: Sequence[dict[str, Any]], *, paused: bool) -> tuple[dict[str, JsonValue], ...]:
     """Return the blocks if there is more to them, such as thinking, than we have words for.
 
-    The provider wants a message that asked for tools given back as it was.
+    The provider wants a message that asked for tools given back as it was; and one in which it
+    paused, whatever there is to it.
     """
-    if all(block["type"] in _SAID_IN_OUR_WORDS for block in blocks):
+    if not paused and all(block["type"] in _SAID_IN_OUR_WORDS for block in blocks):
         return ()
-    return tuple(block for block in blocks if block.get("text") != "")
+    # The provider refuses text that is nothing but space, also where it was its own.
+    return tuple(block for block in blocks if block["type"] != "text" or block["text"].strip())

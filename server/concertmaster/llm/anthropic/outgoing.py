@@ -16,6 +16,7 @@ from concertmaster.llm.protocol import (
     ToolSpec,
     UserMessage,
 )
+from concertmaster.llm.server_tools import FETCHED_TOKENS, ServerTool
 
 if TYPE_CHECKING:
     from anthropic.types import (
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         TextBlockParam,
         ToolParam,
         ToolResultBlockParam,
+        ToolUnionParam,
         ToolUseBlockParam,
     )
     from anthropic.types.message_create_params import MessageCreateParamsStreaming
@@ -47,14 +49,51 @@ def message_params(request: Request, *, model: str) -> "MessageCreateParamsStrea
     }
     if request.system:
         params["system"] = [_cached(request.system)]
-    if request.output_schema is not None:
-        closed = closed_schema(request.output_schema)
-        if closed is not None:
-            params["output_config"] = {"format": {"type": "json_schema", "schema": closed}}
-    if request.tools:
-        names = ToolNames.of(request)
-        params["tools"] = [_tool(spec, names) for spec in request.tools]
+    if request.output_schema is not None and not _in_words(request):
+        closed = cast("JsonSchema", closed_schema(request.output_schema))
+        params["output_config"] = {"format": {"type": "json_schema", "schema": closed}}
+    if tools := _tools(request):
+        params["tools"] = tools
+    if request.container:
+        params["container"] = request.container
     return params
+
+
+def _tools(request: Request) -> "list[ToolUnionParam]":
+    names = ToolNames.of(request)
+    own = [_tool(spec, names) for spec in request.tools]
+    return [*own, *(_served(tool) for tool in request.server_tools)]
+
+
+def _served(tool: ServerTool) -> "ToolUnionParam":
+    """Return a tool that the provider calls itself.
+
+    The web tools are for the model alone: called from code, as they may be too, they need
+    models that can do that, and a container.
+    """
+    match tool.name:
+        case "web_search":
+            return {
+                "type": "web_search_20260318",
+                "name": "web_search",
+                "max_uses": tool.max_uses,
+                "allowed_domains": tool.allowed_domains or None,
+                "blocked_domains": tool.blocked_domains or None,
+                "allowed_callers": ["direct"],
+            }
+        case "web_fetch":
+            return {
+                "type": "web_fetch_20260318",
+                "name": "web_fetch",
+                "max_uses": tool.max_uses,
+                "max_content_tokens": FETCHED_TOKENS,
+                "citations": {"enabled": True},
+                "allowed_domains": tool.allowed_domains or None,
+                "blocked_domains": tool.blocked_domains or None,
+                "allowed_callers": ["direct"],
+            }
+        case _:
+            return {"type": "code_execution_20260521", "name": "code_execution"}
 
 
 def _text(text: str) -> "TextBlockParam":
@@ -78,19 +117,38 @@ def _tool(spec: ToolSpec, names: ToolNames) -> "ToolParam":
 
 def _messages(request: Request) -> "list[MessageParam]":
     names = ToolNames.of(request)
-    messages = [_message(message, names) for message in request.messages]
+    messages = _merged([_message(message, names) for message in request.messages])
     own = cast("Sequence[ContentBlockParam]", messages[0]["content"])
     shared = [_cached(request.shared)] if request.shared else []
     # Below what is shared, so that it does not keep that from being read from the cache.
     schema = request.output_schema
-    words = [_text(_SCHEMA_IN_WORDS + json.dumps(schema))] if schema and _open(schema) else []
+    words = [_text(_SCHEMA_IN_WORDS + json.dumps(schema))] if schema and _in_words(request) else []
     messages[0] = {"role": "user", "content": [*shared, *own, *words]}
     return messages
 
 
-def _open(schema: JsonSchema) -> bool:
-    """Tell whether the provider cannot be held to a schema, so that words have to do."""
-    return closed_schema(schema) is None
+def _merged(messages: "Sequence[MessageParam]") -> "list[MessageParam]":
+    """Return messages of which no two follow one another that the model wrote.
+
+    A reply that the provider paused in goes on in the next.
+    """
+    merged: list[MessageParam] = []
+    for message in messages:
+        if merged and message["role"] == merged[-1]["role"] == "assistant":
+            said = cast("list[ContentBlockParam]", merged[-1]["content"])
+            more = cast("list[ContentBlockParam]", message["content"])
+            merged[-1] = {"role": "assistant", "content": [*said, *more]}
+        else:
+            merged.append(message)
+    return merged
+
+
+def _in_words(request: Request) -> bool:
+    """Tell whether the provider cannot be held to the schema, so that words have to do.
+
+    Where it searches the web it cites, which it cannot do in a reply that is held to one.
+    """
+    return bool(request.server_tools) or closed_schema(request.output_schema or {}) is None
 
 
 def _message(message: Message, names: ToolNames) -> "MessageParam":
