@@ -257,10 +257,9 @@ Brief = PlanBrief | WorkBrief | SynthesisBrief | JudgementBrief
 class Request:
     """One call of a model.
 
-    A language model reads `system`, then `shared` and the first message as one user turn,
-    then the other messages. What comes earlier is shared more widely, so that providers
-    can cache it: `system` by all requests of a kind, `shared` by all workers of a run
-    that have the same inputs.
+    A language model reads `system`, then `shared` and the first message as one user turn, then the
+    other messages. What comes earlier is shared more widely, so that providers can cache it:
+    `system` by all requests of a kind, `shared` by all workers of a run that have the same inputs.
     """
 
     caller: str
