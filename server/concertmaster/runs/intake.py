@@ -49,6 +49,8 @@ class RunPolicy:
     """How many runs this process drives at the same time; further ones are queued."""
     runs_in_all: int | None = None
     """How many runs all processes on a store drive at the same time."""
+    reuse_hours: float | None = None
+    """How old results of other runs may be that one takes over; None for taking over none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

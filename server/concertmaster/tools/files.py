@@ -47,6 +47,7 @@ class ReadFile:
             "read, by its path. For a long file, ask for a range of lines."
         ),
         input_schema=ReadFileArguments.model_json_schema(),
+        local=True,
     )
 
     async def call(self, arguments: Mapping[str, JsonValue], scope: ToolScope, /) -> str:
@@ -124,6 +125,7 @@ class ListFiles:
         name="list_files",
         description="Lists the names of your inputs and of the other files that may be read.",
         input_schema=ListFilesArguments.model_json_schema(),
+        local=True,
     )
 
     async def call(self, arguments: Mapping[str, JsonValue], scope: ToolScope, /) -> str:
