@@ -255,8 +255,8 @@ class StaleEvents(SqliteJournal):
 
     meanwhile: Callable[[], Awaitable[object]] | None = None
 
-    async def events(self, run_id: str, *, light: bool = False) -> list[Event]:
-        events = list(await super().events(run_id, light=light))
+    async def events(self, run_id: str) -> list[Event]:
+        events = list(await super().events(run_id))
         if (meanwhile := self.meanwhile) is not None:
             self.meanwhile = None
             await meanwhile()
