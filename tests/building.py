@@ -9,7 +9,7 @@ from concertmaster.catalog.catalog import Catalog
 from concertmaster.catalog.definitions import WorkerDefinition
 from concertmaster.catalog.prompts import load_prompts
 from concertmaster.engine.orchestration.orchestrator import Orchestrator
-from concertmaster.engine.record.earlier import NO_EARLIER_RUN, EarlierRun
+from concertmaster.engine.record.earlier import NO_EARLIER_RUN, EarlierRun, FindOffers, no_offers
 from concertmaster.engine.record.events import (
     CallFinished,
     Event,
@@ -79,6 +79,7 @@ class RecordedRun:
         recorded: Iterable[Event] = (),
         before: Callable[[Event], Awaitable[None]] | None = None,
         earlier: EarlierRun = NO_EARLIER_RUN,
+        offers: FindOffers = no_offers,
     ) -> None:
         """`before` is awaited before an event is written, and may raise."""
         inputs = inputs or {}
@@ -93,6 +94,7 @@ class RecordedRun:
             documents={name: Document(name=name, text=text) for name, text in inputs.items()},
             steps=Steps(self._append, limits=request.limits, recorded=recorded),
             earlier=earlier,
+            offers=offers,
         )
 
     async def _append(self, event: Event, /, *, wait: bool = True) -> None:

@@ -30,12 +30,16 @@ WORK = {"worker": "summarizer", "task": "Summarize it.", "wait_seconds": 600}
 
 @contextmanager
 def silent_provider() -> Generator[dict[str, str]]:
-    """Yield the environment that points to a provider that takes requests and never answers."""
+    """Yield the environment that points to a provider that takes requests and never answers.
+
+    A server that is told to end does not wait for it.
+    """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         yield {
             "CONCERTMASTER_API_KEY": "no-key",
             "CONCERTMASTER_BASE_URL": f"http://127.0.0.1:{port}",
+            "CONCERTMASTER_DRAIN_SECONDS": "0",
         }
 
 

@@ -16,24 +16,27 @@ from concertmaster.llm.protocol import Request
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.journal import RunRow, Standing
 from concertmaster.runs.service import RunService, open_service
-from concertmaster.runs.sqlite_store import SqliteJournal, open_sqlite
+from concertmaster.runs.sqlite_store import SqliteJournal
 from fakes import FakeLLM, Script
+from stores import SqliteStore, Store
 
 
 @asynccontextmanager
 async def service_in(
-    folder: Path,
+    place: Path | Store,
     scripts: Mapping[str, Script] | None = None,
     *,
     llm: FakeLLM | None = None,
     workers: Iterable[WorkerDefinition] = (),
     limits: Limits | None = None,
     roots: tuple[Path, ...] = (),
+    reuse_hours: float | None = None,
 ) -> AsyncGenerator[RunService]:
-    """Open the runs in a folder, as one process has them."""
-    policy = RunPolicy(limits=limits or Limits(), roots=roots)
+    """Open the runs in a folder or another store, as one process has them."""
+    policy = RunPolicy(limits=limits or Limits(), roots=roots, reuse_hours=reuse_hours)
+    store = SqliteStore(place) if isinstance(place, Path) else place
     async with (
-        open_sqlite(folder) as journal,
+        store.open() as journal,
         open_service(
             journal=journal,
             setup=setup(llm or FakeLLM(scripts), workers=workers),
@@ -63,9 +66,9 @@ class FailingJournal(SqliteJournal):
     refused: Collection[str] = ()
     reads_refused = 0
 
-    async def events(self, run_id: str, *, light: bool = False) -> Sequence[Event]:
+    async def events(self, run_id: str) -> Sequence[Event]:
         self._refuse_reads()
-        return await super().events(run_id, light=light)
+        return await super().events(run_id)
 
     async def unfinished(self) -> Sequence[RunRow]:
         self._refuse_reads()

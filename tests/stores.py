@@ -5,6 +5,8 @@ from contextlib import AbstractAsyncContextManager, closing
 from pathlib import Path
 from typing import LiteralString, Protocol
 
+import psycopg
+
 from concertmaster.engine.record.events import (
     CancelRequested,
     Event,
@@ -29,6 +31,10 @@ class Store(Protocol):
         """Commit a change as another process would; `?` stands for a parameter."""
         ...
 
+    def contents(self) -> bytes:
+        """Return all that is kept there, in whatever form."""
+        ...
+
 
 class SqliteStore:
     def __init__(self, folder: Path) -> None:
@@ -42,6 +48,9 @@ class SqliteStore:
         with closing(sqlite3.connect(self._folder / "runs.db")) as connection, connection:
             connection.execute(statement, parameters)
 
+    def contents(self) -> bytes:
+        return b"".join(path.read_bytes() for path in self._folder.glob("runs.db*"))
+
 
 class PostgresStore:
     def __init__(self, url: str) -> None:
@@ -52,6 +61,11 @@ class PostgresStore:
 
     def change(self, statement: LiteralString, *parameters: object) -> None:
         execute(self.url, statement.replace("?", "%s"), *parameters)
+
+    def contents(self) -> bytes:
+        statement = "SELECT convert_to(data, 'UTF8') FROM events UNION ALL SELECT text FROM texts"
+        with psycopg.connect(self.url) as connection:
+            return b"".join(bytes(part) for (part,) in connection.execute(statement))
 
 
 def a_store(kind: str, folder: Path, postgres: Postgres) -> Store:

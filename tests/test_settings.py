@@ -360,7 +360,7 @@ def test_one_folder_needs_no_list_in_the_file(write_file: WriteFile) -> None:
 
 def test_a_folder_that_is_no_path_is_an_error(write_file: WriteFile) -> None:
     write_file("roots = [5]\ndata_folder = 5")
-    with pytest.raises(SettingsError, match=r"roots\.0: .*data_folder: "):
+    with pytest.raises(SettingsError, match=r"data_folder: .*roots\.0: "):
         Settings.load({})
 
 

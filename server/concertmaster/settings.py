@@ -30,7 +30,8 @@ from concertmaster.llm.address import Address
 from concertmaster.llm.prices import ModelFacts
 from concertmaster.runs.private import check_owner_only
 from concertmaster.served_settings import ServedSettings
-from concertmaster.setting_types import Folder, Folders, LogLevel, absolute, read_json
+from concertmaster.setting_types import Folders, LogLevel, absolute, read_json
+from concertmaster.store_settings import StoreSettings
 from concertmaster.tool_settings import ToolSettings
 from concertmaster.tools.servers.entries import HttpEntry, ServerEntries, StdioEntry, give_anything
 
@@ -55,14 +56,10 @@ def configuration_folder() -> Path:
     return platformdirs.user_config_path("concertmaster", appauthor=False)
 
 
-def _default_data_folder() -> Path:
-    return platformdirs.user_data_path("concertmaster", appauthor=False)
-
-
 Role = Annotated[str, Field(min_length=1)]
 
 
-class Settings(BackgroundSettings, HttpSettings, ToolSettings, ServedSettings):
+class Settings(BackgroundSettings, HttpSettings, ToolSettings, ServedSettings, StoreSettings):
     """What an operator chose; every field is a key of the settings file."""
 
     model_config = ConfigDict(
@@ -136,6 +133,13 @@ class Settings(BackgroundSettings, HttpSettings, ToolSettings, ServedSettings):
     max_attempts: int = Field(
         default=5, ge=1, description="Attempts at a model call that the provider turns away."
     )
+    provider_share: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Part of what the provider lets through that this process uses, where several "
+        "have one key: 0.5 is half.",
+    )
     prices: Annotated[dict[str, ModelFacts], BeforeValidator(read_json)] = Field(
         default_factory=dict[str, ModelFacts],
         description="Prices of models in USD per million tokens, over the built-in ones.",
@@ -160,31 +164,6 @@ class Settings(BackgroundSettings, HttpSettings, ToolSettings, ServedSettings):
     )
     claude_agents: bool = Field(
         default=False, description="Also use the subagents in .claude/agents as workers."
-    )
-    data_folder: Folder = Field(
-        default_factory=_default_data_folder, description="Where runs are kept."
-    )
-    store: SecretStr | None = Field(
-        default=None, description="Address of a Postgres that keeps the runs instead."
-    )
-    runs_at_once: int = Field(
-        default=16, ge=1, description="Runs that one process works on at the same time, at most."
-    )
-    runs_in_all: int | None = Field(
-        default=None, ge=1, description="Runs that all processes together work on, at most."
-    )
-    keep_days: float | None = Field(
-        default=None, gt=0, description="Days that runs are kept; left out: for ever."
-    )
-    keep_runs: int | None = Field(
-        default=None, ge=1, description="Runs that are kept, the newest; left out: all."
-    )
-    keep_megabytes: float | None = Field(
-        default=None, gt=0, description="Megabytes of runs that are kept; left out: all."
-    )
-    resume_interrupted: bool = Field(
-        default=False,
-        description="A server goes on with runs whose process has died; with a store, always.",
     )
     telemetry: bool = Field(
         default=False, description="Tell of runs over OpenTelemetry; needs concertmaster[otel]."

@@ -73,7 +73,7 @@ def test_without_a_terminal_the_plan_is_shown_and_how_to_go_on(
     [
         ("y\n", "succeeded", 2),
         ("Yes\n", "succeeded", 2),
-        ("maybe\n3.5\n", "succeeded", 3.5),
+        ("maybe\nnan\n-1\ninf\n3.5\n", "succeeded", 3.5),
         ("n\n", "cancelled", 2),
         ("", "needs_approval", 2),
     ],

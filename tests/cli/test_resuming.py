@@ -145,6 +145,21 @@ def test_from_a_subtask_on_a_run_is_made_anew(
     assert again.callers() == ["worker:writer", "synthesizer"]
 
 
+def test_a_run_takes_over_what_others_have_if_it_is_told_to(
+    invoke: Invoke, answer_with: Callable[[FakeLLM], None]
+) -> None:
+    plan = plan_json(subtask("s1"), subtask("s2", "writer"))
+    answer_with(FakeLLM({"planner": plan}))
+    run_id = json.loads(invoke("run", "Do it", "--json").stdout)["run_id"]
+    again = FakeLLM({"planner": plan})
+    answer_with(again)
+    data = json.loads(invoke("run", "Do it", "--reuse-hours", "1", "--json").stdout)
+    assert again.callers() == ["planner", "synthesizer"]
+    assert data["reused"].startswith(f"s1, s2 from {run_id}; saved 2 calls")
+    trace = invoke("show", data["run_id"], "--trace").stdout.replace("\n", "")
+    assert f"taken over from {run_id}" in trace
+
+
 def test_what_is_no_plan_says_what_is_wrong(
     invoke: Invoke, answer_with: Callable[[FakeLLM], None], tmp_path: Path
 ) -> None:

@@ -8,7 +8,6 @@ import pytest
 from building import RecordedRun, drive, setup
 from concertmaster.engine.orchestration.approval import (
     plan_digest,
-    stricter,
     waits_for_approval,
 )
 from concertmaster.engine.plans.plan import Plan, read_plan
@@ -23,7 +22,7 @@ from concertmaster.engine.record.events import (
     RunStarted,
     SubtaskDrafted,
 )
-from concertmaster.engine.record.request import Approve, Limits, RunKind, RunRequest
+from concertmaster.engine.record.request import Approve, Limits, RunKind, RunRequest, stricter
 from concertmaster.llm.prices import Rates
 from concertmaster.llm.protocol import Draft, Reply, Request
 from concertmaster.runs.state import fold

@@ -1,20 +1,33 @@
 """Runs that take over from an earlier one what nothing has changed for."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import anyio
 import pytest
 
 from building import RecordedRun, setup, worker
 from concertmaster.engine.plans.plan import Plan, Subtask
-from concertmaster.engine.record.earlier import EarlierRun, and_dependants, earlier_results
-from concertmaster.engine.record.events import RunResumed, SubtaskFinished
+from concertmaster.engine.record.earlier import (
+    EarlierRun,
+    Offer,
+    and_dependants,
+    earlier_results,
+    offers_of,
+)
+from concertmaster.engine.record.events import (
+    GuardDecided,
+    RunResumed,
+    RunStarted,
+    SubtaskFinished,
+    SubtaskResult,
+)
 from concertmaster.engine.record.request import Limits, RunRequest
 from concertmaster.engine.run import Setup
-from concertmaster.errors import ModelUnavailableError
+from concertmaster.errors import ModelUnavailableError, ToolCallError
 from concertmaster.llm.protocol import Models
-from fakes import FakeLLM, FakeTool, Script, subtask
+from fakes import FakeLLM, FakeTool, Script, in_turn, subtask, wants
 from patterns import finding, findings
 
 pytestmark = pytest.mark.anyio
@@ -200,3 +213,133 @@ async def test_what_was_done_after_a_check_in_an_earlier_life_of_a_run_counts() 
     )
     taken = earlier_results([*started, resumed, later])
     assert "later" in {result.text for result in taken.values()}
+
+
+class Shelf:
+    """What other runs have, with the questions for it."""
+
+    def __init__(self, *offers: Offer) -> None:
+        self.offers = offers
+
+    async def find(self, fingerprint: str, /) -> Sequence[Offer]:
+        return [offer for offer in self.offers if offer.result.fingerprint == fingerprint]
+
+
+READS = [subtask("s1", "reader", inputs=["a"])]
+
+
+def reading(tool: FakeTool) -> Setup:
+    llm = FakeLLM({"worker:reader": in_turn(wants(("look", {"at": "b"})), "read it")})
+    return setup(llm, workers=[worker("reader", tools=("look",))], tools=(tool,))
+
+
+async def offered_by(request: RunRequest, chosen: Setup) -> Shelf:
+    run = RecordedRun(request, inputs={"a": "ALPHA"})
+    await run.drive(chosen)
+    assert run.end.status == "succeeded"
+    return Shelf(*offers_of("r-1", run.events).values())
+
+
+async def done_with(shelf: Shelf, request: RunRequest, chosen: Setup) -> SubtaskResult:
+    run = RecordedRun(request, inputs={"a": "ALPHA"}, offers=shelf.find)
+    await run.drive(chosen)
+    return run.results["s1"]
+
+
+@pytest.mark.parametrize(
+    ("traits", "says", "taken"),
+    [
+        ({"local": True}, "B", "r-1"),
+        ({"local": True}, "C", ""),
+        ({"local": True}, ToolCallError("There is no b."), ""),
+        ({}, "B", ""),
+        ({"outward": True}, "B", ""),
+    ],
+)
+async def test_what_a_worker_learnt_from_tools_must_still_be_so(
+    traits: dict[str, bool], says: str | ToolCallError, taken: str
+) -> None:
+    answers: list[str | ToolCallError] = ["B", says, says]
+
+    def look(_arguments: object, _scope: object) -> str:
+        answer = answers.pop(0)
+        if isinstance(answer, ToolCallError):
+            raise answer
+        return answer
+
+    tool = FakeTool("look", look, **traits)
+    request = request_for(READS)
+    shelf = await offered_by(request, reading(tool))
+    result = await done_with(shelf, request, reading(tool))
+    assert (result.status, result.taken_from) == ("succeeded", taken)
+
+
+@pytest.mark.parametrize(("says", "taken"), [("There is no b.", "r-1"), ("Nor an a.", "")])
+async def test_that_a_tool_failed_must_still_be_so(says: str, taken: str) -> None:
+    answers = ["There is no b.", says, says]
+
+    def look(_arguments: object, _scope: object) -> str:
+        raise ToolCallError(answers.pop(0))
+
+    tool = FakeTool("look", look, local=True)
+    request = request_for(READS)
+    shelf = await offered_by(request, reading(tool))
+    assert (await done_with(shelf, request, reading(tool))).taken_from == taken
+
+
+async def test_tools_that_take_too_long_to_ask_again_leave_the_work_to_be_done() -> None:
+    calls: list[int] = []
+
+    async def look(_arguments: object, _scope: object) -> str:
+        calls.append(1)
+        if len(calls) == 2:
+            await anyio.sleep_forever()
+        return "B"
+
+    tool = FakeTool("look", look, local=True)
+    request = request_for([READS[0].model_copy(update={"timeout_seconds": 0.05})])
+    shelf = await offered_by(request, reading(tool))
+    assert (await done_with(shelf, request, reading(tool))).taken_from == ""
+
+
+async def test_a_result_of_another_run_is_taken_over_with_what_it_took() -> None:
+    request = request_for([subtask("s1"), subtask("s2", "critic")])
+    shelf = await offered_by(request, setup(FakeLLM({"worker:analyst": "found"})))
+    result = await done_with(shelf, request, setup(FakeLLM()))
+    assert (result.text, result.taken_from, result.usage.calls) == ("found", "r-1", 0)
+    assert result.saved is not None
+    assert result.saved.calls == 1
+    assert result.notes == ("Taken over from run r-1.",)
+    again = await done_with(shelf, request.model_copy(update={"redo": ("s1",)}), setup(FakeLLM()))
+    assert (again.text, again.taken_from) == ("done", "")
+
+
+async def test_what_was_taken_over_or_did_not_succeed_is_for_no_other_run() -> None:
+    request = request_for([subtask("s1"), subtask("s2", "critic")])
+    shelf = await offered_by(request, setup(FakeLLM()))
+    run = RecordedRun(request, inputs={"a": "ALPHA"}, offers=shelf.find)
+    await run.drive(setup(FakeLLM()))
+    assert offers_of("r-2", run.events) == {}
+    busy = ModelUnavailableError("The provider is busy.")
+    failing = RecordedRun(request)
+    await failing.drive(setup(FakeLLM({"worker:critic": busy})))
+    (offer,) = offers_of("r-3", failing.events).values()
+    assert offer.result.subtask_id == "s1"
+
+
+@pytest.mark.parametrize(
+    ("guard", "decisions", "offers"),
+    [("", (), 1), ("critic", (), 0), ("critic", (True,), 1), ("critic", (False,), 0)],
+)
+async def test_what_no_guard_has_let_pass_is_for_no_other_run(
+    guard: str, decisions: Sequence[bool], offers: int
+) -> None:
+    request = request_for([subtask("s1")], guard=guard)
+    run = RecordedRun(request_for([subtask("s1")]))
+    await run.drive(setup(FakeLLM()))
+    events = [
+        RunStarted(name="run/start", at=1.0, request=request),
+        *run.events,
+        *(GuardDecided(name="guard", at=9.0, passed=passed) for passed in decisions),
+    ]
+    assert len(offers_of("r-1", events)) == offers

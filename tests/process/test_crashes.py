@@ -1,12 +1,14 @@
 """Real processes killed in mid-run; the endpoint outside of them knows what was paid for."""
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
@@ -14,7 +16,7 @@ from concertmaster.engine.record.events import CallFinished, Event
 from concertmaster.fake_api import Behaviour, serve_fake_api
 from concertmaster.fake_api.serving import ServedApi
 from concertmaster.runs.sqlite_store import open_sqlite
-from processes import StdioServer, environment
+from processes import WORK, StdioServer, environment, runs_in
 from services import service_in
 
 pytestmark = pytest.mark.anyio
@@ -88,6 +90,24 @@ async def test_a_killed_run_goes_on_and_only_calls_that_were_under_way_are_made_
         made = calls(await events_of(tmp_path, run_id))
         assert len(made) == len(set(made)) == 6
         assert len(api.ledger.entries) == begun + len(made) - len(committed)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are not sent there")
+async def test_a_server_that_is_told_to_end_writes_down_what_its_calls_under_way_bring(
+    tmp_path: Path,
+) -> None:
+    async with serve_fake_api(BEHAVIOUR) as api:
+        with anyio.fail_after(60):
+            server = await anyio.to_thread.run_sync(StdioServer, tmp_path, settings(api))
+            with server:
+                server.call(2, "run_worker", WORK)
+                while not api.ledger.entries:
+                    await anyio.lowlevel.checkpoint()
+                server.process.send_signal(signal.SIGTERM)
+                assert await anyio.to_thread.run_sync(server.end) == 143
+        assert len(api.ledger.entries) == 1
+    (run,) = await runs_in(tmp_path)
+    assert (run.status, run.usage.calls) == ("interrupted", 1)
 
 
 async def test_a_server_takes_over_the_run_of_a_process_that_was_killed(tmp_path: Path) -> None:

@@ -9,14 +9,19 @@ from contextlib import contextmanager
 from typing import IO, cast
 
 import anyio
+import anyio.lowlevel
 import pytest
+from anyio import to_thread
 
 from building import setup
+from concertmaster.cli import wiring
+from concertmaster.fake_api import Behaviour, serve_fake_api
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.journal import Journal
-from concertmaster.runs.orders import WorkerOrder
+from concertmaster.runs.orders import RunOrder, WorkerOrder
 from concertmaster.runs.postgres_store import open_postgres
 from concertmaster.runs.service import open_service
+from concertmaster.settings import Settings
 from fakes import FakeLLM
 from postgres import Postgres
 from processes import silent_provider
@@ -46,6 +51,46 @@ async def taken_up(journal: Journal, run_id: str, *, epoch: int) -> None:
     with anyio.fail_after(30):
         while (row := await journal.row(run_id)).epoch < epoch or not row.alive:
             await journal.changed_elsewhere(run_id)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    # The endpoint runs on asyncio alone.
+    return "asyncio"
+
+
+async def test_a_process_that_is_told_to_end_lets_its_calls_end_and_none_is_made_again(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behaviour = Behaviour(first_token_seconds=0.7, reply_tokens=10, subtasks=4)
+    async with serve_fake_api(behaviour) as api:
+        settings = {
+            "CONCERTMASTER_API_KEY": "none",
+            "CONCERTMASTER_BASE_URL": api.address,
+            "CONCERTMASTER_STORE": postgres.store(),
+        }
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+        loaded = Settings.load({})
+        with working(settings) as first:
+            async with wiring.open_runs(loaded, roots=(), part="accepts") as door:
+                run_id = (await door.start(RunOrder(task="Do all of it"))).run_id
+                with anyio.fail_after(60):
+                    # The plan is there, and its subtasks are being done.
+                    while len(api.ledger.entries) < 3:
+                        await anyio.lowlevel.checkpoint()
+                async with (
+                    wiring.open_runs(loaded, roots=(), part="works") as second,
+                    wiring.tending(second, loaded.settings, part="works"),
+                ):
+                    first.send_signal(signal.SIGTERM)
+                    with anyio.fail_after(10):
+                        while second.room.load == 0:
+                            await anyio.lowlevel.checkpoint()
+                    state = await door.wait(run_id, seconds=60)
+            assert await to_thread.run_sync(first.wait) == 0
+    assert (state.status, state.resumed) == ("succeeded", 1)
+    assert len(api.ledger.entries) == state.usage.attempts == 6
 
 
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 0), (signal.SIGKILL, -9)])

@@ -99,7 +99,15 @@ async def test_a_person_cannot_agree_to_more_than_the_operator_allows(
         refusal = await connection.refusal("run_orchestration", task="why?", approve="always")
         (state,) = (await connection.service.recent()).states
     assert "at most 20" in refusal
+    assert f'resume_run with run_id "{state.run_id}" to have the user asked again' in refusal
     assert state.status == "needs_approval"
+
+
+@both_eras
+async def test_a_limit_that_is_left_blank_is_none(mode: str, tmp_path: Path) -> None:
+    async with opened(tmp_path, mode, Person("accept", budget_usd="")) as connection:
+        reply = await wanted(connection)
+    assert (reply["status"], reply["budget"]["usd"]) == ("succeeded", 2)
 
 
 @both_eras
@@ -126,7 +134,36 @@ async def test_a_person_who_says_nothing_can_be_asked_again(mode: str, tmp_path:
         again = await connection.ask("resume_run", run_id=reply["run_id"], budget_usd=4)
         assert connection.llm.callers() == WORKERS
     assert (again["status"], again["budget"]["usd"]) == ("succeeded", 4)
-    assert len(person.asked) == 1
+    (question,) = person.asked
+    assert "The limit is 4 USD." in question.message
+
+
+@both_eras
+async def test_a_yes_to_one_limit_is_none_to_another(mode: str, tmp_path: Path) -> None:
+    class Late(Person):
+        async def __call__(
+            self, context: ClientRequestContext, params: ElicitRequestParams
+        ) -> ElicitResult:
+            if not self.asked:
+                (state,) = (await connection.service.recent()).states
+                await connection.service.cancel(state.run_id, reason="no")
+                await connection.service.resume(state.run_id, by="another", budget_usd=15)
+                await connection.service.wait(state.run_id, seconds=60)
+            return await super().__call__(context, params)
+
+    person = Late("accept")
+    async with opened(tmp_path, mode, person) as connection:
+        order = {"task": "why?", "approve": "always"}
+        result = await connection.client.call_tool("run_orchestration", order)
+        if mode == "legacy":
+            assert "not with its limit" in text_of(result)
+            assert connection.llm.callers() == ["planner"]
+        else:
+            assert structured(result)["status"] == "succeeded"
+            assert [
+                limit in item.message
+                for item, limit in zip(person.asked, ("2 USD", "15 USD"), strict=True)
+            ] == [True, True]
 
 
 @both_eras
@@ -197,6 +234,7 @@ async def test_a_client_that_can_ask_nobody_gets_the_plan_and_a_token(
         assert [line["status"] for line in reply["subtasks"]] == ["pending", "pending"]
         assert reply["estimate"]["calls"] == {"low": 3, "high": 3}
         assert f'approval_token "{token}"' in reply["next"]
+        assert 'the edited plan and approve "always"' in reply["next"]
         assert token in text_of(result)
         assert connection.llm.callers() == ["planner"]
         done = await connection.ask(

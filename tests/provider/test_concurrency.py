@@ -172,3 +172,21 @@ def test_a_provider_with_a_fixed_limit_is_used_to_nine_tenths_and_refuses_few(al
         done += ["served"] * (now > 100)
     assert busy / (allowed * 300) > 0.9
     assert done.count("refused") / len(done) < 0.02
+
+
+@pytest.mark.parametrize(("share", "first", "most"), [(1.0, 8, 40), (0.25, 2, 10), (0.01, 1, 1)])
+def test_a_share_of_the_provider_is_that_part_of_what_is_begun_and_ended_with(
+    share: float, first: int, most: int
+) -> None:
+    limit = ConcurrencyLimit(first=8, most=40, share=share)
+    assert limit.width == first
+    serve(limit, 2000)
+    assert limit.width == most
+
+
+def test_a_limit_with_half_of_the_provider_grows_by_half_as_much() -> None:
+    limit = ConcurrencyLimit(first=16, share=0.5)
+    serve(limit, 8)
+    assert limit.width == 8
+    serve(limit, 9)
+    assert limit.width == 9

@@ -25,8 +25,8 @@ def anyio_backend() -> tuple[str, dict[str, object]]:
 class Calls:
     """Calls that take a second each, and note when they began and for which run."""
 
-    def __init__(self, tasks: TaskGroup) -> None:
-        self.places = Places(jitter=JITTER)
+    def __init__(self, tasks: TaskGroup, *, share: float) -> None:
+        self.places = Places(jitter=JITTER, share=share)
         self.began: list[tuple[float, str]] = []
         self._tasks = tasks
         self._start = anyio.current_time()
@@ -50,10 +50,10 @@ class Calls:
 
 
 @asynccontextmanager
-async def calls() -> AsyncGenerator[Calls]:
+async def calls(*, share: float = 1.0) -> AsyncGenerator[Calls]:
     """Yield calls, and wait until all have ended."""
     async with anyio.create_task_group() as tasks:
-        yield Calls(tasks)
+        yield Calls(tasks, share=share)
 
 
 async def settled(seconds: float = 0.5) -> None:
@@ -125,6 +125,14 @@ async def test_what_the_provider_will_still_take_begins_and_the_rest_waits_its_i
         await settled(2)
         made.start(count=5)
     assert made.times == pytest.approx([0, 2, 2, 2, 10, 20])
+
+
+async def test_a_process_with_a_share_uses_that_part_of_what_the_provider_will_still_take() -> None:
+    async with calls(share=0.5) as made:
+        made.start(use=told(4, 10))
+        await settled(2)
+        made.start(count=4)
+    assert made.times == pytest.approx([0, 2, 2, 20, 40])
 
 
 async def test_calls_on_their_way_count_as_not_yet_seen_by_the_provider() -> None:

@@ -1,6 +1,6 @@
 """Runs whose plans wait for approval: given with a token or without one, or refused."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -10,11 +10,11 @@ import pytest
 from pydantic import TypeAdapter
 
 from building import setup
-from concertmaster.engine.orchestration.approval import plan_digest
 from concertmaster.engine.record.events import ApprovalOffered, Event, RunEnded
 from concertmaster.engine.record.request import NOBODY, Approve
 from concertmaster.errors import LostRunError, RequestError, UnknownRunError
 from concertmaster.llm.prices import Rates
+from concertmaster.runs import approvals
 from concertmaster.runs.approvals import Approvals, digest_to_approve
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.journal import Journal
@@ -109,9 +109,36 @@ async def test_a_token_is_not_in_the_journal(store: Store) -> None:
         token = await service.approvals.offer(state.run_id)
         events = await journal.events(state.run_id)
     (offered,) = [event for event in events if isinstance(event, ApprovalOffered)]
-    assert state.plan is not None
-    assert offered.plan == plan_digest(state.plan)
+    assert offered.plan == digest_to_approve(state)
     assert token not in "".join(event.model_dump_json() for event in events)
+
+
+async def test_whoever_looks_again_gets_the_same_token_and_nothing_is_written(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(approvals, "MOST_GIVEN", 1)
+    async with opened(store) as service:
+        one, other = await waiting(service), await waiting(service)
+        token = await service.approvals.offer(one.run_id)
+        events = (await service.get(one.run_id)).events
+        assert await service.approvals.offer(one.run_id) == token
+        assert (await service.get(one.run_id)).events == events
+        # It is forgotten here in time, and stays good.
+        await service.approvals.offer(other.run_id)
+        assert await service.approvals.offer(one.run_id) != token
+        assert await service.approvals.redeem(one.run_id, token) == digest_to_approve(one)
+
+
+async def test_what_is_approved_is_the_limit_too(store: Store) -> None:
+    llm = model()
+    async with opened(store, llm) as service:
+        state = await waiting(service)
+        await service.cancel(state.run_id, reason="no")
+        await service.resume(state.run_id, by="test", budget_usd=15)
+        assert (await over(service, state)).status == "needs_approval"
+        with pytest.raises(RequestError, match="or not with its limit"):
+            await service.resume(state.run_id, by="test", approved=digest_to_approve(state))
+    assert llm.callers() == ["planner"]
 
 
 async def test_a_token_is_of_use_once(store: Store) -> None:
@@ -223,6 +250,33 @@ async def test_a_run_that_is_cancelled_just_when_its_plan_begins_to_wait_is_canc
         assert (await service.get(state.run_id)).status == "cancelled"
 
 
+class StaleEvents(SqliteJournal):
+    """Has something happen to a run between the reading of its events and their use."""
+
+    meanwhile: Callable[[], Awaitable[object]] | None = None
+
+    async def events(self, run_id: str) -> list[Event]:
+        events = list(await super().events(run_id))
+        if (meanwhile := self.meanwhile) is not None:
+            self.meanwhile = None
+            await meanwhile()
+        return events
+
+
+async def test_a_plan_that_is_declined_just_when_it_is_approved_is_not_carried_out(
+    tmp_path: Path,
+) -> None:
+    journal = StaleEvents(tmp_path, patience=5)
+    llm = model()
+    async with journal.committing(), service_on(journal, llm) as service:
+        state = await waiting(service)
+        journal.meanwhile = partial(service.cancel, state.run_id, reason="no")
+        approved = digest_to_approve(state)
+        found = await service.resume(state.run_id, by="test", approved=approved)
+        assert found.status == "cancelled"
+    assert llm.callers() == ["planner"]
+
+
 async def test_an_approved_run_that_is_queued_goes_on_where_there_is_room(store: Store) -> None:
     async with opened(store) as service:
         state = await waiting(service)
@@ -280,6 +334,23 @@ async def test_nobody_asks_for_less_approval_than_the_operator(
     assert (state.status == "needs_approval") is waits
 
 
+async def test_a_run_that_has_no_plan_yet_is_resumed_with_what_the_operator_wants_by_now(
+    store: Store,
+) -> None:
+    llm = FakeLLM({"planner": "no plan"})
+    async with opened(store, llm) as service:
+        state = await over(service, await service.start(RunOrder(task="why?")))
+        assert state.status == "failed"
+    async with opened(store, policy=RunPolicy(approve="always")) as service:
+        await service.resume(state.run_id, by="test")
+        waits = await over(service, state)
+        assert waits.status == "needs_approval"
+        again = await service.resume(state.run_id, by="test")
+        assert (again.status, again.events) == ("needs_approval", waits.events)
+        await service.resume(state.run_id, by="test", approved=digest_to_approve(waits))
+        assert (await over(service, state)).status == "succeeded"
+
+
 async def test_workers_wait_for_approval_where_the_operator_wants_it_and_plans_do_not(
     store: Store,
 ) -> None:
@@ -301,11 +372,15 @@ async def test_a_run_made_anew_waits_for_approval_of_its_own(store: Store) -> No
     assert (again.status, again.run_id == state.run_id) == ("needs_approval", False)
 
 
-async def test_the_plan_of_a_run_that_waits_can_be_run_by_another_order(store: Store) -> None:
+async def test_the_plan_of_a_run_that_waits_waits_in_another_order_too(store: Store) -> None:
     async with opened(store) as service:
         state = await waiting(service)
-        other = await over(service, await service.start(RunOrder(plan_id=state.run_id)))
-    assert (other.status, other.reasons) == ("succeeded", ())
+        order = RunOrder(plan_id=state.run_id, approve="never")
+        other = await waiting(service, order)
+        assert other.reasons == ("The plan waits for approval.",)
+        await service.resume(other.run_id, by="test", approved=digest_to_approve(other))
+        done = await over(service, other)
+    assert (done.status, done.reasons) == ("succeeded", ())
 
 
 async def test_nobody_approves_the_plan_of_another_principal(store: Store) -> None:

@@ -10,6 +10,7 @@ from concertmaster.runs.orders import Order, PlanOrder, RunOrder, WorkerOrder
 from concertmaster.tools.inputs import InlineInput
 from fakes import FakeLLM, plan_json, subtask
 from services import Gate, service_in
+from stores import Store
 
 pytestmark = pytest.mark.anyio
 
@@ -23,25 +24,25 @@ TWO = plan_json(subtask("s1"), subtask("s2", "critic"))
         WorkerOrder(worker="analyst", task="why?", idempotency_key="a"),
     ],
 )
-async def test_an_order_with_the_key_of_another_gets_its_run(tmp_path: Path, order: Order) -> None:
+async def test_an_order_with_the_key_of_another_gets_its_run(store: Store, order: Order) -> None:
     llm = FakeLLM({"planner": TWO})
-    async with service_in(tmp_path, llm=llm) as service:
+    async with service_in(store, llm=llm) as service:
         first = await service.start(order)
         calls = (await service.wait(first.run_id, seconds=60)).usage.calls
         again = await service.start(order)
         assert (again.run_id, again.status) == (first.run_id, "succeeded")
-    async with service_in(tmp_path, llm=llm) as service:
+    async with service_in(store, llm=llm) as service:
         assert (await service.start(order)).run_id == first.run_id
     assert len(llm.requests) == calls
 
 
 @pytest.mark.parametrize("services", [1, 2])
 async def test_of_orders_with_one_key_that_come_at_once_one_is_done(
-    tmp_path: Path, services: int
+    store: Store, services: int
 ) -> None:
     order = RunOrder(task="why?", idempotency_key="a")
     llm = FakeLLM({"planner": TWO})
-    async with service_in(tmp_path, llm=llm) as one, service_in(tmp_path, llm=llm) as other:
+    async with service_in(store, llm=llm) as one, service_in(store, llm=llm) as other:
         opened = [one, other][:services]
         states = await anyio.amap(lambda service: service.start(order), opened * 5)
         assert len({state.run_id for state in states}) == 1
@@ -52,11 +53,13 @@ async def test_of_orders_with_one_key_that_come_at_once_one_is_done(
     assert len(llm.requests) == 4
 
 
-async def test_inputs_that_have_gone_keep_nobody_from_the_run_of_a_key(tmp_path: Path) -> None:
+async def test_inputs_that_have_gone_keep_nobody_from_the_run_of_a_key(
+    store: Store, tmp_path: Path
+) -> None:
     file = tmp_path / "a.txt"
     file.write_text("ALPHA")
     order = RunOrder(task="why?", inputs=(str(file),), idempotency_key="a")
-    async with service_in(tmp_path / "data", {"planner": TWO}, roots=(tmp_path,)) as service:
+    async with service_in(store, {"planner": TWO}, roots=(tmp_path,)) as service:
         first = await service.start(order)
         file.unlink()
         assert (await service.start(order)).run_id == first.run_id
@@ -70,15 +73,15 @@ async def test_inputs_that_have_gone_keep_nobody_from_the_run_of_a_key(tmp_path:
         WorkerOrder(worker="analyst", task="why?", idempotency_key="a"),
     ],
 )
-async def test_a_key_is_not_for_two_tasks(tmp_path: Path, order: Order) -> None:
-    async with service_in(tmp_path, {"planner": TWO}) as service:
+async def test_a_key_is_not_for_two_tasks(store: Store, order: Order) -> None:
+    async with service_in(store, {"planner": TWO}) as service:
         first = await service.start(RunOrder(task="why?", idempotency_key="a"))
         with pytest.raises(RequestError, match=f"'a' belongs to run {first.run_id}"):
             await service.start(order)
 
 
-async def test_the_task_of_a_plan_need_not_be_said_again_with_its_key(tmp_path: Path) -> None:
-    async with service_in(tmp_path, {"planner": TWO}) as service:
+async def test_the_task_of_a_plan_need_not_be_said_again_with_its_key(store: Store) -> None:
+    async with service_in(store, {"planner": TWO}) as service:
         plan_id = (await service.start(PlanOrder(task="why?"))).run_id
         await service.wait(plan_id, seconds=60)
         order = RunOrder(plan_id=plan_id, idempotency_key="a")
@@ -86,8 +89,8 @@ async def test_the_task_of_a_plan_need_not_be_said_again_with_its_key(tmp_path: 
         assert (await service.start(order)).run_id == first.run_id
 
 
-async def test_orders_without_a_key_are_all_done(tmp_path: Path) -> None:
+async def test_orders_without_a_key_are_all_done(store: Store) -> None:
     order = RunOrder(task="why?", inputs=(InlineInput(name="a", text="ALPHA"),))
-    async with service_in(tmp_path, {"planner": Gate()}) as service:
+    async with service_in(store, {"planner": Gate()}) as service:
         first, second = await service.start(order), await service.start(order)
     assert first.run_id != second.run_id

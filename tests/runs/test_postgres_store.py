@@ -26,6 +26,8 @@ from stores import PostgresStore, cancel, names, numbered, started
 
 pytestmark = pytest.mark.anyio
 
+STEPS = ("0001.runs", "0002.offers")
+
 CUT: LiteralString = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
 )
@@ -96,7 +98,7 @@ def test_work_that_was_committed_before_the_connection_was_lost_is_not_refused(
     assert tables.commit([a_write(4, epoch=2, takes_over=True)]) == [None]
     (taken,) = tables.commit([a_write(5, epoch=2, takes_over=True)])
     assert isinstance(taken, LostRunError)
-    assert len(tables.events("r-1", light=False)) == 4
+    assert len(tables.events("r-1")) == 4
     execute(shared.url, "UPDATE runs SET ended = TRUE")
     tables.delete(["r-1"])
     with pytest.raises(UnknownRunError):
@@ -244,7 +246,7 @@ def test_a_store_without_tables_says_how_to_make_them(postgres: Postgres) -> Non
     url = postgres.create("empty")
     with pytest.raises(StoreError, match="concertmaster store migrate"):
         check_store(url)
-    assert migrate(url) == ("0001.runs",)
+    assert migrate(url) == STEPS
     assert migrate(url) == ()
     check_store(url)
 
@@ -252,14 +254,16 @@ def test_a_store_without_tables_says_how_to_make_them(postgres: Postgres) -> Non
 def test_tables_of_another_program_are_refused(postgres: Postgres) -> None:
     url = postgres.create("other")
     migrate(url)
-    execute(url, "UPDATE concertmaster_migrations SET migration_id = '0000'")
+    execute(url, "DELETE FROM concertmaster_migrations WHERE migration_id = '0002.offers'")
     with pytest.raises(StoreError, match=r"older.*concertmaster store migrate"):
         check_store(url)
-    execute(url, "UPDATE concertmaster_migrations SET migration_id = '0001.runs'")
-    execute(
-        url,
-        "INSERT INTO concertmaster_migrations (migration_hash, migration_id) VALUES ('x', '9999')",
-    )
+    for step in ("0002.offers", "9999"):
+        execute(
+            url,
+            "INSERT INTO concertmaster_migrations (migration_hash, migration_id) VALUES (%s, %s)",
+            step,
+            step,
+        )
     with pytest.raises(StoreError, match="newer"):
         check_store(url)
 
@@ -269,7 +273,7 @@ async def test_of_several_who_make_the_tables_at_once_each_waits_for_the_other(
 ) -> None:
     url = postgres.create("contested")
     steps = await anyio.amap(partial(to_thread.run_sync, migrate), [url] * 3)
-    assert sorted(steps) == [(), (), ("0001.runs",)]
+    assert sorted(steps) == [(), (), STEPS]
 
 
 @pytest.mark.parametrize("use", [migrate, check_store])

@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from concertmaster.errors import AllowanceError, ModelReplyError, UnknownRunErro
 from concertmaster.llm.protocol import Request
 from concertmaster.runs.approvals import digest_to_approve
 from concertmaster.runs.intake import RunPolicy
+from concertmaster.runs.journal import Outline
 from concertmaster.runs.orders import PlanOrder, RunOrder
 from concertmaster.runs.principals import Allowance, OwnRuns, Principals
 from concertmaster.runs.service import RunService, open_service
@@ -112,13 +113,17 @@ async def test_nothing_is_read_of_the_runs_of_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
-    events, text = SqliteJournal.events, SqliteJournal.text
+    events, outlines, text = SqliteJournal.events, SqliteJournal.outlines, SqliteJournal.text
 
-    async def note_events(
-        journal: SqliteJournal, run_id: str, *, light: bool = False
-    ) -> Sequence[Event]:
+    async def note_events(journal: SqliteJournal, run_id: str) -> Sequence[Event]:
         read.append(run_id)
-        return await events(journal, run_id, light=light)
+        return await events(journal, run_id)
+
+    async def note_outlines(
+        journal: SqliteJournal, run_ids: Collection[str]
+    ) -> Mapping[str, Outline]:
+        read.extend(run_ids)
+        return await outlines(journal, run_ids)
 
     async def note_text(journal: SqliteJournal, digest: str) -> str:
         read.append(digest)
@@ -127,6 +132,7 @@ async def test_nothing_is_read_of_the_runs_of_others(
     async with people(tmp_path) as both:
         run_id = await finished(both.ann)
         monkeypatch.setattr(SqliteJournal, "events", note_events)
+        monkeypatch.setattr(SqliteJournal, "outlines", note_outlines)
         monkeypatch.setattr(SqliteJournal, "text", note_text)
         # How long an answer takes is not to tell whether there is a run, and how large it is.
         for door in DOORS.values():

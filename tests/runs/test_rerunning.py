@@ -1,7 +1,5 @@
 """Runs made anew with another plan, which take over what has not changed."""
 
-from pathlib import Path
-
 import anyio
 import pytest
 
@@ -12,7 +10,8 @@ from concertmaster.runs.service import RunService
 from concertmaster.runs.state import RunState
 from concertmaster.tools.inputs import InlineInput
 from fakes import FakeLLM, plan_json, subtask
-from services import Gate, change, service_in
+from services import Gate, service_in
+from stores import Store
 
 pytestmark = pytest.mark.anyio
 
@@ -29,8 +28,8 @@ async def over(service: RunService, state: RunState) -> RunState:
         return await service.wait(state.run_id, seconds=60)
 
 
-async def finished(folder: Path) -> RunState:
-    async with service_in(folder, {"planner": CHAIN}) as service:
+async def finished(store: Store) -> RunState:
+    async with service_in(store, {"planner": CHAIN}) as service:
         return await over(service, await service.start(ORDER))
 
 
@@ -46,10 +45,10 @@ def edited(state: RunState, name: str, **fields: object) -> Plan:
     )
 
 
-async def test_an_edited_plan_runs_what_changed_and_what_depends_on_it(tmp_path: Path) -> None:
-    first = await finished(tmp_path)
+async def test_an_edited_plan_runs_what_changed_and_what_depends_on_it(store: Store) -> None:
+    first = await finished(store)
     llm = FakeLLM({"synthesizer": "otherwise"})
-    async with service_in(tmp_path, llm=llm) as service:
+    async with service_in(store, llm=llm) as service:
         plan = edited(first, "s1", objective="look again", inputs=("a",))
         state = await over(service, await service.rerun(first.run_id, plan=plan))
         before = await service.get(first.run_id)
@@ -62,25 +61,25 @@ async def test_an_edited_plan_runs_what_changed_and_what_depends_on_it(tmp_path:
     assert before.answer == first.answer
 
 
-async def test_from_a_subtask_on_everything_is_done_anew(tmp_path: Path) -> None:
-    first = await finished(tmp_path)
+async def test_from_a_subtask_on_everything_is_done_anew(store: Store) -> None:
+    first = await finished(store)
     llm = FakeLLM()
-    async with service_in(tmp_path, llm=llm) as service:
+    async with service_in(store, llm=llm) as service:
         state = await over(service, await service.rerun(first.run_id, redo=["s1"]))
     assert llm.callers() == ["worker:analyst", "worker:critic", "synthesizer"]
     assert list(state.reused) == ["s3"]
 
 
 async def test_a_run_made_anew_takes_over_the_same_after_it_was_interrupted(
-    tmp_path: Path,
+    store: Store,
 ) -> None:
-    first = await finished(tmp_path)
+    first = await finished(store)
     gate = Gate()
-    async with service_in(tmp_path, {"worker:analyst": gate}) as service:
+    async with service_in(store, {"worker:analyst": gate}) as service:
         again = await service.rerun(first.run_id, redo=["s1"])
         await gate.reached.wait()
     llm = FakeLLM()
-    async with service_in(tmp_path, llm=llm) as service:
+    async with service_in(store, llm=llm) as service:
         await service.resume(again.run_id, by="test")
         state = await over(service, again)
     assert state.status == "succeeded"
@@ -89,27 +88,27 @@ async def test_a_run_made_anew_takes_over_the_same_after_it_was_interrupted(
 
 @pytest.mark.parametrize("statement", ["delete", "damage"])
 async def test_without_the_earlier_run_everything_left_is_done(
-    tmp_path: Path, statement: str
+    store: Store, statement: str
 ) -> None:
-    first = await finished(tmp_path)
+    first = await finished(store)
     gate = Gate()
-    async with service_in(tmp_path, {"worker:writer": gate}) as service:
+    async with service_in(store, {"worker:writer": gate}) as service:
         again = await service.rerun(first.run_id, redo=["s1", "s3"])
         await gate.reached.wait()
     if statement == "delete":
-        async with service_in(tmp_path) as service:
+        async with service_in(store) as service:
             await service.delete(first.run_id)
     else:
-        change(tmp_path, "UPDATE events SET data = '{}' WHERE run_id = ?", first.run_id)
-    async with service_in(tmp_path) as service:
+        store.change("UPDATE events SET data = '{}' WHERE run_id = ?", first.run_id)
+    async with service_in(store) as service:
         await service.resume(again.run_id, by="test")
         assert (await over(service, again)).status == "succeeded"
 
 
-async def test_what_cannot_be_run_anew_says_why(tmp_path: Path) -> None:
-    first = await finished(tmp_path)
+async def test_what_cannot_be_run_anew_says_why(store: Store) -> None:
+    first = await finished(store)
     gate = Gate()
-    async with service_in(tmp_path, {"worker:analyst": gate, "planner": "no plan"}) as service:
+    async with service_in(store, {"worker:analyst": gate, "planner": "no plan"}) as service:
         with pytest.raises(UnknownSubtaskError, match="Its subtasks: s1, s2, s3"):
             await service.rerun(first.run_id, redo=["s9"])
         with pytest.raises(InvalidPlanError, match="'b', which does not exist"):

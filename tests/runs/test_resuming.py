@@ -1,6 +1,8 @@
 """Runs that are taken up again, by the process that had them or by another."""
 
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -8,8 +10,10 @@ import anyio.lowlevel
 import pytest
 
 from building import worker
+from concertmaster.engine.record.events import Event
 from concertmaster.engine.steps import COMMIT_SECONDS
 from concertmaster.errors import ModelUnavailableError, RequestError, StoreError, UnknownRunError
+from concertmaster.llm.protocol import Request
 from concertmaster.runs import takeover
 from concertmaster.runs.journal import MOST_RESUMPTIONS
 from concertmaster.runs.orders import Order, PlanOrder, RunOrder
@@ -19,7 +23,8 @@ from concertmaster.runs.state import RunState
 from concertmaster.runs.takeover import Takeover
 from concertmaster.tools.inputs import InlineInput
 from fakes import FakeLLM, Script, plan_json, reply_with, subtask
-from services import Gate, change, failing_service, service_in
+from services import FailingJournal, Gate, failing_service, service_in
+from stores import Store
 
 pytestmark = pytest.mark.anyio
 
@@ -34,10 +39,10 @@ def first_is_done(state: RunState) -> bool:
     return state.status == "running" and state.subtasks["s1"].status == "succeeded"
 
 
-async def interrupted(folder: Path, order: Order = WHY) -> str:
+async def interrupted(place: Path | Store, order: Order = WHY) -> str:
     """Leave a run behind whose first subtask has succeeded and whose second has not."""
     gate = Gate()
-    async with service_in(folder, {"planner": TWO, "worker:critic": gate}) as service:
+    async with service_in(place, {"planner": TWO, "worker:critic": gate}) as service:
         run_id = (await service.start(order)).run_id
         await gate.reached.wait()
         while not first_is_done(await service.get(run_id)):
@@ -50,10 +55,10 @@ async def over(service: RunService, run_id: str) -> RunState:
         return await service.wait(run_id, seconds=60)
 
 
-async def test_an_interrupted_run_goes_on_in_another_process(tmp_path: Path) -> None:
-    run_id = await interrupted(tmp_path)
+async def test_an_interrupted_run_goes_on_in_another_process(store: Store) -> None:
+    run_id = await interrupted(store)
     llm = FakeLLM({"synthesizer": "because"})
-    async with service_in(tmp_path, llm=llm) as service:
+    async with service_in(store, llm=llm) as service:
         before = await service.get(run_id)
         state = await service.resume(run_id, by="test")
         assert (state.status, state.subtasks["s1"].status) == ("running", "succeeded")
@@ -64,23 +69,23 @@ async def test_an_interrupted_run_goes_on_in_another_process(tmp_path: Path) -> 
     assert state.resumed == 1
 
 
-async def test_the_inputs_of_a_run_are_there_when_it_goes_on(tmp_path: Path) -> None:
+async def test_the_inputs_of_a_run_are_there_when_it_goes_on(store: Store) -> None:
     inputs = (InlineInput(name="a.txt", text="ALPHA"),)
     gate = Gate()
     plan = plan_json(subtask("s1", inputs=["a.txt"]))
-    async with service_in(tmp_path, {"planner": plan, "worker:analyst": gate}) as service:
+    async with service_in(store, {"planner": plan, "worker:analyst": gate}) as service:
         run_id = (await service.start(RunOrder(task="why?", inputs=inputs))).run_id
         await gate.reached.wait()
     llm = FakeLLM()
-    async with service_in(tmp_path, llm=llm) as service:
+    async with service_in(store, llm=llm) as service:
         await service.resume(run_id, by="test")
         await over(service, run_id)
     assert "ALPHA" in llm.requests[0].shared
 
 
-async def test_a_cancelled_run_goes_on(tmp_path: Path) -> None:
+async def test_a_cancelled_run_goes_on(store: Store) -> None:
     gate = Gate()
-    async with service_in(tmp_path, {"planner": TWO, "worker:critic": gate}) as service:
+    async with service_in(store, {"planner": TWO, "worker:critic": gate}) as service:
         run_id = (await service.start(RunOrder(task="why?"))).run_id
         await gate.reached.wait()
         assert (await service.cancel(run_id, reason="enough")).status == "cancelled"
@@ -91,13 +96,35 @@ async def test_a_cancelled_run_goes_on(tmp_path: Path) -> None:
         assert (await service.trace(run_id)).attributes["resumed"]
 
 
+async def test_a_run_that_is_being_cancelled_goes_on_once_it_has_stopped(tmp_path: Path) -> None:
+    gate = Gate()
+
+    async def stubborn(request: Request) -> str:
+        with anyio.CancelScope(shield=True):
+            await gate(request)
+        return "done"
+
+    async with service_in(tmp_path, {"planner": TWO, "worker:critic": stubborn}) as service:
+        run_id = (await service.start(WHY)).run_id
+        await gate.reached.wait()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(lambda: service.cancel(run_id, reason="enough"))
+            while (await service.get(run_id)).cancel_requested is None:
+                await anyio.lowlevel.checkpoint()
+            tasks.start_soon(lambda: service.resume(run_id, by="test"))
+            await anyio.wait_all_tasks_blocked()
+            gate.opened.set()
+        state = await over(service, run_id)
+    assert (state.status, state.resumed) == ("succeeded", 1)
+
+
 async def test_a_run_cancelled_from_elsewhere_is_not_cancelled_again_once_it_goes_on(
-    tmp_path: Path,
+    store: Store,
 ) -> None:
     gate = Gate()
     async with (
-        service_in(tmp_path, {"planner": TWO, "worker:critic": gate}) as owner,
-        service_in(tmp_path) as other,
+        service_in(store, {"planner": TWO, "worker:critic": gate}) as owner,
+        service_in(store) as other,
     ):
         run_id = (await owner.start(RunOrder(task="why?"))).run_id
         await gate.reached.wait()
@@ -111,17 +138,17 @@ async def test_a_run_cancelled_from_elsewhere_is_not_cancelled_again_once_it_goe
         assert state.reasons == ("The run was cancelled: once more",)
 
 
-async def test_a_partial_run_keeps_its_answer_until_there_is_another(tmp_path: Path) -> None:
+async def test_a_partial_run_keeps_its_answer_until_there_is_another(store: Store) -> None:
     scripts: dict[str, Script] = {
         "planner": TWO,
         "worker:critic": BUSY,
         "synthesizer": "half of it",
     }
-    async with service_in(tmp_path, scripts) as service:
+    async with service_in(store, scripts) as service:
         run_id = (await service.start(RunOrder(task="why?"))).run_id
         assert (await over(service, run_id)).status == "partial"
     gate = Gate("the rest")
-    async with service_in(tmp_path, {"worker:critic": gate, "synthesizer": "all of it"}) as service:
+    async with service_in(store, {"worker:critic": gate, "synthesizer": "all of it"}) as service:
         await service.resume(run_id, by="test")
         await gate.reached.wait()
         state = await service.get(run_id)
@@ -134,13 +161,13 @@ async def test_a_partial_run_keeps_its_answer_until_there_is_another(tmp_path: P
     assert (state.status, state.answer) == ("succeeded", "all of it")
 
 
-async def test_a_partial_result_stays_when_its_next_attempt_is_cancelled(tmp_path: Path) -> None:
+async def test_a_partial_result_stays_when_its_next_attempt_is_cancelled(store: Store) -> None:
     cut = FakeLLM({"planner": TWO, "worker:critic": reply_with("half", stop_reason="max_tokens")})
-    async with service_in(tmp_path, llm=cut) as service:
+    async with service_in(store, llm=cut) as service:
         run_id = (await service.start(RunOrder(task="why?"))).run_id
         assert (await over(service, run_id)).status == "partial"
     gate = Gate()
-    async with service_in(tmp_path, {"worker:critic": gate}) as service:
+    async with service_in(store, {"worker:critic": gate}) as service:
         await service.resume(run_id, by="test")
         await gate.reached.wait()
         state = await service.cancel(run_id, reason="enough")
@@ -148,8 +175,8 @@ async def test_a_partial_result_stays_when_its_next_attempt_is_cancelled(tmp_pat
         assert (await service.result(run_id, "s2")).text == "half"
 
 
-async def test_a_run_that_has_succeeded_stays_as_it_is(tmp_path: Path) -> None:
-    async with service_in(tmp_path, {"planner": TWO}) as service:
+async def test_a_run_that_has_succeeded_stays_as_it_is(store: Store) -> None:
+    async with service_in(store, {"planner": TWO}) as service:
         run_id = (await service.start(RunOrder(task="why?"))).run_id
         await over(service, run_id)
         state = await service.resume(run_id, by="test")
@@ -158,34 +185,34 @@ async def test_a_run_that_has_succeeded_stays_as_it_is(tmp_path: Path) -> None:
             await service.resume("r-nothing", by="test")
 
 
-async def test_a_run_whose_worker_is_gone_says_so(tmp_path: Path) -> None:
+async def test_a_run_whose_worker_is_gone_says_so(store: Store) -> None:
     gate = Gate()
     plan = plan_json(subtask("s1", "poet"))
     async with service_in(
-        tmp_path, {"planner": plan, "worker:poet": gate}, workers=[worker("poet")]
+        store, {"planner": plan, "worker:poet": gate}, workers=[worker("poet")]
     ) as service:
         run_id = (await service.start(RunOrder(task="why?"))).run_id
         await gate.reached.wait()
-    async with service_in(tmp_path) as service:
+    async with service_in(store) as service:
         with pytest.raises(RequestError, match="'poet'"):
             await service.resume(run_id, by="test")
 
 
-async def test_a_run_that_was_cut_off_before_it_had_a_plan_is_planned(tmp_path: Path) -> None:
+async def test_a_run_that_was_cut_off_before_it_had_a_plan_is_planned(store: Store) -> None:
     gate = Gate()
-    async with service_in(tmp_path, {"planner": gate}) as service:
+    async with service_in(store, {"planner": gate}) as service:
         run_id = (await service.start(RunOrder(task="why?"))).run_id
         await gate.reached.wait()
-    async with service_in(tmp_path, {"planner": TWO}) as service:
+    async with service_in(store, {"planner": TWO}) as service:
         assert (await service.resume(run_id, by="test")).status == "planning"
         assert (await over(service, run_id)).status == "succeeded"
 
 
-async def test_a_run_under_way_is_left_as_it_is(tmp_path: Path) -> None:
+async def test_a_run_under_way_is_left_as_it_is(store: Store) -> None:
     gate = Gate()
     async with (
-        service_in(tmp_path, {"planner": TWO, "worker:critic": gate}) as owner,
-        service_in(tmp_path) as other,
+        service_in(store, {"planner": TWO, "worker:critic": gate}) as owner,
+        service_in(store) as other,
     ):
         run_id = (await owner.start(RunOrder(task="why?"))).run_id
         await gate.reached.wait()
@@ -196,12 +223,60 @@ async def test_a_run_under_way_is_left_as_it_is(tmp_path: Path) -> None:
         assert (await over(owner, run_id)).status == "succeeded"
 
 
+class Meanwhile(FailingJournal):
+    """Lets something happen right before, or right after, events are first read."""
+
+    before: Callable[[], Awaitable[object]] | None = None
+    after: Callable[[], Awaitable[object]] | None = None
+
+    async def events(self, run_id: str) -> Sequence[Event]:
+        before, self.before = self.before, None
+        if before is not None:
+            await before()
+        found = await super().events(run_id)
+        after, self.after = self.after, None
+        if after is not None:
+            await after()
+        return found
+
+
+async def test_a_run_that_is_taken_up_while_it_is_looked_at_is_not_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = await interrupted(tmp_path)
+    async with (
+        service_in(tmp_path, {"worker:critic": Gate()}) as other,
+        failing_service(tmp_path, FakeLLM(), journal=Meanwhile) as service,
+    ):
+        take_up = partial(other.resume, run_id, by="other")
+        monkeypatch.setattr(Meanwhile, "before", staticmethod(take_up))
+        assert (await service.get(run_id)).status == "running"
+
+
+async def test_a_run_that_ends_while_it_is_to_be_resumed_is_left_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = await interrupted(tmp_path)
+    async with (
+        service_in(tmp_path) as other,
+        failing_service(tmp_path, FakeLLM(), journal=Meanwhile) as service,
+    ):
+
+        async def finish() -> None:
+            await other.resume(run_id, by="other")
+            assert (await over(other, run_id)).status == "succeeded"
+
+        monkeypatch.setattr(Meanwhile, "after", staticmethod(finish))
+        state = await service.resume(run_id, by="test")
+        assert (state.status, state.resumed) == ("succeeded", 1)
+
+
 async def test_a_run_that_ended_elsewhere_can_be_taken_up_though_its_process_lives(
-    tmp_path: Path,
+    store: Store,
 ) -> None:
     async with (
-        service_in(tmp_path, {"planner": TWO, "worker:critic": BUSY}) as owner,
-        service_in(tmp_path) as other,
+        service_in(store, {"planner": TWO, "worker:critic": BUSY}) as owner,
+        service_in(store) as other,
     ):
         run_id = (await owner.start(RunOrder(task="why?"))).run_id
         assert (await over(owner, run_id)).status == "partial"
@@ -212,13 +287,13 @@ async def test_a_run_that_ended_elsewhere_can_be_taken_up_though_its_process_liv
 
 @pytest.mark.parametrize("services", [1, 2])
 async def test_of_many_who_resume_at_once_one_wins_and_the_others_follow(
-    tmp_path: Path, services: int
+    store: Store, services: int
 ) -> None:
-    run_id = await interrupted(tmp_path)
+    run_id = await interrupted(store)
     llm = FakeLLM()
     async with AsyncExitStack() as stack:
         opened = [
-            await stack.enter_async_context(service_in(tmp_path, llm=llm)) for _ in range(services)
+            await stack.enter_async_context(service_in(store, llm=llm)) for _ in range(services)
         ]
 
         async def resume(service: RunService) -> None:
@@ -230,15 +305,15 @@ async def test_of_many_who_resume_at_once_one_wins_and_the_others_follow(
 
 
 async def test_a_process_that_comes_back_cannot_write_to_a_run_that_another_took_over(
-    tmp_path: Path,
+    store: Store,
 ) -> None:
     gate = Gate()
-    async with service_in(tmp_path, {"planner": TWO, "worker:critic": gate}) as owner:
+    async with service_in(store, {"planner": TWO, "worker:critic": gate}) as owner:
         run_id = (await owner.start(RunOrder(task="why?"))).run_id
         await gate.reached.wait()
         # Its own process is thought dead.
-        change(tmp_path, "UPDATE runs SET owner = 'dead'")
-        async with service_in(tmp_path, {"planner": TWO}) as other:
+        store.change("UPDATE runs SET owner = 'dead'")
+        async with service_in(store, {"planner": TWO}) as other:
             await other.resume(run_id, by="test")
             ended = await over(other, run_id)
             gate.opened.set()
@@ -267,9 +342,9 @@ async def test_a_run_that_cannot_be_taken_over_stays_as_it_is(tmp_path: Path) ->
         assert (await service.get(run_id)).status == "interrupted"
 
 
-async def test_runs_of_dead_processes_are_taken_up_together(tmp_path: Path) -> None:
-    first, second = await interrupted(tmp_path), await interrupted(tmp_path)
-    async with service_in(tmp_path) as service:
+async def test_runs_of_dead_processes_are_taken_up_together(store: Store) -> None:
+    first, second = await interrupted(store), await interrupted(store)
+    async with service_in(store) as service:
         await Takeover(service, by="test").look()
         for run_id in (first, second):
             assert (await over(service, run_id)).status == "succeeded"
@@ -293,28 +368,28 @@ async def test_runs_of_processes_that_die_later_are_taken_up_too(
 
 
 async def test_a_run_that_is_cut_off_time_and_again_is_not_taken_up_by_itself(
-    tmp_path: Path,
+    store: Store,
 ) -> None:
-    run_id = await interrupted(tmp_path)
+    run_id = await interrupted(store)
     for _ in range(MOST_RESUMPTIONS + 2):
-        async with service_in(tmp_path, {"worker:critic": Gate()}) as service:
+        async with service_in(store, {"worker:critic": Gate()}) as service:
             await Takeover(service, by="test").look()
-    async with service_in(tmp_path) as service:
+    async with service_in(store) as service:
         assert (await service.get(run_id)).resumed == MOST_RESUMPTIONS
 
 
 async def test_a_run_that_cannot_go_on_does_not_keep_others_from_it(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     gate = Gate()
     plan = plan_json(subtask("s1", "poet"))
     async with service_in(
-        tmp_path, {"planner": plan, "worker:poet": gate}, workers=[worker("poet")]
+        store, {"planner": plan, "worker:poet": gate}, workers=[worker("poet")]
     ) as service:
         await service.start(RunOrder(task="why?"))
         await gate.reached.wait()
-    run_id = await interrupted(tmp_path)
-    async with service_in(tmp_path) as service:
+    run_id = await interrupted(store)
+    async with service_in(store) as service:
         looking = Takeover(service, by="test")
         await looking.look()
         assert (await over(service, run_id)).status == "succeeded"
@@ -323,11 +398,11 @@ async def test_a_run_that_cannot_go_on_does_not_keep_others_from_it(
 
 
 async def test_an_orphan_that_cannot_be_read_does_not_keep_others_from_going_on(
-    tmp_path: Path,
+    store: Store,
 ) -> None:
-    damaged, sound = await interrupted(tmp_path), await interrupted(tmp_path)
-    change(tmp_path, "UPDATE events SET data = '{}' WHERE run_id = ?", damaged)
-    async with service_in(tmp_path) as service:
+    damaged, sound = await interrupted(store), await interrupted(store)
+    store.change("UPDATE events SET data = '{}' WHERE run_id = ?", damaged)
+    async with service_in(store) as service:
         await Takeover(service, by="test").look()
         assert (await over(service, sound)).status == "succeeded"
 
@@ -346,12 +421,12 @@ async def test_a_journal_that_fails_meanwhile_leaves_no_run_alone_for_good(
         assert (await over(service, run_id)).status == "succeeded"
 
 
-async def test_a_run_begun_offline_does_not_go_on_with_a_model(tmp_path: Path) -> None:
+async def test_a_run_begun_offline_does_not_go_on_with_a_model(store: Store) -> None:
     offline = FakeLLM({"planner": TWO, "worker:critic": Gate()})
     offline.notice = "There is no language model."
-    async with service_in(tmp_path, llm=offline) as service:
+    async with service_in(store, llm=offline) as service:
         run_id = (await service.start(WHY)).run_id
-    async with service_in(tmp_path) as service:
+    async with service_in(store) as service:
         with pytest.raises(RequestError, match="begun without a language model"):
             await service.resume(run_id, by="test")
 

@@ -1,7 +1,5 @@
 """Runs that are deleted: one by name, or all that are not to be kept."""
 
-from pathlib import Path
-
 import pytest
 
 from concertmaster.errors import BusyRunError, UnknownRunError
@@ -12,6 +10,7 @@ from concertmaster.runs.service import RunService
 from concertmaster.tools.inputs import InlineInput
 from fakes import FakeLLM
 from services import Gate, service_in
+from stores import Store
 
 pytestmark = pytest.mark.anyio
 
@@ -67,51 +66,47 @@ async def finished(service: RunService, order: Order = THINK) -> str:
     return run_id
 
 
-def stored_bytes(folder: Path) -> bytes:
-    return b"".join(path.read_bytes() for path in folder.glob("runs.db*"))
-
-
-async def test_what_is_deleted_is_gone_from_the_disk_and_nothing_else(tmp_path: Path) -> None:
+async def test_what_is_deleted_is_gone_from_the_store_and_nothing_else(store: Store) -> None:
     shared = InlineInput(name="shared", text="SHARED")
     own = InlineInput(name="own", text="OWN-SECRET")
     llm = FakeLLM(default="RESULT-SECRET")
-    async with service_in(tmp_path, llm=llm) as service:
+    async with service_in(store, llm=llm) as service:
         first = await finished(service, RunOrder(task="why?", inputs=(shared, own)))
         second = await finished(service, RunOrder(task="why?", inputs=(shared,)))
         await service.delete(first)
         with pytest.raises(UnknownRunError):
             await service.get(first)
         assert (await service.get(second)).run_id == second
-    kept = stored_bytes(tmp_path)
+    kept = store.contents()
     assert b"SHARED" in kept
     assert b"OWN-SECRET" not in kept
 
 
-async def test_a_run_that_is_not_there_cannot_be_deleted(tmp_path: Path) -> None:
-    async with service_in(tmp_path) as service:
+async def test_a_run_that_is_not_there_cannot_be_deleted(store: Store) -> None:
+    async with service_in(store) as service:
         with pytest.raises(UnknownRunError):
             await service.delete("r-none")
 
 
-async def test_a_run_under_way_is_not_deleted_and_an_interrupted_one_is(tmp_path: Path) -> None:
+async def test_a_run_under_way_is_not_deleted_and_an_interrupted_one_is(store: Store) -> None:
     gate = Gate()
-    async with service_in(tmp_path, {"worker:analyst": gate}) as owner:
+    async with service_in(store, {"worker:analyst": gate}) as owner:
         run_id = (await owner.start(THINK)).run_id
         await gate.reached.wait()
-        async with service_in(tmp_path) as other:
+        async with service_in(store) as other:
             for service in (owner, other):
                 with pytest.raises(BusyRunError, match="concertmaster cancel"):
                     await service.delete(run_id)
                 assert await service.prune(Retention(days=1e-12)) == []
-    async with service_in(tmp_path) as service:
+    async with service_in(store) as service:
         await service.delete(run_id)
         assert (await service.recent()).states == ()
 
 
 async def test_pruning_deletes_what_is_not_to_be_kept_and_says_what_that_was(
-    tmp_path: Path,
+    store: Store,
 ) -> None:
-    async with service_in(tmp_path) as service:
+    async with service_in(store) as service:
         runs = [await finished(service) for _ in range(4)]
         pruned = await service.prune(Retention(runs=2))
         assert [run.run_id for run in pruned] == [runs[1], runs[0]]
@@ -120,9 +115,9 @@ async def test_pruning_deletes_what_is_not_to_be_kept_and_says_what_that_was(
         assert await service.prune(Retention(runs=2)) == []
 
 
-async def test_a_text_counts_as_a_part_of_each_run_that_refers_to_it(tmp_path: Path) -> None:
+async def test_a_text_counts_as_a_part_of_each_run_that_refers_to_it(store: Store) -> None:
     text = InlineInput(name="large", text="ä" * 50_000)
-    async with service_in(tmp_path) as service:
+    async with service_in(store) as service:
         small = await finished(service)
         large = await finished(service, RunOrder(task="why?", inputs=(text,)))
         pruned = await service.prune(Retention(megabytes=0.09))

@@ -1,6 +1,6 @@
 """The run service over a real store in a temporary folder, with a model that follows a script."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import anyio
@@ -21,6 +21,7 @@ from concertmaster.errors import (
     UnreadableRunError,
 )
 from concertmaster.llm.protocol import NO_USAGE, Request
+from concertmaster.runs.journal import Outline
 from concertmaster.runs.orders import PlanOrder, RunOrder, WorkerOrder
 from concertmaster.runs.state import RecentRuns
 from concertmaster.tools.inputs import InlineInput
@@ -315,6 +316,25 @@ async def test_a_failed_call_s_cost_is_in_the_state(tmp_path: Path) -> None:
         state = await s.wait(run_id, seconds=60)
         assert state.usage.calls == 3
         assert state.by_model["fake"].tokens_in == 300
+
+
+async def test_the_latest_runs_are_read_in_one_go(tmp_path: Path) -> None:
+    asked: list[Collection[str]] = []
+
+    class Counted(FailingJournal):
+        async def outlines(self, run_ids: Collection[str]) -> Mapping[str, Outline]:
+            asked.append(run_ids)
+            return await super().outlines(run_ids)
+
+    gate = Gate()
+    llm = FakeLLM({"planner": TWO, "worker:writer": gate})
+    async with failing_service(tmp_path, llm, journal=Counted) as service:
+        for _ in range(3):
+            state = await service.start(RunOrder(task="why?"))
+            await service.wait(state.run_id, seconds=60)
+        await service.start(WorkerOrder(worker="writer", task="write"))
+        assert len((await service.recent()).states) == 4
+    assert [len(run_ids) for run_ids in asked] == [3]
 
 
 async def test_many_runs_at_once_all_end(tmp_path: Path) -> None:

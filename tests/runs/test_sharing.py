@@ -10,6 +10,8 @@ import pytest
 
 from building import setup
 from concertmaster.engine.record.events import Event
+from concertmaster.engine.record.request import Origin
+from concertmaster.llm.protocol import Request
 from concertmaster.runs import live, takeover
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.orders import RunOrder
@@ -63,6 +65,23 @@ async def test_a_run_that_is_only_accepted_is_done_by_another_process(store: Sto
         async with working(worker):
             state = await over(door, state.run_id)
     assert (state.status, state.answer, state.resumed) == ("succeeded", "because", 0)
+
+
+async def test_many_runs_of_one_principal_do_not_hold_up_those_of_another(store: Store) -> None:
+    done: list[str] = []
+
+    def note(request: Request) -> str:
+        done.append(request.run_id)
+        return TWO
+
+    ann, bob = Origin(principal="ann"), Origin(principal="bob")
+    async with process(store, FakeLLM(), here=0) as door:
+        many = [await door.start(WHY, origin=ann) for _ in range(3)]
+        few = await door.start(WHY, origin=bob)
+        async with process(store, FakeLLM({"planner": note}), here=1) as one, working(one):
+            for state in (*many, few):
+                await over(door, state.run_id)
+    assert done.index(few.run_id) == 1
 
 
 async def test_runs_beyond_the_room_of_a_process_wait_for_it(store: Store) -> None:

@@ -10,9 +10,12 @@ import threading
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
+from types import SimpleNamespace
+from typing import cast
 
 import anyio
+import psutil
 import pytest
 from anyio import from_thread
 from anyio.lowlevel import checkpoint
@@ -26,6 +29,7 @@ from concertmaster.errors import (
 from concertmaster.runs import sqlite_store
 from concertmaster.runs.group_commit import GroupCommit
 from concertmaster.runs.journal import RunRow
+from concertmaster.runs.network import network_share
 from concertmaster.runs.sqlite_errors import explain
 from concertmaster.runs.sqlite_file import SqliteFile
 from concertmaster.runs.sqlite_store import open_sqlite
@@ -537,3 +541,56 @@ async def test_all_errors_are_ours(folder: Path) -> None:
         for attempt in attempts:
             with pytest.raises(ConcertmasterError, match="CONCERTMASTER_DATA_FOLDER"):
                 await attempt()
+
+
+def mount(place: Path, kind: str, options: str = "rw") -> SimpleNamespace:
+    return SimpleNamespace(mountpoint=str(place), fstype=kind, opts=options)
+
+
+def mounted(*mounts: SimpleNamespace) -> Callable[..., Sequence[SimpleNamespace]]:
+    def disk_partitions(all: bool) -> Sequence[SimpleNamespace]:  # noqa: A002
+        assert all
+        return mounts
+
+    return disk_partitions
+
+
+@pytest.mark.parametrize(
+    ("inner", "kind"),
+    [
+        (("nfs4",), "nfs4"),
+        (("NTFS", "rw,remote"), "NTFS"),
+        (("ext4",), ""),
+    ],
+)
+async def test_a_folder_on_a_network_share_is_refused_unless_that_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inner: tuple[str, ...], kind: str
+) -> None:
+    folder = tmp_path / "data"
+    mounts = [mount(tmp_path, *inner), mount(Path("/"), "cifs"), mount(tmp_path / "other", "nfs")]
+    monkeypatch.setattr(psutil, "disk_partitions", mounted(*mounts))
+    async with open_sqlite(folder) as journal:
+        if kind:
+            with pytest.raises(StoreError, match=rf"\({kind}\).*CONCERTMASTER_NETWORK_FOLDER"):
+                await journal.recent(1)
+            assert not folder.exists()
+        else:
+            assert await journal.recent(1) == []
+    async with open_sqlite(folder, network=True) as journal:
+        assert await journal.recent(1) == []
+
+
+def test_what_is_mounted_later_at_the_same_place_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounts = [mount(tmp_path, "nfs"), mount(tmp_path, "ext4")]
+    monkeypatch.setattr(psutil, "disk_partitions", mounted(*mounts))
+    assert network_share(tmp_path) == ""
+
+
+def test_a_path_of_another_machine_is_a_network_share() -> None:
+    class OtherMachine(PureWindowsPath):
+        def resolve(self) -> PureWindowsPath:
+            return self
+
+    assert network_share(cast("Path", OtherMachine("//server/share/data")))

@@ -107,12 +107,14 @@ async def test_events_come_back_as_they_were_and_in_order(store: Store) -> None:
         assert await journal.events("r-1") == EVERY_KIND
 
 
-async def test_light_events_leave_out_what_was_said_and_keep_what_it_cost(store: Store) -> None:
+async def test_outlines_leave_out_what_was_said_and_keep_what_it_cost(store: Store) -> None:
     async with store.open() as journal:
-        await journal.create("r-1", EVERY_KIND[0], {})
-        for event in EVERY_KIND[1:]:
-            await journal.append("r-1", event, epoch=1)
-        light = await journal.events("r-1", light=True)
+        for run_id in ("r-1", "r-2"):
+            await journal.create(run_id, EVERY_KIND[0], {})
+            for event in EVERY_KIND[1:]:
+                await journal.append(run_id, event, epoch=1)
+        await journal.create("r-3", EVERY_KIND[0], {})
+        outlines = await journal.outlines(["r-1", "r-3", "r-9"])
     expected: list[Event] = []
     for event in EVERY_KIND:
         if isinstance(event, CallFinished):
@@ -120,7 +122,19 @@ async def test_light_events_leave_out_what_was_said_and_keep_what_it_cost(store:
             expected.append(event.model_copy(update={"reply": silent}))
         elif not isinstance(event, CallStarted | ToolCalled):
             expected.append(event)
-    assert light == expected
+    assert outlines == {"r-1": expected, "r-3": [EVERY_KIND[0]], "r-9": []}
+
+
+async def test_a_run_that_cannot_be_read_keeps_no_other_from_being_outlined(store: Store) -> None:
+    async with store.open() as journal:
+        for run_id in ("r-1", "r-2"):
+            await journal.create(run_id, EVERY_KIND[0], {})
+            await journal.append(run_id, EVERY_KIND[2], epoch=1)
+        damage = "UPDATE events SET data = '{' WHERE run_id = ? AND kind = 'run-started'"
+        store.change(damage, "r-1")
+        outlines = await journal.outlines(["r-1", "r-2"])
+    assert isinstance(outlines["r-1"], UnreadableRunError)
+    assert isinstance(outlines["r-2"], list)
 
 
 async def test_a_journal_is_still_there_when_it_is_opened_again(store: Store) -> None:
@@ -380,7 +394,7 @@ async def test_a_run_of_another_journal_is_alive_until_that_closes(store: Store)
             await other.create("r-1", started(), {})
             row = await mine.row("r-1")
             assert (row.alive, row.mine) == (True, False)
-            assert await mine.unfinished() == []
+            assert await mine.unfinished() == [row]
         row = await mine.row("r-1")
         assert (row.alive, row.mine) == (False, False)
         assert await mine.unfinished() == [row]
@@ -414,7 +428,7 @@ async def test_a_run_under_way_is_taken_over_by_nobody_else(store: Store) -> Non
         await other.take_over("r-1", resumed(2), epoch=2)
         with pytest.raises(LostRunError):
             await owner.append("r-1", numbered(1), epoch=1)
-        assert await owner.unfinished() == []
+        assert [row.mine for row in await owner.unfinished()] == [False]
 
 
 async def test_of_several_who_take_a_run_over_at_once_one_does(store: Store) -> None:

@@ -73,6 +73,13 @@ async def test_a_folder_is_walked_in_order_without_hidden_generated_or_binary_fi
     ]
 
 
+async def test_a_long_binary_file_in_a_folder_is_left_out_like_a_short_one(root: Path) -> None:
+    (root / "src" / "photo.png").write_bytes(b"\x89PNG\0" + b"x" * 1_000_000)
+    assert await names(root, "src") == ["src/core.py", "src/notes.md", "src/deep/more.py"]
+    with pytest.raises(InputError, match="no UTF-8 text"):
+        await names(root, "src/photo.png")
+
+
 async def test_a_folder_that_is_named_is_walked_even_if_walks_leave_it_out(root: Path) -> None:
     assert await names(root, "node_modules", ".git/config") == [
         "node_modules/left.js",

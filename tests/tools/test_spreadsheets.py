@@ -1,15 +1,18 @@
 """Spreadsheets as inputs: a table of text for each sheet."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import pytest
+from anyio import to_thread
 
 from concertmaster.errors import InputError, ToolCallError
 from concertmaster.tools.files import ReadFile
 from concertmaster.tools.inputs import InputLimits, read_inputs
 from concertmaster.tools.python import Python
 from concertmaster.tools.scope import ToolScope
+from concertmaster.tools.spreadsheets import read_sheets
 from spreadsheets import DATE, archive, ods, ods_row, workbook, xlsx
 
 pytestmark = pytest.mark.anyio
@@ -81,7 +84,43 @@ async def test_a_worker_reads_a_spreadsheet_that_it_finds(tmp_path: Path) -> Non
         await ReadFile().call({"path": "bad.xlsx"}, scope)
 
 
-@pytest.mark.parametrize("content", [b"", b"n,m\n1,2\n", b"PK", SALES[:500], archive({"a": "b"})])
+async def test_sheets_with_the_names_that_others_are_given_are_all_there(tmp_path: Path) -> None:
+    sheets = [f'<row r="1"><c r="A1"><v>{number}</v></c></row>' for number in range(3)]
+    names = ["S_2", "S", "S\x7f" + "x" * 200]
+    write(tmp_path, {"a.xlsx": workbook(dict(zip(names, sheets, strict=True)))})
+    assert await texts(tmp_path, "a.xlsx") == {
+        "a.xlsx/S_2.tsv": "0\n",
+        "a.xlsx/S.tsv": "1\n",
+        f"a.xlsx/S_{'x' * 98}.tsv": "2\n",
+    }
+    write(tmp_path, {"b.xlsx": workbook(dict(zip(["a_b_2", "a/b", "a\\b"], sheets, strict=True)))})
+    assert list((await texts(tmp_path, "b.xlsx")).values()) == ["0\n", "1\n", "2\n"]
+
+
+async def test_a_text_with_a_zero_in_it_stays_a_text(tmp_path: Path) -> None:
+    write(tmp_path, {"a.xlsx": xlsx(S=[["a_x0000_b"]])})
+    assert await texts(tmp_path, "a.xlsx") == {"a.xlsx/S.tsv": "a\ufffdb\n"}
+
+
+def damaged(content: bytes) -> bytes:
+    """Return a spreadsheet one of whose parts cannot be unpacked any more."""
+    at = content.index(b"xl/workbook.xml") + len(b"xl/workbook.xml")
+    return content[:at] + b"\xff" * 8 + content[at + 8 :]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"n,m\n1,2\n",
+        b"PK",
+        SALES[:500],
+        archive({"a": "b"}),
+        damaged(SALES),
+        # It makes calamine panic.
+        OLD[:4245],
+    ],
+)
 async def test_what_is_no_spreadsheet_is_refused_if_it_is_named(
     tmp_path: Path, content: bytes
 ) -> None:
@@ -103,6 +142,22 @@ async def test_a_sheet_that_is_too_long_is_refused_by_its_name(tmp_path: Path) -
     with pytest.raises(InputError, match=r"longer than 1,000 bytes") as failure:
         await texts(tmp_path, ".", limits=limits)
     assert failure.value.name == "a.xlsx/Long.tsv"
+
+
+async def test_of_a_row_that_a_few_bytes_stand_for_no_more_is_taken_than_tells_that_it_is_too_long(
+    tmp_path: Path,
+) -> None:
+    cell = '<table:table-cell table:number-columns-repeated="2000" office:value-type="string">'
+    row = f"<table:table-row>{cell}<text:p>{'x' * 5000}</text:p></table:table-cell>"
+    write(tmp_path, {"a.ods": ods(f"{row}</table:table-row>")})
+    sheets = await to_thread.run_sync(partial(read_sheets, tmp_path / "a.ods", "a", max_bytes=1000))
+    assert {name: len(text) for name, text in sheets.items()} == {"Data": 1001}
+
+
+async def test_a_worker_is_not_given_a_part_of_a_sheet_for_the_whole(tmp_path: Path) -> None:
+    write(tmp_path, {"a.xlsx": xlsx(Short=[["n"]], Long=[["x" * 60_000]] * 70)})
+    with pytest.raises(ToolCallError, match=r"sheet Long.*longer than 4,000,000"):
+        await ReadFile().call({"path": "a.xlsx"}, ToolScope(roots=(tmp_path,)))
 
 
 async def test_sheets_count_as_files(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Plans that whoever is at the terminal approves, or does not."""
 
+import math
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -36,11 +37,13 @@ def see_through(begin: Begin, work: Callable[[Begin], Awaitable[FollowedT]]) -> 
     return followed
 
 
-def approval(run_id: str, *, by: str, budget_usd: float | None) -> Begin:
-    """Return what has a run go on with the plan that it has."""
+def approval(
+    run_id: str, *, by: str, budget_usd: float | None, shown: RunState | None = None
+) -> Begin:
+    """Return what has a run go on with the plan that was `shown`, or else with what it has."""
 
     async def approve(service: RunService) -> RunState:
-        approved = digest_to_approve(await service.get(run_id))
+        approved = digest_to_approve(shown or await service.get(run_id))
         return await service.resume(run_id, by=by, budget_usd=budget_usd, approved=approved)
 
     return approve
@@ -67,7 +70,9 @@ def _decision(state: RunState) -> Begin | None:
     if answer == "no":
         return lambda service: service.cancel(state.run_id, reason="its plan was declined")
     budget_usd = None if answer == "yes" else float(answer)
-    return approval(state.run_id, by="whoever approved its plan", budget_usd=budget_usd)
+    return approval(
+        state.run_id, by="whoever approved its plan", budget_usd=budget_usd, shown=state
+    )
 
 
 def _answer(said: str) -> str:
@@ -75,7 +80,9 @@ def _answer(said: str) -> str:
     if said in ("y", "yes", "n", "no"):
         return "yes" if said.startswith("y") else "no"
     try:
-        float(said)
+        usable = 0 < float(said) < math.inf
     except ValueError:
-        raise click.UsageError("Say y, n, or an amount such as 2.5.") from None
+        usable = False
+    if not usable:
+        raise click.UsageError("Say y, n, or an amount such as 2.5.")
     return said

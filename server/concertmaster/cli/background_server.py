@@ -24,7 +24,7 @@ LOG_BYTES = 1_000_000
 """Size of the log, and of the one before it."""
 
 PREDECESSOR_SECONDS = LAST_SECONDS + 4
-"""How long to wait for a server that is ending."""
+"""How long to wait for a server that is ending, once it is drained."""
 
 
 def serve_behind(
@@ -45,7 +45,7 @@ def serve_behind(
     if identity != identity_of(loaded, accept_only=accept_only):
         raise BackgroundError("Settings have changed while it was being started.")
     files = files_of(settings.data_folder, identity)
-    with files.living(seconds=PREDECESSOR_SECONDS):
+    with files.living(seconds=PREDECESSOR_SECONDS + settings.drain_seconds):
         files.sweep()
         _log_to(files, settings.log_level)
         keep_days = settings.keep_days
@@ -60,7 +60,11 @@ def serve_behind(
 
         async def serve() -> int:
             return await serve_background(
-                sessions, files, idle_seconds=settings.background_idle_seconds, ready=ready
+                sessions,
+                files,
+                idle_seconds=settings.background_idle_seconds,
+                ready=ready,
+                drain_seconds=settings.drain_seconds,
             )
 
         try:

@@ -17,8 +17,9 @@ from concertmaster.protocol.replies import (
     SubtaskLine,
     SubtaskReply,
 )
+from concertmaster.protocol.reused import reused_line
 from concertmaster.protocol.sources import sources_of
-from concertmaster.protocol.views import reused_line, strategy_phrase, written_workers
+from concertmaster.protocol.views import strategy_phrase, written_workers
 from concertmaster.runs.state import RunState
 from concertmaster.runs.subtask_state import SubtaskState
 

@@ -45,12 +45,19 @@ async def serve(
     server = create_server(
         open_service,
         load_jobs,
-        at_once=settings.resume_interrupted,
+        at_once=settings.resume_interrupted or settings.store is not None,
         principals=principals,
         state_keys=[key.get_secret_value() for key in dict.fromkeys(settings.request_state_keys)],
         keep_days=settings.keep_days,
     )
-    return await serve_http(server, host=host, port=port, access=access, ready=ready)
+    return await serve_http(
+        server,
+        host=host,
+        port=port,
+        access=access,
+        ready=ready,
+        drain_seconds=settings.drain_seconds,
+    )
 
 
 def principals_of(settings: Settings) -> Principals:

@@ -97,6 +97,12 @@ bounds_options = _together(
         metavar="N",
         help="Use no more tokens, but for those read from a cache.",
     ),
+    click.option(
+        "--reuse-hours",
+        type=float,
+        metavar="HOURS",
+        help="Take over results of the same subtask that are not older than this.",
+    ),
 )
 
 order_options = _together(

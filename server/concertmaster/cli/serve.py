@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 AS_SERVER = "--as-background-server"
 """The flag, followed by an identity, with which the first client starts a background server."""
+DRAIN_SECONDS = 3.0
+"""How long calls under way may take to end over stdio; many clients kill a server after 4."""
 
 
 @click.command()
@@ -48,7 +50,11 @@ def serve(
         raise SettingsError(
             "--background is for stdio; over HTTP, runs outlive clients without it."
         )
-    served = _Served(loaded=load(flags), accept_only=accept_only)
+    loaded = load(flags)
+    seconds = loaded.settings.drain_seconds
+    if not http and identity is None:
+        seconds = min(seconds, DRAIN_SECONDS)
+    served = _Served(loaded=loaded, accept_only=accept_only, drain_seconds=seconds)
     if http:
         status = _serve_http(served, host=host, port=port)
     elif identity is not None:
@@ -64,6 +70,8 @@ class _Served:
 
     loaded: LoadedSettings
     accept_only: bool
+    drain_seconds: float
+    """How long calls under way may take to end."""
 
     @property
     def settings(self) -> Settings:
@@ -79,7 +87,7 @@ class _Served:
         part = wiring.part_of(self.settings, accept_only=self.accept_only)
         async with (
             wiring.open_runs(self.loaded, roots=self.settings.roots, part=part) as service,
-            wiring.tending(service, self.settings, part=part),
+            wiring.tending(service, self.settings, part=part, most_seconds=self.drain_seconds),
         ):
             yield service
 
@@ -133,6 +141,7 @@ def _serve_stdio(served: _Served) -> int:
             served.load_jobs,
             at_once=served.at_once,
             keep_days=served.settings.keep_days,
+            drain_seconds=served.drain_seconds,
         )
     )
 

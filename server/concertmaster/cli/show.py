@@ -33,8 +33,9 @@ from concertmaster.cli.wording import (
 )
 from concertmaster.engine.plans.plan import Plan, Subtask
 from concertmaster.engine.record.amounts import Estimate
+from concertmaster.protocol.reused import reused_line
 from concertmaster.protocol.sources import cited_answer
-from concertmaster.protocol.views import reused_line, written_workers
+from concertmaster.protocol.views import written_workers
 from concertmaster.runs.resumable import sufficient_budget
 from concertmaster.runs.state import RunState
 from concertmaster.runs.subtask_state import SubtaskState
@@ -221,14 +222,16 @@ def _grow(tree: Tree, spans: Iterable[Span]) -> None:
 
 def _span_line(span: Span) -> Text:
     took = times(span.started_at, span.ended_at, time.time())
-    arguments = one_line(str(span.attributes.get("arguments", "")))
+    told = one_line(str(span.attributes.get("arguments", "")))
+    if origin := span.attributes.get("taken_from"):
+        told = f"taken over from {origin}"
     return Text.assemble(
         one_line(span.name),
         "  ",
         (took, "dim"),
         "  ",
         (span.status, style_of(span.status)),
-        (f"  {arguments}" if arguments else "", "dim"),
+        (f"  {told}" if told else "", "dim"),
     )
 
 

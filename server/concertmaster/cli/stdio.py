@@ -7,9 +7,13 @@ from concertmaster.protocol.serving import serve_stdio
 
 
 async def serve(
-    open_service: OpenService, load_jobs: LoadJobs, *, at_once: bool, keep_days: float | None
+    open_service: OpenService,
+    load_jobs: LoadJobs,
+    *,
+    at_once: bool,
+    keep_days: float | None,
+    drain_seconds: float,
 ) -> int:
     """Serve until the client leaves or a signal comes; return the exit status."""
-    return await serve_stdio(
-        create_server(open_service, load_jobs, at_once=at_once, keep_days=keep_days)
-    )
+    server = create_server(open_service, load_jobs, at_once=at_once, keep_days=keep_days)
+    return await serve_stdio(server, drain_seconds=drain_seconds)

@@ -18,7 +18,8 @@ from concertmaster.cli.wiring import open_runs, tending
 def work(**flags: Any) -> None:
     """Work on runs that others accept, until SIGTERM or Ctrl-C.
 
-    Runs that are under way then are handed back, and go on in another process.
+    Then no call begins any more, those under way may end, and the runs are handed back, to go
+    on in another process.
     """
     loaded = load(flags)
     settings = loaded.settings
@@ -34,7 +35,7 @@ def work(**flags: Any) -> None:
             await tasks.start(_await_signal, ended)
             print_aside(f"Working on {settings.runs_at_once} runs at a time. Ctrl-C ends it.")
             await ended.wait()
-            print_aside(f"Handing back {service.room.load} runs.")
+            print_aside(f"Letting calls end, then handing back {service.room.load} runs.")
             tasks.cancel_scope.cancel()
 
     run_async(serve_runs)

@@ -1,6 +1,7 @@
 """What is built from the settings: definitions, model, journal, run service."""
 
 import importlib
+import math
 import os
 import platform
 import shlex
@@ -21,6 +22,7 @@ from concertmaster.cli.served import served_tools
 from concertmaster.engine.run import Setup
 from concertmaster.errors import SettingsError, did_you_mean
 from concertmaster.llm.anthropic import Connection, open_anthropic
+from concertmaster.llm.brake import Brake, Braked
 from concertmaster.llm.gate import Gate
 from concertmaster.llm.missing import MissingKeyLLM
 from concertmaster.llm.offline import OfflineLLM
@@ -182,9 +184,12 @@ async def open_telemetry(loaded: LoadedSettings) -> AsyncGenerator[Telemetry]:
 
 @asynccontextmanager
 async def open_llm(
-    loaded: LoadedSettings, *, telemetry: Telemetry = NO_TELEMETRY
+    loaded: LoadedSettings,
+    *,
+    telemetry: Telemetry = NO_TELEMETRY,
+    brake: Brake | None = None,
 ) -> AsyncGenerator[LLM]:
-    """Open what answers requests under these settings."""
+    """Open what answers requests under these settings, until the `brake` is pulled."""
     settings = loaded.settings
     answer = answering(loaded)
     if answer == "offline":
@@ -194,7 +199,11 @@ async def open_llm(
     else:
         connection, prices = connection_of(settings), prices_of(settings)
         async with open_anthropic(connection, prices=prices) as llm:
-            gate = Gate(llm, max_attempts=settings.max_attempts)
+            gate = Gate(
+                Braked(llm, brake or Brake()),
+                max_attempts=settings.max_attempts,
+                share=settings.provider_share,
+            )
             telemetry.watch_gate(gate)
             yield SharedPrefixes(gate, prices)
 
@@ -207,7 +216,8 @@ async def open_journal(settings: Settings, *, works: bool = False) -> AsyncGener
         SettingsError: the store is no Postgres, or the packages for it are missing.
     """
     if settings.store is None:
-        async with open_sqlite(settings.data_folder) as journal:
+        network = settings.network_folder
+        async with open_sqlite(settings.data_folder, network=network) as journal:
             yield journal
     else:
         store = postgres_module("postgres_store")
@@ -236,6 +246,7 @@ def policy_of(settings: Settings, part: Part, folders: tuple[Path, ...]) -> RunP
         roots=folders,
         runs_here={"alone": None, "accepts": 0, "works": settings.runs_at_once}[part],
         runs_in_all=None if part == "alone" else settings.runs_in_all,
+        reuse_hours=settings.reuse_hours,
     )
 
 
@@ -271,9 +282,10 @@ async def open_runs(
     prompts = build_prompts(settings)
     custom_tools = custom_worker_tools(settings)
     policy = policy_of(settings, part, (*roots, *named))
+    brake = Brake()
     async with (
         open_telemetry(loaded) as telemetry,
-        open_llm(loaded, telemetry=telemetry) as llm,
+        open_llm(loaded, telemetry=telemetry, brake=brake) as llm,
         open_journal(settings, works=part == "works") as journal,
         open_usable_servers(loaded) as servers,
     ):
@@ -290,6 +302,7 @@ async def open_runs(
             ),
             roots=roots,
             custom_worker_tools=custom_tools,
+            brake=brake,
         )
         async with (
             open_service(journal=journal, setup=setup, policy=policy) as service,
@@ -300,9 +313,16 @@ async def open_runs(
 
 @asynccontextmanager
 async def tending(
-    service: RunService, settings: Settings, *, part: Part = "alone"
+    service: RunService,
+    settings: Settings,
+    *,
+    part: Part = "alone",
+    most_seconds: float = math.inf,
 ) -> AsyncGenerator[None]:
-    """Delete what is not to be kept, and meanwhile take up what nobody has, if it works."""
+    """Delete what is not to be kept, and meanwhile take up what nobody has, if it works.
+
+    At the end, calls under way may end too, if that takes no longer than `most_seconds`.
+    """
     if retention := retention_of(settings):
         await service.prune(retention)
     async with anyio.create_task_group() as tasks:
@@ -313,6 +333,7 @@ async def tending(
             yield
         finally:
             tasks.cancel_scope.cancel()
+            await service.drain(seconds=min(settings.drain_seconds, most_seconds))
 
 
 @asynccontextmanager

@@ -12,10 +12,16 @@ from concertmaster.catalog.prompts import Prompts, fence
 from concertmaster.engine.consents import Consents
 from concertmaster.engine.plans.plan import Plan, Subtask
 from concertmaster.engine.plans.rules import PlanRules
-from concertmaster.engine.record.earlier import NO_EARLIER_RUN, EarlierRun
+from concertmaster.engine.record.earlier import (
+    NO_EARLIER_RUN,
+    EarlierRun,
+    FindOffers,
+    no_offers,
+)
 from concertmaster.engine.record.events import SubtaskResult
 from concertmaster.engine.record.request import Decomposition, RunRequest
 from concertmaster.engine.steps import Steps
+from concertmaster.llm.brake import Brake
 from concertmaster.llm.protocol import LLM, Document, Models, WorkResult
 from concertmaster.tools.registry import ToolRegistry
 
@@ -35,6 +41,8 @@ class Setup:
     """Folders whose files worker tools may read."""
     custom_worker_tools: tuple[str, ...] = ()
     """The tools of workers that a plan brings along."""
+    brake: Brake = field(default_factory=Brake)
+    """What keeps calls from beginning when the process is to end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +56,9 @@ class Run:
     passed: anyio.Event = field(default_factory=anyio.Event)
     """Set once others may learn of the run, which is from the start if it has no guard."""
     earlier: EarlierRun = NO_EARLIER_RUN
+    """The run that this one is to repeat."""
+    offers: FindOffers = no_offers
+    """What all other runs have for it."""
     consents: Consents = field(default_factory=Consents)
     """What people say to tool calls that somebody has to agree to."""
 

@@ -23,6 +23,7 @@ from concertmaster.engine.record.events import (
 from concertmaster.engine.record.recorded import Recorded
 from concertmaster.engine.record.request import Limits
 from concertmaster.errors import ModelAccessError, ModelError, ToolCallError, ToolDeniedError
+from concertmaster.llm.brake import Brake
 from concertmaster.llm.protocol import (
     LLM,
     NO_USAGE,
@@ -69,9 +70,11 @@ class Steps:
         run_id: str = "",
         limits: Limits = USUAL_LIMITS,
         recorded: Iterable[Event] = (),
+        brake: Brake | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._append = append
+        self._brake = brake or Brake()
         self._run_id = run_id
         self._clock = clock
         self.recorded = Recorded(recorded)
@@ -206,6 +209,18 @@ class Steps:
             return outcome
         if name in self.recorded.begun:
             return ToolOutcome(id=call.id, text=UNKNOWN_OUTCOME, failed=True)
+        async with self._brake.call():
+            return await self._call_tool(name, call, make, subtask_id=subtask_id, once=once)
+
+    async def _call_tool(
+        self,
+        name: str,
+        call: ToolCall,
+        make: Callable[[], Awaitable[str]],
+        *,
+        subtask_id: str,
+        once: bool,
+    ) -> ToolOutcome:
         started = self.now()
         if once:
             await self.record(

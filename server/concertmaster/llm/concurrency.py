@@ -24,9 +24,15 @@ Outcome = Literal["served", "refused", "neither"]
 class ConcurrencyLimit:
     """The limit for calls of one model. Feed it the begin and the end of every call."""
 
-    def __init__(self, *, first: int = FIRST, most: int = MOST) -> None:
-        self._width = float(first)
-        self._most = most
+    def __init__(self, *, first: int = FIRST, most: int = MOST, share: float = 1.0) -> None:
+        """Learn which `share` of the provider is there, where other processes have the rest.
+
+        It begins and ends with that part of `first` and `most`. All halve what they have at
+        a refusal, so that who grows by less also has less.
+        """
+        self._width = max(1.0, first * share)
+        self._most = max(1.0, most * share)
+        self._share = share
         self._refused_at: int | None = None
         self._grown = False
         self._episode = 0
@@ -71,10 +77,10 @@ class ConcurrencyLimit:
         if self._refused_at is not None and self._width >= self._refused_at + 1:
             self._refused_at = None
         if self._refused_at is None:
-            grown = self._width + 1 / self._width
+            grown = self._width + self._share / self._width
         elif self._width < self._refused_at - 1:
             grown = min(self._width + 1, self._refused_at - 1)
         else:
-            grown = self._width + 1 / (PROBING * self._width)
-        self._width = min(grown, float(self._most))
+            grown = self._width + self._share / (PROBING * self._width)
+        self._width = min(grown, self._most)
         self._grown = True

@@ -48,8 +48,11 @@ class Gate:
         max_attempts: int = 5,
         first_wait: float = FIRST_WAIT,
         longest_wait: float = 60.0,
+        share: float = 1.0,
     ) -> None:
         """Ask `llm` up to `max_attempts` times, waiting at most `longest_wait` seconds.
+
+        This process has a `share` of the provider; others that it does not know have the rest.
 
         A provider that asks for a longer wait is taken at its word: the call fails at once.
         So does one whose next attempt would come after the deadline it is made under.
@@ -58,7 +61,7 @@ class Gate:
         self._enough = stop_after_attempt(max_attempts)
         self._longest_wait = longest_wait
         self._backoff = wait_random_exponential(multiplier=first_wait, max=LONGEST_BACKOFF)
-        self._places = defaultdict[str, Places](lambda: Places(jitter=first_wait))
+        self._places = defaultdict[str, Places](lambda: Places(jitter=first_wait, share=share))
 
     @property
     def notice(self) -> str:

@@ -18,7 +18,9 @@ class Allowance:
 class Pace:
     """The provider's rate limit for one model, as its replies tell of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, share: float = 1.0) -> None:
+        """Use a `share` of what the provider allows, where other processes have the rest."""
+        self._share = share
         self._calls = math.inf
         self._interval = 0.0
         self._as_of = 0.0
@@ -33,8 +35,8 @@ class Pace:
 
         They count in full, since the provider may not have seen them when it said so.
         """
-        self._calls = allowance.calls - unheard
-        self._interval = allowance.interval
+        self._calls = allowance.calls * self._share - unheard
+        self._interval = allowance.interval / self._share
         self._as_of = now
 
     def begin(self, *, now: float) -> None:

@@ -32,11 +32,14 @@ class Places:
     Runs take turns, however many calls each has waiting.
     """
 
-    def __init__(self, *, jitter: float) -> None:
-        """Spread the end of pauses over `jitter` seconds: other processes pause as well."""
+    def __init__(self, *, jitter: float, share: float = 1.0) -> None:
+        """Spread the end of pauses over `jitter` seconds: other processes pause as well.
+
+        They have what is not this one's `share` of the provider.
+        """
         self._jitter = jitter
-        self._limit = ConcurrencyLimit()
-        self._pace = Pace()
+        self._limit = ConcurrencyLimit(share=share)
+        self._pace = Pace(share=share)
         self._turns = _Turns()
         self._unheard = 0
         self._alarm = math.inf

@@ -172,6 +172,8 @@ class ToolSpec:
     """Whether it may be called while other calls of the same reply are under way."""
     outward: bool = False
     """Whether others learn what it is called with, so that a guard has to let that pass."""
+    local: bool = False
+    """Whether it tells of inputs and files alone, so that it can be asked again at no cost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,10 +261,9 @@ Brief = PlanBrief | WorkBrief | SynthesisBrief | JudgementBrief
 class Request:
     """One call of a model.
 
-    A language model reads `system`, then `shared` and the first message as one user turn,
-    then the other messages. What comes earlier is shared more widely, so that providers
-    can cache it: `system` by all requests of a kind, `shared` by all workers of a run
-    that have the same inputs.
+    A language model reads `system`, then `shared` and the first message as one user turn, then the
+    other messages. What comes earlier is shared more widely, so that providers can cache it:
+    `system` by all requests of a kind, `shared` by all workers of a run that have the same inputs.
     """
 
     caller: str

@@ -1,9 +1,10 @@
 """Having the plan of a run approved by the person at a client, or by what the client knows."""
 
-from typing import TYPE_CHECKING
+from hashlib import sha256
+from typing import TYPE_CHECKING, Annotated
 
 from mcp.types import CallToolResult
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from concertmaster.errors import LostRunError, RequestError
 from concertmaster.protocol.elicitation import Answer, Question, Session, can_ask
@@ -25,7 +26,10 @@ class Approval(BaseModel):
 
     model_config = ConfigDict(title="Run this plan", allow_inf_nan=False)
 
-    budget_usd: float | None = Field(
+    # Some clients send a field that was left blank as an empty text.
+    budget_usd: Annotated[
+        float | None, BeforeValidator(lambda said: None if said == "" else said)
+    ] = Field(
         default=None,
         gt=0,
         title="Another limit, in USD",
@@ -33,17 +37,21 @@ class Approval(BaseModel):
     )
 
 
-def approval_of(state: RunState) -> Question[Approval]:
+def approval_of(state: RunState, *, budget_usd: float | None = None) -> Question[Approval]:
     """Return the question whether the plan of a run is to be carried out.
+
+    `budget_usd` is what the run is to be allowed to spend, if not what it is by now.
 
     Raises:
         RequestError: the plan does not wait for approval.
     """
-    digest = digest_to_approve(state)
-    return Question(key=f"approve-{digest[:16]}", text=_question(state), form=Approval)
+    limit = budget_usd or state.request.limits.budget_usd
+    asked = f"{state.run_id} {digest_to_approve(state)} {limit!r}"
+    key = sha256(asked.encode()).hexdigest()[:16]
+    return Question(key=f"approve-{key}", text=_question(state, limit), form=Approval)
 
 
-def _question(state: RunState) -> str:
+def _question(state: RunState, limit: float) -> str:
     subtasks = [item.subtask for item in state.subtasks.values()]
     lines = [
         f"- {item.id} {item.worker}: {one_line(item.objective, 120)}"
@@ -56,7 +64,7 @@ def _question(state: RunState) -> str:
         (
             f"Shall this plan be carried out? Task: {one_line(state.request.task, 200)}",
             *lines,
-            f"{likely}The limit is {state.request.limits.budget_usd:g} USD.",
+            f"{likely}The limit is {limit:g} USD.",
         )
     )
 
@@ -66,8 +74,11 @@ async def decide(
 ) -> RunState:
     """Do with a run what somebody has said to its plan, and return where it stands then.
 
+    `state` and `budget_usd` are those that they were asked about.
+
     Raises:
-        RequestError: it cannot go on, or not with the limit that was named.
+        RequestError: it cannot go on, or not with the limit that was named; or what they were
+            asked about is not what waits any more.
     """
     match answer:
         case "declined":

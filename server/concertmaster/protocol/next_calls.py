@@ -44,7 +44,8 @@ def _to_be_approved(state: RunState, token: str) -> str:
         "The plan waits for approval; its work has not begun. Show the user the subtasks and the "
         f'estimate. Only if they agree, call resume_run with run_id "{run_id}" and approval_token '
         f'"{token}" (and budget_usd, if they name another limit). If not, call cancel_run; to '
-        "change the plan, run_orchestration with the edited plan."
+        "change the plan, run_orchestration with the edited plan and approve "
+        f'"{state.request.approve}".'
     )
 
 

@@ -59,11 +59,12 @@ whom and in what form; name the files in inputs.
 one subtask's result. cancel_run(run_id) stops it; resume_run(run_id) goes on with it.
 
 A call never blocks for long: if a run is not over after wait_seconds, the reply has status \
-running, and the run goes on. Read `next` in every reply: it says what to call. Statuses: \
-succeeded; partial (an answer exists, what is missing is in reasons, tell the user); failed; \
-cancelled; needs_approval (show the user the plan; only they can agree to it); interrupted (its \
-process ended; resume_run goes on). Runs cost money when a language \
-model is configured; `usage` says how much. If a reply has a `notice`, pass it on to the user.
+running (or queued: no process has room for it yet), and the run goes on. Read `next` in every \
+reply: it says what to call. Statuses: succeeded; partial (an answer exists, what is missing is \
+in reasons, tell the user); failed; cancelled; needs_approval (show the user the plan; only they \
+can agree to it); interrupted (its process ended; resume_run goes on). Runs cost money when a \
+language model is configured; `usage` says how much. If a reply has a `notice`, pass it on to the \
+user.
 """
 
 LISTS: tuple[CacheableMethod, ...] = (

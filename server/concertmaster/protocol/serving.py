@@ -24,7 +24,7 @@ from concertmaster.protocol.server import ConcertmasterServer
 log = logging.getLogger(__name__)
 
 LAST_SECONDS = 6.0
-"""How long the process may live once it is to end, whatever it is stuck in.
+"""How long the process may live once it is to end and is drained, whatever it is stuck in.
 
 A server that workers use may take 4 seconds of it, until it is killed.
 """
@@ -32,12 +32,13 @@ A server that workers use may take 4 seconds of it, until it is killed.
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-async def serve_stdio(server: ConcertmasterServer) -> int:
+async def serve_stdio(server: ConcertmasterServer, *, drain_seconds: float = 0.0) -> int:
     """Serve the client at stdin and stdout until it leaves or a signal comes.
 
+    The run service may take `drain_seconds` longer to close than it usually does.
     Returns the exit status: 0, or 128 plus the number of the signal.
     """
-    ending = Ending()
+    ending = Ending(drain_seconds)
 
     async def stop() -> None:
         server.state.end()
@@ -59,8 +60,9 @@ async def serve_stdio(server: ConcertmasterServer) -> int:
 class Ending:
     """The end of a server by a signal, and the exit status that it leads to."""
 
-    def __init__(self) -> None:
+    def __init__(self, drain_seconds: float) -> None:
         self.status = 0
+        self._last_seconds = LAST_SECONDS + drain_seconds
 
     @asynccontextmanager
     async def at_signal(self, stop: Callable[[], Awaitable[None]]) -> AsyncGenerator[None]:
@@ -89,7 +91,7 @@ class Ending:
 
     def hurry(self) -> None:
         """Have the process end before long, whatever it is stuck in."""
-        last = threading.Timer(LAST_SECONDS, os._exit, [self.status])
+        last = threading.Timer(self._last_seconds, os._exit, [self.status])
         last.daemon = True
         last.start()
 

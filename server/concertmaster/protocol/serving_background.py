@@ -41,13 +41,15 @@ async def serve_background(
     *,
     idle_seconds: float,
     ready: Callable[[], object],
+    drain_seconds: float = 0.0,
 ) -> int:
     """Serve until there has been no session and no run for so long, or somebody ends it.
 
-    That is a caller or a signal. `ready` is called once front ends can connect. Returns the exit
-    status: 0, or 128 plus the number of the signal.
+    That is a caller or a signal. `ready` is called once front ends can connect. The run service
+    may take `drain_seconds` longer to close than it usually does. Returns the exit status: 0, or
+    128 plus the number of the signal.
     """
-    ending = Ending()
+    ending = Ending(drain_seconds)
 
     async def stop() -> None:
         sessions.end()

@@ -34,16 +34,18 @@ async def serve_http(
     port: int = 8000,
     access: HttpAccess = OPEN,
     ready: Callable[[str], object] = log.info,
+    drain_seconds: float = 0.0,
 ) -> int:
     """Serve Streamable HTTP until a signal comes; `ready` is told the address once it is open.
 
+    The run service may take `drain_seconds` longer to close than it usually does.
     Returns the exit status: 0, or 128 plus the number of the signal.
 
     Raises:
         SettingsError: these terms do not do for the host, or the port cannot be had.
     """
     access.check(host)
-    ending = Ending()
+    ending = Ending(drain_seconds)
 
     async def stop() -> None:
         server.state.end()

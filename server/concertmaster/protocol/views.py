@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from concertmaster.engine.plans.plan import CustomWorker, Subtask
 from concertmaster.engine.plans.strategy import Map, Revise, Vote
 from concertmaster.engine.record.events import SubtaskResult
-from concertmaster.llm.protocol import NO_USAGE
 from concertmaster.protocol.costs import budget, usage_lines, usd_of
 from concertmaster.protocol.lines import one_line
 from concertmaster.protocol.next_calls import (
@@ -27,6 +26,7 @@ from concertmaster.protocol.replies import (
     SubtaskLine,
     SubtaskReply,
 )
+from concertmaster.protocol.reused import reused_line
 from concertmaster.protocol.sources import shortened, sources_of
 from concertmaster.runs.rewrites import rewritten_files
 from concertmaster.runs.state import RecentRuns, RunState
@@ -181,16 +181,6 @@ def _lines(state: RunState, detail: Detail) -> Iterable[SubtaskLine]:
             usd=usd_of(item.usage),
             error=one_line(errors, min(detail.sentence, 300)),
         )
-
-
-def reused_line(state: RunState) -> str:
-    """Return which results were taken over from an earlier run, and what that saved."""
-    if not (reused := state.reused):
-        return ""
-    saved = sum(reused.values(), NO_USAGE)
-    calls = f"{saved.calls} call{'' if saved.calls == 1 else 's'}"
-    price = "" if saved.usd is None else f", {saved.usd:.4f} USD"
-    return f"{', '.join(reused)} from {state.request.rerun_of}; saved {calls}{price}."
 
 
 def written_workers(state: RunState) -> list[str]:

@@ -9,6 +9,7 @@ import anyio
 from concertmaster.engine.concurrency import together
 from concertmaster.engine.plans.plan import Plan
 from concertmaster.engine.record.request import Origin
+from concertmaster.errors import RequestError
 from concertmaster.protocol.approving import Approval, approval_of, decide
 from concertmaster.protocol.asking import put_questions
 from concertmaster.protocol.callers import trace_context
@@ -158,8 +159,7 @@ async def _follow_own(
     try:
         state = await follow(ctx, begun.run_id, seconds=seconds, progress=progress)
         if state.status == "needs_approval" and can_ask(ctx.session):
-            answer = await _asked(ctx, state, progress)
-            state = await decide(service, state, answer, budget_usd=budget_usd)
+            state = await _decided(ctx, state, progress, budget_usd=budget_usd)
             state = await follow(ctx, state.run_id, seconds=seconds, progress=progress)
     except anyio.get_cancelled_exc_class():
         if not server.left:
@@ -171,13 +171,29 @@ async def _follow_own(
     return replace(state, status="interrupted") if server.ending and not state.over else state
 
 
-async def _asked(ctx: Ctx, state: RunState, progress: _Progress) -> Answer[Approval]:
+async def _decided(
+    ctx: Ctx, state: RunState, progress: _Progress, *, budget_usd: float | None
+) -> RunState:
+    """Return where a run stands once the person at the client has been asked about its plan."""
+    try:
+        answer = await _asked(ctx, state, progress, budget_usd=budget_usd)
+        return await decide(await state_of(ctx).service(), state, answer, budget_usd=budget_usd)
+    except RequestError as exc:
+        raise RequestError(
+            f'{exc} Call resume_run with run_id "{state.run_id}" to have the user asked again.'
+        ) from None
+
+
+async def _asked(
+    ctx: Ctx, state: RunState, progress: _Progress, *, budget_usd: float | None
+) -> Answer[Approval]:
     """Return what the person at the client says to the plan of a run."""
     answer: Answer[Approval] = "dismissed"
     with state_of(ctx).waiting():
         async with together() as tasks:
             tasks.start_soon(_keep_alive, progress, state)
-            answer = await ask(ctx, approval_of(state), about=state.run_id)
+            question = approval_of(state, budget_usd=budget_usd)
+            answer = await ask(ctx, question, about=state.run_id)
             tasks.cancel_scope.cancel()
     return answer
 

@@ -3,19 +3,23 @@
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import takewhile
 
 from concertmaster.engine.orchestration.approval import plan_digest, waits_for_approval
 from concertmaster.engine.record.events import ApprovalOffered, RunEnded
+from concertmaster.engine.record.request import Approve
 from concertmaster.errors import RequestError
 from concertmaster.runs.journal import Journal
 from concertmaster.runs.state import RunState
 
+MOST_GIVEN = 1000
+"""How many tokens are kept in mind, so that no look at a run has to write another."""
+
 
 def digest_to_approve(state: RunState) -> str:
-    """Return what the plan of a run is known by that waits for approval.
+    """Return what the plan of a run that waits for approval is known by, with its limit.
 
     Raises:
         RequestError: it does not wait for that.
@@ -25,23 +29,31 @@ def digest_to_approve(state: RunState) -> str:
             f"Run {state.run_id} does not wait for approval: it is {state.status}. A token for it "
             "that was used, or given before it was decided on, is of no more use."
         )
-    return plan_digest(state.plan)
+    return _digest(f"{plan_digest(state.plan)} {state.request.limits.budget_usd!r}")
 
 
-def still_unapproved(state: RunState, *, approved: str, budget_usd: float | None) -> bool:
-    """Tell whether a run waits for approval, and would go on doing so.
+def approved_plan(
+    state: RunState, *, approved: str, budget_usd: float | None, least: Approve
+) -> str | None:
+    """Return the digest of the plan that a run goes on with because somebody approved it.
+
+    The run needs as much approval as it was begun with, and no less than `least`. What is
+    returned is empty where nobody has to, and None where the run waits on for that.
 
     Raises:
-        RequestError: what was approved is not a plan that waits for it.
+        RequestError: what was approved is not a plan and a limit that wait for it.
     """
     if approved and approved != digest_to_approve(state):
         raise RequestError(
-            f"What was approved is not the plan of run {state.run_id}. Look at the plan again."
+            f"What was approved is not the plan of run {state.run_id}, or not with its limit. "
+            "Look at the plan again."
         )
     if state.status != "needs_approval" or state.plan is None:
-        return False
-    request = state.request.with_budget(budget_usd)
-    return waits_for_approval(request, state.plan, state.estimate, approved=approved)
+        return ""
+    if approved:
+        return plan_digest(state.plan)
+    request = state.request.with_budget(budget_usd).with_approval(least)
+    return None if waits_for_approval(request, state.plan, state.estimate, approved="") else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +63,13 @@ class Approvals:
     journal: Journal
     find: Callable[[str], Awaitable[RunState]]
     """Returns where a run stands."""
+    given: dict[tuple[str, int], str] = field(default_factory=dict[tuple[str, int], str])
+    """Tokens that this process has given lately, by run and epoch."""
 
     async def offer(self, run_id: str) -> str:
-        """Return a new token with which the plan of a run is approved that waits for that.
+        """Return a token with which the plan of a run is approved that waits for that.
+
+        Whoever looks at the run again and again gets the same, and nothing more is written.
 
         Raises:
             RequestError: it does not.
@@ -62,14 +78,19 @@ class Approvals:
         # Read first, so that nothing is written to a run that has gone on since.
         row = await self.journal.row(run_id)
         plan = digest_to_approve(await self.find(run_id))
+        if (known := self.given.get((run_id, row.epoch))) is not None:
+            return known
         token = secrets.token_urlsafe(16)
         name = f"run/approval/{secrets.token_hex(4)}"
         event = ApprovalOffered(name=name, at=time.time(), plan=plan, token=_digest(token))
         await self.journal.append(run_id, event, epoch=row.epoch)
+        if len(self.given) >= MOST_GIVEN:
+            self.given.clear()
+        self.given[run_id, row.epoch] = token
         return token
 
     async def redeem(self, run_id: str, token: str) -> str:
-        """Return the digest of the plan that a token approves.
+        """Return what `digest_to_approve` does, where a token approves that.
 
         Raises:
             RequestError: the run does not wait for approval, or the token is not for its plan.

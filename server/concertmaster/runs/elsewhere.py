@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import anyio
 
@@ -38,6 +38,15 @@ class Elsewhere:
     async def latest(self, principal: str | None) -> list[RunRow]:
         """Return the rows of the latest runs: of all, or of a principal's."""
         return self._not_driven_here(await self.journal.recent(LATEST, principal=principal))
+
+    async def unfinished(self) -> list[RunRow]:
+        """Return the runs that have not ended, oldest first; those driven by none are not alive."""
+        rows = await self.journal.unfinished()
+        return [
+            # Of its own runs, this process may have given some up.
+            replace(row, alive=self.live.get(row.run_id) is not None) if row.mine else row
+            for row in rows
+        ]
 
     def _not_driven_here(self, rows: Iterable[RunRow]) -> list[RunRow]:
         return [row for row in rows if self.live.get(row.run_id) is None]

@@ -13,7 +13,7 @@ from anyio.abc import TaskGroup
 
 from concertmaster.engine.record.events import Event
 from concertmaster.errors import ConcertmasterError, StoreError, UnknownRunError
-from concertmaster.runs.journal import RunRow, Standing, StoredRun
+from concertmaster.runs.journal import Outline, RunRow, Standing, StoredRun
 from concertmaster.runs.stored import NewRun, Write, to_json
 from concertmaster.runs.writing import Pending, WritingThread
 
@@ -45,15 +45,23 @@ class Tables(Protocol):
         ...
 
     def unfinished(self) -> Sequence[RunRow]:
-        """Return the runs that have not ended and that no other process has, oldest first."""
+        """Return the runs that have not ended, oldest first."""
+        ...
+
+    def offering(self, fingerprint: str, *, principal: str, since: float) -> Sequence[str]:
+        """Return the runs of a principal that have had such a result since a time."""
         ...
 
     def standing(self, run_ids: Collection[str]) -> Mapping[str, Standing]:
         """Return how those of the runs stand that there are."""
         ...
 
-    def events(self, run_id: str, *, light: bool) -> Sequence[Event]:
+    def events(self, run_id: str) -> Sequence[Event]:
         """Return the events of a run in order, or raise UnknownRunError."""
+        ...
+
+    def outlines(self, run_ids: Collection[str]) -> Mapping[str, Outline]:
+        """Return the events of each of the runs in order, without what was said in them."""
         ...
 
     def text(self, digest: str) -> str:
@@ -163,17 +171,26 @@ class GroupCommit:
         return await self._read(partial(self._tables.spent, principal, since=since))
 
     async def unfinished(self) -> Sequence[RunRow]:
-        """Return the runs that have not ended and that no other process has, oldest first."""
+        """Return the runs that have not ended, oldest first."""
         return await self._read(self._tables.unfinished)
+
+    async def offering(self, fingerprint: str, *, principal: str, since: float) -> Sequence[str]:
+        """Return the runs of a principal that have had such a result since a time."""
+        find = self._tables.offering
+        return await self._read(partial(find, fingerprint, principal=principal, since=since))
 
     async def standing(self, run_ids: Collection[str]) -> Mapping[str, Standing]:
         """Return how those of the runs stand that there are."""
         return await self._read(partial(self._tables.standing, run_ids))
 
-    async def events(self, run_id: str, *, light: bool = False) -> Sequence[Event]:
-        """Return the events of a run in order; `light` leaves out what was said in them."""
+    async def events(self, run_id: str) -> Sequence[Event]:
+        """Return the events of a run in order."""
         _check_id(run_id)
-        return await self._read(partial(self._tables.events, run_id, light=light))
+        return await self._read(partial(self._tables.events, run_id))
+
+    async def outlines(self, run_ids: Collection[str]) -> Mapping[str, Outline]:
+        """Return the events of each of the runs in order, without what was said in them."""
+        return await self._read(partial(self._tables.outlines, run_ids))
 
     async def text(self, digest: str) -> str:
         """Return the text with this digest."""

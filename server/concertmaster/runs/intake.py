@@ -6,11 +6,17 @@ from hashlib import sha256
 from pathlib import Path
 
 from concertmaster.catalog.catalog import Catalog
-from concertmaster.engine.orchestration.approval import stricter
 from concertmaster.engine.plans.plan import Plan, Subtask
 from concertmaster.engine.plans.rules import PlanRules, plan_problems
 from concertmaster.engine.record.earlier import and_dependants
-from concertmaster.engine.record.request import Approve, Decomposition, InputRef, Limits, RunRequest
+from concertmaster.engine.record.request import (
+    Approve,
+    Decomposition,
+    InputRef,
+    Limits,
+    RunRequest,
+    stricter,
+)
 from concertmaster.errors import BusyRunError, InvalidPlanError, RequestError, UnknownSubtaskError
 from concertmaster.llm.protocol import Document, JsonSchema
 from concertmaster.llm.structured import schema_problem
@@ -43,6 +49,8 @@ class RunPolicy:
     """How many runs this process drives at the same time; further ones are queued."""
     runs_in_all: int | None = None
     """How many runs all processes on a store drive at the same time."""
+    reuse_hours: float | None = None
+    """How old results of other runs may be that one takes over; None for taking over none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

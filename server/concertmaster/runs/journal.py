@@ -5,6 +5,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from concertmaster.engine.record.events import Event, ToolAnswered
+from concertmaster.errors import UnreadableRunError
+
+MOST_OFFERING = 3
+"""How many runs are looked into for a result that another may take over."""
 
 MOST_RESUMPTIONS = 3
 """How often a run may have gone on before it does so by itself no more."""
@@ -72,6 +76,10 @@ class StoredRun:
     """Bytes of its events and of the texts that they refer to."""
     busy: bool
     """Whether it is under way."""
+
+
+Outline = Sequence[Event] | UnreadableRunError
+"""Events, or why they cannot be read."""
 
 
 class Journal(Protocol):
@@ -152,7 +160,7 @@ class Journal(Protocol):
         ...
 
     async def unfinished(self) -> Sequence[RunRow]:
-        """Return the runs that have not ended and that no other process has, oldest first."""
+        """Return the runs that have not ended, oldest first."""
         ...
 
     async def least_load(self) -> int | None:
@@ -162,16 +170,27 @@ class Journal(Protocol):
         """
         ...
 
+    async def offering(self, fingerprint: str, *, principal: str, since: float) -> Sequence[str]:
+        """Return the runs of a principal that have had a result for others since a time.
+
+        It is of work with this fingerprint. The latest come first, and not all of many.
+        """
+        ...
+
     async def standing(self, run_ids: Collection[str]) -> Mapping[str, Standing]:
         """Return how those of the runs stand that there are."""
         ...
 
-    async def events(self, run_id: str, *, light: bool = False) -> Sequence[Event]:
-        """Return the events of a run in order; `light` leaves out what was said in them.
+    async def events(self, run_id: str) -> Sequence[Event]:
+        """Return the events of a run in order.
 
         Raises:
             UnknownRunError: there is no run of that id.
         """
+        ...
+
+    async def outlines(self, run_ids: Collection[str]) -> Mapping[str, Outline]:
+        """Return the events of each of the runs in order, without what was said in them."""
         ...
 
     async def text(self, digest: str) -> str:

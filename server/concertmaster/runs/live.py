@@ -11,12 +11,14 @@ from concertmaster.engine.consents import Consents
 from concertmaster.engine.orchestration.orchestrator import Orchestrator
 from concertmaster.engine.record.earlier import NO_EARLIER_RUN, EarlierRun
 from concertmaster.engine.record.events import CancelRequested, Event, ToolAnswered
-from concertmaster.engine.run import Run
+from concertmaster.engine.record.request import Approve, RunRequest
+from concertmaster.engine.run import Run, Setup
 from concertmaster.engine.steps import Steps
 from concertmaster.errors import LostRunError, StoreError, UnknownRunError
 from concertmaster.llm.protocol import Document
 from concertmaster.runs import ends
 from concertmaster.runs.journal import Journal
+from concertmaster.runs.reuse import offers_for
 from concertmaster.runs.state import RunState, fold
 
 log = logging.getLogger(__name__)
@@ -31,9 +33,11 @@ _UNWRITABLE = (StoreError, UnknownRunError)
 class LiveRun:
     """A run that this process drives."""
 
-    def __init__(self, state: RunState, *, epoch: int) -> None:
+    def __init__(self, state: RunState, *, epoch: int, approve: Approve = "never") -> None:
+        """Take where it stands, and the approval that a plan needs which is yet to be made."""
         self.state = state
         self.epoch = epoch
+        self._approve: Approve = approve
         self.scope = anyio.CancelScope()
         self.changed = anyio.Event()
         self.consents = Consents()
@@ -48,13 +52,29 @@ class LiveRun:
             self.state = fold(self.state.run_id, recorded, alive=True)
             self.state.cancel_requested = self.state.cancel_requested or cancel_requested
 
+    @property
+    def request(self) -> RunRequest:
+        """Return what is asked of the run in this life of it."""
+        request = self.state.request
+        return request if self.state.plan is not None else request.with_approval(self._approve)
+
 
 class LiveRuns:
     """Drives runs in the background, and knows where they stand before the journal does."""
 
-    def __init__(self, *, journal: Journal, orchestrator: Orchestrator, tasks: TaskGroup) -> None:
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        setup: Setup,
+        tasks: TaskGroup,
+        reuse_hours: float | None = None,
+    ) -> None:
+        """With `reuse_hours`, runs take over what others of their principal have had since."""
+        self._brake = setup.brake
         self._journal = journal
-        self._orchestrator = orchestrator
+        self._reuse_hours = reuse_hours
+        self._orchestrator = Orchestrator(setup)
         self._tasks = tasks
         self._live: dict[str, LiveRun] = {}
         self._given_up: dict[str, RunState] = {}
@@ -75,6 +95,11 @@ class LiveRuns:
     def get(self, run_id: str) -> LiveRun | None:
         """Return a run that is driven here."""
         return self._live.get(run_id)
+
+    async def released(self, run_id: str) -> None:
+        """Return when a run that is to stop is not driven here any more."""
+        while (live := self._live.get(run_id)) and live.state.cancel_requested is not None:
+            await live.changed.wait()
 
     @property
     def states(self) -> tuple[RunState, ...]:
@@ -122,13 +147,16 @@ class LiveRuns:
         self._given_up.pop(run_id, None)
         live.begin(recorded)
         self._notify(live)
-        request = live.state.request
-        steps = Steps(append, run_id=run_id, limits=request.limits, recorded=recorded)
+        request = live.request
+        steps = Steps(
+            append, run_id=run_id, limits=request.limits, recorded=recorded, brake=self._brake
+        )
         run = Run(
             request=request,
             documents=documents,
             steps=steps,
             earlier=earlier,
+            offers=offers_for(live.state, self._journal, hours=self._reuse_hours),
             consents=live.consents,
         )
         self._tasks.start_soon(self._drive, live, run)

@@ -11,14 +11,16 @@ APPEND: LiteralString = """
 WITH given AS (
     SELECT * FROM unnest(
         %(run_id)s::text[], %(epoch)s::int[], %(name)s::text[], %(kind)s::text[],
-        %(at)s::float8[], %(data)s::text[], %(light)s::text[], %(usd)s::float8[]
-    ) WITH ORDINALITY AS given (run_id, epoch, name, kind, at, data, light, usd, place)
+        %(at)s::float8[], %(data)s::text[], %(light)s::text[], %(usd)s::float8[],
+        %(fingerprint)s::text[]
+    ) WITH ORDINALITY
+        AS given (run_id, epoch, name, kind, at, data, light, usd, fingerprint, place)
 ), held AS (
     SELECT run_id, epoch FROM runs WHERE run_id = ANY (%(run_id)s)
     ORDER BY run_id FOR NO KEY UPDATE
 ), added AS (
-    INSERT INTO events (run_id, epoch, name, kind, version, at, data, light, usd)
-    SELECT given.run_id, held.epoch, name, kind, %(version)s, at, data, light, usd
+    INSERT INTO events (run_id, epoch, name, kind, version, at, data, light, usd, fingerprint)
+    SELECT given.run_id, held.epoch, name, kind, %(version)s, at, data, light, usd, fingerprint
     FROM given JOIN held USING (run_id)
     WHERE given.epoch IS NULL OR given.epoch = held.epoch
     ORDER BY place
@@ -135,13 +137,13 @@ SELECT coalesce(sum(usd), 0) FROM runs JOIN events USING (run_id)
 WHERE principal = %s AND at >= %s
 """
 
-UNFINISHED: LiteralString = (
-    ROWS
-    + """
-WHERE NOT ended AND (NOT alive OR owner = %(me)s)
-ORDER BY created_at, place
+OFFERING: LiteralString = """
+SELECT run_id FROM runs JOIN events USING (run_id)
+WHERE fingerprint = %s AND at >= %s AND principal = %s
+ORDER BY at DESC LIMIT %s
 """
-)
+
+UNFINISHED: LiteralString = ROWS + "WHERE NOT ended ORDER BY created_at, place"
 
 LEAST_LOAD: LiteralString = """
 SELECT min(load) FROM (
@@ -163,9 +165,9 @@ WITH_KEY: LiteralString = "SELECT run_id FROM runs WHERE idempotency_key = %s"
 
 EVENTS: LiteralString = "SELECT version, data FROM events WHERE run_id = %s ORDER BY seq"
 
-LIGHT_EVENTS: LiteralString = """
-SELECT version, coalesce(light, data) FROM events
-WHERE run_id = %s AND kind NOT IN ('call-started', 'tool-called') ORDER BY seq
+OUTLINES: LiteralString = """
+SELECT run_id, version, coalesce(light, data) FROM events
+WHERE run_id = ANY (%s) AND kind NOT IN ('call-started', 'tool-called') ORDER BY run_id, seq
 """
 
 TEXT: LiteralString = "SELECT text FROM texts WHERE digest = %s"

@@ -12,6 +12,7 @@ from concertmaster.engine.record.events import (
     CallFinished,
     Event,
     RunStarted,
+    SubtaskFinished,
 )
 from concertmaster.errors import (
     BusyRunError,
@@ -22,9 +23,9 @@ from concertmaster.errors import (
     UsedKeyError,
 )
 from concertmaster.runs import postgres_statements as sql
-from concertmaster.runs.journal import RunRow, Standing, StoredRun
+from concertmaster.runs.journal import MOST_OFFERING, Outline, RunRow, Standing, StoredRun
 from concertmaster.runs.postgres_link import Connection, Link
-from concertmaster.runs.stored import Write, parsed, standings, to_json
+from concertmaster.runs.stored import Write, outlined, parsed, standings, to_json
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +87,7 @@ class PostgresTables:
             "data": [write.data for write in writes],
             "light": [_light(write.event) for write in writes],
             "usd": [_usd(write.event) for write in writes],
+            "fingerprint": [_fingerprint(write.event) for write in writes],
         }
         constants = {"version": SCHEMA_VERSION, "channel": CHANNEL}
         added = {row[:2] for row in connection.execute(sql.APPEND, columns | constants)}
@@ -156,7 +158,7 @@ class PostgresTables:
         return usd
 
     def unfinished(self) -> Sequence[RunRow]:
-        """Return the runs that have not ended and that no other process has, oldest first."""
+        """Return the runs that have not ended, oldest first."""
         return self._rows(sql.UNFINISHED, {})
 
     def _rows(self, query: LiteralString, parameters: Mapping[str, object]) -> list[RunRow]:
@@ -190,6 +192,11 @@ class PostgresTables:
         ((load,),) = self._read(sql.LEAST_LOAD, (self.me,))
         return load
 
+    def offering(self, fingerprint: str, *, principal: str, since: float) -> Sequence[str]:
+        """Return the runs of a principal that have had such a result since a time."""
+        wanted = (fingerprint, since, principal, MOST_OFFERING)
+        return [run_id for (run_id,) in self._read(sql.OFFERING, wanted)]
+
     def standing(self, run_ids: Collection[str]) -> Mapping[str, Standing]:
         """Return how those of the runs stand that there are."""
         rows = self._read(sql.STANDING, (list(run_ids),))
@@ -200,13 +207,18 @@ class PostgresTables:
         found = self._read(sql.WITH_KEY, (key,))
         return found[0][0] if found else None
 
-    def events(self, run_id: str, *, light: bool) -> Sequence[Event]:
+    def events(self, run_id: str) -> Sequence[Event]:
         """Return the events of a run in order, or raise UnknownRunError."""
-        found = self._read(sql.LIGHT_EVENTS if light else sql.EVENTS, (run_id,))
+        found = self._read(sql.EVENTS, (run_id,))
         if not found:
             # Whoever asks for the events of no run is told so; a run without events is damaged.
             self.row(run_id)
         return list(parsed(run_id, cast("list[tuple[int, str]]", found)))
+
+    def outlines(self, run_ids: Collection[str]) -> Mapping[str, Outline]:
+        """Return the events of each of the runs in order, without what was said in them."""
+        found = self._read(sql.OUTLINES, (list(run_ids),))
+        return outlined(run_ids, cast("list[tuple[str, int, str]]", found))
 
     def text(self, digest: str) -> str:
         """Return the text with this digest."""
@@ -263,6 +275,11 @@ def _usd(event: Event) -> float | None:
             return usage.usd
         case _:
             return None
+
+
+def _fingerprint(event: Event) -> str | None:
+    """Return that of the work whose result the event has for others, if it has."""
+    return (event.result.fingerprint or None) if isinstance(event, SubtaskFinished) else None
 
 
 def _principal(event: Event) -> str:

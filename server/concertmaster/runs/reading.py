@@ -7,7 +7,7 @@ from concertmaster.catalog.catalog import Catalog
 from concertmaster.engine.plans.plan import Plan
 from concertmaster.engine.record.earlier import NO_EARLIER_RUN, EarlierRun, earlier_results
 from concertmaster.engine.record.events import Event
-from concertmaster.engine.record.request import RunKind, RunRequest
+from concertmaster.engine.record.request import RunKind, RunRequest, stricter
 from concertmaster.errors import InputError, RequestError, UnknownRunError, UnreadableRunError
 from concertmaster.llm.protocol import Document
 from concertmaster.runs.intake import CheckedOrder, RunPolicy, check_order, check_rerun
@@ -158,6 +158,7 @@ class OrderReader:
             plan=planned.plan,
             plan_gaps=() if planned.status == "needs_approval" else planned.reasons,
             plan_id=None,
+            approve=stricter(planned.request.approve, order.approve),
             budget_usd=order.budget_usd or planned.request.limits.budget_usd,
         )
         return filled, await self.documents_of(planned.request)

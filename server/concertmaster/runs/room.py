@@ -1,13 +1,12 @@
 """How many runs a process drives, and whether it has room for more."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from concertmaster.engine.record.events import CancelRequested
 from concertmaster.errors import LostRunError
 from concertmaster.runs import ends
 from concertmaster.runs.intake import RunPolicy
-from concertmaster.runs.journal import Journal, RunRow
+from concertmaster.runs.journal import Journal
 from concertmaster.runs.live import LiveRuns
 from concertmaster.runs.state import fold
 
@@ -39,11 +38,6 @@ class Room:
     async def idle(self) -> None:
         """Return when this process drives no run."""
         await self.live.fewer_than(1)
-
-    async def orphans(self) -> Sequence[RunRow]:
-        """Return the runs that have not ended and that no process drives, oldest first."""
-        rows = await self.journal.unfinished()
-        return [row for row in rows if self.live.get(row.run_id) is None]
 
     async def news(self) -> None:
         """Return when there may be a run to be taken up."""

@@ -5,12 +5,12 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 
 import anyio
 from anyio.abc import TaskGroup
 
 from concertmaster.catalog.catalog import Catalog
-from concertmaster.engine.orchestration.orchestrator import Orchestrator
 from concertmaster.engine.plans.plan import Plan
 from concertmaster.engine.record.earlier import NO_EARLIER_RUN, EarlierRun
 from concertmaster.engine.record.events import (
@@ -21,15 +21,16 @@ from concertmaster.engine.record.events import (
 )
 from concertmaster.engine.record.request import NOBODY, Origin
 from concertmaster.engine.run import Setup
-from concertmaster.errors import LostRunError, UnknownRunError, UnreadableRunError, UsedKeyError
-from concertmaster.runs.approvals import Approvals, still_unapproved
+from concertmaster.errors import LostRunError, UnknownRunError, UsedKeyError
+from concertmaster.runs.approvals import Approvals, approved_plan
 from concertmaster.runs.elsewhere import LATEST, Elsewhere
 from concertmaster.runs.intake import CheckedOrder, RunPolicy
 from concertmaster.runs.journal import Journal, StoredRun
 from concertmaster.runs.live import LIVENESS_SECONDS, LiveRun, LiveRuns
 from concertmaster.runs.orders import Order
 from concertmaster.runs.questions import answer_to
-from concertmaster.runs.reading import OrderReader, check_same, folded
+from concertmaster.runs.reading import OrderReader, check_same
+from concertmaster.runs.recent import recent_runs, state_elsewhere
 from concertmaster.runs.resumable import check_new_budget, check_resumable
 from concertmaster.runs.retention import Retention
 from concertmaster.runs.rewrites import file_changes
@@ -55,7 +56,8 @@ class RunService:
         self._journal = journal
         self._setup = setup
         self._policy = policy
-        self._live = LiveRuns(journal=journal, orchestrator=Orchestrator(setup), tasks=tasks)
+        hours = policy.reuse_hours
+        self._live = LiveRuns(journal=journal, setup=setup, tasks=tasks, reuse_hours=hours)
         self.room = Room(journal, self._live, policy)
         self.approvals = Approvals(journal=journal, find=self.get)
         self.elsewhere = Elsewhere(journal, self._live)
@@ -178,7 +180,7 @@ class RunService:
         """Have a run go on that was interrupted, or that ended without success; return at once.
 
         One that is under way, here or elsewhere, or has succeeded, is left as it is, and so is
-        one that waits for approval, unless `approved` is the digest of its plan. Where there is
+        one that waits for approval, unless `approved` is its `digest_to_approve`. Where there is
         no room it is queued, unless it has to go on `here`.
 
         Raises:
@@ -186,15 +188,19 @@ class RunService:
             UnknownRunError: there is no run of that id.
             StoreError: the journal cannot be written, so nothing was started.
         """
+        with anyio.move_on_after(CANCEL_SECONDS):
+            await self._live.released(run_id)
+        # Before it is looked at where the run stands: what happens from here on makes it another's.
+        row = await self._journal.row(run_id)
         state = await self.get(run_id)
         check_new_budget(state, budget_usd, self._policy)
         queued = self.room.queues and not here
         waits = state.status == "queued" and not queued
-        unapproved = still_unapproved(state, approved=approved, budget_usd=budget_usd)
-        if unapproved or state.status == "succeeded" or not (state.still or waits):
+        least = self._policy.approve
+        plan = approved_plan(state, approved=approved, budget_usd=budget_usd, least=least)
+        if plan is None or state.status == "succeeded" or not (state.still or waits):
             return state
         check_resumable(state, self._setup)
-        row = await self._journal.row(run_id)
         events = await self._journal.events(run_id)
         documents = {item.name: item for item in await self._reader.documents_of(state.request)}
         earlier = await self._reader.earlier(state.request)
@@ -206,18 +212,15 @@ class RunService:
             epoch=row.epoch + 1,
             by=by,
             budget_usd=budget_usd,
-            approved=approved,
+            approved=plan,
         )
-        live = LiveRun(fold(run_id, [*events, event], alive=True), epoch=event.epoch)
-        most = self._policy.runs_in_all
-
-        async def commit() -> None:
-            await self._journal.take_over(run_id, event, epoch=event.epoch, most=most)
-
+        live = LiveRun(fold(run_id, [*events, event], alive=True), epoch=event.epoch, approve=least)
+        take_over = partial(self._journal.take_over, run_id, event, epoch=event.epoch)
         try:
             if queued:
-                await self._journal.take_over(run_id, event, epoch=event.epoch, queued=True)
+                await take_over(queued=True)
                 return await self.get(run_id)
+            commit = partial(take_over, most=self._policy.runs_in_all)
             await self._live.begin(live, documents, commit, earlier=earlier)
         except LostRunError:
             return await self.get(run_id)
@@ -257,8 +260,7 @@ class RunService:
         """
         if (state := self._live.known(run_id)) is not None:
             return state.shown()
-        row = await self._journal.row(run_id)
-        return folded(row, await self._journal.events(run_id)).shown()
+        return (await state_elsewhere(self._journal, run_id)).shown()
 
     async def wait(self, run_id: str, *, seconds: float) -> RunState:
         """Return where a run stands once nobody drives it any more, or `seconds` have passed."""
@@ -322,16 +324,7 @@ class RunService:
 
     async def recent(self, limit: int = LATEST, *, principal: str | None = None) -> RecentRuns:
         """Return the latest runs, all or a principal's, without what was said in them."""
-        states: list[RunState] = []
-        unreadable: list[str] = []
-        for row in await self._journal.recent(limit, principal=principal):
-            try:
-                if (state := self._live.known(row.run_id)) is None:
-                    state = folded(row, await self._journal.events(row.run_id, light=True))
-                states.append(state.shown())
-            except UnreadableRunError as exc:
-                unreadable.append(str(exc))
-        return RecentRuns(states=tuple(states), unreadable=tuple(unreadable))
+        return await recent_runs(self._journal, self._live.known, limit=limit, principal=principal)
 
     async def result(self, run_id: str, subtask_id: str) -> SubtaskResult:
         """Return how a subtask ended, or where it stands if it has not.
@@ -363,6 +356,11 @@ class RunService:
     async def check(self, order: Order, *, principal: str = "") -> None:
         """Raise what `start` would, and start nothing."""
         await self._reader_for(principal).checked(order)
+
+    async def drain(self, *, seconds: float) -> None:
+        """Let calls under way end and be committed, for so long at most; nothing else begins."""
+        with anyio.move_on_after(seconds, shield=True):
+            await self._setup.brake.pull()
 
     async def delete(self, run_id: str) -> None:
         """Delete a run with all that is known of it.

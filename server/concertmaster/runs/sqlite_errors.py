@@ -29,6 +29,13 @@ _LOCKED = (
     "Another process keeps {file} locked. Wait for it or end it, or set "
     "CONCERTMASTER_DATA_FOLDER to another folder."
 )
+ON_NETWORK = (
+    "The data folder {folder} is on a network share ({kind}), where a journal can be damaged, "
+    "because file locks do not hold there. Set CONCERTMASTER_DATA_FOLDER to a folder on a local "
+    "disk; or CONCERTMASTER_STORE to a Postgres, for several machines; or "
+    "CONCERTMASTER_NETWORK_FOLDER=true, if you know that locks hold, or that one process at a "
+    "time uses it."
+)
 _UNUSABLE = (
     "The data folder {folder} cannot be used ({reason}). It should be a folder on a local disk "
     "that this user can write; CONCERTMASTER_DATA_FOLDER sets another one."

@@ -24,12 +24,18 @@ from concertmaster.errors import (
     UsedKeyError,
 )
 from concertmaster.runs import private
-from concertmaster.runs.journal import RunRow, Standing, StoredRun
+from concertmaster.runs.journal import MOST_OFFERING, Outline, RunRow, Standing, StoredRun
+from concertmaster.runs.network import network_share
 from concertmaster.runs.owners import Owners
-from concertmaster.runs.sqlite_errors import explain
+from concertmaster.runs.sqlite_errors import ON_NETWORK, explain
 from concertmaster.runs.sqlite_layout import lay_out
-from concertmaster.runs.sqlite_queries import SELECT_ROWS, SELECT_SPENT
-from concertmaster.runs.stored import NewRun, Write, parsed, standings
+from concertmaster.runs.sqlite_queries import (
+    SELECT_OFFERING,
+    SELECT_OUTLINES,
+    SELECT_ROWS,
+    SELECT_SPENT,
+)
+from concertmaster.runs.stored import NewRun, Write, outlined, parsed, standings
 
 NOBODY = ""
 """The owner of runs that wait for a process with room."""
@@ -84,16 +90,7 @@ _SELECT_STANDING = """
     ORDER BY seq
 """
 
-_SELECT_EVENTS = """
-    SELECT version, CASE
-        WHEN :light AND kind = 'call-finished'
-        THEN json_set(data, '$.reply.text', '', '$.reply.tool_calls', json('[]'))
-        ELSE data
-    END
-    FROM events
-    WHERE run_id = :run_id AND NOT (:light AND kind IN ('call-started', 'tool-called'))
-    ORDER BY seq
-"""
+_SELECT_EVENTS = "SELECT version, data FROM events WHERE run_id = ? ORDER BY seq"
 
 
 class SqliteFile:
@@ -103,7 +100,9 @@ class SqliteFile:
     that reading never waits for a commit. Every method may raise StoreError.
     """
 
-    def __init__(self, folder: Path, *, patience: float) -> None:
+    def __init__(self, folder: Path, *, patience: float, network: bool = False) -> None:
+        """Wait so many seconds for others, and refuse network shares unless `network` is true."""
+        self._network = network
         self._folder = folder
         self._path = folder / "runs.db"
         self._patience = patience
@@ -238,9 +237,15 @@ class SqliteFile:
             return usd
 
     def unfinished(self) -> list[RunRow]:
-        """Return the runs that have not ended and that no other process has, oldest first."""
-        rows = self._rows(f"{SELECT_ROWS} WHERE NOT {_ENDED} ORDER BY created_at, rowid")
-        return [row for row in rows if row.mine or not row.alive]
+        """Return the runs that have not ended, oldest first."""
+        return self._rows(f"{SELECT_ROWS} WHERE NOT {_ENDED} ORDER BY created_at, rowid")
+
+    def offering(self, fingerprint: str, *, principal: str, since: float) -> list[str]:
+        """Return the runs of a principal that have had such a result since a time."""
+        wanted = (fingerprint, since, principal, MOST_OFFERING)
+        with self._explained():
+            _, reader = self._opened()
+            return [run_id for (run_id,) in reader.execute(SELECT_OFFERING, wanted)]
 
     def standing(self, run_ids: Collection[str]) -> dict[str, Standing]:
         """Return how those of the runs stand that there are."""
@@ -293,16 +298,22 @@ class SqliteFile:
             for run_id, created_at, epoch, owner, principal, last in found
         ]
 
-    def events(self, run_id: str, *, light: bool) -> list[Event]:
+    def events(self, run_id: str) -> list[Event]:
         """Return the events of a run in order, or raise UnknownRunError."""
         with self._explained():
             _, reader = self._opened()
-            parameters = {"run_id": run_id, "light": light}
-            found = reader.execute(_SELECT_EVENTS, parameters).fetchall()
+            found = reader.execute(_SELECT_EVENTS, (run_id,)).fetchall()
         if not found:
             # Whoever asks for the events of no run is told so; a run without events is damaged.
             self.row(run_id)
         return list(parsed(run_id, found))
+
+    def outlines(self, run_ids: Collection[str]) -> dict[str, Outline]:
+        """Return the events of each of the runs in order, without what was said in them."""
+        with self._explained():
+            _, reader = self._opened()
+            found = reader.execute(SELECT_OUTLINES, (json.dumps(list(run_ids)),)).fetchall()
+        return outlined(run_ids, found)
 
     def text(self, digest: str) -> str:
         """Return the text with this digest."""
@@ -333,6 +344,8 @@ class SqliteFile:
         """Return the writing and the reading connection."""
         with self._opening:
             if self._connections is None:
+                if not self._network and (kind := network_share(self._folder)):
+                    raise StoreError(ON_NETWORK.format(folder=self._folder, kind=kind))
                 private.make_folder(self._folder)
                 with self._alone():
                     self._connections = self._open()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from concertmaster.errors import StoreError
 from concertmaster.runs.sqlite_errors import NO_JOURNAL
+from concertmaster.runs.sqlite_queries import OFFERED
 
 _STEPS = (
     (
@@ -46,6 +47,7 @@ _STEPS = (
             FROM events, json_each(data, '$.request.inputs')
             WHERE kind = 'run-started'""",
     ),
+    (f"CREATE INDEX events_by_offer ON events ({OFFERED}, at) WHERE kind = 'subtask-finished'",),
 )
 """What makes each layout of the one before it."""
 

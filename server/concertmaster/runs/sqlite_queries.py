@@ -8,6 +8,11 @@ _PRINCIPAL = """(
 )"""
 """Whom a run belongs to, as its first event says; NULL where that cannot be read."""
 
+OFFERED = """CASE
+    WHEN json_valid(data) THEN nullif(json_extract(data, '$.result.fingerprint'), '')
+END"""
+"""What a subtask's end says that others may take over. An index goes by these very words."""
+
 _LAST = "(SELECT coalesce(max(seq), 0) FROM events WHERE events.run_id = runs.run_id)"
 
 SELECT_ROWS = f"""
@@ -22,3 +27,20 @@ SELECT_SPENT = f"""
     WHERE kind IN ('call-finished', 'call-failed') AND at >= ? AND {_PRINCIPAL} = ?
 """  # noqa: S608
 """What model calls of a principal's runs cost since a time."""
+
+SELECT_OFFERING = f"""
+    SELECT run_id FROM runs JOIN events USING (run_id)
+    WHERE kind = 'subtask-finished' AND {OFFERED} = ? AND at >= ? AND {_PRINCIPAL} = ?
+    ORDER BY at DESC LIMIT ?
+"""  # noqa: S608
+
+SELECT_OUTLINES = """
+    SELECT run_id, version, CASE
+        WHEN kind = 'call-finished' AND json_valid(data)
+        THEN json_set(data, '$.reply.text', '', '$.reply.tool_calls', json('[]'))
+        ELSE data
+    END
+    FROM events
+    WHERE run_id IN (SELECT value FROM json_each(?)) AND kind NOT IN ('call-started', 'tool-called')
+    ORDER BY run_id, seq
+"""

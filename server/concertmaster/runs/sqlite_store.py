@@ -20,8 +20,10 @@ PATIENCE_SECONDS = 10
 class SqliteJournal(GroupCommit):
     """A journal in one SQLite file. See `Journal` for what its methods promise."""
 
-    def __init__(self, data_folder: Path, *, patience: float = PATIENCE_SECONDS) -> None:
-        self._file = SqliteFile(data_folder, patience=patience)
+    def __init__(
+        self, data_folder: Path, *, patience: float = PATIENCE_SECONDS, network: bool = False
+    ) -> None:
+        self._file = SqliteFile(data_folder, patience=patience, network=network)
         super().__init__(self._file)
         self._seen_of_others: int | None = None
 
@@ -46,13 +48,14 @@ class SqliteJournal(GroupCommit):
 
 @asynccontextmanager
 async def open_sqlite(
-    data_folder: Path, *, patience: float = PATIENCE_SECONDS
+    data_folder: Path, *, patience: float = PATIENCE_SECONDS, network: bool = False
 ) -> AsyncGenerator[SqliteJournal]:
     """Open the journal in `data_folder`; the disk is not touched before it is first used.
 
     When the journal is closed, everything that was submitted to it has been committed or
-    has failed. `patience` is how long to wait for a process that has the file locked.
+    has failed. `patience` is how long to wait for a process that has the file locked. A
+    folder on a network share is refused unless `network` is true.
     """
-    journal = SqliteJournal(data_folder, patience=patience)
+    journal = SqliteJournal(data_folder, patience=patience, network=network)
     async with journal.committing():
         yield journal

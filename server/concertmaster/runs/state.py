@@ -92,10 +92,10 @@ class RunState:
     """How many events the run has; grows with every change."""
 
     @property
-    def reused(self) -> dict[str, Usage]:
-        """Return what the subtasks took in an earlier run whose results were taken over."""
+    def reused(self) -> dict[str, SubtaskResult]:
+        """Return the results that were taken over from other runs, by subtask."""
         return {
-            name: item.result.saved
+            name: item.result
             for name, item in self.subtasks.items()
             if item.result is not None and item.result.saved is not None
         }

@@ -16,7 +16,7 @@ from concertmaster.engine.record.events import (
     ToolAnswered,
 )
 from concertmaster.errors import UnreadableRunError
-from concertmaster.runs.journal import Standing
+from concertmaster.runs.journal import Outline, Standing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +62,21 @@ def to_json(event: Event) -> str:
         # Half a character, which JSON can spell and UTF-8 cannot: no reason to lose a reply.
         plain = json.dumps(EVENT.dump_python(event, mode="json"), ensure_ascii=False)
         return plain.encode(errors="replace").decode()
+
+
+def outlined(run_ids: Iterable[str], rows: Iterable[tuple[str, int, str]]) -> dict[str, Outline]:
+    """Return the events of each of the runs, whose rows begin with the run's id."""
+    kept: dict[str, list[tuple[int, str]]] = {run_id: [] for run_id in run_ids}
+    for run_id, version, data in rows:
+        kept[run_id].append((version, data))
+    return {run_id: _outline(run_id, events) for run_id, events in kept.items()}
+
+
+def _outline(run_id: str, rows: Iterable[tuple[int, str]]) -> Outline:
+    try:
+        return list(parsed(run_id, rows))
+    except UnreadableRunError as exc:
+        return exc
 
 
 def parsed(run_id: str, rows: Iterable[tuple[int, str]]) -> Iterator[Event]:

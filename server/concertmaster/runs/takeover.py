@@ -10,6 +10,7 @@ from concertmaster.errors import RequestError, StoreError, UnreadableRunError
 from concertmaster.runs.journal import RunRow
 from concertmaster.runs.service import RunService
 from concertmaster.runs.state import RunState
+from concertmaster.runs.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class Takeover:
         self._by = by
         self._left_alone: set[tuple[str, int]] = set()
         """Runs by id and epoch."""
+        self._turns = Turns()
 
     async def keep_on(self) -> NoReturn:
         """Look for such runs again and again, until cancelled."""
@@ -52,7 +54,7 @@ class Takeover:
         looking = True
         while looking:
             await self._service.room.free()
-            rows = await self._service.room.orphans()
+            rows = self._turns.order(await self._service.elsewhere.unfinished())
             rows = [row for row in rows if (row.run_id, row.epoch) not in self._left_alone]
             if rows:
                 pace = min(PACE_SECONDS * await self._service.room.lead(), MOST_PACE_SECONDS)
@@ -63,6 +65,7 @@ class Takeover:
         """Have the first of the runs go on that can; tell whether there may be others."""
         for row in rows:
             if (state := await self._taken_up(row)) is not None:
+                self._turns.take(row)
                 # It waits still if there are as many under way as may be in all.
                 return state.status not in ("queued", "interrupted")
             # Said once, and not each time.

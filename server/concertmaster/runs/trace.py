@@ -279,7 +279,12 @@ class _Tree:
                 if result.subtask_id not in self._begun:
                     self._begin_subtask(result.subtask_id, event.at)
                 self._begun[result.subtask_id].end(
-                    event.at, result.status, chars=len(result.text), errors=list(result.errors)
+                    event.at,
+                    result.status,
+                    chars=len(result.text),
+                    errors=list(result.errors),
+                    taken_from=result.taken_from,
+                    saved=result.saved and result.saved.model_dump(mode="json"),
                 )
 
     def _begin_subtask(self, subtask_id: str, at: float) -> None:

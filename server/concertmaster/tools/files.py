@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from concertmaster.errors import InputError, ToolCallError
 from concertmaster.llm.protocol import ToolSpec
 from concertmaster.tools.arguments import parse_arguments
-from concertmaster.tools.reading import read_text
+from concertmaster.tools.reading import read_text, too_long
 from concertmaster.tools.roots import Roots, matches
 from concertmaster.tools.scope import ToolScope
 from concertmaster.tools.spreadsheets import is_spreadsheet, read_sheets
@@ -47,6 +47,7 @@ class ReadFile:
             "read, by its path. For a long file, ask for a range of lines."
         ),
         input_schema=ReadFileArguments.model_json_schema(),
+        local=True,
     )
 
     async def call(self, arguments: Mapping[str, JsonValue], scope: ToolScope, /) -> str:
@@ -85,6 +86,9 @@ def _content(file: Path, name: str) -> str:
     if not is_spreadsheet(name):
         return read_text(file, name, max_bytes=MAX_BYTES)
     sheets = read_sheets(file, name, max_bytes=MAX_BYTES)
+    for sheet, text in sheets.items():
+        if len(text.encode()) > MAX_BYTES:
+            raise too_long(f"{name}, sheet {sheet}", MAX_BYTES)
     return "\n".join(f"## {sheet}\n\n{text}" for sheet, text in sheets.items())
 
 
@@ -121,6 +125,7 @@ class ListFiles:
         name="list_files",
         description="Lists the names of your inputs and of the other files that may be read.",
         input_schema=ListFilesArguments.model_json_schema(),
+        local=True,
     )
 
     async def call(self, arguments: Mapping[str, JsonValue], scope: ToolScope, /) -> str:

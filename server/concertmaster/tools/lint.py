@@ -83,6 +83,7 @@ class Lint:
             "Returns a line for each finding: line number, code of the rule, message."
         ),
         input_schema=LintArguments.model_json_schema(),
+        local=True,
     )
 
     def __init__(self, *, seconds: float = 30) -> None:

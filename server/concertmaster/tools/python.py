@@ -52,6 +52,7 @@ class Python:
             "datetime, decimal, collections, itertools and functools. Each call starts anew."
         ),
         input_schema=PythonArguments.model_json_schema(),
+        local=True,
     )
 
     def __init__(self, *, seconds: float = 10) -> None:

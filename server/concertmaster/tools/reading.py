@@ -31,7 +31,11 @@ def read_text(path: Path, name: str, *, max_bytes: int) -> str:
         NotTextError: it is binary.
         InputError: it cannot be read, or is longer than `max_bytes`.
     """
-    return text_of(read_bytes(path, name, max_bytes=max_bytes), name)
+    content = _beginning(path, name, max_bytes + 1)
+    # A photo in a folder is no text that is too long.
+    if len(content) > max_bytes and b"\0" not in content:
+        raise too_long(name, max_bytes)
+    return text_of(content, name)
 
 
 def read_bytes(path: Path, name: str, *, max_bytes: int) -> bytes:
@@ -40,16 +44,20 @@ def read_bytes(path: Path, name: str, *, max_bytes: int) -> bytes:
     Raises:
         InputError: it cannot be read, or is longer than `max_bytes`.
     """
+    content = _beginning(path, name, max_bytes + 1)
+    if len(content) > max_bytes:
+        raise too_long(name, max_bytes)
+    return content
+
+
+def _beginning(path: Path, name: str, size: int) -> bytes:
     try:
         with open(path, "rb", opener=_open) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise InputError(name, "it is neither a file nor a folder. Leave it out.")
-            content = file.read(max_bytes + 1)
+            return file.read(size)
     except OSError as exc:
         raise unreadable(name, exc) from None
-    if len(content) > max_bytes:
-        raise too_long(name, max_bytes)
-    return content
 
 
 def text_of(content: bytes, name: str) -> str:

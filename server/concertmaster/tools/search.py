@@ -71,6 +71,7 @@ class SearchFiles:
             "files that may be read. Returns `name:line: text` for each."
         ),
         input_schema=SearchFilesArguments.model_json_schema(),
+        local=True,
     )
 
     async def call(self, arguments: Mapping[str, JsonValue], scope: ToolScope, /) -> str:

@@ -8,7 +8,8 @@ process that asks.
 import csv
 import json
 import sys
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Container, Iterator, Sequence
 from contextlib import suppress
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -27,7 +28,18 @@ MAX_SHEETS = 50
 Cell = int | float | str | bool | time | date | datetime | timedelta
 
 _PARTS = (".xml", ".rels", ".bin", "mimetype")
-_NO_PART_NAME = str.maketrans({"/": "_", "\\": "_", **dict.fromkeys(range(32), "_")})
+_NAME_CHARS = 100
+_NO_PART_NAME = str.maketrans({"/": "_", "\\": "_", **dict.fromkeys((*range(32), 127), "_")})
+_DAMAGED = (
+    CalamineError,
+    BadZipFile,
+    zlib.error,
+    EOFError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+)
 
 
 class _Refusal(Exception):  # noqa: N818 (it is the answer)
@@ -44,8 +56,13 @@ def main() -> None:
         answer = {"refusal": str(exc)}
     except PasswordError:
         answer = {"unreadable": "it has a password. Save it without one."}
-    except (CalamineError, BadZipFile, NotImplementedError, RuntimeError, ValueError) as exc:
+    except _DAMAGED as exc:
         answer = {"unreadable": f"it is no spreadsheet that can be read: {exc}."}
+    except BaseException as exc:
+        # What calamine's Rust panics with has no other name to catch it by.
+        if type(exc).__name__ != "PanicException":
+            raise
+        answer = {"unreadable": "it is no spreadsheet that can be read: it is damaged."}
     sys.stdout.write(json.dumps(answer))
 
 
@@ -75,9 +92,16 @@ def _sheets(content: bytes, *, most: int) -> dict[str, str]:
             if sheet.typ is SheetTypeEnum.WorkSheet:
                 rows = workbook.get_sheet_by_index(number).iter_rows()
                 if text := _text(rows, most=most):
-                    name = sheet.name.translate(_NO_PART_NAME)
-                    sheets[f"{name}_{number}" if name in sheets else name] = text
+                    sheets[_part_name(sheet.name, number, sheets)] = text
     return sheets
+
+
+def _part_name(name: str, number: int, taken: Container[str]) -> str:
+    """Return what a sheet is called that no other is."""
+    name = name[:_NAME_CHARS].translate(_NO_PART_NAME)
+    while name in taken:
+        name = f"{name}_{number}"
+    return name
 
 
 def _unpacked(content: bytes) -> BytesIO:
@@ -108,7 +132,8 @@ def _text(rows: Iterator[Sequence[Cell]], *, most: int) -> str:
             writer.writerow(cells)
         if text.tell() > most:
             break
-    return text.getvalue()
+    # A few bytes can stand for a row that is longer than all else.
+    return text.getvalue()[: most + 1]
 
 
 def _cell(cell: Cell) -> str:
@@ -119,7 +144,8 @@ def _cell(cell: Cell) -> str:
         return f"{Decimal(format(cell, '.15g')).normalize():f}"
     if isinstance(cell, datetime):
         return cell.isoformat(" ")
-    return cell.isoformat() if isinstance(cell, date | time) else str(cell)
+    # A text with a zero in it would be taken for a binary one further on.
+    return cell.isoformat() if isinstance(cell, date | time) else str(cell).replace("\0", "\ufffd")
 
 
 if __name__ == "__main__":

@@ -5,14 +5,7 @@ from hashlib import sha256
 
 from concertmaster.engine.plans.plan import Plan
 from concertmaster.engine.record.amounts import Estimate
-from concertmaster.engine.record.request import Approve, RunRequest
-
-_STRICTNESS: tuple[Approve, ...] = ("never", "over_budget", "always")
-
-
-def stricter(one: Approve, other: Approve | None) -> Approve:
-    """Return whichever lets less pass without approval."""
-    return _STRICTNESS[max(map(_STRICTNESS.index, (one, other or one)))]
+from concertmaster.engine.record.request import RunRequest
 
 
 def plan_digest(plan: Plan) -> str:

@@ -1,16 +1,19 @@
-"""Results of an earlier run that another one like it need not make again."""
+"""Results of earlier runs that another need not make again."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from concertmaster.engine.plans.plan import Subtask
 from concertmaster.engine.record.events import (
     Event,
+    GuardDecided,
     ResultsVerified,
     RunResumed,
+    RunStarted,
     SubtaskFinished,
     SubtaskResult,
     SubtaskStarted,
+    ToolCalled,
 )
 from concertmaster.llm.protocol import NO_USAGE
 
@@ -30,20 +33,46 @@ class EarlierRun:
         earlier = self.results.get(fingerprint)
         if earlier is None or subtask.id in self.redo:
             return None
-        saved = earlier.saved or earlier.usage
-        note = f"Taken over from run {self.run_id}."
-        return earlier.model_copy(
-            update={
-                "subtask_id": subtask.id,
-                "usage": NO_USAGE,
-                "seconds": 0.0,
-                "saved": saved,
-                "notes": (*(text for text in earlier.notes if text != note), note),
-            }
-        )
+        return taken_over(earlier, subtask, run_id=self.run_id)
 
 
 NO_EARLIER_RUN = EarlierRun()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """A result that any run like the one it is of may take over."""
+
+    run_id: str
+    result: SubtaskResult
+    calls: tuple[ToolCalled, ...] = ()
+    """The tool calls that it rests on."""
+
+
+FindOffers = Callable[[str], Awaitable[Sequence[Offer]]]
+"""Returns what there is for work with a fingerprint, the latest first."""
+
+
+async def no_offers(_fingerprint: str) -> Sequence[Offer]:
+    """Return nothing, since results of other runs are not wanted."""
+    return ()
+
+
+def taken_over(result: SubtaskResult, subtask: Subtask, *, run_id: str) -> SubtaskResult:
+    """Return a result of the run `run_id` as that of a subtask that is not done for it."""
+    note = f"Taken over from run {run_id}."
+    return result.model_copy(
+        update={
+            "subtask_id": subtask.id,
+            "usage": NO_USAGE,
+            "seconds": 0.0,
+            "saved": result.saved or result.usage,
+            "taken_from": run_id,
+            # Else it would be handed on from run to run for ever.
+            "fingerprint": "",
+            "notes": (*(text for text in result.notes if text != note), note),
+        }
+    )
 
 
 def earlier_results(events: Iterable[Event]) -> dict[str, SubtaskResult]:
@@ -68,6 +97,32 @@ def earlier_results(events: Iterable[Event]) -> dict[str, SubtaskResult]:
         fingerprints[name]: result
         for name, result in results.items()
         if result.status == "succeeded" and fingerprints.get(name)
+    }
+
+
+def offers_of(run_id: str, events: Iterable[Event]) -> dict[str, Offer]:
+    """Return what a run has for others, by fingerprint: nothing, unless its guard let it pass."""
+    passed = True
+    results: dict[str, SubtaskResult] = {}
+    calls: dict[str, list[ToolCalled]] = {}
+    for event in events:
+        match event:
+            case RunStarted(request=request):
+                passed = not request.guard
+            case GuardDecided():
+                passed = event.passed
+            case ToolCalled():
+                calls.setdefault(event.subtask_id, []).append(event)
+            case SubtaskFinished(result=result) if result.fingerprint:
+                results[result.fingerprint] = result
+            case _:
+                pass
+    return {
+        fingerprint: Offer(
+            run_id=run_id, result=result, calls=tuple(calls.get(result.subtask_id, ()))
+        )
+        for fingerprint, result in results.items()
+        if passed
     }
 
 

@@ -83,6 +83,10 @@ class SubtaskResult(Frozen):
     """Time from start to end, tool calls included."""
     saved: Usage | None = None
     """What it took in the earlier run that it was taken over from, if it was."""
+    taken_from: str = ""
+    """That run."""
+    fingerprint: str = ""
+    """Of the work that it came of, where other runs may take it over."""
 
 
 class _Event(Frozen):

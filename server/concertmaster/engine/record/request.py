@@ -86,6 +86,18 @@ class RunRequest(Frozen):
         limits = self.limits.model_copy(update={"budget_usd": usd})
         return self.model_copy(update={"limits": limits})
 
+    def with_approval(self, least: Approve) -> "RunRequest":
+        """Return the request with no less approval than `least`."""
+        return self.model_copy(update={"approve": stricter(least, self.approve)})
+
+
+_STRICTNESS: tuple[Approve, ...] = ("never", "over_budget", "always")
+
+
+def stricter(one: Approve, other: Approve | None) -> Approve:
+    """Return whichever lets less pass without approval."""
+    return _STRICTNESS[max(map(_STRICTNESS.index, (one, other or one)))]
+
 
 class Origin(Frozen):
     """Who asked for a run, and on what occasion."""

@@ -8,7 +8,9 @@ from concertmaster.engine.plans.plan import Subtask
 from concertmaster.engine.plans.strategy import Map, Revise, Vote
 from concertmaster.engine.record.events import SubtaskResult
 from concertmaster.engine.subtasks.condensing import with_condensed_dependencies
+from concertmaster.engine.subtasks.fingerprint import fingerprint
 from concertmaster.engine.subtasks.parts import do_in_parts
+from concertmaster.engine.subtasks.reuse import offered
 from concertmaster.engine.subtasks.revise import do_with_revisions
 from concertmaster.engine.subtasks.vote import do_by_vote
 from concertmaster.engine.subtasks.work import Work
@@ -23,11 +25,14 @@ async def do_subtask(work: Work) -> SubtaskResult:
     """Return how the subtask ended, whatever goes wrong in it.
 
     Raises:
-        StoreError: the journal cannot be written any more.
+        StoreError: the journal cannot be written any more, or not be read.
     """
     steps, subtask = work.run.steps, work.subtask
     started = steps.now()
+    identity = fingerprint(work)
     try:
+        if (known := await offered(work, identity)) is not None:
+            return known
         verdict = await _verdict(work)
     except StoreError:
         raise
@@ -39,7 +44,10 @@ async def do_subtask(work: Work) -> SubtaskResult:
         )
     if steps.spending.turned_away(subtask.id) and not steps.usage(subtask.id).calls:
         verdict = replace(verdict, status="skipped")
-    return result_of(work, verdict, seconds=steps.now() - started)
+    result = result_of(work, verdict, seconds=steps.now() - started)
+    if result.status != "succeeded":
+        return result
+    return result.model_copy(update={"fingerprint": identity})
 
 
 def result_of(work: Work, verdict: Verdict, *, seconds: float) -> SubtaskResult:

@@ -1,0 +1,66 @@
+"""How a process ends without losing what it pays for: what has begun ends, nothing begins."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import anyio
+
+from concertmaster.llm.protocol import LLM, Draft, Reply, Request, Usage
+
+
+class Brake:
+    """Counts the calls under way, of models and of tools, and keeps others from beginning."""
+
+    def __init__(self) -> None:
+        self._pulled = False
+        self._under_way = 0
+        self._changed = anyio.Event()
+
+    @asynccontextmanager
+    async def call(self) -> AsyncGenerator[None]:
+        """Make a call in this block; once the brake is pulled, wait for ever before it."""
+        if self._pulled:
+            await anyio.sleep_forever()
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            self._changed.set()
+
+    async def pull(self) -> None:
+        """Let no further call begin, and return when those under way have ended."""
+        self._pulled = True
+        while self._under_way:
+            self._changed = anyio.Event()
+            await self._changed.wait()
+
+
+class Braked:
+    """Answers through another model, until a brake is pulled."""
+
+    def __init__(self, llm: LLM, brake: Brake) -> None:
+        self._llm = llm
+        self._brake = brake
+
+    @property
+    def notice(self) -> str:
+        """Return what every reader of an answer must know of the model."""
+        return self._llm.notice
+
+    def model_name(self, model: str, /) -> str:
+        """Return the id of the model that `model` stands for."""
+        return self._llm.model_name(model)
+
+    def expected(self, model: str, usage: Usage, /) -> Usage:
+        """Return what a call of `model` that takes these tokens will report."""
+        return self._llm.expected(model, usage)
+
+    async def complete(self, request: Request, draft: Draft, /) -> Reply:
+        """Return the reply.
+
+        Raises:
+            ModelError: as the other model does.
+        """
+        async with self._brake.call():
+            return await self._llm.complete(request, draft)
