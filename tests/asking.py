@@ -141,10 +141,11 @@ async def work(
 
 async def _outcome(call: ToolCall, card: WorkerCard, scope: ToolScope) -> ToolOutcome:
     try:
-        text = await default_tools().here(card.tools).get(call.name).call(call.arguments, scope)
+        said = await default_tools().here(card.tools).get(call.name).call(call.arguments, scope)
     except ToolCallError as exc:
         return ToolOutcome(id=call.id, text=str(exc), failed=True)
-    return ToolOutcome(id=call.id, text=text)
+    assert isinstance(said, str)
+    return ToolOutcome(id=call.id, text=said)
 
 
 def result(worker: str, text: str, **fields: Any) -> WorkResult:

@@ -37,9 +37,10 @@ class World:
 async def outcome(tool: WorkerTool, arguments: Mapping[str, JsonValue], scope: ToolScope) -> str:
     """Return what a model gets to read, whether or not the tool does what it is asked."""
     try:
-        return await tool.call(arguments, scope)
+        said = await tool.call(arguments, scope)
     except ConcertmasterError as exc:
         return str(exc)
+    return said if isinstance(said, str) else said.text
 
 
 class Trap:

@@ -23,7 +23,7 @@ from concertmaster.tools.files import ListFiles, ReadFile
 from concertmaster.tools.lint import Lint
 from concertmaster.tools.public_http import PublicTransport
 from concertmaster.tools.python import Python
-from concertmaster.tools.registry import WorkerTool
+from concertmaster.tools.registry import TextTool
 from concertmaster.tools.run_tests import RunTests
 from concertmaster.tools.scope import ToolScope
 from concertmaster.tools.search import SearchFiles
@@ -51,21 +51,21 @@ async def resolve(_host: str, _port: int) -> list[str]:
     return [SITE]
 
 
-def arxiv(stack: ExitStack) -> WorkerTool:
+def arxiv(stack: ExitStack) -> TextTool:
     tool, _ = stack.enter_context(arxiv_endpoint(FEED.encode()))
     return tool
 
 
-def fetch(_: ExitStack) -> WorkerTool:
+def fetch(_: ExitStack) -> TextTool:
     site = httpx2.MockTransport(page(LINE))
     return FetchUrl(transport=PublicTransport(site, resolve=resolve))
 
 
-def run_tests(_: ExitStack) -> WorkerTool:
+def run_tests(_: ExitStack) -> TextTool:
     return RunTests((sys.executable, "-c", f"print({LINE!r})"))
 
 
-Make = Callable[[ExitStack], WorkerTool]
+Make = Callable[[ExitStack], TextTool]
 
 ATTEMPTS: dict[str, tuple[Make, dict[str, JsonValue]]] = {
     "arxiv_search": (arxiv, {"query": "x"}),

@@ -216,7 +216,7 @@ class Steps:
         self,
         name: str,
         call: ToolCall,
-        make: Callable[[], Awaitable[str]],
+        make: Callable[[], Awaitable[str | Illustrated]],
         *,
         subtask_id: str,
         once: bool,
