@@ -44,6 +44,8 @@ class Recorded:
         """What people have said to that, by question."""
         self.results: dict[str, SubtaskResult] = {}
         """The latest result of each subtask."""
+        self._unmended: dict[str, SubtaskResult] = {}
+        """The latest that its worker had before all results were checked."""
         self.plan: PlanAccepted | None = None
         self.drafted: dict[str, Subtask] = {}
         """Subtasks that were started before there was a plan."""
@@ -76,8 +78,10 @@ class Recorded:
                 self._take_in_decision(event)
             case SubtaskDrafted(subtask=subtask):
                 self.drafted[subtask.id] = subtask
-            case SubtaskFinished(result=result):
+            case SubtaskFinished(name=name, result=result):
                 self.results[result.subtask_id] = result
+                if not _is_mended(name):
+                    self._unmended[result.subtask_id] = result
             case RunEnded():
                 self._end = event
             case RunResumed():
@@ -197,7 +201,8 @@ class Recorded:
                     "usage": result.usage,
                 }
             )
-        if earlier is None or _said(earlier) != _said(result):
+        before = self._unmended.get(result.subtask_id)
+        if before is None or _said(before) != _said(result):
             self._forget(name for name in self._replies_for(None) if _is_afterwards(name))
             self._forget(name for name in self.replies if _is_mending(name))
         return result
@@ -258,6 +263,11 @@ def _conversation_of(step: str) -> str:
 def _is_afterwards(step: str) -> bool:
     """Tell whether a step is one that is made with the results of all subtasks."""
     return step.startswith(("verify/", "condense/", "synthesis/"))
+
+
+def _is_mended(event: str) -> bool:
+    """Tell whether the event of this name has a result that was mended after the check of all."""
+    return event.endswith("/result/mended")
 
 
 def _is_mending(step: str) -> bool:
