@@ -173,6 +173,17 @@ async def test_a_run_that_was_cut_off_in_a_refusal_asks_again() -> None:
     assert tool.calls == 1
 
 
+async def test_images_from_before_a_restart_count_with_those_after_it() -> None:
+    llm = FakeLLM({"worker:analyst": in_turn(wants(*[("look", {})] * 5), "whole")})
+    tool = camera(PNG, PNG, PNG, PNG)
+    run = await driven(llm, tool)
+    at = next(n for n, event in enumerate(run.events) if event.name == "subtask/s1/call/2/start")
+    again = FakeLLM({"worker:analyst": in_turn(LOOK, "whole")})
+    await driven(again, tool, recorded=run.events[:at])
+    assert shown(again) == [20, 20]
+    assert "you have been shown as much as you can be" in outcomes(again.requests[1])[-1].text
+
+
 async def test_an_image_counts_with_all_that_it_may_take() -> None:
     llm = FakeLLM({"worker:analyst": in_turn(LOOK, "whole")})
     await driven(llm, camera(PNG))
