@@ -28,6 +28,7 @@ pytestmark = pytest.mark.anyio
 ONE = RunRequest(task="t", plan=Plan(subtasks=(subtask("s1"),)))
 PNG = Image(media_type="image/png", data="iVBORw0KGgpkYXRhb2Z0aGVpbWFnZQ==")
 LOOK = wants(("look", {}))
+LOOK_AROUND = wants(*(("look", {"at": number}) for number in range(5)))
 REFUSAL = ModelRequestError("It cannot look at images (400).")
 
 
@@ -174,7 +175,7 @@ async def test_a_run_that_was_cut_off_in_a_refusal_asks_again() -> None:
 
 
 async def test_images_from_before_a_restart_count_with_those_after_it() -> None:
-    llm = FakeLLM({"worker:analyst": in_turn(wants(*[("look", {})] * 5), "whole")})
+    llm = FakeLLM({"worker:analyst": in_turn(LOOK_AROUND, "whole")})
     tool = camera(PNG, PNG, PNG, PNG)
     run = await driven(llm, tool)
     at = next(n for n, event in enumerate(run.events) if event.name == "subtask/s1/call/2/start")
