@@ -78,16 +78,20 @@ class Recorded:
                 self._take_in_decision(event)
             case SubtaskDrafted(subtask=subtask):
                 self.drafted[subtask.id] = subtask
-            case SubtaskFinished(name=name, result=result):
-                self.results[result.subtask_id] = result
-                if not _is_mended(name):
-                    self._unmended[result.subtask_id] = result
+            case SubtaskFinished():
+                self._take_in_result(event)
             case RunEnded():
                 self._end = event
             case RunResumed():
                 self._go_on(event)
             case _:
                 pass
+
+    def _take_in_result(self, event: SubtaskFinished) -> None:
+        subtask_id = event.result.subtask_id
+        self.results[subtask_id] = event.result
+        if not event.name.endswith("/result/mended"):
+            self._unmended[subtask_id] = event.result
 
     def _go_on(self, event: RunResumed) -> None:
         if self._end is not None and self._end.status in ("failed", "partial"):
@@ -263,11 +267,6 @@ def _conversation_of(step: str) -> str:
 def _is_afterwards(step: str) -> bool:
     """Tell whether a step is one that is made with the results of all subtasks."""
     return step.startswith(("verify/", "condense/", "synthesis/"))
-
-
-def _is_mended(event: str) -> bool:
-    """Tell whether the event of this name has a result that was mended after the check of all."""
-    return event.endswith("/result/mended")
 
 
 def _is_mending(step: str) -> bool:
