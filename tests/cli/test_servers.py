@@ -112,7 +112,7 @@ def test_the_doctor_tells_which_servers_work(
     told = json.loads(result.stdout)
     findings = {item["about"]: item for item in told["findings"]}
     assert findings["server foreign"]["verdict"] == "ok"
-    assert findings["server foreign"]["detail"].endswith(": 14 tools, 14 may be called")
+    assert findings["server foreign"]["detail"].endswith(": 15 tools, 15 may be called")
     assert findings["server gone"]["verdict"] == "broken"
     assert "no licence for ***" in findings["server gone"]["detail"]
     assert told["settings"]["mcp_servers"]["value"] == "foreign, gone"
@@ -123,7 +123,7 @@ def test_the_doctor_tells_how_many_tools_somebody_has_to_agree_to(
     invoke: Invoke, configure: Callable[..., None]
 ) -> None:
     configure({"foreign": foreign()}, **{"foreign.commit": "ask"})
-    assert "14 tools, 13 may be called, 1 if somebody agrees" in invoke("doctor").stdout
+    assert "15 tools, 14 may be called, 1 if somebody agrees" in invoke("doctor").stdout
 
 
 def test_servers_of_a_client_are_taken_over_and_can_be_used(invoke: Invoke, tmp_path: Path) -> None:
