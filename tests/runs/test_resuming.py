@@ -253,6 +253,17 @@ async def test_a_run_that_is_taken_up_while_it_is_looked_at_is_not_interrupted(
         assert (await service.get(run_id)).status == "running"
 
 
+async def test_a_run_that_is_taken_up_here_while_it_is_looked_at_is_not_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = await interrupted(tmp_path)
+    llm = FakeLLM({"worker:critic": Gate()})
+    async with failing_service(tmp_path, llm, journal=Meanwhile) as service:
+        take_up = partial(service.resume, run_id, by="test")
+        monkeypatch.setattr(Meanwhile, "before", staticmethod(take_up))
+        assert (await service.get(run_id)).status == "running"
+
+
 async def test_a_run_that_ends_while_it_is_to_be_resumed_is_left_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

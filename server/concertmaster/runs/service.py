@@ -258,9 +258,11 @@ class RunService:
         Raises:
             UnknownRunError: there is none of that id.
         """
-        if (state := self._live.known(run_id)) is not None:
-            return state.shown()
-        return (await state_elsewhere(self._journal, run_id)).shown()
+        if (state := self._live.known(run_id)) is None:
+            found = await state_elsewhere(self._journal, run_id)
+            # It may have been taken up here meanwhile, of which the journal knows nothing.
+            state = self._live.known(run_id) or found
+        return state.shown()
 
     async def wait(self, run_id: str, *, seconds: float) -> RunState:
         """Return where a run stands once nobody drives it any more, or `seconds` have passed."""
