@@ -1,6 +1,8 @@
 """Imports point down, and each outside library has one owner."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -158,3 +160,12 @@ def test_rooms_of_the_engine_know_only_those_below_them(module: Path) -> None:
         engine_room(name) for name in imports(module) if name.startswith("concertmaster.engine.")
     }
     assert known <= set(ENGINE_ROOMS[: ENGINE_ROOMS.index(here) + 1])
+
+
+@pytest.mark.parametrize("slow", ["anthropic", "jsonschema_rs", "pathspec", "trafilatura", "yaml"])
+def test_a_server_that_clients_wait_for_starts_without_what_only_runs_need(slow: str) -> None:
+    program = (
+        "import sys, concertmaster.cli.serve, concertmaster.cli.stdio; "
+        f"sys.exit({slow!r} in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

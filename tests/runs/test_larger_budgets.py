@@ -11,8 +11,8 @@ from concertmaster.errors import BusyRunError, RequestError
 from concertmaster.llm.prices import Rates
 from concertmaster.llm.protocol import Reply, Usage
 from concertmaster.runs.orders import RunOrder
-from concertmaster.runs.resumable import sufficient_budget
 from concertmaster.runs.service import RunService
+from concertmaster.runs.shortfall import sufficient_budget
 from concertmaster.runs.state import RunState
 from fakes import FakeLLM, Script, plan_json, reply_with, subtask
 from services import Gate, service_in

@@ -36,7 +36,7 @@ from concertmaster.engine.record.amounts import Estimate
 from concertmaster.protocol.reused import reused_line
 from concertmaster.protocol.sources import cited_answer
 from concertmaster.protocol.views import written_workers
-from concertmaster.runs.resumable import sufficient_budget
+from concertmaster.runs.shortfall import sufficient_budget
 from concertmaster.runs.state import RunState
 from concertmaster.runs.subtask_state import SubtaskState
 from concertmaster.runs.trace import Span

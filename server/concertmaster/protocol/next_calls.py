@@ -3,7 +3,7 @@
 from concertmaster.engine.record.events import SubtaskResult
 from concertmaster.protocol.pages import Page
 from concertmaster.protocol.questions import how_to_answer
-from concertmaster.runs.resumable import sufficient_budget
+from concertmaster.runs.shortfall import sufficient_budget
 from concertmaster.runs.state import RunState
 
 FOLLOW_SECONDS = 45

@@ -1,6 +1,4 @@
-"""Whether a run that is not under way can go on, and with what budget."""
-
-import math
+"""Whether a run that is not under way can go on."""
 
 from concertmaster.engine.run import Setup, workers_of
 from concertmaster.errors import BusyRunError, RequestError, UnknownWorkerError
@@ -50,17 +48,3 @@ def check_new_budget(state: RunState, usd: float | None, policy: RunPolicy) -> N
             f"budget_usd is {usd:g}, and run {state.run_id} has spent {spent:.2f} USD already, "
             "which counts too. Give more."
         )
-
-
-def sufficient_budget(state: RunState) -> float | None:
-    """Return a budget that is likely to do for all of a run whose own did not, if one is known."""
-    rest, usage, limits = state.rest, state.usage, state.request.limits
-    if rest is None or rest.usd is None or usage.usd is None:
-        return None
-    if usage.new_tokens + rest.tokens.low > limits.budget_tokens:
-        # No amount of money helps where the tokens do not suffice.
-        return None
-    likely = usage.usd + rest.usd.high
-    # Calls are turned away for what they may take at most, which can be more than is likely.
-    enough = likely if likely > limits.budget_usd else limits.budget_usd + rest.usd.high
-    return math.ceil(100 * enough) / 100
