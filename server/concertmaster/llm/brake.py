@@ -5,7 +5,8 @@ from contextlib import asynccontextmanager
 
 import anyio
 
-from concertmaster.llm.protocol import LLM, Draft, Reply, Request, Usage
+from concertmaster.llm.protocol import LLM, Draft, Reply, Request
+from concertmaster.llm.through import Through
 
 
 class Brake:
@@ -36,25 +37,12 @@ class Brake:
             await self._changed.wait()
 
 
-class Braked:
+class Braked(Through):
     """Answers through another model, until a brake is pulled."""
 
     def __init__(self, llm: LLM, brake: Brake) -> None:
-        self._llm = llm
+        super().__init__(llm)
         self._brake = brake
-
-    @property
-    def notice(self) -> str:
-        """Return what every reader of an answer must know of the model."""
-        return self._llm.notice
-
-    def model_name(self, model: str, /) -> str:
-        """Return the id of the model that `model` stands for."""
-        return self._llm.model_name(model)
-
-    def expected(self, model: str, usage: Usage, /) -> Usage:
-        """Return what a call of `model` that takes these tokens will report."""
-        return self._llm.expected(model, usage)
 
     async def complete(self, request: Request, draft: Draft, /) -> Reply:
         """Return the reply.

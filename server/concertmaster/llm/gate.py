@@ -25,6 +25,7 @@ from concertmaster.errors import (
 )
 from concertmaster.llm.places import Occupancy, Place, Places
 from concertmaster.llm.protocol import LLM, NO_USAGE, Draft, Reply, Request, Usage
+from concertmaster.llm.through import Through
 
 FIRST_WAIT = 1.0
 """Seconds that the wait before the second attempt is at most; it doubles from there."""
@@ -32,7 +33,7 @@ LONGEST_BACKOFF = 30.0
 """Seconds that a wait is at most when the provider has not asked for one."""
 
 
-class Gate:
+class Gate(Through):
     """Answers through another model, as fast as its provider lets calls through.
 
     A call that the provider has no room for also slows down the others of its model. The
@@ -57,29 +58,16 @@ class Gate:
         A provider that asks for a longer wait is taken at its word: the call fails at once.
         So does one whose next attempt would come after the deadline it is made under.
         """
-        self._llm = llm
+        super().__init__(llm)
         self._enough = stop_after_attempt(max_attempts)
         self._longest_wait = longest_wait
         self._backoff = wait_random_exponential(multiplier=first_wait, max=LONGEST_BACKOFF)
         self._places = defaultdict[str, Places](lambda: Places(jitter=first_wait, share=share))
 
     @property
-    def notice(self) -> str:
-        """Return what every reader of an answer must know of the model."""
-        return self._llm.notice
-
-    def model_name(self, model: str, /) -> str:
-        """Return the id of the model that `model` stands for."""
-        return self._llm.model_name(model)
-
-    @property
     def occupancy(self) -> dict[str, Occupancy]:
         """Return how full the places for calls are, by model."""
         return {model: places.occupancy for model, places in self._places.items()}
-
-    def expected(self, model: str, usage: Usage, /) -> Usage:
-        """Return what a call of `model` that takes these tokens will report."""
-        return self._llm.expected(model, usage)
 
     async def complete(self, request: Request, draft: Draft, /) -> Reply:
         """Return the reply of the first attempt that brings one.

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import anyio
 
 from concertmaster.llm.prices import MILLION, Prices
-from concertmaster.llm.protocol import LLM, Draft, Reply, Request, Usage
+from concertmaster.llm.protocol import LLM, Draft, Reply, Request
+from concertmaster.llm.through import Through
 
 WORTH_USD = 0.01
 """What a call must save to wait for another to begin its reply, which takes a second or two."""
@@ -40,26 +41,13 @@ class _Prefix:
     """Set when the call that goes first has begun to be answered, or has failed."""
 
 
-class SharedPrefixes:
+class SharedPrefixes(Through):
     """Answers through another model, and keeps calls that begin alike from all paying for it."""
 
     def __init__(self, llm: LLM, prices: Prices) -> None:
-        self._llm = llm
+        super().__init__(llm)
         self._prices = prices
         self._prefixes: dict[bytes, _Prefix] = {}
-
-    @property
-    def notice(self) -> str:
-        """Return what every reader of an answer must know of the model."""
-        return self._llm.notice
-
-    def model_name(self, model: str, /) -> str:
-        """Return the id of the model that `model` stands for."""
-        return self._llm.model_name(model)
-
-    def expected(self, model: str, usage: Usage, /) -> Usage:
-        """Return what a call of `model` that takes these tokens will report."""
-        return self._llm.expected(model, usage)
 
     async def complete(self, request: Request, draft: Draft, /) -> Reply:
         """Return the reply, having let a call with the same long prefix go first.
