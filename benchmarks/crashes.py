@@ -39,9 +39,9 @@ from concertmaster.engine.record.events import (
 from concertmaster.fake_api import Behaviour, ServedApi, serve_fake_api
 from concertmaster.fake_api.ledger import Entry
 from concertmaster.llm.protocol import Usage
-from concertmaster.runs.journal import Journal
-from concertmaster.runs.postgres_store import open_postgres
-from concertmaster.runs.sqlite_store import open_sqlite
+from concertmaster.store.journal import Journal
+from concertmaster.store.postgres_store import open_postgres
+from concertmaster.store.sqlite_store import open_sqlite
 from crash_runs import ORDERS
 from measure import Figure
 from servers import running_postgres

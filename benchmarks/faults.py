@@ -10,9 +10,9 @@ from concertmaster.engine.conversations.replies import judge_reply
 from concertmaster.engine.record.events import CallFinished
 from concertmaster.fake_api import Behaviour, parse_faults, serve_fake_api
 from concertmaster.runs.orders import RunOrder
-from concertmaster.runs.sqlite_store import open_sqlite
 from concertmaster.runs.state import RunState
 from concertmaster.settings import Settings
+from concertmaster.store.sqlite_store import open_sqlite
 from measure import Figure
 
 SUBTASKS = 50

@@ -34,13 +34,13 @@ from concertmaster.engine.record.events import (
 from concertmaster.engine.record.request import RunRequest
 from concertmaster.fake_api import Behaviour, serve_fake_api
 from concertmaster.fake_api.ledger import Ledger
-from concertmaster.runs.journal import Journal
-from concertmaster.runs.migrate import migrate
 from concertmaster.runs.orders import RunOrder
-from concertmaster.runs.postgres_store import open_postgres
 from concertmaster.runs.service import RunService
-from concertmaster.runs.sqlite_store import open_sqlite
 from concertmaster.settings import Settings
+from concertmaster.store.journal import Journal
+from concertmaster.store.migrate import migrate
+from concertmaster.store.postgres_store import open_postgres
+from concertmaster.store.sqlite_store import open_sqlite
 from measure import Figure
 from servers import running_postgres
 

@@ -20,11 +20,11 @@ from concertmaster.engine.record.request import Limits
 from concertmaster.engine.run import Setup
 from concertmaster.llm.protocol import Draft, Models, Reply, Request, Usage
 from concertmaster.runs.intake import RunPolicy
-from concertmaster.runs.journal import Journal
 from concertmaster.runs.orders import RunOrder
-from concertmaster.runs.postgres_store import open_postgres
 from concertmaster.runs.service import RunService, open_service
-from concertmaster.runs.sqlite_store import open_sqlite
+from concertmaster.store.journal import Journal
+from concertmaster.store.postgres_store import open_postgres
+from concertmaster.store.sqlite_store import open_sqlite
 from concertmaster.tools.registry import ToolRegistry
 from measure import Figure
 from servers import running_postgres

@@ -18,7 +18,7 @@ from concertmaster.llm.protocol import Draft, Models, Reply, Request, Usage
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.orders import RunOrder
 from concertmaster.runs.service import open_service
-from concertmaster.runs.sqlite_store import open_sqlite
+from concertmaster.store.sqlite_store import open_sqlite
 from concertmaster.tools.registry import ToolRegistry
 from measure import Figure
 from shapes import Shape, all_shapes, random_graph

@@ -18,8 +18,8 @@ from concertmaster.cli.wiring import open_runs, tending
 from concertmaster.engine.record.events import RunResumed
 from concertmaster.fake_api import Behaviour, serve_fake_api
 from concertmaster.runs.orders import RunOrder, WorkerOrder
-from concertmaster.runs.sqlite_store import open_sqlite
 from concertmaster.settings import LoadedSettings, Settings
+from concertmaster.store.sqlite_store import open_sqlite
 from concertmaster.tools.inputs import InlineInput
 from measure import Figure
 

@@ -26,15 +26,15 @@ from concertmaster.engine.run import Setup
 from concertmaster.fake_api import Behaviour, serve_fake_api
 from concertmaster.fake_api.ledger import Entry
 from concertmaster.llm.protocol import Usage
-from concertmaster.runs.group_commit import GroupCommit
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.orders import RunOrder
-from concertmaster.runs.postgres_link import Address
-from concertmaster.runs.postgres_store import PostgresJournal
 from concertmaster.runs.service import open_service
-from concertmaster.runs.sqlite_store import SqliteJournal
-from concertmaster.runs.writing import Pending
 from concertmaster.settings import LoadedSettings, Settings
+from concertmaster.store.group_commit import GroupCommit
+from concertmaster.store.postgres_link import Address
+from concertmaster.store.postgres_store import PostgresJournal
+from concertmaster.store.sqlite_store import SqliteJournal
+from concertmaster.store.writing import Pending
 from concertmaster.tools.registry import ToolRegistry
 from measure import Figure
 from servers import running_postgres

@@ -2,10 +2,12 @@
 
 import os
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 
 from postgres import Postgres, running_postgres
+from stores import PostgresStore, Store, a_store
 
 
 @pytest.fixture(autouse=True)
@@ -38,3 +40,15 @@ def postgres() -> Generator[Postgres]:
     """Run a Postgres for as long as the tests last, from when one first needs it."""
     with running_postgres("fsync=off") as server:
         yield server
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, postgres: Postgres) -> Store:
+    """Return an empty store of each kind in turn."""
+    return a_store(request.param, tmp_path / "data", postgres)
+
+
+@pytest.fixture
+def shared(postgres: Postgres) -> PostgresStore:
+    """Return an empty store on Postgres."""
+    return PostgresStore(postgres.store())

@@ -13,7 +13,7 @@ from typing import LiteralString
 import psycopg
 from psycopg.sql import SQL, Identifier
 
-from concertmaster.runs.migrate import migrate
+from concertmaster.store.migrate import migrate
 
 NOBODY = 65534
 """Who runs the server when the tests are run by root, whom it refuses."""

@@ -16,8 +16,8 @@ from anyio import to_thread
 from building import setup
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.service import open_service
-from concertmaster.runs.sqlite_store import open_sqlite
 from concertmaster.runs.state import RunState
+from concertmaster.store.sqlite_store import open_sqlite
 from fakes import FakeLLM
 
 Json = dict[str, Any]

@@ -14,9 +14,9 @@ from concertmaster.engine.record.request import Limits
 from concertmaster.errors import StoreError
 from concertmaster.llm.protocol import Request
 from concertmaster.runs.intake import RunPolicy
-from concertmaster.runs.journal import RunRow, Standing
 from concertmaster.runs.service import RunService, open_service
-from concertmaster.runs.sqlite_store import SqliteJournal
+from concertmaster.store.journal import RunRow, Standing
+from concertmaster.store.sqlite_store import SqliteJournal
 from fakes import FakeLLM, Script
 from stores import SqliteStore, Store
 

@@ -14,9 +14,9 @@ from concertmaster.engine.record.events import (
     SubtaskStarted,
 )
 from concertmaster.engine.record.request import RunRequest
-from concertmaster.runs.journal import Journal
-from concertmaster.runs.postgres_store import open_postgres
-from concertmaster.runs.sqlite_store import open_sqlite
+from concertmaster.store.journal import Journal
+from concertmaster.store.postgres_store import open_postgres
+from concertmaster.store.sqlite_store import open_sqlite
 from postgres import Postgres, execute
 
 

@@ -28,9 +28,9 @@ from concertmaster.errors import SettingsError, did_you_mean
 from concertmaster.http_settings import HTTP_SECRETS, HttpSettings
 from concertmaster.llm.address import Address
 from concertmaster.llm.prices import ModelFacts
-from concertmaster.runs.private import check_owner_only
 from concertmaster.served_settings import ServedSettings
 from concertmaster.setting_types import Folders, LogLevel, absolute, read_json
+from concertmaster.store.private import check_owner_only
 from concertmaster.store_settings import StoreSettings
 from concertmaster.tool_settings import ToolSettings
 from concertmaster.tools.servers.entries import HttpEntry, ServerEntries, StdioEntry, give_anything

@@ -27,7 +27,7 @@ from concertmaster.protocol.state import ServerState
 from concertmaster.protocol.tasks import RunTasks, TaskSource
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.service import open_service
-from concertmaster.runs.sqlite_store import open_sqlite
+from concertmaster.store.sqlite_store import open_sqlite
 from conformance.fixtures import JSON_SCHEMA, add_fixtures
 from conformance.tasks import ScriptedTasks, add_task_fixtures, compute
 from fakes import FakeLLM

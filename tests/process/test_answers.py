@@ -23,7 +23,7 @@ from concertmaster.engine.record.request import Limits
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.orders import WorkerOrder
 from concertmaster.runs.service import RunService, open_service
-from concertmaster.runs.sqlite_store import open_sqlite
+from concertmaster.store.sqlite_store import open_sqlite
 from fakes import FakeLLM, FakeTool, in_turn, wants
 from processes import environment
 

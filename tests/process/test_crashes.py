@@ -15,7 +15,7 @@ import pytest
 from concertmaster.engine.record.events import CallFinished, Event
 from concertmaster.fake_api import Behaviour, serve_fake_api
 from concertmaster.fake_api.serving import ServedApi
-from concertmaster.runs.sqlite_store import open_sqlite
+from concertmaster.store.sqlite_store import open_sqlite
 from processes import WORK, StdioServer, environment, runs_in
 from services import service_in
 

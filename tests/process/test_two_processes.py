@@ -16,7 +16,7 @@ from anyio import to_thread
 from concertmaster.engine.record.events import CancelRequested, RunStarted, SubtaskStarted
 from concertmaster.engine.record.request import RunRequest
 from concertmaster.errors import ConcertmasterError
-from concertmaster.runs.sqlite_store import SqliteJournal, open_sqlite
+from concertmaster.store.sqlite_store import SqliteJournal, open_sqlite
 
 pytestmark = pytest.mark.anyio
 

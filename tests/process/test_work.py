@@ -17,11 +17,11 @@ from building import setup
 from concertmaster.cli import wiring
 from concertmaster.fake_api import Behaviour, serve_fake_api
 from concertmaster.runs.intake import RunPolicy
-from concertmaster.runs.journal import Journal
 from concertmaster.runs.orders import RunOrder, WorkerOrder
-from concertmaster.runs.postgres_store import open_postgres
 from concertmaster.runs.service import open_service
 from concertmaster.settings import Settings
+from concertmaster.store.journal import Journal
+from concertmaster.store.postgres_store import open_postgres
 from fakes import FakeLLM
 from postgres import Postgres
 from processes import silent_provider

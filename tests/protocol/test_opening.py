@@ -13,7 +13,7 @@ from concertmaster.errors import DefinitionError
 from concertmaster.protocol.server import create_server
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.service import RunService, open_service
-from concertmaster.runs.sqlite_store import open_sqlite
+from concertmaster.store.sqlite_store import open_sqlite
 from fakes import FakeLLM
 
 pytestmark = pytest.mark.anyio

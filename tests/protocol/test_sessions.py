@@ -19,7 +19,7 @@ from clients import hang
 from concertmaster.protocol.sessions import Sessions
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.service import RunService, open_service
-from concertmaster.runs.sqlite_store import open_sqlite
+from concertmaster.store.sqlite_store import open_sqlite
 from fakes import FakeLLM, Script
 
 pytestmark = pytest.mark.anyio

@@ -20,11 +20,11 @@ from concertmaster.llm.gate import Gate
 from concertmaster.llm.prices import load_prices
 from concertmaster.llm.protocol import JsonSchema, Models, Usage
 from concertmaster.runs.intake import RunPolicy
-from concertmaster.runs.journal import Journal
 from concertmaster.runs.orders import RunOrder
 from concertmaster.runs.service import RunService, open_service
-from concertmaster.runs.sqlite_store import open_sqlite
 from concertmaster.runs.state import RunState
+from concertmaster.store.journal import Journal
+from concertmaster.store.sqlite_store import open_sqlite
 from fakes import subtask
 
 pytestmark = pytest.mark.anyio

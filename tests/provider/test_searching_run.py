@@ -20,7 +20,7 @@ from concertmaster.llm.server_tools import ServerTool, Source
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.orders import RunOrder
 from concertmaster.runs.service import RunService, open_service
-from concertmaster.runs.sqlite_store import open_sqlite
+from concertmaster.store.sqlite_store import open_sqlite
 from concertmaster.tools.served import ServedTools
 from fakes import subtask
 

@@ -17,13 +17,13 @@ from concertmaster.llm.prices import Rates
 from concertmaster.runs import approvals
 from concertmaster.runs.approvals import Approvals, digest_to_approve
 from concertmaster.runs.intake import RunPolicy
-from concertmaster.runs.journal import Journal
 from concertmaster.runs.orders import PlanOrder, RunOrder, WorkerOrder
 from concertmaster.runs.principals import Allowance, Principals
 from concertmaster.runs.service import RunService, open_service
-from concertmaster.runs.sqlite_store import SqliteJournal
 from concertmaster.runs.state import RunState
 from concertmaster.runs.takeover import Takeover
+from concertmaster.store.journal import Journal
+from concertmaster.store.sqlite_store import SqliteJournal
 from fakes import FakeLLM, plan_json, subtask
 from services import Gate
 from stores import Store

@@ -15,8 +15,8 @@ from concertmaster.llm.protocol import Request
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.orders import RunOrder, WorkerOrder
 from concertmaster.runs.service import RunService, open_service
-from concertmaster.runs.sqlite_store import open_sqlite
 from concertmaster.runs.state import RunState
+from concertmaster.store.sqlite_store import open_sqlite
 from fakes import USAGE, Answer, FakeLLM, FakeTool, in_turn, plan_json, subtask, wants
 from services import Gate, service_in
 

@@ -17,11 +17,11 @@ from concertmaster.errors import AllowanceError, ModelReplyError, UnknownRunErro
 from concertmaster.llm.protocol import Request
 from concertmaster.runs.approvals import digest_to_approve
 from concertmaster.runs.intake import RunPolicy
-from concertmaster.runs.journal import Outline
 from concertmaster.runs.orders import PlanOrder, RunOrder
 from concertmaster.runs.principals import Allowance, OwnRuns, Principals
 from concertmaster.runs.service import RunService, open_service
-from concertmaster.runs.sqlite_store import SqliteJournal, open_sqlite
+from concertmaster.store.journal import Outline
+from concertmaster.store.sqlite_store import SqliteJournal, open_sqlite
 from fakes import USAGE, FakeLLM, Script, plan_json, reply_with, subtask
 
 pytestmark = pytest.mark.anyio

@@ -15,12 +15,12 @@ from concertmaster.engine.steps import COMMIT_SECONDS
 from concertmaster.errors import ModelUnavailableError, RequestError, StoreError, UnknownRunError
 from concertmaster.llm.protocol import Request
 from concertmaster.runs import takeover
-from concertmaster.runs.journal import MOST_RESUMPTIONS
 from concertmaster.runs.orders import Order, PlanOrder, RunOrder
 from concertmaster.runs.service import RunService
-from concertmaster.runs.sqlite_store import PATIENCE_SECONDS
 from concertmaster.runs.state import RunState
 from concertmaster.runs.takeover import Takeover
+from concertmaster.store.journal import MOST_RESUMPTIONS
+from concertmaster.store.sqlite_store import PATIENCE_SECONDS
 from concertmaster.tools.inputs import InlineInput
 from fakes import FakeLLM, Script, plan_json, reply_with, subtask
 from services import FailingJournal, Gate, failing_service, service_in

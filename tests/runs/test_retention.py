@@ -3,10 +3,10 @@
 import pytest
 
 from concertmaster.errors import BusyRunError, UnknownRunError
-from concertmaster.runs.journal import StoredRun
 from concertmaster.runs.orders import Order, RunOrder, WorkerOrder
 from concertmaster.runs.retention import DAY, KEEP_ALL, MEGABYTE, Retention
 from concertmaster.runs.service import RunService
+from concertmaster.store.journal import StoredRun
 from concertmaster.tools.inputs import InlineInput
 from fakes import FakeLLM
 from services import Gate, service_in

@@ -14,8 +14,8 @@ from concertmaster.protocol.reused import reused_line
 from concertmaster.runs import reuse
 from concertmaster.runs.orders import RunOrder
 from concertmaster.runs.service import RunService
-from concertmaster.runs.sqlite_queries import SELECT_OFFERING
 from concertmaster.runs.state import RunState
+from concertmaster.store.sqlite_queries import SELECT_OFFERING
 from fakes import FakeLLM, Script, plan_json, subtask
 from services import service_in
 from stores import SqliteStore, Store

@@ -21,9 +21,9 @@ from concertmaster.errors import (
     UnreadableRunError,
 )
 from concertmaster.llm.protocol import NO_USAGE, Request
-from concertmaster.runs.journal import Outline
 from concertmaster.runs.orders import PlanOrder, RunOrder, WorkerOrder
 from concertmaster.runs.state import RecentRuns
+from concertmaster.store.journal import Outline
 from concertmaster.tools.inputs import InlineInput
 from fakes import USAGE, FakeLLM, plan_json, reply_with, subtask
 from services import FailingJournal, Gate, change, failing_service, service_in

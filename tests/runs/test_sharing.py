@@ -16,9 +16,9 @@ from concertmaster.runs import live, takeover
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.orders import RunOrder
 from concertmaster.runs.service import RunService, open_service
-from concertmaster.runs.sqlite_store import SqliteJournal
 from concertmaster.runs.state import RunState
 from concertmaster.runs.takeover import Takeover
+from concertmaster.store.sqlite_store import SqliteJournal
 from fakes import FakeLLM, plan_json, subtask
 from services import Gate, failing_service
 from stores import PostgresStore, SqliteStore, Store

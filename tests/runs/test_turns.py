@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from concertmaster.runs.journal import RunRow
 from concertmaster.runs.turns import Turns
+from concertmaster.store.journal import RunRow
 
 
 def row(run_id: str) -> RunRow:

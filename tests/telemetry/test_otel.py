@@ -26,7 +26,7 @@ from concertmaster.runs import trace as spans
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.orders import PlanOrder, RunOrder, WorkerOrder
 from concertmaster.runs.service import RunService, open_service
-from concertmaster.runs.sqlite_store import open_sqlite
+from concertmaster.store.sqlite_store import open_sqlite
 from concertmaster.telemetry.conventions import OPERATIONS, attributes_of
 from concertmaster.telemetry.otel import OpenTelemetry
 from fakes import (

@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from concertmaster.errors import BackgroundError
-from concertmaster.runs import private
+from concertmaster.store import private
 
 START_SECONDS = 30.0
 """How long a server may take to start."""

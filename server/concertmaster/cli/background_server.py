@@ -15,8 +15,8 @@ from concertmaster.protocol.prompts import LoadJobs
 from concertmaster.protocol.serving import LAST_SECONDS
 from concertmaster.protocol.serving_background import serve_background
 from concertmaster.protocol.sessions import Sessions
-from concertmaster.runs import private
 from concertmaster.settings import LoadedSettings
+from concertmaster.store import private
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ def postgres_module(name: str) -> Any:
         SettingsError: it is not installed.
     """
     try:
-        return importlib.import_module(f"concertmaster.runs.{name}")
+        return importlib.import_module(f"concertmaster.store.{name}")
     except ModuleNotFoundError as exc:
         raise SettingsError(
             "The store is a Postgres, for which packages are missing. To install them: "

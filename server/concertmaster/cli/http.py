@@ -16,8 +16,8 @@ from concertmaster.protocol.server import create_server
 from concertmaster.protocol.serving_http import serve_http
 from concertmaster.protocol.tokens import StaticTokens
 from concertmaster.runs.principals import Allowance, Principals
-from concertmaster.runs.private import check_owner_only
 from concertmaster.settings import Settings
+from concertmaster.store.private import check_owner_only
 
 TOKEN_CHARS = 24
 """What a token must have at least: fewer could be guessed."""

@@ -31,16 +31,16 @@ from concertmaster.llm.prices import Prices, load_prices
 from concertmaster.llm.protocol import LLM, Models
 from concertmaster.llm.server_tools import SERVER_TOOLS
 from concertmaster.runs.intake import RunPolicy
-from concertmaster.runs.journal import Journal
 from concertmaster.runs.retention import Retention
 from concertmaster.runs.service import RunService, open_service
-from concertmaster.runs.sqlite_store import open_sqlite
 from concertmaster.runs.takeover import Takeover
 from concertmaster.settings import (
     LoadedSettings,
     Settings,
     configuration_folder,
 )
+from concertmaster.store.journal import Journal
+from concertmaster.store.sqlite_store import open_sqlite
 from concertmaster.telemetry.watch import NO_TELEMETRY, Telemetry
 from concertmaster.tools.defaults import ToolOptions, default_tools
 from concertmaster.tools.policy import ToolPolicy

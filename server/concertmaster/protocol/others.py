@@ -15,7 +15,7 @@ from concertmaster.protocol.subscriptions import RunUpdates, WatchNoMore
 if TYPE_CHECKING:
     # Imported when a run is first asked for: see ServiceOnDemand.
     from concertmaster.runs.elsewhere import Elsewhere
-    from concertmaster.runs.journal import RunRow
+    from concertmaster.store.journal import RunRow
 
 log = logging.getLogger(__name__)
 

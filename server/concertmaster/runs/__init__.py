@@ -1,1 +1,1 @@
-"""Runs: their journal, their state as a fold over it, and the service that drives them."""
+"""Runs: their state as a fold over their journals, and the service that drives them."""

@@ -11,8 +11,8 @@ from concertmaster.engine.orchestration.approval import plan_digest, waits_for_a
 from concertmaster.engine.record.events import ApprovalOffered, RunEnded
 from concertmaster.engine.record.request import Approve
 from concertmaster.errors import RequestError
-from concertmaster.runs.journal import Journal
 from concertmaster.runs.state import RunState
+from concertmaster.store.journal import Journal
 
 MOST_GIVEN = 1000
 """How many tokens are kept in mind, so that no look at a run has to write another."""

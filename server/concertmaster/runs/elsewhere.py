@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import anyio
 
 from concertmaster.errors import UnknownRunError
-from concertmaster.runs.journal import ANY_RUN, Journal, RunRow
 from concertmaster.runs.live import LIVENESS_SECONDS, LiveRuns
+from concertmaster.store.journal import ANY_RUN, Journal, RunRow
 
 LATEST = 20
 """How many runs a list of the latest has."""

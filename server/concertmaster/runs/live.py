@@ -17,9 +17,9 @@ from concertmaster.engine.steps import Steps
 from concertmaster.errors import LostRunError, StoreError, UnknownRunError
 from concertmaster.llm.protocol import Document
 from concertmaster.runs import ends
-from concertmaster.runs.journal import Journal
 from concertmaster.runs.reuse import offers_for
 from concertmaster.runs.state import RunState, fold
+from concertmaster.store.journal import Journal
 
 log = logging.getLogger(__name__)
 

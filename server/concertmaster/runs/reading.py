@@ -11,9 +11,9 @@ from concertmaster.engine.record.request import RunKind, RunRequest, stricter
 from concertmaster.errors import InputError, RequestError, UnknownRunError, UnreadableRunError
 from concertmaster.llm.protocol import Document
 from concertmaster.runs.intake import CheckedOrder, RunPolicy, check_order, check_rerun
-from concertmaster.runs.journal import Journal, RunRow
 from concertmaster.runs.orders import Order, PlanOrder, RunOrder, WorkerOrder
 from concertmaster.runs.state import RunState, fold, subtask_result
+from concertmaster.store.journal import Journal, RunRow
 from concertmaster.tools.inputs import InlineInput, InputSpec, read_inputs
 
 RUNS = "runs://"

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 from concertmaster.errors import UnreadableRunError
-from concertmaster.runs.journal import Journal, Outline, RunRow
 from concertmaster.runs.reading import folded
 from concertmaster.runs.state import RecentRuns, RunState
+from concertmaster.store.journal import Journal, Outline, RunRow
 
 
 async def state_elsewhere(journal: Journal, run_id: str) -> RunState:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from concertmaster.runs.journal import StoredRun
+from concertmaster.store.journal import StoredRun
 
 DAY = 86_400
 MEGABYTE = 1_000_000

@@ -10,8 +10,8 @@ from concertmaster.engine.record.earlier import (
     offers_of,
 )
 from concertmaster.errors import UnknownRunError, UnreadableRunError
-from concertmaster.runs.journal import Journal
 from concertmaster.runs.state import RunState
+from concertmaster.store.journal import Journal
 
 HOUR = 3600
 

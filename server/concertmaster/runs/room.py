@@ -6,9 +6,9 @@ from concertmaster.engine.record.events import CancelRequested
 from concertmaster.errors import LostRunError
 from concertmaster.runs import ends
 from concertmaster.runs.intake import RunPolicy
-from concertmaster.runs.journal import Journal
 from concertmaster.runs.live import LiveRuns
 from concertmaster.runs.state import fold
+from concertmaster.store.journal import Journal
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,6 @@ from concertmaster.errors import LostRunError, UnknownRunError, UsedKeyError
 from concertmaster.runs.approvals import Approvals, approved_plan
 from concertmaster.runs.elsewhere import LATEST, Elsewhere
 from concertmaster.runs.intake import CheckedOrder, RunPolicy
-from concertmaster.runs.journal import Journal, StoredRun
 from concertmaster.runs.live import LIVENESS_SECONDS, LiveRun, LiveRuns
 from concertmaster.runs.orders import Order
 from concertmaster.runs.questions import answer_to
@@ -37,6 +36,7 @@ from concertmaster.runs.rewrites import file_changes
 from concertmaster.runs.room import Room
 from concertmaster.runs.state import RecentRuns, RunState, fold, subtask_result
 from concertmaster.runs.trace import Span, outward, trace
+from concertmaster.store.journal import Journal, StoredRun
 from concertmaster.tools.changes import FileChange
 from concertmaster.tools.inputs import InputSpec
 

@@ -7,10 +7,10 @@ from typing import NoReturn
 import anyio
 
 from concertmaster.errors import RequestError, StoreError, UnreadableRunError
-from concertmaster.runs.journal import RunRow
 from concertmaster.runs.service import RunService
 from concertmaster.runs.state import RunState
 from concertmaster.runs.turns import Turns
+from concertmaster.store.journal import RunRow
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import count
 
-from concertmaster.runs.journal import RunRow
+from concertmaster.store.journal import RunRow
 
 
 class Turns:

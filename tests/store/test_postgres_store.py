@@ -13,14 +13,14 @@ from anyio import to_thread
 from psycopg import errors
 
 from concertmaster.errors import LostRunError, SettingsError, StoreError, UnknownRunError
-from concertmaster.runs import postgres_link, postgres_store
-from concertmaster.runs.journal import ANY_RUN, Journal
-from concertmaster.runs.migrate import migrate
-from concertmaster.runs.postgres_errors import explain
-from concertmaster.runs.postgres_link import Address, Connection, Link, check_store
-from concertmaster.runs.postgres_store import open_postgres
-from concertmaster.runs.postgres_tables import PostgresTables
-from concertmaster.runs.stored import NewRun, Write, to_json
+from concertmaster.store import postgres_link, postgres_store
+from concertmaster.store.journal import ANY_RUN, Journal
+from concertmaster.store.migrate import migrate
+from concertmaster.store.postgres_errors import explain
+from concertmaster.store.postgres_link import Address, Connection, Link, check_store
+from concertmaster.store.postgres_store import open_postgres
+from concertmaster.store.postgres_tables import PostgresTables
+from concertmaster.store.stored import NewRun, Write, to_json
 from postgres import Postgres, execute
 from stores import PostgresStore, cancel, names, numbered, started
 

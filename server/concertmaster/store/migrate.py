@@ -6,7 +6,7 @@ from typing import Any
 
 import psycopg
 
-from concertmaster.runs.postgres_link import APPLIED, MIGRATIONS, Address
+from concertmaster.store.postgres_link import APPLIED, MIGRATIONS, Address
 
 
 def migrate(url: str) -> tuple[str, ...]:

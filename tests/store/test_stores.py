@@ -38,7 +38,7 @@ from concertmaster.errors import (
     UsedKeyError,
 )
 from concertmaster.llm.protocol import ToolCall, ToolOutcome
-from concertmaster.runs.journal import Journal, Standing
+from concertmaster.store.journal import Journal, Standing
 from fakes import USAGE, reply_with, subtask
 from stores import Store, cancel, names, numbered, started
 

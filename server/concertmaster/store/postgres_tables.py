@@ -22,10 +22,10 @@ from concertmaster.errors import (
     UnknownRunError,
     UsedKeyError,
 )
-from concertmaster.runs import postgres_statements as sql
-from concertmaster.runs.journal import MOST_OFFERING, Outline, RunRow, Standing, StoredRun
-from concertmaster.runs.postgres_link import Connection, Link
-from concertmaster.runs.stored import Write, outlined, parsed, standings, to_json
+from concertmaster.store import postgres_statements as sql
+from concertmaster.store.journal import MOST_OFFERING, Outline, RunRow, Standing, StoredRun
+from concertmaster.store.postgres_link import Connection, Link
+from concertmaster.store.stored import Write, outlined, parsed, standings, to_json
 
 log = logging.getLogger(__name__)
 

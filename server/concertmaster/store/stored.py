@@ -16,7 +16,7 @@ from concertmaster.engine.record.events import (
     ToolAnswered,
 )
 from concertmaster.errors import UnreadableRunError
-from concertmaster.runs.journal import Outline, Standing
+from concertmaster.store.journal import Outline, Standing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,19 +23,19 @@ from concertmaster.errors import (
     UnknownRunError,
     UsedKeyError,
 )
-from concertmaster.runs import private
-from concertmaster.runs.journal import MOST_OFFERING, Outline, RunRow, Standing, StoredRun
-from concertmaster.runs.network import network_share
-from concertmaster.runs.owners import Owners
-from concertmaster.runs.sqlite_errors import ON_NETWORK, explain
-from concertmaster.runs.sqlite_layout import lay_out
-from concertmaster.runs.sqlite_queries import (
+from concertmaster.store import private
+from concertmaster.store.journal import MOST_OFFERING, Outline, RunRow, Standing, StoredRun
+from concertmaster.store.network import network_share
+from concertmaster.store.owners import Owners
+from concertmaster.store.sqlite_errors import ON_NETWORK, explain
+from concertmaster.store.sqlite_layout import lay_out
+from concertmaster.store.sqlite_queries import (
     SELECT_OFFERING,
     SELECT_OUTLINES,
     SELECT_ROWS,
     SELECT_SPENT,
 )
-from concertmaster.runs.stored import NewRun, Write, outlined, parsed, standings
+from concertmaster.store.stored import NewRun, Write, outlined, parsed, standings
 
 NOBODY = ""
 """The owner of runs that wait for a process with room."""

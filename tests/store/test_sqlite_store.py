@@ -26,15 +26,15 @@ from concertmaster.errors import (
     LostRunError,
     StoreError,
 )
-from concertmaster.runs import sqlite_store
-from concertmaster.runs.group_commit import GroupCommit
-from concertmaster.runs.journal import RunRow
-from concertmaster.runs.network import network_share
-from concertmaster.runs.sqlite_errors import explain
-from concertmaster.runs.sqlite_file import SqliteFile
-from concertmaster.runs.sqlite_store import open_sqlite
-from concertmaster.runs.stored import Write
-from concertmaster.runs.writing import Pending
+from concertmaster.store import sqlite_store
+from concertmaster.store.group_commit import GroupCommit
+from concertmaster.store.journal import RunRow
+from concertmaster.store.network import network_share
+from concertmaster.store.sqlite_errors import explain
+from concertmaster.store.sqlite_file import SqliteFile
+from concertmaster.store.sqlite_store import open_sqlite
+from concertmaster.store.stored import Write
+from concertmaster.store.writing import Pending
 from stores import cancel, names, numbered, started
 
 pytestmark = pytest.mark.anyio

@@ -11,7 +11,7 @@ from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from concertmaster.errors import SettingsError, StoreError
-from concertmaster.runs.postgres_errors import AHEAD, BEHIND, NO_TABLES, explain
+from concertmaster.store.postgres_errors import AHEAD, BEHIND, NO_TABLES, explain
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 

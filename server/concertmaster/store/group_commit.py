@@ -13,9 +13,9 @@ from anyio.abc import TaskGroup
 
 from concertmaster.engine.record.events import Event
 from concertmaster.errors import ConcertmasterError, StoreError, UnknownRunError
-from concertmaster.runs.journal import Outline, RunRow, Standing, StoredRun
-from concertmaster.runs.stored import NewRun, Write, to_json
-from concertmaster.runs.writing import Pending, WritingThread
+from concertmaster.store.journal import Outline, RunRow, Standing, StoredRun
+from concertmaster.store.stored import NewRun, Write, to_json
+from concertmaster.store.writing import Pending, WritingThread
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import anyio
 
-from concertmaster.runs.group_commit import GroupCommit
-from concertmaster.runs.sqlite_file import SqliteFile
+from concertmaster.store.group_commit import GroupCommit
+from concertmaster.store.sqlite_file import SqliteFile
 
 POLL_SECONDS = 0.25
 """How often to look whether another process has committed something."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from concertmaster.runs import private
+from concertmaster.store import private
 
 PROBE_SECONDS = 10
 

@@ -5,8 +5,8 @@ from collections.abc import Container
 from pathlib import Path
 
 from concertmaster.errors import StoreError
-from concertmaster.runs.sqlite_errors import NO_JOURNAL
-from concertmaster.runs.sqlite_queries import OFFERED
+from concertmaster.store.sqlite_errors import NO_JOURNAL
+from concertmaster.store.sqlite_queries import OFFERED
 
 _STEPS = (
     (

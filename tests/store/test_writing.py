@@ -8,8 +8,8 @@ import anyio
 import pytest
 
 from concertmaster.engine.record.events import CancelRequested
-from concertmaster.runs.stored import Write, to_json
-from concertmaster.runs.writing import Pending, WritingThread
+from concertmaster.store.stored import Write, to_json
+from concertmaster.store.writing import Pending, WritingThread
 
 pytestmark = pytest.mark.anyio
 

@@ -16,7 +16,7 @@ import anyio
 from anyio import to_thread
 
 from concertmaster.errors import ConcertmasterError
-from concertmaster.runs.stored import Write
+from concertmaster.store.stored import Write
 
 LINGER_SECONDS = 0.05
 """How long a write that nobody waits for may wait for one that somebody does."""

@@ -1,7 +1,7 @@
 """Prints a journal as this version of Concertmaster writes it, to be kept as version-N.sql.
 
 It has a run that is done, one that was cut off in its second subtask, and a plan. Run it
-with `python -m tests.runs.journals.make` from the root, with `tests` on the path.
+with `python -m tests.store.journals.make` from the root, with `tests` on the path.
 """
 
 import sqlite3

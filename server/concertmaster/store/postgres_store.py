@@ -13,11 +13,11 @@ import anyio
 import psycopg
 from anyio import to_thread
 
-from concertmaster.runs.group_commit import GroupCommit
-from concertmaster.runs.journal import ANY_RUN
-from concertmaster.runs.postgres_link import Address, Connection, Link
-from concertmaster.runs.postgres_tables import CHANNEL, PostgresTables
-from concertmaster.runs.stored import Write
+from concertmaster.store.group_commit import GroupCommit
+from concertmaster.store.journal import ANY_RUN
+from concertmaster.store.postgres_link import Address, Connection, Link
+from concertmaster.store.postgres_tables import CHANNEL, PostgresTables
+from concertmaster.store.stored import Write
 
 log = logging.getLogger(__name__)
 
