@@ -8,7 +8,7 @@ from concertmaster.settings import Settings
 
 
 def postgres_module(name: str) -> Any:
-    """Return a module of `runs` that needs what the extra `postgres` brings.
+    """Return a module of `store` that needs what the extra `postgres` brings.
 
     Raises:
         SettingsError: it is not installed.
