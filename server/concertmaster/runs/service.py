@@ -270,6 +270,7 @@ class RunService:
         with anyio.move_on_after(seconds):
             while not state.still:
                 state = await self._next(run_id, state.events)
+            return state
         return await self.get(run_id)
 
     async def wait_for_change(self, run_id: str, *, seen: int, seconds: float) -> RunState:
@@ -281,7 +282,7 @@ class RunService:
     async def _next(self, run_id: str, seen: int) -> RunState:
         while True:
             live = self._live.get(run_id)
-            changed = live.changed if live is not None else None
+            changed = live.changes.next if live is not None else None
             state = await self.get(run_id)
             if state.events != seen or state.still:
                 return state
