@@ -1,7 +1,6 @@
 """The command and its subcommands; the place where errors become sentences and statuses."""
 
 import gc
-import importlib
 import io
 import os
 import sys
@@ -10,6 +9,7 @@ from typing import Any
 import click
 
 from concertmaster import __version__
+from concertmaster.cli.loading import load_module
 from concertmaster.errors import ConcertmasterError, ModelError, StoreError, UnknownRunError
 
 WRONG_USE = 2
@@ -50,8 +50,7 @@ class _Commands(click.Group):
         name, known, rest = super().resolve_command(ctx, args)
         if name is None:
             return name, known, rest
-        module = importlib.import_module(f"concertmaster.cli.{_COMMANDS[name][0]}")
-        return name, getattr(module, name), rest
+        return name, getattr(load_module(_COMMANDS[name][0]), name), rest
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

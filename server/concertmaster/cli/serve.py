@@ -1,6 +1,5 @@
 """The subcommand `serve`: the MCP server, over stdio or HTTP."""
 
-import importlib
 import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
@@ -11,6 +10,7 @@ import click
 from anyio import to_thread
 
 from concertmaster.cli.extras import check_store
+from concertmaster.cli.loading import load_module
 from concertmaster.cli.options import job_folders_option, load, run_async, setup_options
 from concertmaster.errors import SettingsError
 from concertmaster.settings import LoadedSettings, Settings
@@ -83,7 +83,7 @@ class _Served:
 
     @asynccontextmanager
     async def open_service(self) -> AsyncGenerator["RunService"]:
-        wiring = await to_thread.run_sync(importlib.import_module, "concertmaster.cli.wiring")
+        wiring = await to_thread.run_sync(load_module, "wiring")
         part = wiring.part_of(self.settings, accept_only=self.accept_only)
         async with (
             wiring.open_runs(self.loaded, roots=self.settings.roots, part=part) as service,
@@ -92,7 +92,7 @@ class _Served:
             yield service
 
     async def load_jobs(self) -> Mapping[str, "Job"]:
-        jobs = await to_thread.run_sync(importlib.import_module, "concertmaster.cli.jobs")
+        jobs = await to_thread.run_sync(load_module, "jobs")
         reading: JobsReading = await to_thread.run_sync(jobs.find_jobs, self.settings)
         for error in reading.errors:
             log.warning("no job: %s", error)
@@ -105,7 +105,7 @@ class _Served:
 
 def _serve_http(served: _Served, *, host: str, port: int) -> int:
     check_store(served.settings)
-    http = importlib.import_module("concertmaster.cli.http")
+    http = load_module("http")
     options: dict[str, Any] = {"host": host, "port": port, "ready": _tell}
     return run_async(
         lambda: http.serve(served.settings, served.open_service, served.load_jobs, **options)
@@ -114,7 +114,7 @@ def _serve_http(served: _Served, *, host: str, port: int) -> int:
 
 def _serve_behind(served: _Served, identity: str) -> int:
     check_store(served.settings)
-    server = importlib.import_module("concertmaster.cli.background_server")
+    server = load_module("background_server")
     return server.serve_behind(
         served.loaded,
         served.open_service,
@@ -127,14 +127,14 @@ def _serve_behind(served: _Served, identity: str) -> int:
 
 def _serve_stdio(served: _Served) -> int:
     if served.settings.background:
-        background = importlib.import_module("concertmaster.cli.background")
+        background = load_module("background")
         status: int | None = background.serve_from_background(
             served.loaded, as_server=AS_SERVER, accept_only=served.accept_only
         )
         if status is not None:
             return status
     check_store(served.settings)
-    stdio = importlib.import_module("concertmaster.cli.stdio")
+    stdio = load_module("stdio")
     return run_async(
         lambda: stdio.serve(
             served.open_service,
