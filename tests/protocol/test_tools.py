@@ -9,6 +9,7 @@ from clients import ERAS, connected, hang, text_of
 from concertmaster import __version__
 from concertmaster.errors import ModelRequestError
 from concertmaster.llm.protocol import PlanBrief, Usage
+from concertmaster.protocol.tools import TOOLS
 from concertmaster.runs.intake import RunPolicy
 from fakes import plan_json, reply_with, subtask
 
@@ -73,6 +74,16 @@ async def test_the_list_of_tools_is_short_and_free_of_noise(mode: str, tmp_path:
         assert "$ref" not in json.dumps(tool.input_schema)
         assert '"title": "' not in json.dumps([tool.input_schema, tool.output_schema])
         assert '"null"' not in json.dumps([tool.input_schema, tool.output_schema])
+
+
+async def test_the_schema_of_a_run_is_made_once_for_all_tools_that_answer_with_one(
+    mode: str,
+) -> None:
+    del mode
+    schemas = {tool.name: tool.output_schema for tool in TOOLS}
+    names = ("run_worker", "cancel_run", "resume_run")
+    assert all(schemas[name] is schemas["run_orchestration"] for name in names)
+    assert schemas["get_run"] != schemas["run_orchestration"]
 
 
 async def test_tools_that_change_nothing_may_be_called_side_by_side(

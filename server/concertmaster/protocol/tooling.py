@@ -1,12 +1,14 @@
 """MCP tools whose schemas are free of noise and whose errors are sentences."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import cache
 from typing import Any, cast
 
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
 from mcp.server.mcpserver.tools import Tool
-from pydantic import ValidationError
+from mcp.types import CallToolResult, ToolAnnotations
+from pydantic import BaseModel, ValidationError
 
 from concertmaster.errors import ConcertmasterError, did_you_mean
 from concertmaster.llm.protocol import JsonSchema
@@ -17,10 +19,29 @@ class SentenceTool(Tool):
     """An MCP tool that tells its caller what is wrong, and nothing that is not its business."""
 
     def model_post_init(self, context: Any, /) -> None:
-        """Clean the schemas that were derived from the function."""
+        """Clean the schema that was derived from the function."""
         super().model_post_init(context)
         self.parameters = {**tidy(self.parameters), "additionalProperties": False}
-        self.fn_metadata.output_schema = tidy(self.fn_metadata.output_schema or {}) or None
+
+    @classmethod
+    def answering(
+        cls,
+        reply: type[BaseModel],
+        call: Callable[..., Awaitable[CallToolResult]],
+        *,
+        title: str,
+        description: str,
+        annotations: ToolAnnotations,
+    ) -> Tool:
+        """Return the tool that `call` is, whose results have the form of `reply`."""
+        tool = cls.from_function(
+            call, title=title, description=description, annotations=annotations
+        )
+        # Not left to the SDK, which derives the schema anew for each tool of the same replies,
+        # and a client that starts a server waits for it.
+        tool.fn_metadata.output_model = reply
+        tool.fn_metadata.output_schema = _schema_of(reply)
+        return tool
 
     async def run(
         self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool = False
@@ -59,6 +80,11 @@ class SentenceTool(Tool):
                 what = "there is no such key; leave it out"
             sentences.append(f"{where}: {what}.")
         return f"{self.name} was called wrongly. {' '.join(sentences[:10])}"
+
+
+@cache
+def _schema_of(reply: type[BaseModel]) -> JsonSchema:
+    return tidy(reply.model_json_schema())
 
 
 def tidy(schema: JsonSchema) -> JsonSchema:

@@ -81,7 +81,7 @@ async def plan_task(
     mode: Mode = "auto",
     decomposition: Decomposition = None,
     budget_usd: BudgetUsd = None,
-) -> Annotated[CallToolResult, PlanReply]:
+) -> CallToolResult:
     """Plan a task."""
     order = PlanOrder(
         task=task,
@@ -107,7 +107,7 @@ async def run_worker(
     output_schema: OutputSchema = None,
     idempotency_key: IdempotencyKey = "",
     wait_seconds: WaitSeconds = FOLLOW_SECONDS,
-) -> Annotated[CallToolResult, RunReply]:
+) -> CallToolResult:
     """Have one worker do one thing."""
     order = WorkerOrder(
         worker=worker,
@@ -164,7 +164,7 @@ async def run_orchestration(
     output_schema: OutputSchema = None,
     idempotency_key: IdempotencyKey = "",
     wait_seconds: WaitSeconds = FOLLOW_SECONDS,
-) -> Annotated[CallToolResult, RunReply]:
+) -> CallToolResult:
     """Plan, delegate, synthesize."""
     order = RunOrder(
         task=task,
@@ -194,7 +194,7 @@ async def get_run(
     wait_seconds: WaitSeconds = 0,
     subtask_id: Annotated[str, Field(description="Show this subtask's result in full.")] = "",
     offset: Offset = 0,
-) -> Annotated[CallToolResult, FoundReply]:
+) -> CallToolResult:
     """Look at a run."""
     service = await state_of(ctx).service()
     if not run_id:
@@ -210,7 +210,7 @@ async def get_run(
 
 async def cancel_run(
     ctx: Ctx, run_id: Annotated[str, Field(description="The run to stop.")]
-) -> Annotated[CallToolResult, RunReply]:
+) -> CallToolResult:
     """Stop a run."""
     service = await state_of(ctx).service()
     state = await service.cancel(run_id, reason="cancel_run was called")
@@ -233,7 +233,7 @@ async def resume_run(
         str, Field(description="Of a needs_approval reply: the user agrees.")
     ] = "",
     wait_seconds: WaitSeconds = FOLLOW_SECONDS,
-) -> Annotated[CallToolResult, RunReply]:
+) -> CallToolResult:
     """Go on with a run."""
     if plan is None and not from_subtask:
         state = await resume_and_follow(
@@ -287,13 +287,15 @@ followed. With plan or from_subtask: a new run, which takes over what nothing ha
 # calls side by side. run_orchestration starts work that can be large and outlasts the call: a
 # client should feel free to ask its user first.
 TOOLS: tuple[Tool, ...] = (
-    SentenceTool.from_function(
+    SentenceTool.answering(
+        PlanReply,
         plan_task,
         title="Plan a task",
         description=PLAN_TASK,
         annotations=ToolAnnotations(read_only_hint=True, open_world_hint=True),
     ),
-    SentenceTool.from_function(
+    SentenceTool.answering(
+        RunReply,
         run_orchestration,
         title="Run a task with many workers",
         description=RUN_ORCHESTRATION,
@@ -304,13 +306,15 @@ TOOLS: tuple[Tool, ...] = (
             open_world_hint=True,
         ),
     ),
-    SentenceTool.from_function(
+    SentenceTool.answering(
+        RunReply,
         run_worker,
         title="Run one worker",
         description=RUN_WORKER,
         annotations=ToolAnnotations(read_only_hint=True, open_world_hint=True),
     ),
-    SentenceTool.from_function(
+    SentenceTool.answering(
+        FoundReply,
         get_run,
         title="Look at a run",
         description=GET_RUN,
@@ -318,7 +322,8 @@ TOOLS: tuple[Tool, ...] = (
             read_only_hint=True, idempotent_hint=True, open_world_hint=False
         ),
     ),
-    SentenceTool.from_function(
+    SentenceTool.answering(
+        RunReply,
         cancel_run,
         title="Stop a run",
         description=CANCEL_RUN,
@@ -329,7 +334,8 @@ TOOLS: tuple[Tool, ...] = (
             open_world_hint=False,
         ),
     ),
-    SentenceTool.from_function(
+    SentenceTool.answering(
+        RunReply,
         resume_run,
         title="Go on with a run",
         description=RESUME_RUN,
