@@ -163,7 +163,9 @@ def test_rooms_of_the_engine_know_only_those_below_them(module: Path) -> None:
     assert known <= set(ENGINE_ROOMS[: ENGINE_ROOMS.index(here) + 1])
 
 
-@pytest.mark.parametrize("slow", ["anthropic", "jsonschema_rs", "pathspec", "trafilatura", "yaml"])
+@pytest.mark.parametrize(
+    "slow", ["anthropic", "filelock", "jsonschema_rs", "pathspec", "trafilatura", "yaml"]
+)
 def test_a_server_that_clients_wait_for_starts_without_what_only_runs_need(slow: str) -> None:
     program = (
         "import sys, concertmaster.cli.serve, concertmaster.cli.stdio; "

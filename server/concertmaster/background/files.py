@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from concertmaster.errors import BackgroundError
-from concertmaster.store import private
+from concertmaster.store import locks, private
 
 START_SECONDS = 30.0
 """How long a server may take to start."""
@@ -103,7 +103,7 @@ class ServerFiles:
             yield
 
     def _lock(self, suffix: str) -> FileLock:
-        return private.lock(self._file(suffix))
+        return locks.lock(self._file(suffix))
 
     def publish(self, record: Record) -> None:
         """Let others find the server."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from concertmaster.store import private
+from concertmaster.store import locks, private
 
 PROBE_SECONDS = 10
 
@@ -21,8 +21,8 @@ class Owners:
         self.me = secrets.token_hex(8)
         """The id of this process."""
         self._folder = folder
-        self._mine = private.lock(self._file(self.me))
-        self._probing = private.lock(folder / "probe.lock")
+        self._mine = locks.lock(self._file(self.me))
+        self._probing = locks.lock(folder / "probe.lock")
 
     def _file(self, owner: str) -> Path:
         return self._folder / f"{owner}.lock"
@@ -46,8 +46,8 @@ class Owners:
         if not self._file(owner).exists():
             return False
         # One at a time, or a process that looks would be taken for the one that it looks for.
-        with self._probing.acquire(timeout=PROBE_SECONDS, poll_interval=private.POLL_SECONDS):
-            probe = private.lock(self._file(owner))
+        with self._probing.acquire(timeout=PROBE_SECONDS, poll_interval=locks.POLL_SECONDS):
+            probe = locks.lock(self._file(owner))
             try:
                 probe.acquire(blocking=False)
             except Timeout:

@@ -23,7 +23,7 @@ from concertmaster.errors import (
     UnknownRunError,
     UsedKeyError,
 )
-from concertmaster.store import private
+from concertmaster.store import locks, private
 from concertmaster.store.journal import MOST_OFFERING, Outline, RunRow, Standing, StoredRun
 from concertmaster.store.network import network_share
 from concertmaster.store.owners import Owners
@@ -107,7 +107,7 @@ class SqliteFile:
         self._path = folder / "runs.db"
         self._patience = patience
         self._owners = Owners(folder / "owners")
-        self._lock = private.OpenLock(folder / "runs.lock")
+        self._lock = locks.OpenLock(folder / "runs.lock")
         self._opening = threading.Lock()
         self._connections: tuple[sqlite3.Connection, sqlite3.Connection] | None = None
 
