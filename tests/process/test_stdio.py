@@ -13,6 +13,7 @@ from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 
 from clients import ERAS, structured, text_of
+from outliving import held_provider
 from processes import COMMAND, RUNNING, WORK, StdioServer, environment, runs_in, silent_provider
 
 pytestmark = pytest.mark.anyio
@@ -108,8 +109,22 @@ def interrupt_and_terminate(server: StdioServer) -> None:
     server.process.send_signal(signal.SIGTERM)
 
 
+def hang_up(server: StdioServer) -> None:
+    server.process.send_signal(signal.SIGHUP)
+
+
 def vanish(server: StdioServer) -> None:
     server.stdout.close()
+    server.stdin.close()
+
+
+def stop_reading(server: StdioServer) -> None:
+    server.stdout.close()
+    server.send("tools/list", 3)
+
+
+def stop_in_the_middle_of_a_line(server: StdioServer) -> None:
+    server.stdin.write('{"jsonrpc": "2.0", "method": ')
     server.stdin.close()
 
 
@@ -119,6 +134,9 @@ def vanish(server: StdioServer) -> None:
     [
         (close_stdin, 0),
         (vanish, 0),
+        (stop_reading, 0),
+        (stop_in_the_middle_of_a_line, 0),
+        (hang_up, 129),
         (terminate, 143),
         (interrupt, 130),
         (interrupt_and_terminate, 130),
@@ -139,6 +157,20 @@ async def test_a_server_with_work_under_way_ends_and_leaves_the_run_resumable(
         assert server.stderr.read() == ""
     (run,) = await runs_in(tmp_path)
     assert run.status == "interrupted"
+    assert run.cancel_requested is None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no nohup")
+def test_a_server_that_is_to_outlast_its_terminal_does(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        server = StdioServer(tmp_path)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    with server:
+        hang_up(server)
+        server.send("ping", 2)
+        server.answer(2)
 
 
 def kill(server: StdioServer) -> None:
@@ -176,6 +208,25 @@ def test_a_server_whose_client_reads_nothing_ends_all_the_same(tmp_path: Path) -
         server.answer(2)
         terminate(server)
         assert server.end() == 143
+
+
+@pytest.mark.parametrize("mode", ERAS)
+def test_a_run_goes_on_while_its_client_reads_nothing(mode: str, tmp_path: Path) -> None:
+    with (
+        held_provider() as provider,
+        StdioServer(tmp_path, provider.settings, era=mode) as server,
+        StdioServer(tmp_path) as other,
+    ):
+        server.start_work(2)
+        for number in range(3, 100):
+            server.send("tools/list", number)
+        other.call(2, "get_run", {})
+        (run,) = other.answer(2)["structuredContent"]["runs"]
+        provider.release()
+        other.call(3, "get_run", {"run_id": run["run_id"], "wait_seconds": 30})
+        assert other.answer(3)["structuredContent"]["status"] == "succeeded"
+        close_stdin(server)
+        assert server.end() == 0
 
 
 @pytest.mark.parametrize("mode", ERAS)

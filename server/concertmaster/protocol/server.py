@@ -156,9 +156,9 @@ class ConcertmasterServer(MCPServer[ServerState]):
         with short_errors():
             return await self._jobs.get(name, arguments or {})
 
-    async def serve_stdio(self, stdin: anyio.AsyncFile[str]) -> None:
-        """Serve the client that writes to `stdin` and reads our stdout, until it stops writing."""
-        async with stdio_server(stdin=stdin) as (incoming, outgoing):
+    async def serve_stdio(self, stdin: anyio.AsyncFile[str], stdout: anyio.AsyncFile[str]) -> None:
+        """Serve the client that writes to `stdin` and reads `stdout`, until it stops writing."""
+        async with stdio_server(stdin=stdin, stdout=stdout) as (incoming, outgoing):
             await self.serve_session(incoming, outgoing)
 
     async def serve_session(self, incoming: Incoming, outgoing: Outgoing) -> None:

@@ -7,6 +7,7 @@ a read.
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import CancelledError
@@ -16,6 +17,7 @@ from typing import IO
 import anyio
 import anyio.from_thread
 import anyio.lowlevel
+from anyio import to_thread
 from anyio.abc import TaskStatus
 
 from concertmaster.protocol.incoming import mended
@@ -29,7 +31,14 @@ LAST_SECONDS = 6.0
 A server that workers use may take 4 seconds of it, until it is killed.
 """
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+def ending_signals() -> tuple[signal.Signals, ...]:
+    """Return the signals that tell a server to end."""
+    signals = (signal.SIGINT, signal.SIGTERM)
+    if sys.platform == "win32" or signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        # Whoever has it ignored, as nohup does, wants the server to outlast its terminal.
+        return signals
+    return (*signals, signal.SIGHUP)
 
 
 async def serve_stdio(server: ConcertmasterServer, *, drain_seconds: float = 0.0) -> int:
@@ -51,7 +60,10 @@ async def serve_stdio(server: ConcertmasterServer, *, drain_seconds: float = 0.0
     with anyio.CancelScope() as scope:
         try:
             async with ending.at_signal(stop):
-                await server.serve_stdio(_Stdin(_private_stdin(), at_end=leave))
+                await server.serve_stdio(
+                    _Stdin(_private_stdin(), at_end=leave),
+                    _Stdout(_private_stdout(), at_end=leave),
+                )
         except* BrokenPipeError:
             log.info("the client left while it was being written to")
     return ending.status
@@ -76,15 +88,16 @@ class Ending:
     async def _await_signal(
         self, stop: Callable[[], Awaitable[None]], *, task_status: TaskStatus[None]
     ) -> None:
+        numbers = ending_signals()
         try:
-            with anyio.open_signal_receiver(*SIGNALS) as signals:
+            with anyio.open_signal_receiver(*numbers) as signals:
                 task_status.started()
                 self.status = 128 + await anext(signals)
         except NotImplementedError:
             # On Windows, where event loops receive no signals, they end the process as usual.
             task_status.started()
             return
-        for number in SIGNALS:
+        for number in numbers:
             signal.signal(number, signal.SIG_IGN)
         self.hurry()
         await stop()
@@ -121,9 +134,45 @@ class _Stdin(anyio.AsyncFile[str]):
     def _read(self) -> None:
         # The server may have ended while a line was on its way.
         with suppress(anyio.RunFinishedError, anyio.BrokenResourceError, CancelledError):
-            for line in filter(str.strip, self.wrapped):
-                anyio.from_thread.run(self._sender.send, line, token=self._loop)
+            # A terminal that has gone cannot be read.
+            with suppress(OSError):
+                for line in filter(str.strip, self.wrapped):
+                    anyio.from_thread.run(self._sender.send, line, token=self._loop)
             anyio.from_thread.run_sync(self._sender.close, token=self._loop)
+
+
+class _Stdout(anyio.AsyncFile[str]):
+    """Standard output; that nobody reads it any more is told before calls are cancelled by that.
+
+    Else it would be as if the client had cancelled them, and their runs would be cancelled too.
+    """
+
+    def __init__(self, file: IO[str], *, at_end: Callable[[], None]) -> None:
+        super().__init__(file)
+        self._at_end = at_end
+        self._unwritten = ""
+
+    async def write(self, b: str) -> int:
+        """Take a text, which the next flush writes."""
+        self._unwritten += b
+        return len(b)
+
+    async def flush(self) -> None:
+        """Write what was taken.
+
+        Raises:
+            BrokenPipeError: nobody reads it.
+        """
+        text, self._unwritten = self._unwritten, ""
+        try:
+            await to_thread.run_sync(self._put, text)
+        except OSError as exc:
+            self._at_end()
+            raise BrokenPipeError from exc
+
+    def _put(self, text: str) -> None:
+        self.wrapped.write(text)
+        self.wrapped.flush()
 
 
 def _private_stdin() -> IO[str]:
@@ -133,3 +182,10 @@ def _private_stdin() -> IO[str]:
     os.dup2(nothing, 0)
     os.close(nothing)
     return open(private, encoding="utf-8", errors="replace", closefd=False)
+
+
+def _private_stdout() -> IO[str]:
+    """Return standard output, and put stderr in its place: what else is printed is no message."""
+    private = os.dup(1)
+    os.dup2(2, 1)
+    return open(private, "w", encoding="utf-8", closefd=False)
