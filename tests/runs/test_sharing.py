@@ -12,12 +12,13 @@ from building import setup
 from concertmaster.engine.record.events import Event
 from concertmaster.engine.record.request import Origin
 from concertmaster.llm.protocol import Request
-from concertmaster.runs import live, takeover
+from concertmaster.runs import takeover
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.orders import RunOrder
 from concertmaster.runs.service import RunService, open_service
 from concertmaster.runs.state import RunState
 from concertmaster.runs.takeover import Takeover
+from concertmaster.store import looking
 from concertmaster.store.sqlite_store import SqliteJournal
 from fakes import FakeLLM, plan_json, subtask
 from services import Gate, failing_service
@@ -201,7 +202,7 @@ async def test_who_waits_hears_of_the_end_of_a_run_though_its_process_is_killed(
 async def test_a_process_stops_what_another_has_taken_over(
     shared: PostgresStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "LIVENESS_SECONDS", 0.01)
+    monkeypatch.setattr(looking, "LIVENESS_SECONDS", 0.01)
     gate, again = Gate(), Gate()
     async with (
         process(shared, FakeLLM({"planner": TWO, "worker:critic": gate})) as first,

@@ -1,6 +1,5 @@
 """Telling clients what other processes do to the runs that they watch."""
 
-import logging
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
@@ -8,16 +7,14 @@ from typing import TYPE_CHECKING, NoReturn
 import anyio
 from mcp.server.subscriptions import ResourceUpdated
 
-from concertmaster.errors import StoreError
 from concertmaster.protocol.bus import RunBus
 from concertmaster.protocol.subscriptions import RunUpdates, WatchNoMore
+from concertmaster.store.looking import looking
 
 if TYPE_CHECKING:
     # Imported when a run is first asked for: see ServiceOnDemand.
     from concertmaster.runs.elsewhere import Elsewhere
     from concertmaster.store.journal import RunRow
-
-log = logging.getLogger(__name__)
 
 RUNS = "runs://"
 LATEST = "runs://recent"
@@ -82,12 +79,9 @@ class OthersUpdates:
         """Publish changes as they come."""
         while True:
             await self._some.wait()
-            try:
+            async with looking(pause=PAUSE_SECONDS):
                 await self._elsewhere.changed()
                 await self._look()
-            except StoreError as exc:
-                log.warning("changes of other processes not looked at: %s", exc)
-                log.debug("changes of other processes not looked at", exc_info=True)
             await anyio.sleep(PAUSE_SECONDS)
 
     async def _look(self) -> None:

@@ -4,11 +4,10 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-import anyio
-
 from concertmaster.errors import UnknownRunError
-from concertmaster.runs.live import LIVENESS_SECONDS, LiveRuns
+from concertmaster.runs.live import LiveRuns
 from concertmaster.store.journal import ANY_RUN, Journal, RunRow
+from concertmaster.store.looking import changed
 
 LATEST = 20
 """How many runs a list of the latest has."""
@@ -23,9 +22,7 @@ class Elsewhere:
 
     async def changed(self) -> None:
         """Return when a run may have changed, and in any case before long."""
-        # Bounded, because the death of a run's process changes nothing in the store.
-        with anyio.move_on_after(LIVENESS_SECONDS):
-            await self.journal.changed_elsewhere(ANY_RUN)
+        await changed(self.journal, ANY_RUN)
 
     async def rows(self, run_ids: Iterable[str]) -> list[RunRow]:
         """Return the rows of those of the runs that there are."""

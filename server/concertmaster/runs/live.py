@@ -21,11 +21,9 @@ from concertmaster.runs import ends
 from concertmaster.runs.reuse import offers_for
 from concertmaster.runs.state import RunState, fold
 from concertmaster.store.journal import Journal
+from concertmaster.store.looking import LIVENESS_SECONDS, changed, looking
 
 log = logging.getLogger(__name__)
-
-LIVENESS_SECONDS = 1
-"""How often to look whether the process of a run is still there."""
 
 _UNWRITABLE = (StoreError, UnknownRunError)
 """What the journal raises when it does not take an event of a run."""
@@ -246,15 +244,9 @@ class LiveRuns:
     async def _watch_others(self) -> None:
         """Stop runs that another process has asked to stop or has taken over; hear answers."""
         while self._live:
-            try:
-                # Bounded, because a change between two calls goes unnoticed.
-                with anyio.move_on_after(LIVENESS_SECONDS):
-                    await self._journal.changed_elsewhere()
+            async with looking(pause=LIVENESS_SECONDS):
+                await changed(self._journal)
                 await self._heed()
-            except StoreError as exc:
-                log.warning("store not looked at: %s", exc)
-                log.debug("store not looked at", exc_info=True)
-                await anyio.sleep(LIVENESS_SECONDS)
         self._watching_others = False
 
     async def _heed(self) -> None:

@@ -6,11 +6,12 @@ from typing import NoReturn
 
 import anyio
 
-from concertmaster.errors import RequestError, StoreError, UnreadableRunError
+from concertmaster.errors import RequestError, UnreadableRunError
 from concertmaster.runs.service import RunService
 from concertmaster.runs.state import RunState
 from concertmaster.runs.turns import Turns
 from concertmaster.store.journal import RunRow
+from concertmaster.store.looking import looking
 
 log = logging.getLogger(__name__)
 
@@ -40,14 +41,10 @@ class Takeover:
     async def keep_on(self) -> NoReturn:
         """Look for such runs again and again, until cancelled."""
         while True:
-            try:
+            async with looking(pause=LOOK_SECONDS):
                 await self.look()
                 with anyio.move_on_after(LOOK_SECONDS):
                     await self._service.room.news()
-            except StoreError as exc:
-                log.warning("store not looked at: %s", exc)
-                log.debug("store not looked at", exc_info=True)
-                await anyio.sleep(LOOK_SECONDS)
 
     async def look(self) -> None:
         """Have the runs go on that nobody drives now, as far as there is room."""

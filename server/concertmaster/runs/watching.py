@@ -2,10 +2,11 @@
 
 import anyio
 
-from concertmaster.runs.live import LIVENESS_SECONDS, LiveRuns
+from concertmaster.runs.live import LiveRuns
 from concertmaster.runs.recent import recent_runs, state_elsewhere
 from concertmaster.runs.state import RecentRuns, RunState
 from concertmaster.store.journal import Journal
+from concertmaster.store.looking import changed
 
 
 class Watching:
@@ -41,16 +42,14 @@ class Watching:
     async def _next(self, run_id: str, seen: int) -> RunState:
         while True:
             live = self._live.get(run_id)
-            changed = live.changes.next if live is not None else None
+            change = live.changes.next if live is not None else None
             state = await self.get(run_id)
             if state.events != seen or state.still:
                 return state
-            if changed is not None:
-                await changed.wait()
+            if change is not None:
+                await change.wait()
             else:
-                # Bounded, because the death of the run's process changes nothing in the store.
-                with anyio.move_on_after(LIVENESS_SECONDS):
-                    await self._journal.changed_elsewhere(run_id)
+                await changed(self._journal, run_id)
 
     async def recent(self, limit: int, *, principal: str | None) -> RecentRuns:
         """Return the latest runs, all or a principal's, without what was said in them."""

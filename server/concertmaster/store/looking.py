@@ -1,0 +1,40 @@
+"""Looking time and again at a store that others change, and that may fail for a while."""
+
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import anyio
+
+from concertmaster.errors import StoreError
+from concertmaster.store.journal import Journal
+
+log = logging.getLogger(__name__)
+
+LIVENESS_SECONDS = 1
+"""How often to look whether the process of a run is still there."""
+
+
+async def changed(journal: Journal, run_id: str = "") -> None:
+    """Return when another process may have done something to a run, in any case before long.
+
+    Which runs are meant by what id is said at the journal's `changed_elsewhere`.
+
+    Raises:
+        StoreError: the store cannot be read.
+    """
+    # Bounded, because the death of a run's process changes nothing in the store, and what
+    # changes between two calls goes unnoticed.
+    with anyio.move_on_after(LIVENESS_SECONDS):
+        await journal.changed_elsewhere(run_id)
+
+
+@asynccontextmanager
+async def looking(*, pause: float) -> AsyncGenerator[None]:
+    """Let the block fail for want of the store: it is told, and the block lasts `pause` longer."""
+    try:
+        yield
+    except StoreError as exc:
+        log.warning("store not looked at: %s", exc)
+        log.debug("store not looked at", exc_info=True)
+        await anyio.sleep(pause)
