@@ -89,7 +89,7 @@ class Gate(Through):
             reraise=True,
         )
         try:
-            return await retrying.wraps(attempts.make)(self._llm, request)
+            return await retrying(attempts.make, self._llm, request)
         except ModelError as exc:
             raise self._told(exc, attempts) from exc
 

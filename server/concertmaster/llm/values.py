@@ -10,7 +10,11 @@ def whole_characters(text: str) -> str:
 
     JSON may spell a character as two halves, neither of which UTF-8 can express.
     """
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
 
 
 Text = Annotated[str, AfterValidator(whole_characters)]

@@ -18,6 +18,8 @@ from concertmaster.llm.prices import Prices
 from concertmaster.llm.protocol import Draft, Reply, Request, Usage
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from anthropic import AsyncStream
     from anthropic.types import RawMessageStreamEvent
 
@@ -69,20 +71,21 @@ class Calls:
     async def _receive(self, stream: "AsyncStream[RawMessageStreamEvent]", call: "_Call") -> None:
         async with stream:
             call.draft.update(allowance=read_allowance(stream.response.headers))
-            async for event in stream:
+            events = aiter(stream)
+            async for event in events:
                 call.take(event)
                 if call.incoming.whole:
                     break
-            await _read_to_end(stream)
+            await _read_to_end(events)
         content_type = stream.response.headers.get("content-type", "text/event-stream")
         if not call.incoming.started and not content_type.startswith("text/event-stream"):
             raise NoStreamError(content_type)
 
 
-async def _read_to_end(stream: "AsyncStream[RawMessageStreamEvent]") -> None:
+async def _read_to_end(events: "AsyncIterator[RawMessageStreamEvent]") -> None:
     """Read the rest of a response, as far as it comes soon, so that others get its connection."""
     with anyio.move_on_after(END_SECONDS), suppress(*FAILURES):
-        async for _ in stream:
+        async for _ in events:
             pass
 
 
