@@ -3,6 +3,7 @@
 import os
 import signal
 import stat
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator
@@ -85,6 +86,26 @@ def ended_run(front: StdioServer) -> Json:
     run, *_ = front.answer(90)["structuredContent"]["runs"]
     front.call(91, "get_run", {"run_id": run["run_id"], "wait_seconds": 60})
     return front.answer(91)["structuredContent"]
+
+
+@pytest.mark.parametrize("settings", [{}, BACKGROUND])
+def test_a_server_whose_terminal_has_gone_ends(settings: dict[str, str], folder: Path) -> None:
+    terminal, stdin = os.openpty()
+    with subprocess.Popen(
+        COMMAND,
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(folder, settings),
+    ) as server:
+        assert server.stdout is not None
+        assert server.stderr is not None
+        os.close(stdin)
+        os.write(terminal, b'{"jsonrpc": "2.0", "id": 1, "method": "ping", "params": {}}\n')
+        assert b'"result"' in server.stdout.readline()
+        os.close(terminal)
+        assert server.wait(10) == 0
+        assert server.stderr.read() == b""
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def relay(connection: socket.socket) -> bool:
     client_left = threading.Event()
 
     def forward() -> None:
-        while chunk := os.read(STDIN, CHUNK_BYTES):
+        while chunk := _read():
             try:
                 connection.sendall(chunk)
             except OSError:
@@ -43,6 +43,14 @@ def relay(connection: socket.socket) -> bool:
     except BrokenPipeError:
         return True
     return client_left.is_set()
+
+
+def _read() -> bytes:
+    try:
+        return os.read(STDIN, CHUNK_BYTES)
+    except OSError:
+        # A terminal that has gone cannot be read.
+        return b""
 
 
 def _received(connection: socket.socket) -> bytes:
