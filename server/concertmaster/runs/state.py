@@ -307,7 +307,7 @@ class RunState:
 
     def _end(self, event: RunEnded) -> None:
         self.status = event.status
-        if event.status != "cancelled":
+        if event.status not in ("cancelled", "needs_approval"):
             self.answer, self.value = event.answer, event.value
         self.reasons = event.reasons
         self.rest = event.rest
