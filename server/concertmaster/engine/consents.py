@@ -78,10 +78,8 @@ class Consents:
         If there is no answer yet, one is waited for so many seconds, with `waiting` entered.
         """
         if (answer := self._said(wish, steps)) is None:
-            async with waiting, self._turns[wish.subtask_id]:
-                answer = self._said(wish, steps) or await self._asked(wish, steps, seconds)
-                if not answer.allowed:
-                    self._noes[wish.subtask_id, wish.call.name if answer.by else ""] = answer
+            async with waiting:
+                answer = await self._waited_for(wish, steps, seconds)
         if answer.allowed:
             return ""
         who = f"{answer.by} said no" if answer.by else "nobody has answered"
@@ -98,6 +96,13 @@ class Consents:
             or self._noes.get((subtask_id, tool))
             or self._noes.get((subtask_id, ""))
         )
+
+    async def _waited_for(self, wish: Wish, steps: Steps, seconds: float) -> ToolAnswered:
+        async with self._turns[wish.subtask_id]:
+            answer = self._said(wish, steps) or await self._asked(wish, steps, seconds)
+            if not answer.allowed:
+                self._noes[wish.subtask_id, wish.call.name if answer.by else ""] = answer
+            return answer
 
     async def _asked(self, wish: Wish, steps: Steps, seconds: float) -> ToolAnswered:
         pending = self._pending[wish.question_id] = _Pending()

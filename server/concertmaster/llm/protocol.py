@@ -51,6 +51,8 @@ class Usage(Frozen):
     tokens_in: int = 0
     """Input tokens charged at the full price; cached ones are counted apart."""
     tokens_out: int = 0
+    estimated_out: int = 0
+    """Of those out, how many nobody has reported: they are told by the length of what came."""
     cache_read: int = 0
     cache_write: int = 0
     usd: float | None = 0.0
@@ -95,6 +97,7 @@ class Usage(Frozen):
             attempts=self.attempts + other.attempts,
             tokens_in=self.tokens_in + other.tokens_in,
             tokens_out=self.tokens_out + other.tokens_out,
+            estimated_out=self.estimated_out + other.estimated_out,
             cache_read=self.cache_read + other.cache_read,
             cache_write=self.cache_write + other.cache_write,
             usd=_sum(self.usd, other.usd),
