@@ -26,6 +26,7 @@ from concertmaster.llm.protocol import Reply, Request, ToolMessage
 from concertmaster.tools.scope import ToolScope
 from concertmaster.tools.servers.masking import Masking
 from fakes import FakeLLM, FakeTool, in_turn, subtask, wants
+from patterns import finding, findings
 
 pytestmark = pytest.mark.anyio
 
@@ -302,6 +303,16 @@ async def test_an_answer_that_is_not_waited_for_any_more_costs_no_slot_and_makes
         await run.drive(asking(llm, commit_tool(), voters=names[1:]))
     assert most == 3
     assert {result.status for result in run.results.values()} == {"succeeded"}
+
+
+async def test_somebody_is_asked_while_a_result_is_being_mended_too() -> None:
+    plan = Plan(subtasks=(subtask("s1"), subtask("s2", "critic")))
+    llm = FakeLLM({"worker:analyst": in_turn("whole", commit(1), "mended")})
+    llm.scripts["verifier"] = findings(finding("They differ.", "s1"))
+    run = AttendedRun(RunRequest(task="t", plan=plan, verify="mend"), lambda _: True)
+    await run.drive(asking(llm, tool := commit_tool()))
+    assert tool.calls == [{"n": 1}]
+    assert run.results["s1"].text == "mended"
 
 
 @VIRTUAL
