@@ -25,7 +25,7 @@ WITH given AS (
     WHERE given.epoch IS NULL OR given.epoch = held.epoch
     ORDER BY place
     ON CONFLICT DO NOTHING
-    RETURNING run_id, name, kind, data
+    RETURNING run_id, name, epoch, kind, data
 ), ended AS (
     UPDATE runs SET ended = TRUE
     WHERE run_id IN (SELECT run_id FROM added WHERE kind = 'run-ended')
@@ -55,7 +55,7 @@ _KEPT: LiteralString = """
 """In one order everywhere, so that two who keep the same texts do not block each other."""
 
 _TELL: LiteralString = """
-SELECT run_id, name, pg_notify(%(channel)s, run_id)::text, CASE
+SELECT run_id, name, epoch, pg_notify(%(channel)s, run_id)::text, CASE
     WHEN kind IN ('cancel-requested', 'tool-answered', 'run-ended')
     THEN pg_notify(%(channel)s, '')::text
 END

@@ -92,8 +92,8 @@ class PostgresTables:
         }
         parameters = columns | _texts(writes) | {"version": SCHEMA_VERSION, "channel": CHANNEL}
         statement = sql.APPEND_WITH_TEXTS if parameters["digests"] else sql.APPEND
-        added = {row[:2] for row in connection.execute(statement, parameters)}
-        return [_taken(added, (write.run_id, write.event.name)) for write in writes]
+        added = {row[:2]: row[2] for row in connection.execute(statement, parameters)}
+        return [_taken(added, write) for write in writes]
 
     def _own(self, connection: Connection, writes: Sequence[Write]) -> list[bool]:
         self.come(connection)
@@ -296,10 +296,15 @@ def _principal(event: Event) -> str:
     return event.origin.principal if isinstance(event, RunStarted) else ""
 
 
-def _taken(added: set[Any], step: tuple[str, str]) -> bool:
-    """Tell whether a step was added; of two writes of one name in a batch, the first was."""
-    taken = step in added
-    added.discard(step)
+def _taken(added: dict[Any, Any], write: Write) -> bool:
+    """Tell whether a write is what was added under its name; of two that could be, the first was.
+
+    `added` has the epochs by run and name.
+    """
+    step = (write.run_id, write.event.name)
+    taken = step in added and write.epoch in (None, added[step])
+    if taken:
+        del added[step]
     return taken
 
 
