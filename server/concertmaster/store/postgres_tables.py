@@ -90,7 +90,9 @@ class PostgresTables:
             "usd": [_usd(write.event) for write in writes],
             "fingerprint": [_fingerprint(write.event) for write in writes],
         }
-        parameters = columns | _texts(writes) | {"version": SCHEMA_VERSION, "channel": CHANNEL}
+        parameters = (
+            columns | _text_columns(writes) | {"version": SCHEMA_VERSION, "channel": CHANNEL}
+        )
         statement = sql.APPEND_WITH_TEXTS if parameters["digests"] else sql.APPEND
         added = {row[:2]: row[2] for row in connection.execute(statement, parameters)}
         return [_taken(added, write) for write in writes]
@@ -120,7 +122,7 @@ class PostgresTables:
         with connection.transaction():
             if write.most is not None:
                 connection.execute(sql.LOCK)
-            return connection.execute(statement, parameters | _texts([write])).rowcount == 1
+            return connection.execute(statement, parameters | _text_columns([write])).rowcount == 1
 
     def delete(self, run_ids: Sequence[str]) -> None:
         """Delete runs and the texts that no other refers to; for the writing thread."""
@@ -253,7 +255,7 @@ class PostgresTables:
         connection.execute(sql.LEAVE, {"me": self.me, "channel": CHANNEL})
 
 
-def _texts(writes: Sequence[Write]) -> dict[str, list[Any]]:
+def _text_columns(writes: Sequence[Write]) -> dict[str, list[Any]]:
     """Return the texts that writes refer to, and which refers to which, by its place."""
     texts: dict[str, str] = {}
     refers: list[tuple[int, str]] = []

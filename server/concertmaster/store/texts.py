@@ -136,7 +136,7 @@ def whole(run_id: str, data: str, texts: Mapping[str, str], *, outline: bool = F
 
 
 def _opened(data: str, *, outline: bool) -> tuple[Any, list[Gap]]:
-    """Return an event with its gaps; nothing and none, if it has none.
+    """Return an event with its gaps; None in its place, where it has none.
 
     Raises:
         ValueError: it is damaged.
