@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 
 from concertmaster.catalog.catalog import Catalog
@@ -22,6 +21,8 @@ from concertmaster.llm.protocol import Document, JsonSchema
 from concertmaster.llm.structured import schema_problem
 from concertmaster.runs.orders import Order, PlanOrder, RunOrder, WorkerOrder
 from concertmaster.runs.state import RunState
+from concertmaster.store.texts import digest
+from concertmaster.tools.inputs import Inputs
 
 TASK_CHARS = 100_000
 """The longest task, context or constraint; longer texts are inputs."""
@@ -67,14 +68,7 @@ class CheckedOrder:
         return {digest(document.text): document.text for document in self.documents.values()}
 
 
-def digest(text: str) -> str:
-    """Return the SHA-256 of a text's UTF-8, in hexadecimal."""
-    return sha256(text.encode()).hexdigest()
-
-
-def check_order(
-    order: Order, documents: Sequence[Document], catalog: Catalog, policy: RunPolicy
-) -> CheckedOrder:
+def check_order(order: Order, inputs: Inputs, catalog: Catalog, policy: RunPolicy) -> CheckedOrder:
     """Return the request that `order` stands for.
 
     Raises:
@@ -82,7 +76,7 @@ def check_order(
     """
     refs = tuple(
         InputRef(name=item.name, digest=digest(item.text), chars=len(item.text))
-        for item in documents
+        for item in inputs.documents
     )
     match order:
         case PlanOrder():
@@ -90,11 +84,11 @@ def check_order(
         case RunOrder():
             request = _run_request(order, catalog, policy)
         case _:
-            request = _worker_request(order, catalog, policy, documents)
-    request = request.model_copy(update={"inputs": refs})
+            request = _worker_request(order, catalog, policy, inputs.documents)
+    request = request.model_copy(update={"inputs": refs, "left_out": inputs.left_out})
     _check_plan(request, catalog)
     return CheckedOrder(
-        request=request, documents={document.name: document for document in documents}
+        request=request, documents={document.name: document for document in inputs.documents}
     )
 
 
