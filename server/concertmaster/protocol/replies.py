@@ -199,4 +199,4 @@ class FoundReply(RootModel[RunReply | SubtaskReply | RunsReply]):
     """What `get_run` answers with: a run, one of its subtasks, or the latest runs."""
 
     # Clients of earlier protocol versions require the type to be said.
-    model_config = ConfigDict(json_schema_extra={"type": "object"})
+    model_config = ConfigDict(json_schema_extra={"type": "object"}, defer_build=True)

@@ -1,7 +1,6 @@
 """MCP tools whose schemas are free of noise and whose errors are sentences."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from functools import cache
 from typing import Any, cast
 
 from mcp.server.mcpserver import Context
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from concertmaster.errors import ConcertmasterError, did_you_mean
 from concertmaster.llm.protocol import JsonSchema
 from concertmaster.protocol.elicitation import AnswerNeededError
+from concertmaster.protocol.schemas import tidy
 
 
 class SentenceTool(Tool):
@@ -26,6 +26,7 @@ class SentenceTool(Tool):
     @classmethod
     def answering(
         cls,
+        schemas: Mapping[type[BaseModel], JsonSchema],
         reply: type[BaseModel],
         call: Callable[..., Awaitable[CallToolResult]],
         *,
@@ -33,14 +34,16 @@ class SentenceTool(Tool):
         description: str,
         annotations: ToolAnnotations,
     ) -> Tool:
-        """Return the tool that `call` is, whose results have the form of `reply`."""
+        """Return the tool that `call` is, whose results have the form of `reply`.
+
+        Its schema is among `schemas`: the SDK would make it anew for each tool, and a client
+        that starts a server waits for it.
+        """
         tool = cls.from_function(
             call, title=title, description=description, annotations=annotations
         )
-        # Not left to the SDK, which derives the schema anew for each tool of the same replies,
-        # and a client that starts a server waits for it.
         tool.fn_metadata.output_model = reply
-        tool.fn_metadata.output_schema = _schema_of(reply)
+        tool.fn_metadata.output_schema = schemas[reply]
         return tool
 
     async def run(
@@ -80,34 +83,3 @@ class SentenceTool(Tool):
                 what = "there is no such key; leave it out"
             sentences.append(f"{where}: {what}.")
         return f"{self.name} was called wrongly. {' '.join(sentences[:10])}"
-
-
-@cache
-def _schema_of(reply: type[BaseModel]) -> JsonSchema:
-    return tidy(reply.model_json_schema())
-
-
-def tidy(schema: JsonSchema) -> JsonSchema:
-    """Return a JSON Schema without generated titles, null alternatives and empty defaults."""
-    kept: JsonSchema = {}
-    for key, value in schema.items():
-        if key in ("properties", "$defs"):
-            kept[key] = {name: tidy(inner) for name, inner in value.items()}
-        elif key == "anyOf":
-            kept |= _alternatives([tidy(inner) for inner in value])
-        elif key in ("items", "additionalProperties") and isinstance(value, dict):
-            kept[key] = tidy(cast("JsonSchema", value))
-        elif not _is_noise(key, value, schema):
-            kept[key] = value
-    return kept
-
-
-def _alternatives(schemas: list[JsonSchema]) -> JsonSchema:
-    real = [schema for schema in schemas if schema != {"type": "null"}]
-    return real[0] if len(real) == 1 else {"anyOf": real}
-
-
-def _is_noise(key: str, value: object, schema: JsonSchema) -> bool:
-    generated_default = key == "default" and value in (None, "", [], {})
-    of_a_class = key == "description" and "properties" in schema
-    return key == "title" or generated_default or of_a_class

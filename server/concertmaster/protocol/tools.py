@@ -15,6 +15,7 @@ from concertmaster.protocol.arguments import Inputs, Texts
 from concertmaster.protocol.next_calls import FOLLOW_SECONDS
 from concertmaster.protocol.replies import FoundReply, PlanReply, RunReply
 from concertmaster.protocol.results import fitted_result, tool_result
+from concertmaster.protocol.schemas import schemas_of
 from concertmaster.protocol.state import Ctx, state_of
 from concertmaster.protocol.tooling import SentenceTool
 from concertmaster.protocol.views import plan_reply, result_text, runs_reply, subtask_reply
@@ -283,18 +284,20 @@ Go on with a run that is interrupted, cancelled, failed or partial, or needs app
 succeeded is kept and not paid for again; the rest is tried again. A run under way is only \
 followed. With plan or from_subtask: a new run, which takes over what nothing has changed for."""
 
+_answering = partial(SentenceTool.answering, schemas_of(PlanReply, RunReply, FoundReply))
+
 # plan_task and run_worker change nothing but the server's own record, so clients may make such
 # calls side by side. run_orchestration starts work that can be large and outlasts the call: a
 # client should feel free to ask its user first.
 TOOLS: tuple[Tool, ...] = (
-    SentenceTool.answering(
+    _answering(
         PlanReply,
         plan_task,
         title="Plan a task",
         description=PLAN_TASK,
         annotations=ToolAnnotations(read_only_hint=True, open_world_hint=True),
     ),
-    SentenceTool.answering(
+    _answering(
         RunReply,
         run_orchestration,
         title="Run a task with many workers",
@@ -306,14 +309,14 @@ TOOLS: tuple[Tool, ...] = (
             open_world_hint=True,
         ),
     ),
-    SentenceTool.answering(
+    _answering(
         RunReply,
         run_worker,
         title="Run one worker",
         description=RUN_WORKER,
         annotations=ToolAnnotations(read_only_hint=True, open_world_hint=True),
     ),
-    SentenceTool.answering(
+    _answering(
         FoundReply,
         get_run,
         title="Look at a run",
@@ -322,7 +325,7 @@ TOOLS: tuple[Tool, ...] = (
             read_only_hint=True, idempotent_hint=True, open_world_hint=False
         ),
     ),
-    SentenceTool.answering(
+    _answering(
         RunReply,
         cancel_run,
         title="Stop a run",
@@ -334,7 +337,7 @@ TOOLS: tuple[Tool, ...] = (
             open_world_hint=False,
         ),
     ),
-    SentenceTool.answering(
+    _answering(
         RunReply,
         resume_run,
         title="Go on with a run",
