@@ -59,11 +59,11 @@ async def serve_stdio(server: ConcertmasterServer, *, drain_seconds: float = 0.0
 
     with anyio.CancelScope() as scope:
         try:
-            async with ending.at_signal(stop):
-                await server.serve_stdio(
-                    _Stdin(_private_stdin(), at_end=leave),
-                    _Stdout(_private_stdout(), at_end=leave),
-                )
+            async with (
+                ending.at_signal(stop),
+                _Stdin(_private_stdin(), at_end=leave) as stdin,
+            ):
+                await server.serve_stdio(stdin, _Stdout(_private_stdout(), at_end=leave))
         except* BrokenPipeError:
             log.info("the client left while it was being written to")
     return ending.status
@@ -130,6 +130,13 @@ class _Stdin(anyio.AsyncFile[str]):
         except anyio.EndOfStream:
             self._at_end()
             return ""
+
+    async def aclose(self) -> None:
+        """Take no more lines."""
+        self._lines.close()
+        # The thread may wait for one to be taken. It is told now, and not by the event loop's
+        # end, which would report that.
+        await anyio.lowlevel.cancel_shielded_checkpoint()
 
     def _read(self) -> None:
         # The server may have ended while a line was on its way.
