@@ -35,17 +35,24 @@ class Takeover:
         self._by = by
         self._left_alone: set[tuple[str, int]] = set()
         """Runs by id and epoch."""
+        self._troublesome: set[str] = set()
+        """Runs at which the store failed: they come last, so that they keep no other waiting."""
         self._turns = Turns()
 
     async def keep_on(self) -> NoReturn:
         """Look for such runs again and again, until cancelled."""
+        told = ""
         while True:
             try:
                 await self.look()
+                told = ""
                 with anyio.move_on_after(LOOK_SECONDS):
                     await self._service.room.news()
             except StoreError as exc:
-                log.warning("store not looked at: %s", exc)
+                # Said once, and not each time.
+                if str(exc) != told:
+                    log.warning("store not looked at: %s", exc)
+                told = str(exc)
                 log.debug("store not looked at", exc_info=True)
                 await anyio.sleep(LOOK_SECONDS)
 
@@ -56,6 +63,7 @@ class Takeover:
             await self._service.room.free()
             rows = self._turns.order(await self._service.elsewhere.unfinished())
             rows = [row for row in rows if (row.run_id, row.epoch) not in self._left_alone]
+            rows.sort(key=lambda row: row.run_id in self._troublesome)
             if rows:
                 pace = min(PACE_SECONDS * await self._service.room.lead(), MOST_PACE_SECONDS)
                 await anyio.sleep(pace)
@@ -80,4 +88,7 @@ class Takeover:
                 return await self._service.resume(row.run_id, by=self._by, here=True)
         except (RequestError, UnreadableRunError) as exc:
             log.warning("run not resumed: %s", exc, extra={"run": row.run_id})
+        except StoreError:
+            self._troublesome.add(row.run_id)
+            raise
         return None
