@@ -1,12 +1,18 @@
 """Runs that are deleted: one by name, or all that are not to be kept."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import pytest
 
+from building import setup
 from concertmaster.errors import BusyRunError, UnknownRunError
+from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.orders import Order, RunOrder, WorkerOrder
 from concertmaster.runs.retention import DAY, KEEP_ALL, MEGABYTE, Retention
-from concertmaster.runs.service import RunService
+from concertmaster.runs.service import RunService, open_service
 from concertmaster.store.journal import StoredRun
+from concertmaster.store.sqlite_store import SqliteJournal
 from concertmaster.tools.inputs import InlineInput
 from fakes import FakeLLM
 from services import Gate, service_in
@@ -113,6 +119,27 @@ async def test_pruning_deletes_what_is_not_to_be_kept_and_says_what_that_was(
         assert all(run.size > 100 for run in pruned)
         assert [state.run_id for state in (await service.recent()).states] == [runs[3], runs[2]]
         assert await service.prune(Retention(runs=2)) == []
+
+
+async def test_what_another_process_deletes_meanwhile_keeps_nobody_from_pruning(
+    tmp_path: Path,
+) -> None:
+    class SlowJournal(SqliteJournal):
+        async def delete(self, run_ids: Sequence[str]) -> None:
+            if runs[0] in run_ids:
+                await other.delete(runs[0])
+            await super().delete(run_ids)
+
+    journal = SlowJournal(tmp_path)
+    async with (
+        service_in(tmp_path) as other,
+        journal.committing(),
+        open_service(journal=journal, setup=setup(FakeLLM()), policy=RunPolicy()) as service,
+    ):
+        runs = [await finished(other) for _ in range(3)]
+        pruned = await service.prune(Retention(runs=1))
+        assert [run.run_id for run in pruned] == [runs[1]]
+        assert [state.run_id for state in (await other.recent()).states] == [runs[2]]
 
 
 async def test_a_text_counts_as_a_part_of_each_run_that_refers_to_it(store: Store) -> None:

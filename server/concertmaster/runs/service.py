@@ -31,7 +31,7 @@ from concertmaster.runs.questions import answer_to
 from concertmaster.runs.reading import OrderReader, check_same
 from concertmaster.runs.recent import recent_runs, state_elsewhere
 from concertmaster.runs.resumable import check_new_budget, check_resumable
-from concertmaster.runs.retention import Retention
+from concertmaster.runs.retention import Retention, prune
 from concertmaster.runs.rewrites import file_changes
 from concertmaster.runs.room import Room
 from concertmaster.runs.state import RecentRuns, RunState, fold, subtask_result
@@ -375,10 +375,7 @@ class RunService:
 
     async def prune(self, retention: Retention) -> Sequence[StoredRun]:
         """Delete the runs that are not to be kept, and return what they were."""
-        surplus = retention.surplus(await self._journal.stock(), now=time.time())
-        if surplus:
-            await self._journal.delete([run.run_id for run in surplus])
-        return surplus
+        return await prune(self._journal, retention)
 
     async def trace(self, run_id: str, *, content: bool = False) -> Span:
         """Return the run as a tree of spans, with the `content` of tool calls if it is wanted."""
