@@ -98,7 +98,7 @@ class RunService:
             return known
         checked = await self._reader_for(origin.principal).checked(order)
         try:
-            return await self._begin(checked, origin=origin, key=order.idempotency_key)
+            return await self._begin(checked, origin=origin, key=order.stored_key)
         except UsedKeyError as exc:
             state = await self.get(exc.run_id)
             check_same(state, order)
@@ -161,7 +161,7 @@ class RunService:
         Raises:
             RequestError: that was another order.
         """
-        run_id = order.idempotency_key and await self._journal.run_with(order.idempotency_key)
+        run_id = order.stored_key and await self._journal.run_with(order.stored_key)
         if not run_id:
             return None
         state = await self.get(run_id)
