@@ -170,3 +170,24 @@ def test_what_is_no_plan_says_what_is_wrong(
     result = invoke("resume", run_id, "--plan", str(tmp_path / "plan.json"))
     assert result.exit_code == 2
     assert "plan.json is no plan: subtasks: 0: " in result.stderr
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_plan_is_read_as_any_terminal_wrote_it(
+    invoke: Invoke, answer_with: Callable[[FakeLLM], None], tmp_path: Path, encoding: str
+) -> None:
+    answer_with(FakeLLM({"planner": plan_json(subtask("s1"), subtask("s2"))}))
+    run_id = json.loads(invoke("run", "Do it", "--json").stdout)["run_id"]
+    file = tmp_path / "plan.json"
+    file.write_text(invoke("show", run_id, "--plan").stdout.replace("do s1", "dö s1"), encoding)
+    data = json.loads(invoke("resume", run_id, "--plan", str(file), "--json").stdout)
+    assert data["subtasks"][0]["objective"] == "dö s1"
+
+
+def test_what_is_no_text_is_no_plan(invoke: Invoke, tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_bytes(b"\x80\xff")
+    result = invoke("resume", "r-1", "--plan", str(tmp_path / "plan.json"))
+    assert result.exit_code == 2
+    assert "plan.json is no text in UTF-8" in result.stderr
+    told = invoke("run", "-", text=b"\x80")
+    assert (told.exit_code, "is no text" in told.stderr) == (2, True)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 import click
 
@@ -56,7 +56,7 @@ def run(
     verify: Verify | None,
     guard: str,
     as_json: bool,
-    output_schema: TextIO | None,
+    output_schema: BinaryIO | None,
     **flags: Any,
 ) -> None:
     """Plan TASK, delegate it to workers, and print their answer.
@@ -97,7 +97,7 @@ def worker(
     task: str,
     files: tuple[str, ...],
     as_json: bool,
-    output_schema: TextIO | None,
+    output_schema: BinaryIO | None,
     **flags: Any,
 ) -> None:
     """Have the worker NAME do TASK, without planning or synthesis."""
@@ -117,7 +117,7 @@ def worker(
 @click.option(
     "--plan",
     "plan_file",
-    type=click.File(encoding="utf-8"),
+    type=click.File("rb"),
     metavar="FILE",
     help="Run it anew with this plan, as `show RUN --plan` prints it.",
 )
@@ -128,7 +128,7 @@ def worker(
 @json_option
 def resume(
     run_id: str,
-    plan_file: TextIO | None,
+    plan_file: BinaryIO | None,
     redo: tuple[str, ...],
     approved: bool,
     as_json: bool,
