@@ -288,6 +288,33 @@ def test_an_address_of_nothing_is_an_error_without_its_password(
     assert "secret" not in str(unreachable.value) + str(malformed.value)
 
 
+@pytest.mark.parametrize("password", ["pa@ssage", "pa/ssage", "pa%ssage"])
+def test_a_password_that_is_not_written_as_in_a_url_is_not_repeated(password: str) -> None:
+    with pytest.raises(SettingsError, match="%40 for @") as malformed:
+        check_store(f"postgresql://me:{password}@127.0.0.1:1/runs")
+    assert "ssage" not in str(malformed.value)
+
+
+def test_a_database_that_cannot_hold_every_text_is_refused(postgres: Postgres) -> None:
+    url = postgres.create("latin", "ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+    for use in (migrate, check_store):
+        with pytest.raises(StoreError, match=r"LATIN1.*ENCODING 'UTF8'"):
+            use(url)
+
+
+async def test_texts_of_any_language_are_kept_whatever_encoding_the_server_has_for_clients(
+    shared: PostgresStore,
+) -> None:
+    shared.change("ALTER DATABASE store SET client_encoding = 'LATIN1'")
+    try:
+        async with shared.open() as journal:
+            await journal.create("r-1", started(), {})
+            await journal.append("r-1", cancel("✓"), epoch=1)
+            assert (await journal.standing(["r-1"]))["r-1"].cancel_requested == "✓"
+    finally:
+        shared.change("ALTER DATABASE store RESET client_encoding")
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [
