@@ -16,6 +16,7 @@ import anyio
 from concertmaster.catalog.catalog import Catalog, builtin_folder
 from concertmaster.catalog.definitions import WorkerDefinition
 from concertmaster.catalog.prompts import load_prompts
+from concertmaster.cli.app import collect_rarely
 from concertmaster.engine.record.request import Limits
 from concertmaster.engine.run import Setup
 from concertmaster.llm.protocol import Draft, Models, Reply, Request, Usage
@@ -156,7 +157,8 @@ def _figures(name: str, store: str) -> list[Figure]:
 
 
 def journal_figures() -> list[Figure]:
-    """Measure both stores."""
+    """Measure both stores, in a process like those of the command."""
+    collect_rarely()
     figures = _figures("SQLite", "")
     with running_postgres() as server:
         figures += _figures("Postgres", server.store())
