@@ -30,6 +30,7 @@ from concertmaster.store.owners import Owners
 from concertmaster.store.sqlite_errors import ON_NETWORK, explain
 from concertmaster.store.sqlite_layout import lay_out
 from concertmaster.store.sqlite_queries import (
+    LET_GO,
     SELECT_OFFERING,
     SELECT_OUTLINES,
     SELECT_ROWS,
@@ -172,6 +173,13 @@ class SqliteFile:
         owner = NOBODY if write.queued else self._owners.me
         writer.execute(changes, (write.epoch, owner, write.run_id))
         return True
+
+    def let_go(self, run_id: str, epoch: int) -> None:
+        """Own a run no more that is still in this epoch; for the writing thread."""
+        with self._explained():
+            writer, _ = self._opened()
+            with self._alone():
+                writer.execute(LET_GO, (run_id, epoch, self._owners.me))
 
     def _crowded(self, writer: sqlite3.Connection, most: int | None) -> bool:
         """Tell whether so many runs are under way in living processes."""

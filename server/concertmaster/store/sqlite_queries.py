@@ -44,3 +44,6 @@ SELECT_OUTLINES = """
     WHERE run_id IN (SELECT value FROM json_each(?)) AND kind NOT IN ('call-started', 'tool-called')
     ORDER BY run_id, seq
 """
+
+LET_GO = "UPDATE runs SET owner = '-' WHERE run_id = ? AND epoch = ? AND owner = ?"
+"""No process has this id, so that none is taken for the owner."""
