@@ -18,6 +18,7 @@ from concertmaster.engine.steps import Steps
 from concertmaster.errors import LostRunError, StoreError, UnknownRunError
 from concertmaster.llm.protocol import Document
 from concertmaster.runs import ends
+from concertmaster.runs.given_up import GivenUp
 from concertmaster.runs.reuse import offers_for
 from concertmaster.runs.state import RunState, fold
 from concertmaster.store.journal import Journal
@@ -78,8 +79,7 @@ class LiveRuns:
         self._orchestrator = Orchestrator(setup)
         self._tasks = tasks
         self._live: dict[str, LiveRun] = {}
-        self._given_up: dict[str, RunState] = {}
-        """Runs whose journal could not be written any more, of which it does not tell all."""
+        self._given_up = GivenUp(journal, tasks)
         self._listeners: list[Callable[[str], None]] = []
         self._watching_others = False
         self._freed = anyio.Event()
@@ -110,7 +110,7 @@ class LiveRuns:
     def known(self, run_id: str) -> RunState | None:
         """Return the state of a run that this process knows better than the journal."""
         live = self._live.get(run_id)
-        return live.state if live is not None else self._given_up.get(run_id)
+        return live.state if live is not None else self._given_up.known(run_id)
 
     def on_change(self, listener: Callable[[str], None]) -> None:
         """Have `listener` called with the run's id after each event of a run driven here."""
@@ -145,7 +145,7 @@ class LiveRuns:
             # Whoever has found it here meanwhile looks again.
             live.changes.tell()
             raise
-        self._given_up.pop(run_id, None)
+        self._given_up.discard(run_id)
         live.begin(recorded)
         self._notify(live)
         request = live.request
@@ -219,7 +219,7 @@ class LiveRuns:
         live.state.interrupt(f"The run was given up. {error}")
         # Of a run that another process has taken over, the journal tells all.
         if not isinstance(error, LostRunError):
-            self._given_up[run_id] = live.state
+            self._given_up.add(live.state, epoch=live.epoch)
 
     async def _append(self, live: LiveRun, event: Event, *, wait: bool = True) -> None:
         try:
