@@ -1,6 +1,7 @@
 import logging
 import os
 import resource
+import shutil
 import sqlite3
 import stat
 import struct
@@ -25,6 +26,7 @@ from concertmaster.errors import (
     ConcertmasterError,
     LostRunError,
     StoreError,
+    UnknownRunError,
 )
 from concertmaster.store import sqlite_store
 from concertmaster.store.group_commit import GroupCommit
@@ -594,3 +596,33 @@ def test_a_path_of_another_machine_is_a_network_share() -> None:
             return self
 
     assert network_share(cast("Path", OtherMachine("//server/share/data")))
+
+
+def vanish(folder: Path, how: str) -> None:
+    if how == "moved":
+        folder.rename(folder.with_name("elsewhere"))
+    else:
+        shutil.rmtree(folder)
+    if how == "replaced":
+        folder.with_name("other").rename(folder)
+
+
+@pytest.mark.parametrize("how", ["deleted", "moved", "replaced"])
+async def test_a_journal_is_usable_again_once_its_file_is_gone(
+    folder: Path, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_sqlite(folder.with_name("other")) as other:
+        await other.create("r-other", started(), {})
+    async with open_sqlite(folder) as journal, open_sqlite(folder) as second:
+        await journal.create("r-1", started(), {})
+        assert (await second.row("r-1")).alive
+        vanish(folder, how)
+        with pytest.raises(UnknownRunError):
+            await journal.append("r-1", numbered(1), epoch=1)
+        assert "was moved away or deleted" in caplog.text
+        await journal.create("r-2", started(), {})
+        async with open_sqlite(folder) as other:
+            known = {row.run_id: row.alive for row in await other.recent(5)}
+        assert known == {"r-2": True} | ({"r-other": False} if how == "replaced" else {})
+        await second.create("r-3", started(), {})
+        assert (await journal.row("r-3")).alive

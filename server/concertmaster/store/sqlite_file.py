@@ -8,6 +8,7 @@ no process knows the version of the others, all of them take the lock.
 """
 
 import json
+import logging
 import sqlite3
 import threading
 from collections.abc import Collection, Generator, Sequence
@@ -30,26 +31,21 @@ from concertmaster.store.owners import Owners
 from concertmaster.store.sqlite_errors import ON_NETWORK, explain
 from concertmaster.store.sqlite_layout import lay_out
 from concertmaster.store.sqlite_queries import (
+    INSERT_EVENT,
     LET_GO,
     SELECT_OFFERING,
     SELECT_OUTLINES,
     SELECT_ROWS,
+    SELECT_SIZES,
     SELECT_SPENT,
+    SELECT_STANDING,
 )
 from concertmaster.store.stored import NewRun, Write, outlined, parsed, standings
 
+log = logging.getLogger(__name__)
+
 NOBODY = ""
 """The owner of runs that wait for a process with room."""
-
-_INSERT_EVENT = """
-    INSERT INTO events (run_id, seq, epoch, name, kind, version, at, data)
-    SELECT
-        run_id,
-        (SELECT coalesce(max(seq), 0) + 1 FROM events WHERE events.run_id = runs.run_id),
-        epoch, :name, :kind, :version, :at, :data
-    FROM runs
-    WHERE run_id = :run_id AND epoch = coalesce(:epoch, epoch)
-"""
 
 _ENDED = """EXISTS (
     SELECT 1 FROM events
@@ -62,18 +58,6 @@ _INSERT_RUN = """
 
 _SELECT_KEY = "SELECT run_id FROM runs WHERE idempotency_key = ?"
 
-_SELECT_SIZES = """
-    SELECT
-        run_id,
-        (SELECT sum(length(CAST(data AS BLOB))) FROM events WHERE events.run_id = runs.run_id)
-        + (
-            SELECT coalesce(sum(length(CAST(text AS BLOB))), 0)
-            FROM run_texts JOIN texts USING (digest)
-            WHERE run_texts.run_id = runs.run_id
-        )
-    FROM runs
-"""
-
 _DELETE_RUN = (
     "DELETE FROM events WHERE run_id = ?",
     "DELETE FROM run_texts WHERE run_id = ?",
@@ -81,15 +65,6 @@ _DELETE_RUN = (
 )
 
 _SELECT_OWNER = f"SELECT epoch, owner, {_ENDED} FROM runs WHERE run_id = ?"  # noqa: S608
-
-_SELECT_STANDING = """
-    SELECT runs.run_id, runs.epoch, version, data
-    FROM runs LEFT JOIN events
-    ON events.run_id = runs.run_id AND events.epoch = runs.epoch
-    AND kind IN ('cancel-requested', 'tool-answered')
-    WHERE runs.run_id IN (SELECT value FROM json_each(?))
-    ORDER BY seq
-"""
 
 _SELECT_EVENTS = "SELECT version, data FROM events WHERE run_id = ? ORDER BY seq"
 
@@ -111,11 +86,15 @@ class SqliteFile:
         self._lock = private.OpenLock(folder / "runs.lock")
         self._opening = threading.Lock()
         self._connections: tuple[sqlite3.Connection, sqlite3.Connection] | None = None
+        self._identity: tuple[int, int] | None = None
+        """What the file that is open is known by, whatever is at its path now."""
+        self._gone: list[sqlite3.Connection] = []
+        """Connections to files that are not there any more; who reads may still have one."""
 
     def commit(self, writes: Sequence[Write]) -> list[ConcertmasterError | None]:
         """Commit the writes together and return, for each, why it was left out, if it was."""
         with self._explained():
-            writer, _ = self._opened()
+            writer = self._writer()
             if any(write.owns for write in writes):
                 self._owners.hold()
             with self._alone(), writer:
@@ -130,7 +109,7 @@ class SqliteFile:
             if write.takes_over and not self._take_over(writer, write):
                 return _refusal(writer, write.run_id)
             inserted = writer.execute(
-                _INSERT_EVENT,
+                INSERT_EVENT,
                 {
                     "run_id": write.run_id,
                     "epoch": write.epoch,
@@ -177,7 +156,7 @@ class SqliteFile:
     def let_go(self, run_id: str, epoch: int) -> None:
         """Own a run no more that is still in this epoch; for the writing thread."""
         with self._explained():
-            writer, _ = self._opened()
+            writer = self._writer()
             with self._alone():
                 writer.execute(LET_GO, (run_id, epoch, self._owners.me))
 
@@ -191,7 +170,7 @@ class SqliteFile:
     def delete(self, run_ids: Sequence[str]) -> None:
         """Delete runs and the texts that no other refers to; for the writing thread."""
         with self._explained():
-            writer, _ = self._opened()
+            writer = self._writer()
             with self._alone():
                 with writer:
                     writer.execute("BEGIN IMMEDIATE")
@@ -219,7 +198,7 @@ class SqliteFile:
     def commits_of_others(self) -> int:
         """Return a number that changes when another process commits; for the writing thread."""
         with self._explained():
-            writer, _ = self._opened()
+            writer = self._writer()
             (version,) = writer.execute("PRAGMA data_version").fetchone()
             return version
 
@@ -259,7 +238,7 @@ class SqliteFile:
         """Return how those of the runs stand that there are."""
         with self._explained():
             _, reader = self._opened()
-            found = reader.execute(_SELECT_STANDING, (json.dumps(list(run_ids)),)).fetchall()
+            found = reader.execute(SELECT_STANDING, (json.dumps(list(run_ids)),)).fetchall()
         return standings(found)
 
     def run_with(self, key: str) -> str | None:
@@ -275,7 +254,7 @@ class SqliteFile:
         busy = self._rows(f"{SELECT_ROWS} WHERE NOT {_ENDED}")
         with self._explained():
             _, reader = self._opened()
-            sizes = dict(reader.execute(_SELECT_SIZES).fetchall())
+            sizes = dict(reader.execute(SELECT_SIZES).fetchall())
         alive = {row.run_id for row in busy if row.alive or row.queued}
         return [
             StoredRun(
@@ -343,10 +322,20 @@ class SqliteFile:
                 # a process that keeps the lock for ever must not keep this one from ending.
                 with suppress(OSError):
                     stack.enter_context(self._alone())
-                for connection in self._connections:
+                for connection in (*self._connections, *self._gone):
                     connection.close()
         self._lock.close()
         self._owners.release()
+
+    def _writer(self) -> sqlite3.Connection:
+        """Return the writing connection, to the file that is there now; for the writing thread."""
+        with self._opening:
+            if self._connections is not None and self._identity != _identity(self._path):
+                log.warning("%s was moved away or deleted, with the runs in it", self._path)
+                self._gone += self._connections
+                self._connections = None
+                self._lock.close()
+        return self._opened()[0]
 
     def _opened(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
         """Return the writing and the reading connection."""
@@ -357,6 +346,7 @@ class SqliteFile:
                 private.make_folder(self._folder)
                 with self._alone():
                     self._connections = self._open()
+                    self._identity = _identity(self._path)
             return self._connections
 
     def _open(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
@@ -388,6 +378,14 @@ class SqliteFile:
             yield
         except (sqlite3.Error, OSError) as exc:
             raise StoreError(explain(exc, self._path)) from exc
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _refusal(writer: sqlite3.Connection, run_id: str) -> ConcertmasterError:
