@@ -169,7 +169,9 @@ def _follow(
 
     async def work(begin: Begin) -> Followed:
         async with open_runs(loaded, roots=roots, named=named_outside(inputs, roots)) as service:
-            return await follow(service, await begin(service), stderr())
+            state = await begin(service)
+            seconds = loaded.settings.drain_seconds
+            return await follow(service, state, stderr(), drain_seconds=seconds)
 
     followed = see_through(begin, work)
     print_followed(followed, as_json)
@@ -178,6 +180,8 @@ def _follow(
 
 def exit_status(followed: Followed) -> int:
     """Return the exit status that tells how a run came to its end."""
+    if followed.ended_by:
+        return 128 + followed.ended_by
     return INTERRUPTED if followed.stopped else STATUSES.get(followed.state.status, FAILED)
 
 
@@ -195,8 +199,10 @@ def named_outside(inputs: Iterable[InputSpec], roots: Iterable[Path]) -> tuple[P
 
 
 def print_followed(followed: Followed, as_json: bool) -> None:
-    """Print the answer of a run, and what is to be said about it."""
+    """Print the answer of a run, and what is to be said about it; nothing if it was left."""
     state = followed.state
+    if followed.ended_by:
+        return
     if as_json:
         print_json(run_data(state))
     elif text := answer_text(state):
