@@ -35,7 +35,7 @@ from concertmaster.store.network import network_share
 from concertmaster.store.sqlite_errors import explain
 from concertmaster.store.sqlite_file import SqliteFile
 from concertmaster.store.sqlite_store import open_sqlite
-from concertmaster.store.stored import Write
+from concertmaster.store.stored import Write, outlined, to_json
 from concertmaster.store.writing import Pending
 from stores import cancel, names, numbered, started
 
@@ -317,6 +317,25 @@ async def test_a_file_that_is_no_database_is_an_error_and_stays_as_it_is(made: P
     assert f"{file} is damaged" in said
     assert "CONCERTMASTER_DATA_FOLDER" in said
     assert content(file) == b"precious" * 1000
+
+
+def test_an_index_that_leads_to_another_run_costs_no_more_than_its_own() -> None:
+    kept = [("r-1", 1, to_json(started())), ("r-\ufffd", 1, to_json(started()))]
+    outlines = outlined(["r-1", "r-2"], kept)
+    assert [outlines["r-1"], outlines["r-2"]] == [[started()], []]
+
+
+async def test_a_byte_that_is_no_text_any_more_costs_no_more_than_itself(folder: Path) -> None:
+    async with open_sqlite(folder) as journal:
+        for run_id in ("r-1", "r-2"):
+            await journal.create(run_id, started(), {})
+        await journal.tell("r-1", cancel("damaged"))
+    file = folder / "runs.db"
+    write(file, file.read_bytes().replace(b'"damaged"', b'"d\x80maged"'))
+    async with open_sqlite(folder) as journal:
+        assert [row.run_id for row in await journal.recent(5)] == ["r-2", "r-1"]
+        assert await names(journal, "r-2") == ["run/start"]
+        assert (await journal.standing(["r-1"]))["r-1"].cancel_requested == "d\ufffdmaged"
 
 
 async def test_the_database_of_another_program_is_an_error_and_stays_as_it_is(

@@ -13,6 +13,7 @@ import sqlite3
 import threading
 from collections.abc import Collection, Generator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
+from operator import methodcaller
 from pathlib import Path
 
 from concertmaster.engine.record.events import SCHEMA_VERSION, Event
@@ -364,9 +365,12 @@ class SqliteFile:
             return writer, reader
 
     def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(
+        connection = sqlite3.connect(
             self._path, timeout=self._patience, isolation_level=None, check_same_thread=False
         )
+        # Else a damaged byte of one run keeps all from being listed.
+        connection.text_factory = methodcaller("decode", "utf-8", "replace")
+        return connection
 
     def _alone(self) -> AbstractContextManager[None]:
         """Keep other processes from opening, changing and closing the file."""

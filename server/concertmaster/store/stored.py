@@ -68,7 +68,8 @@ def outlined(run_ids: Iterable[str], rows: Iterable[tuple[str, int, str]]) -> di
     """Return the events of each of the runs, whose rows begin with the run's id."""
     kept: dict[str, list[tuple[int, str]]] = {run_id: [] for run_id in run_ids}
     for run_id, version, data in rows:
-        kept[run_id].append((version, data))
+        # Of a damaged index, the store may tell what was not asked for.
+        kept.setdefault(run_id, []).append((version, data))
     return {run_id: _outline(run_id, events) for run_id, events in kept.items()}
 
 
