@@ -321,7 +321,7 @@ async def test_a_file_that_is_no_database_is_an_error_and_stays_as_it_is(made: P
 
 def test_an_index_that_leads_to_another_run_costs_no_more_than_its_own() -> None:
     kept = [("r-1", 1, to_json(started())), ("r-\ufffd", 1, to_json(started()))]
-    outlines = outlined(["r-1", "r-2"], kept)
+    outlines = outlined(["r-1", "r-2"], kept, lambda _: {})
     assert [outlines["r-1"], outlines["r-2"]] == [[started()], []]
 
 
