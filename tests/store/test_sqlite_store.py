@@ -22,6 +22,7 @@ from anyio import from_thread
 from anyio.lowlevel import checkpoint
 from filelock import FileLock
 
+from concertmaster.engine.record.events import RunEnded
 from concertmaster.errors import (
     ConcertmasterError,
     LostRunError,
@@ -40,6 +41,8 @@ from concertmaster.store.writing import Pending
 from stores import cancel, names, numbered, started
 
 pytestmark = pytest.mark.anyio
+
+ENDED = RunEnded(name="run/end", at=4.0, status="partial")
 
 
 @pytest.fixture
@@ -615,6 +618,25 @@ def test_a_path_of_another_machine_is_a_network_share() -> None:
             return self
 
     assert network_share(cast("Path", OtherMachine("//server/share/data")))
+
+
+async def test_a_deletion_does_not_hold_up_the_runs_of_others(folder: Path) -> None:
+    async with open_sqlite(folder) as journal, open_sqlite(folder) as other:
+        for run_id in ("r-1", "r-2"):
+            await journal.create(run_id, started(), {"1": "one" * 50_000})
+            await journal.append(run_id, ENDED, epoch=1)
+        await other.create("r-3", started(), {})
+        await journal.delete(["r-1", "r-2"])
+        assert free_pages(folder) > 0
+        await other.append("r-3", ENDED, epoch=1)
+        await journal.delete(["r-3"])
+        assert free_pages(folder) == 0
+
+
+def free_pages(folder: Path) -> int:
+    with closing(sqlite3.connect(folder / "runs.db")) as connection:
+        (pages,) = connection.execute("PRAGMA freelist_count").fetchone()
+        return pages
 
 
 def vanish(folder: Path, how: str) -> None:

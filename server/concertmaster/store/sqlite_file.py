@@ -163,10 +163,12 @@ class SqliteFile:
 
     def _crowded(self, writer: sqlite3.Connection, most: int | None) -> bool:
         """Tell whether so many runs are under way in living processes."""
-        if most is None:
-            return False
+        return most is not None and len(self._at_work(writer)) >= most
+
+    def _at_work(self, writer: sqlite3.Connection) -> list[str]:
+        """Return the living process of each run that is under way."""
         owners = [row[3] for row in writer.execute(f"{SELECT_ROWS} WHERE NOT {_ENDED}")]
-        return sum(map(self._owners.alive, owners)) >= most
+        return list(filter(self._owners.alive, owners))
 
     def delete(self, run_ids: Sequence[str]) -> None:
         """Delete runs and the texts that no other refers to; for the writing thread."""
@@ -179,7 +181,10 @@ class SqliteFile:
                         self._delete(writer, run_id)
                     drop_texts(writer)
                 # What was deleted is to be gone from the disk. A process that reads just now
-                # keeps it from that; then the next deletion sees to it.
+                # keeps it from that, as do the runs of others, whose commits could wait in vain
+                # while a large file is written anew; then the next deletion sees to it.
+                if set(self._at_work(writer)) - {self._owners.me}:
+                    return
                 with suppress(sqlite3.OperationalError):
                     writer.execute("VACUUM")
                     writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
