@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -9,18 +10,20 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from building import worker
+from building import setup, worker
 from concertmaster.engine.record.events import Event
 from concertmaster.engine.steps import COMMIT_SECONDS
 from concertmaster.errors import ModelUnavailableError, RequestError, StoreError, UnknownRunError
 from concertmaster.llm.protocol import Request
 from concertmaster.runs import takeover
+from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.orders import Order, PlanOrder, RunOrder
-from concertmaster.runs.service import RunService
+from concertmaster.runs.service import RunService, open_service
 from concertmaster.runs.state import RunState
 from concertmaster.runs.takeover import Takeover
-from concertmaster.store.journal import MOST_RESUMPTIONS
-from concertmaster.store.sqlite_store import PATIENCE_SECONDS
+from concertmaster.store.journal import MOST_RESUMPTIONS, RunRow
+from concertmaster.store.postgres_link import WRITE_SECONDS
+from concertmaster.store.sqlite_store import PATIENCE_SECONDS, SqliteJournal
 from concertmaster.tools.inputs import InlineInput
 from fakes import FakeLLM, Script, plan_json, reply_with, subtask
 from services import FailingJournal, Gate, failing_service, service_in
@@ -365,6 +368,7 @@ async def test_runs_of_processes_that_die_later_are_taken_up_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(takeover, "LOOK_SECONDS", 0)
+    monkeypatch.setattr(takeover, "RETURN_SECONDS", 0)
     async with (
         failing_service(tmp_path, FakeLLM(), reads_refused=3) as service,
         anyio.create_task_group() as tasks,
@@ -448,6 +452,36 @@ async def test_a_journal_that_fails_meanwhile_leaves_no_run_alone_for_good(
         assert (await over(service, run_id)).status == "succeeded"
 
 
+async def test_a_store_that_comes_back_leaves_others_time_to_say_that_they_are_alive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(takeover, "RETURN_SECONDS", 0)
+
+    class BackJournal(SqliteJournal):
+        async def unfinished(self) -> Sequence[RunRow]:
+            rows = await super().unfinished()
+            if not asked:
+                asked.append("in vain")
+                raise StoreError("The store is away.")
+            asked.append("in time")
+            return [replace(row, alive=len(asked) != 2) for row in rows]
+
+    asked: list[str] = []
+    run_id = await interrupted(tmp_path)
+    journal = BackJournal(tmp_path)
+    async with (
+        journal.committing(),
+        open_service(journal=journal, setup=setup(FakeLLM()), policy=RunPolicy()) as service,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(Takeover(service, by="test").keep_on)
+        with anyio.fail_after(10):
+            while len(asked) < 5:
+                await anyio.lowlevel.checkpoint()
+        tasks.cancel_scope.cancel()
+        assert (await service.get(run_id)).resumed == 0
+
+
 async def test_a_run_begun_offline_does_not_go_on_with_a_model(store: Store) -> None:
     offline = FakeLLM({"planner": TWO, "worker:critic": Gate()})
     offline.notice = "There is no language model."
@@ -459,4 +493,4 @@ async def test_a_run_begun_offline_does_not_go_on_with_a_model(store: Store) -> 
 
 
 def test_a_commit_is_waited_for_longer_than_the_store_takes_to_give_it_up() -> None:
-    assert COMMIT_SECONDS > 2 * PATIENCE_SECONDS
+    assert 2 * max(PATIENCE_SECONDS, WRITE_SECONDS) < COMMIT_SECONDS

@@ -15,8 +15,11 @@ from concertmaster.store.postgres_errors import AHEAD, BEHIND, NO_TABLES, NOT_UT
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
-PATIENCE_SECONDS = 5
-"""How long to try to connect again to a server that was there."""
+READ_SECONDS = 5
+"""How long to try again to read from a server that was there."""
+
+WRITE_SECONDS = 20
+"""How long to try again to write to one: what is to be written may have been paid for."""
 
 RETRY_SECONDS = 0.1
 
@@ -47,6 +50,10 @@ _NO_ADDRESS = (
     "postgresql://user:password@host:5432/database. In a password, characters other than letters "
     "and digits are written as in any URL: %40 for @, %2F for /, %25 for %."
 )
+
+_PASSING = (psycopg.OperationalError, errors.ReadOnlySqlTransaction)
+"""What may be over when it is tried again: no connection, a lock, a timeout, a full disk, a server
+that is yet to become the primary."""
 
 Connection = psycopg.Connection[tuple[object, ...]]
 
@@ -86,8 +93,10 @@ class Address:
 class Link:
     """A connection that is opened when it is needed, and again when it was lost."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, *, patience: float = READ_SECONDS) -> None:
+        """Try for so many seconds where the server was there and is away."""
         self._address = address
+        self._patience = patience
         self._connection: Connection | None = None
         self._checked = False
 
@@ -99,15 +108,17 @@ class Link:
         Raises:
             StoreError: the store cannot be used.
         """
-        until = time.monotonic() + PATIENCE_SECONDS
+        until = time.monotonic() + self._patience
         again = False
         while True:
             try:
                 return work(self._opened(), again)
             except psycopg.Error as exc:
                 lost = self._connection is None or self._connection.closed
-                if not (lost and self._checked and time.monotonic() < until):
+                passing = lost or isinstance(exc, _PASSING)
+                if not (passing and self._checked and time.monotonic() < until):
                     raise self._address.store_error(exc) from exc
+                self.close()
             again = True
             time.sleep(RETRY_SECONDS)
 
