@@ -13,7 +13,7 @@ from concertmaster.store.sqlite_file import SqliteFile
 POLL_SECONDS = 0.25
 """How often to look whether another process has committed something."""
 
-PATIENCE_SECONDS = 10
+PATIENCE_SECONDS = 20
 """How long to wait for another process that has the file locked."""
 
 
