@@ -102,6 +102,10 @@ def interrupt(server: StdioServer) -> None:
     server.process.send_signal(signal.SIGINT)
 
 
+def hang_up(server: StdioServer) -> None:
+    server.process.send_signal(signal.SIGHUP)
+
+
 def interrupt_and_terminate(server: StdioServer) -> None:
     server.process.send_signal(signal.SIGINT)
     time.sleep(0.1)
@@ -121,6 +125,7 @@ def vanish(server: StdioServer) -> None:
         (vanish, 0),
         (terminate, 143),
         (interrupt, 130),
+        (hang_up, 129),
         (interrupt_and_terminate, 130),
     ],
 )

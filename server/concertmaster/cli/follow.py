@@ -3,9 +3,7 @@
 A process that is told to end, or whose terminal is closed, lets calls under way end first.
 """
 
-import os
 import signal
-import stat
 import time
 from dataclasses import dataclass
 
@@ -17,6 +15,7 @@ from concertmaster.cli.asking import answer_questions, can_ask
 from concertmaster.cli.live import View, open_view
 from concertmaster.runs.service import RunService
 from concertmaster.runs.state import RunState
+from concertmaster.signals import ending_signals, leave_closed_terminal
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,7 @@ class _Heard:
     async def heed(self, following: anyio.CancelScope, *, task_status: TaskStatus[None]) -> None:
         """Do what signals say, for as long as the run is being followed."""
         try:
-            with anyio.open_signal_receiver(*_signals()) as signals:
+            with anyio.open_signal_receiver(*ending_signals()) as signals:
                 task_status.started()
                 async with anyio.create_task_group() as tasks:
                     async for number in signals:
@@ -99,8 +98,7 @@ class _Heard:
         await self._service.cancel(self._run_id, reason="interrupted at the terminal")
 
     async def _end(self, following: anyio.CancelScope) -> None:
-        if self.ended_by != signal.SIGTERM:
-            _leave_terminal()
+        leave_closed_terminal(self.ended_by)
         self._tell("Letting calls end. To go on: ")
         await self._service.drain(seconds=self._drain_seconds)
         following.cancel()
@@ -108,20 +106,3 @@ class _Heard:
     def _tell(self, what: str) -> None:
         told = f"{what}concertmaster resume {self._run_id}"
         self._console.print(told, soft_wrap=True)
-
-
-def _signals() -> list[signal.Signals]:
-    """Return the signals to heed, which are those that this process was not told to ignore."""
-    names = ("SIGINT", "SIGTERM", "SIGHUP")
-    found = [signal.Signals[name] for name in names if name in signal.Signals.__members__]
-    # Who starts a process with nohup wants it to stay.
-    return [number for number in found if signal.getsignal(number) is not signal.SIG_IGN]
-
-
-def _leave_terminal() -> None:
-    """Have nothing read from or written to a terminal that is gone, since that would fail."""
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for stream in range(3):
-        if stat.S_ISCHR(os.fstat(stream).st_mode):
-            os.dup2(nothing, stream)
-    os.close(nothing)

@@ -1,6 +1,5 @@
 """The subcommand `work`: a process that works on runs which others accept."""
 
-import signal
 from typing import Any
 
 import anyio
@@ -11,12 +10,13 @@ from concertmaster.cli.extras import check_store
 from concertmaster.cli.options import load, run_async, setup_options
 from concertmaster.cli.terminal import print_aside
 from concertmaster.cli.wiring import open_runs, tending
+from concertmaster.signals import ending_signals, leave_closed_terminal
 
 
 @click.command()
 @setup_options
 def work(**flags: Any) -> None:
-    """Work on runs that others accept, until SIGTERM or Ctrl-C.
+    """Work on runs that others accept, until SIGTERM, Ctrl-C, or the end of its terminal.
 
     Then no call begins any more, those under way may end, and the runs are handed back, to go
     on in another process.
@@ -43,9 +43,9 @@ def work(**flags: Any) -> None:
 
 async def _await_signal(ended: anyio.Event, *, task_status: TaskStatus[None]) -> None:
     try:
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        with anyio.open_signal_receiver(*ending_signals()) as signals:
             task_status.started()
-            await anext(signals)
+            leave_closed_terminal(await anext(signals))
             ended.set()
     except NotImplementedError:
         # On Windows, where event loops receive no signals, Ctrl-C ends the process as usual.

@@ -20,6 +20,7 @@ from anyio.abc import TaskStatus
 
 from concertmaster.protocol.incoming import mended
 from concertmaster.protocol.server import ConcertmasterServer
+from concertmaster.signals import ending_signals, leave_closed_terminal
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +29,6 @@ LAST_SECONDS = 6.0
 
 A server that workers use may take 4 seconds of it, until it is killed.
 """
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 async def serve_stdio(server: ConcertmasterServer, *, drain_seconds: float = 0.0) -> int:
@@ -76,16 +75,19 @@ class Ending:
     async def _await_signal(
         self, stop: Callable[[], Awaitable[None]], *, task_status: TaskStatus[None]
     ) -> None:
+        wanted = ending_signals()
         try:
-            with anyio.open_signal_receiver(*SIGNALS) as signals:
+            with anyio.open_signal_receiver(*wanted) as signals:
                 task_status.started()
-                self.status = 128 + await anext(signals)
+                heard = await anext(signals)
         except NotImplementedError:
             # On Windows, where event loops receive no signals, they end the process as usual.
             task_status.started()
             return
-        for number in SIGNALS:
+        self.status = 128 + heard
+        for number in wanted:
             signal.signal(number, signal.SIG_IGN)
+        leave_closed_terminal(heard)
         self.hurry()
         await stop()
 
