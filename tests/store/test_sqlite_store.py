@@ -667,3 +667,11 @@ async def test_a_journal_is_usable_again_once_its_file_is_gone(
         assert known == {"r-2": True} | ({"r-other": False} if how == "replaced" else {})
         await second.create("r-3", started(), {})
         assert (await journal.row("r-3")).alive
+
+
+async def test_who_only_reads_begins_anew_too_where_the_file_is_gone(folder: Path) -> None:
+    async with open_sqlite(folder) as journal:
+        await journal.create("r-1", started(), {})
+        assert await names(journal) == ["run/start"]
+        vanish(folder, "deleted")
+        assert await journal.recent(5) == []

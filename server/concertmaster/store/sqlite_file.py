@@ -32,6 +32,7 @@ from concertmaster.store.owners import Owners
 from concertmaster.store.sqlite_errors import ON_NETWORK, explain
 from concertmaster.store.sqlite_layout import lay_out
 from concertmaster.store.sqlite_queries import (
+    DELETE_RUN,
     INSERT_EVENT,
     LET_GO,
     SELECT_OFFERING,
@@ -60,12 +61,6 @@ _INSERT_RUN = """
 """
 
 _SELECT_KEY = "SELECT run_id FROM runs WHERE idempotency_key = ?"
-
-_DELETE_RUN = (
-    "DELETE FROM events WHERE run_id = ?",
-    "DELETE FROM run_texts WHERE run_id = ?",
-    "DELETE FROM runs WHERE run_id = ?",
-)
 
 _SELECT_OWNER = f"SELECT epoch, owner, {_ENDED} FROM runs WHERE run_id = ?"  # noqa: S608
 
@@ -196,7 +191,7 @@ class SqliteFile:
         _, owner, ended = found
         if not ended and (owner == NOBODY or self._owners.alive(owner)):
             raise BusyRunError(run_id)
-        for statement in _DELETE_RUN:
+        for statement in DELETE_RUN:
             writer.execute(statement, (run_id,))
 
     def commits_of_others(self) -> int:
@@ -326,14 +321,22 @@ class SqliteFile:
         self._lock.close()
         self._owners.release()
 
-    def _writer(self) -> sqlite3.Connection:
-        """Return the writing connection, to the file that is there now; for the writing thread."""
+    @property
+    def gone(self) -> bool:
+        """Tell whether the file that is open is not there any more, or is another one."""
+        return self._connections is not None and self._identity != _identity(self._path)
+
+    def renew(self) -> None:
+        """Have whoever uses the file next open the one that is there; for the writing thread."""
         with self._opening:
-            if self._connections is not None and self._identity != _identity(self._path):
+            if self._connections is not None and self.gone:
                 log.warning("%s was moved away or deleted, with the runs in it", self._path)
                 self._gone += self._connections
                 self._connections = None
                 self._lock.close()
+
+    def _writer(self) -> sqlite3.Connection:
+        self.renew()
         return self._opened()[0]
 
     def _opened(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
@@ -385,7 +388,7 @@ class SqliteFile:
 def _identity(file: Path) -> tuple[int, int] | None:
     try:
         found = file.stat()
-    except FileNotFoundError:
+    except OSError:
         return None
     return found.st_dev, found.st_ino
 

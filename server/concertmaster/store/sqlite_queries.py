@@ -78,3 +78,9 @@ SELECT_STANDING = """
     WHERE runs.run_id IN (SELECT value FROM json_each(?))
     ORDER BY seq
 """
+
+DELETE_RUN = (
+    "DELETE FROM events WHERE run_id = ?",
+    "DELETE FROM run_texts WHERE run_id = ?",
+    "DELETE FROM runs WHERE run_id = ?",
+)
