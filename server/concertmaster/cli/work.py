@@ -30,6 +30,7 @@ from concertmaster.cli.terminal import print_aside, print_json, print_markdown, 
 from concertmaster.cli.wiring import open_runs
 from concertmaster.engine.plans.plan import Verify
 from concertmaster.engine.record.request import Mode
+from concertmaster.protocol.reused import reused_line
 from concertmaster.runs.orders import Order, PlanOrder, RunOrder, WorkerOrder
 from concertmaster.runs.service import RunService
 from concertmaster.runs.state import RunState
@@ -207,6 +208,13 @@ def print_followed(followed: Followed, as_json: bool) -> None:
         print_aside(f"Results do not agree: {finding.what}", "yellow")
     for reason in state.reasons:
         print_aside(reason, "yellow")
+    if reused := reused_line(state):
+        print_aside(f"Taken over: {reused}")
+    if state.request.kind == "plan" and state.plan is not None and state.plan.subtasks:
+        print_aside(
+            f"To run it, edited or not: concertmaster show {state.run_id} --plan > plan.json, "
+            f"then concertmaster resume {state.run_id} --plan plan.json"
+        )
     if state.rest is not None or state.status == "needs_approval":
         print_aside(f"To go on: {to_go_on(state)}", "yellow")
     print_aside(summary(state), style_of(state.status))
