@@ -1,6 +1,7 @@
 """The subcommands that delete runs."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,9 +40,10 @@ def test_all_but_the_newest_runs_are_deleted(invoke: Invoke) -> None:
     runs = [planned(invoke, number) for number in range(3)]
     result = invoke("runs", "prune", "--keep-runs", "2")
     assert (result.exit_code, result.stdout) == (0, "")
-    assert result.stderr == "Deleted 1 run, 0.0 MB.\n"
+    assert re.fullmatch(r"Deleted 1 run, \d kB\.\n", result.stderr)
     assert listed(invoke) == [runs[2], runs[1]]
     assert json.loads(invoke("runs", "prune", "--keep-runs", "1", "--json").stdout) == [runs[1]]
+    assert invoke("runs", "prune", "--keep-runs", "1").stderr == "Deleted 0 runs.\n"
 
 
 def test_what_is_kept_may_be_a_setting(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,7 +59,8 @@ class Address:
             ) from None
         self.conninfo = make_conninfo("", **_DEFAULTS | given)
         host = given.get("host") or given.get("service") or "the local socket"
-        self.place = f"{host}/{given.get('dbname') or ''}".rstrip("/")
+        port = f":{given['port']}" if given.get("port") else ""
+        self.place = f"{host}{port}/{given.get('dbname') or ''}".rstrip("/")
         """What may be shown of it."""
 
     def connect(self) -> Connection:
