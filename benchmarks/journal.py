@@ -16,7 +16,9 @@ import anyio
 from concertmaster.catalog.catalog import Catalog, builtin_folder
 from concertmaster.catalog.definitions import WorkerDefinition
 from concertmaster.catalog.prompts import load_prompts
-from concertmaster.engine.record.request import Limits
+from concertmaster.cli.app import collect_rarely
+from concertmaster.engine.record.events import CallFinished, RunStarted
+from concertmaster.engine.record.request import Limits, RunRequest
 from concertmaster.engine.run import Setup
 from concertmaster.llm.protocol import Draft, Models, Reply, Request, Usage
 from concertmaster.runs.intake import RunPolicy
@@ -130,9 +132,49 @@ async def cost(store: str, runs: int) -> Cost:
             return Cost(seconds, cpu, sum(events))
 
 
+async def bare(store: str, runs: int) -> float:
+    """Return the seconds that so many runs take of which nothing is done but to write them down.
+
+    Their calls take as long and follow one another as in the others.
+    """
+    started = RunStarted(name="run", at=time.time(), request=RunRequest(task="t"))
+    reply = Reply(text="a result of some length " * 40, stop_reason="end", usage=USAGE)
+
+    async def call(run_id: str, name: str, journal: Journal) -> None:
+        await anyio.sleep(CALL_SECONDS)
+        event = CallFinished(name=name, at=time.time(), caller="worker", reply=reply)
+        await journal.append(run_id, event, epoch=1)
+
+    async def run(number: int, journal: Journal) -> None:
+        run_id = f"r-{number}"
+        await journal.create(run_id, started, {})
+        await call(run_id, "plan", journal)
+        for level in range(LEVELS):
+            async with anyio.create_task_group() as tasks:
+                for place in range(WIDTH):
+                    tasks.start_soon(call, run_id, f"{level}-{place}", journal)
+        await call(run_id, "synthesis", journal)
+
+    with tempfile.TemporaryDirectory() as folder:
+        async with open_postgres(store) if store else open_sqlite(Path(folder)) as journal:
+            await run(-1, journal)
+            began = time.perf_counter()
+            async with anyio.create_task_group() as tasks:
+                for number in range(runs):
+                    tasks.start_soon(run, number, journal)
+            return time.perf_counter() - began
+
+
 def _figures(name: str, store: str) -> list[Figure]:
+    written = anyio.run(bare, store, AT_ONCE)
     alone, crowd = anyio.run(cost, store, 1), anyio.run(cost, store, AT_ONCE)
     return [
+        Figure(
+            f"{AT_ONCE} such runs at once / ideal, the journal alone, {name}",
+            written / IDEAL,
+            1.6,
+            detail=f"{written:.2f} s",
+        ),
         Figure(
             f"a run of {CALLS} calls / ideal, {name}",
             alone.seconds / IDEAL,
@@ -156,7 +198,8 @@ def _figures(name: str, store: str) -> list[Figure]:
 
 
 def journal_figures() -> list[Figure]:
-    """Measure both stores."""
+    """Measure both stores, in a process like those of the command."""
+    collect_rarely()
     figures = _figures("SQLite", "")
     with running_postgres() as server:
         figures += _figures("Postgres", server.store())

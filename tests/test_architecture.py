@@ -32,10 +32,10 @@ LAYERS = [
 """From the bottom up; rooms of one layer do not know each other."""
 
 ENGINE_ROOMS = [
+    "concurrency",
     "plans",
     "record",
     "budget",
-    "concurrency",
     "steps",
     "consents",
     "run",

@@ -50,6 +50,14 @@ async def watcher(
             yield connection, heard
 
 
+async def subtasks_ended(connection: Connection, run_id: str, count: int) -> None:
+    """Return once the journal, which the run does not wait for, says that so many have ended."""
+    while True:
+        run = await connection.ask("get_run", run_id=run_id)
+        if f"{count} of {len(run['subtasks'])} subtasks ended" in run["progress"]:
+            return
+
+
 @by_era
 async def test_a_client_hears_what_another_process_does_to_a_run(
     mode: str, store: Store, tmp_path: Path
@@ -63,6 +71,7 @@ async def test_a_client_hears_what_another_process_does_to_a_run(
     ):
         run = await other.ask("run_orchestration", task="x", wait_seconds=0)
         await held.asked.wait()
+        await subtasks_ended(here, run["run_id"], 1)
         uri = f"runs://{run['run_id']}"
         ended = [f"{uri}/subtasks/s1"]
         wanted = [uri, f"{uri}/trace", f"{uri}/subtasks/s2", f"{uri}/answer"]

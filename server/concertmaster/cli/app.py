@@ -1,5 +1,6 @@
 """The command and its subcommands; the place where errors become sentences and statuses."""
 
+import gc
 import importlib
 import io
 import os
@@ -14,6 +15,9 @@ from concertmaster.errors import ConcertmasterError, ModelError, StoreError, Unk
 WRONG_USE = 2
 FAILED = 1
 INTERRUPTED = 130
+
+OBJECTS_A_COLLECTION = 50_000
+"""How many objects are made before Python looks for those that keep only each other alive."""
 
 _COMMANDS = {
     "run": ("work", "Plan a task, delegate it to workers, and print their answer."),
@@ -90,8 +94,18 @@ def _open_closed_streams() -> None:
             setattr(sys, name, os.fdopen(number, mode, encoding="utf-8"))
 
 
+def collect_rarely() -> None:
+    """Have Python look less often for what is garbage: most objects live as long as their run.
+
+    By default it looks at each 700th object that is made, which a quarter of the time went to
+    in a process with a hundred runs.
+    """
+    gc.set_threshold(OBJECTS_A_COLLECTION, *gc.get_threshold()[1:])
+
+
 def main() -> None:
     """Run the command line."""
+    collect_rarely()
     _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         # An answer that was paid for is not lost over a character the terminal lacks.

@@ -1,4 +1,4 @@
-"""Tasks at the same time, whose errors come out as they went in."""
+"""Tasks at the same time, whose errors come out as they went in, and what they wait for."""
 
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
@@ -34,6 +34,26 @@ async def at_once(
     async with together() as tasks:
         handles = [tasks.start_soon(function, item) for item in items]
     return [handle.return_value for handle in handles]
+
+
+class Changes:
+    """Lets tasks wait for the next change of something. A change costs nothing if none does."""
+
+    def __init__(self) -> None:
+        self._next: anyio.Event | None = None
+
+    @property
+    def next(self) -> anyio.Event:
+        """Return what is set at the next change from here on."""
+        if self._next is None:
+            self._next = anyio.Event()
+        return self._next
+
+    def tell(self) -> None:
+        """Wake those that wait."""
+        if self._next is not None:
+            self._next.set()
+            self._next = None
 
 
 def _first(error: BaseException) -> BaseException:

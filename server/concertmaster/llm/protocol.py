@@ -88,6 +88,10 @@ class Usage(Frozen):
         return self.cache_read / read if read else 0.0
 
     def __add__(self, other: "Usage") -> "Usage":
+        if other is NO_USAGE:
+            return self
+        if self is NO_USAGE:
+            return other
         names = [name for name in (*self.model.split(", "), *other.model.split(", ")) if name]
         return Usage(
             model=", ".join(dict.fromkeys(names)),

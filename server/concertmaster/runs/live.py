@@ -7,6 +7,7 @@ from contextlib import suppress
 import anyio
 from anyio.abc import TaskGroup
 
+from concertmaster.engine.concurrency import Changes
 from concertmaster.engine.consents import Consents
 from concertmaster.engine.orchestration.orchestrator import Orchestrator
 from concertmaster.engine.record.earlier import NO_EARLIER_RUN, EarlierRun
@@ -39,7 +40,7 @@ class LiveRun:
         self.epoch = epoch
         self._approve: Approve = approve
         self.scope = anyio.CancelScope()
-        self.changed = anyio.Event()
+        self.changes = Changes()
         self.consents = Consents()
         self.begun = False
         """Whether the journal has what this life of the run begins with."""
@@ -99,7 +100,7 @@ class LiveRuns:
     async def released(self, run_id: str) -> None:
         """Return when a run that is to stop is not driven here any more."""
         while (live := self._live.get(run_id)) and live.state.cancel_requested is not None:
-            await live.changed.wait()
+            await live.changes.next.wait()
 
     @property
     def states(self) -> tuple[RunState, ...]:
@@ -142,7 +143,7 @@ class LiveRuns:
         except BaseException:
             del self._live[run_id]
             # Whoever has found it here meanwhile looks again.
-            live.changed.set()
+            live.changes.tell()
             raise
         self._given_up.pop(run_id, None)
         live.begin(recorded)
@@ -238,8 +239,7 @@ class LiveRuns:
         self._notify(live)
 
     def _notify(self, live: LiveRun) -> None:
-        live.changed.set()
-        live.changed = anyio.Event()
+        live.changes.tell()
         for listener in self._listeners:
             listener(live.state.run_id)
 

@@ -25,17 +25,17 @@ from concertmaster.errors import LostRunError, UnknownRunError, UsedKeyError
 from concertmaster.runs.approvals import Approvals, approved_plan
 from concertmaster.runs.elsewhere import LATEST, Elsewhere
 from concertmaster.runs.intake import CheckedOrder, RunPolicy
-from concertmaster.runs.live import LIVENESS_SECONDS, LiveRun, LiveRuns
+from concertmaster.runs.live import LiveRun, LiveRuns
 from concertmaster.runs.orders import Order
 from concertmaster.runs.questions import answer_to
 from concertmaster.runs.reading import OrderReader, check_same
-from concertmaster.runs.recent import recent_runs, state_elsewhere
 from concertmaster.runs.resumable import check_new_budget, check_resumable
 from concertmaster.runs.retention import Retention
 from concertmaster.runs.rewrites import file_changes
 from concertmaster.runs.room import Room
 from concertmaster.runs.state import RecentRuns, RunState, fold, subtask_result
 from concertmaster.runs.trace import Span, outward, trace
+from concertmaster.runs.watching import Watching
 from concertmaster.store.journal import Journal, StoredRun
 from concertmaster.tools.changes import FileChange
 from concertmaster.tools.inputs import InputSpec
@@ -58,6 +58,7 @@ class RunService:
         self._policy = policy
         hours = policy.reuse_hours
         self._live = LiveRuns(journal=journal, setup=setup, tasks=tasks, reuse_hours=hours)
+        self._watching = Watching(journal, self._live)
         self.room = Room(journal, self._live, policy)
         self.approvals = Approvals(journal=journal, find=self.get)
         self.elsewhere = Elsewhere(journal, self._live)
@@ -258,39 +259,15 @@ class RunService:
         Raises:
             UnknownRunError: there is none of that id.
         """
-        if (state := self._live.known(run_id)) is None:
-            found = await state_elsewhere(self._journal, run_id)
-            # It may have been taken up here meanwhile, of which the journal knows nothing.
-            state = self._live.known(run_id) or found
-        return state.shown()
+        return await self._watching.get(run_id)
 
     async def wait(self, run_id: str, *, seconds: float) -> RunState:
         """Return where a run stands once nobody drives it any more, or `seconds` have passed."""
-        state = await self.get(run_id)
-        with anyio.move_on_after(seconds):
-            while not state.still:
-                state = await self._next(run_id, state.events)
-        return await self.get(run_id)
+        return await self._watching.wait(run_id, seconds=seconds)
 
     async def wait_for_change(self, run_id: str, *, seen: int, seconds: float) -> RunState:
         """Return where a run stands once it has other than `seen` events, or time has passed."""
-        with anyio.move_on_after(seconds):
-            return await self._next(run_id, seen)
-        return await self.get(run_id)
-
-    async def _next(self, run_id: str, seen: int) -> RunState:
-        while True:
-            live = self._live.get(run_id)
-            changed = live.changed if live is not None else None
-            state = await self.get(run_id)
-            if state.events != seen or state.still:
-                return state
-            if changed is not None:
-                await changed.wait()
-            else:
-                # Bounded, because the death of the run's process changes nothing in the store.
-                with anyio.move_on_after(LIVENESS_SECONDS):
-                    await self._journal.changed_elsewhere(run_id)
+        return await self._watching.wait_for_change(run_id, seen=seen, seconds=seconds)
 
     async def cancel(self, run_id: str, *, reason: str) -> RunState:
         """Stop a run and return where it stands then; what is finished stays.
@@ -326,7 +303,7 @@ class RunService:
 
     async def recent(self, limit: int = LATEST, *, principal: str | None = None) -> RecentRuns:
         """Return the latest runs, all or a principal's, without what was said in them."""
-        return await recent_runs(self._journal, self._live.known, limit=limit, principal=principal)
+        return await self._watching.recent(limit, principal=principal)
 
     async def result(self, run_id: str, subtask_id: str) -> SubtaskResult:
         """Return how a subtask ended, or where it stands if it has not.

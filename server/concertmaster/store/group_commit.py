@@ -210,7 +210,7 @@ class GroupCommit:
     async def _submit(self, write: Write, *, wait: bool = True) -> None:
         pending = Pending(write, wait=wait)
         self._writing.submit(pending)
-        if wait:
+        if pending.settled is not None:
             try:
                 await pending.settled.wait()
             except anyio.get_cancelled_exc_class():

@@ -31,8 +31,8 @@ class Pending:
         self.write = write
         self.wanted = wait
         """Whether somebody waits to be told how it ends."""
-        self.settled = anyio.Event()
-        """Set once the write is committed or has failed."""
+        self.settled = anyio.Event() if wait else None
+        """Set once the write is committed or has failed, where somebody waits for that."""
         self.error: ConcertmasterError | None = None
 
 
@@ -133,7 +133,8 @@ class WritingThread:
 
     def _tell(self) -> None:
         while self._done:
-            self._done.popleft().settled.set()
+            if (settled := self._done.popleft().settled) is not None:
+                settled.set()
 
     def _toil(self, bell: socket.socket) -> None:
         last = False

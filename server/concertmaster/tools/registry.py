@@ -133,6 +133,8 @@ class ToolRegistry:
         self._policy = policy or ToolPolicy()
         self._masking = masking
         self._served = served
+        self._known: dict[tuple[str, ...], Toolbox] = {}
+        """What is here of what workers name, each of which asks more than once."""
 
     def joined(
         self,
@@ -160,6 +162,11 @@ class ToolRegistry:
     def here(self, names: Iterable[str]) -> Toolbox:
         """Return those tools among `names` that are here, or that the provider has."""
         names = tuple(names)
+        if names not in self._known:
+            self._known[names] = self._toolbox(names)
+        return self._known[names]
+
+    def _toolbox(self, names: Sequence[str]) -> Toolbox:
         return Toolbox(
             tools={name: self._tools[name] for name in names if name in self._tools},
             served=self._served.among(names, self._policy),

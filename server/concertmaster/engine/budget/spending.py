@@ -22,6 +22,7 @@ from concertmaster.engine.budget.tokens import (
     most_served,
     most_tokens_in,
 )
+from concertmaster.engine.concurrency import Changes
 from concertmaster.engine.record.request import Limits
 from concertmaster.errors import BudgetError, ModelError
 from concertmaster.llm.prefixes import WARM_SECONDS, prefix_key
@@ -48,7 +49,7 @@ class Spending:
         self._run = Account(Amount(tokens=limits.budget_tokens, usd=limits.budget_usd))
         self._subtasks: dict[str, Account] = {}
         """The accounts of subtasks that have limits of their own."""
-        self._changed = anyio.Event()
+        self._changes = Changes()
         self.fell_short = False
         """Whether something was not done, or cut, because the run could not pay for it."""
         self._turned_away: set[str | None] = set()
@@ -72,7 +73,7 @@ class Spending:
     def hold_back(self, amount: Amount = NOTHING) -> None:
         """Keep this much for the answer; nothing once the answer is being written."""
         self._run.hold_back(amount)
-        self._wake()
+        self._changes.tell()
 
     def limit_subtask(self, subtask_id: str, usd: float, spent: Usage) -> None:
         """Have the calls for a subtask, which have `spent` so much, take no more than `usd`."""
@@ -108,12 +109,7 @@ class Spending:
             self._learn(key, usage)
             bounded = account is self._run and reservation.max_tokens < request.max_tokens
             self.fell_short |= bounded and usage.tokens_out >= reservation.max_tokens
-            self._wake()
-
-    def _wake(self) -> None:
-        """Have those that wait look again at what there is room for."""
-        self._changed.set()
-        self._changed = anyio.Event()
+            self._changes.tell()
 
     async def _reserve(
         self, account: Account, llm: LLM, request: Request, key: bytes, subtask_id: str | None
@@ -131,7 +127,7 @@ class Spending:
     async def _wait(self) -> None:
         """Wait until there may be more room than before."""
         try:
-            await self._changed.wait()
+            await self._changes.next.wait()
         except anyio.get_cancelled_exc_class():
             # Its time was up before there was room for it.
             self.fell_short = True

@@ -7,10 +7,17 @@ be enough, so it goes by two and a half.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from concertmaster.llm.protocol import AssistantMessage, Message, Request, ToolMessage, Usage
+from concertmaster.llm.protocol import (
+    NO_USAGE,
+    AssistantMessage,
+    Message,
+    Request,
+    ToolMessage,
+    Usage,
+)
 from concertmaster.llm.server_tools import FOUND_TOKENS, ServerTool, ServerToolName
 
 BYTES_OF_SHORT_TOKENS = 2.5
@@ -78,8 +85,10 @@ def most_tokens_in(request: Request) -> TokensIn:
     )
 
 
-def most_served(tools: Iterable[ServerTool]) -> Usage:
+def most_served(tools: Collection[ServerTool]) -> Usage:
     """Return what the tools that the provider calls itself add to a call, at most."""
+    if not tools:
+        return NO_USAGE
     uses: dict[ServerToolName, int] = {tool.name: tool.max_uses for tool in tools}
     return Usage(
         tokens_in=sum(FOUND_TOKENS[name] * count for name, count in uses.items()),

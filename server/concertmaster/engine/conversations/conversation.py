@@ -207,6 +207,8 @@ class Conversation:
 
     def _whole(self, reply: Reply) -> Reply:
         """Return the last part of a reply with what was said before the provider paused in it."""
+        if not self._paused:
+            return reply
         parts = [*self._paused, reply.text]
         self._paused.clear()
         if self._request.output_schema is not None:

@@ -33,6 +33,8 @@ class Served:
 
         A tool whose outcome is pending has to stay, and all of them where a reply has `paused`.
         """
+        if not (self._tools or self._container):
+            return request
         left = [(tool, tool.max_uses - self._uses[tool.name]) for tool in self._tools]
         tools = tuple(
             replace(tool, max_uses=max(uses, 1))

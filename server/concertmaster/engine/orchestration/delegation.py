@@ -257,7 +257,7 @@ class Delegation:
         )
         await steps.record(started, wait=False)
         known = self._run.earlier.result_of(subtask, started.fingerprint)
-        return known if known is not None else await do_subtask(work)
+        return known if known is not None else await do_subtask(work, started.fingerprint)
 
     @asynccontextmanager
     async def _slot(self, subtask_id: str) -> AsyncGenerator[None]:
@@ -273,17 +273,15 @@ class Delegation:
                 self._scheduler.withdraw(subtask_id, piece)
 
     def _dependencies(self, subtask: Subtask) -> list[WorkResult]:
-        subtasks = {item.id: item for item in self._plan.subtasks}
-        return [work_result(subtasks[name], self._results[name]) for name in subtask.depends_on]
+        needed = {item.id: item for item in self._plan.subtasks if item.id in subtask.depends_on}
+        return [work_result(needed[name], self._results[name]) for name in subtask.depends_on]
 
     async def _record(self, result: SubtaskResult) -> None:
-        await self._run.steps.record(
-            SubtaskFinished(
-                name=f"subtask/{result.subtask_id}/result",
-                at=self._run.steps.now(),
-                result=result,
-            )
-        )
+        # Not waited for: it follows from calls that are committed, and the journal has it before
+        # whatever comes of it.
+        steps, name = self._run.steps, f"subtask/{result.subtask_id}/result"
+        event = SubtaskFinished(name=name, at=steps.now(), result=result)
+        await steps.record(event, wait=False)
 
     def _consult(self) -> None:
         """Ask the orchestrator what to do next, if what is known has changed enough."""

@@ -36,6 +36,8 @@ def merged(plan: Plan) -> tuple[Plan, list[str]]:
 
 def _after(subtask: Subtask, became: dict[str, str]) -> Subtask:
     """Return the subtask with dependencies on what became of those that are gone."""
+    if became.keys().isdisjoint(subtask.depends_on):
+        return subtask
     depends_on = tuple(dict.fromkeys(became.get(name, name) for name in subtask.depends_on))
     return subtask.model_copy(update={"depends_on": depends_on})
 
@@ -76,14 +78,19 @@ def _way(subtask: Subtask) -> object:
 def overlaps(subtasks: Sequence[Subtask]) -> list[str]:
     """Return a sentence for each two subtasks that seem to do the same."""
     words = {subtask.id: Counter(_words(subtask.objective)) for subtask in subtasks}
+    inputs = {subtask.id: frozenset(subtask.inputs) for subtask in subtasks}
     return [
-        f"Subtasks {one.id!r} and {other.id!r} seem to do the same with the same inputs."
-        for one, other in itertools.combinations(subtasks, 2)
-        if set(one.inputs) == set(other.inputs) and _alike(words[one.id], words[other.id])
+        f"Subtasks {one!r} and {other!r} seem to do the same with the same inputs."
+        for one, other in itertools.combinations(words, 2)
+        if inputs[one] == inputs[other] and _alike(words[one], words[other])
     ]
 
 
 def _alike(one: Counter[str], other: Counter[str]) -> bool:
     """Tell whether two objectives have nearly the same words."""
     # In whatever order: to align two long texts takes a while, and nothing else goes on meanwhile.
-    return 2 * (one & other).total() >= ALIKE * (one.total() + other.total())
+    enough = ALIKE * (one.total() + other.total()) / 2
+    # Most are not, which the words that only one of them has tell much sooner.
+    if one.total() - len(one.keys() - other.keys()) < enough:
+        return False
+    return (one & other).total() >= enough

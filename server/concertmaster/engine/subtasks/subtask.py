@@ -8,7 +8,6 @@ from concertmaster.engine.plans.plan import Subtask
 from concertmaster.engine.plans.strategy import Map, Revise, Vote
 from concertmaster.engine.record.events import SubtaskResult
 from concertmaster.engine.subtasks.condensing import with_condensed_dependencies
-from concertmaster.engine.subtasks.fingerprint import fingerprint
 from concertmaster.engine.subtasks.parts import do_in_parts
 from concertmaster.engine.subtasks.reuse import offered
 from concertmaster.engine.subtasks.revise import do_with_revisions
@@ -21,15 +20,14 @@ from concertmaster.llm.protocol import Usage
 log = logging.getLogger(__name__)
 
 
-async def do_subtask(work: Work) -> SubtaskResult:
-    """Return how the subtask ended, whatever goes wrong in it.
+async def do_subtask(work: Work, identity: str) -> SubtaskResult:
+    """Return how the subtask ended, whose fingerprint is `identity`, whatever goes wrong in it.
 
     Raises:
         StoreError: the journal cannot be written any more, or not be read.
     """
     steps, subtask = work.run.steps, work.subtask
     started = steps.now()
-    identity = fingerprint(work)
     try:
         if (known := await offered(work, identity)) is not None:
             return known
