@@ -3,7 +3,7 @@
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 
@@ -21,7 +21,7 @@ from concertmaster.engine.record.events import (
 )
 from concertmaster.engine.record.request import NOBODY, Origin
 from concertmaster.engine.run import Setup
-from concertmaster.errors import LostRunError, UnknownRunError, UsedKeyError
+from concertmaster.errors import BusyRunError, LostRunError, UnknownRunError, UsedKeyError
 from concertmaster.runs.approvals import Approvals, approved_plan
 from concertmaster.runs.elsewhere import LATEST, Elsewhere
 from concertmaster.runs.intake import CheckedOrder, RunPolicy
@@ -352,9 +352,11 @@ class RunService:
 
     async def prune(self, retention: Retention) -> Sequence[StoredRun]:
         """Delete the runs that are not to be kept, and return what they were."""
-        surplus = retention.surplus(await self._journal.stock(), now=time.time())
-        if surplus:
-            await self._journal.delete([run.run_id for run in surplus])
+        while surplus := retention.surplus(await self._journal.stock(), now=time.time()):
+            # Another process may have deleted one of them, or gone on with it, meanwhile.
+            with suppress(UnknownRunError, BusyRunError):
+                await self._journal.delete([run.run_id for run in surplus])
+                break
         return surplus
 
     async def trace(self, run_id: str, *, content: bool = False) -> Span:
