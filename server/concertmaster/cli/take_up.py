@@ -38,8 +38,8 @@ def work(**flags: Any) -> None:
             most = count(settings.runs_at_once, "run")
             print_aside(f"Working on {most} at a time, kept in {place}. Ctrl-C ends it.")
             await ended.wait()
-            under_way = count(service.room.load, "run")
-            print_aside(f"Letting calls end, then handing back {under_way}.")
+            if load := service.room.load:
+                print_aside(f"Letting calls end, then handing back {count(load, 'run')}.")
             tasks.cancel_scope.cancel()
 
     run_async(serve_runs)
