@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from concertmaster.runs.orders import Order, PlanOrder, RunOrder
 from concertmaster.runs.service import RunService
 from concertmaster.runs.state import RunState
 from concertmaster.runs.takeover import Takeover
-from concertmaster.store.journal import MOST_RESUMPTIONS
+from concertmaster.store.journal import MOST_RESUMPTIONS, RunRow
 from concertmaster.store.sqlite_store import PATIENCE_SECONDS
 from concertmaster.tools.inputs import InlineInput
 from fakes import FakeLLM, Script, plan_json, reply_with, subtask
@@ -387,6 +388,12 @@ async def test_a_run_that_is_cut_off_time_and_again_is_not_taken_up_by_itself(
             await Takeover(service, by="test").look()
     async with service_in(store) as service:
         assert (await service.get(run_id)).resumed == MOST_RESUMPTIONS
+
+
+def test_a_run_that_is_handed_over_goes_on_however_often_that_was() -> None:
+    row = RunRow(run_id="r-1", created_at=0, epoch=9, alive=False, mine=False, attended=True)
+    assert not row.waiting
+    assert replace(row, queued=True).waiting
 
 
 async def test_a_run_that_cannot_go_on_does_not_keep_others_from_it(
