@@ -8,8 +8,9 @@ from concertmaster.engine.plans.plan import Plan
 from concertmaster.engine.record.request import Limits, RunRequest
 from concertmaster.errors import InvalidPlanError, RequestError, UnknownWorkerError
 from concertmaster.llm.protocol import Document, JsonSchema
-from concertmaster.runs.intake import TASK_CHARS, RunPolicy, check_order, digest
+from concertmaster.runs.intake import TASK_CHARS, RunPolicy, check_order
 from concertmaster.runs.orders import Order, PlanOrder, RunOrder, WorkerOrder
+from concertmaster.store.texts import digest
 from fakes import subtask
 
 CATALOG = Catalog([worker("analyst"), worker("critic", timeout_seconds=30)])

@@ -20,7 +20,7 @@ from concertmaster.store.postgres_errors import explain
 from concertmaster.store.postgres_link import Address, Connection, Link, check_store
 from concertmaster.store.postgres_store import open_postgres
 from concertmaster.store.postgres_tables import PostgresTables
-from concertmaster.store.stored import NewRun, Write, to_json
+from concertmaster.store.stored import Write, to_json
 from postgres import Postgres, execute
 from stores import PostgresStore, cancel, names, numbered, started
 
@@ -92,8 +92,8 @@ def test_work_that_was_committed_before_the_connection_was_lost_is_not_refused(
 ) -> None:
     address = Address(shared.url)
     tables = PostgresTables(TwiceLink(address), Link(address), works=False)
-    new = NewRun(texts={"d1": "one"}, key="a")
-    assert tables.commit([a_write(1, epoch=1, begins=new)]) == [None]
+    first = a_write(1, epoch=1, begins=True, key="a", texts={"d1": "one"})
+    assert tables.commit([first]) == [None]
     assert tables.commit([a_write(2, epoch=1), a_write(3)]) == [None, None]
     assert tables.commit([a_write(4, epoch=2, takes_over=True)]) == [None]
     (taken,) = tables.commit([a_write(5, epoch=2, takes_over=True)])

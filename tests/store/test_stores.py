@@ -6,28 +6,19 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from concertmaster.engine.plans.plan import Plan
 from concertmaster.engine.record.events import (
-    ApprovalOffered,
     CallFailed,
     CallFinished,
     CallStarted,
     CancelRequested,
     Event,
-    PlanAccepted,
-    PlanRejected,
     RunEnded,
     RunResumed,
     RunStarted,
-    SubtaskFinished,
-    SubtaskResult,
-    SubtaskStarted,
-    SynthesisStarted,
     ToolAnswered,
-    ToolAsked,
     ToolCalled,
 )
-from concertmaster.engine.record.request import InputRef, Origin, RunRequest
+from concertmaster.engine.record.request import Origin, RunRequest
 from concertmaster.errors import (
     BusyRunError,
     LostRunError,
@@ -37,66 +28,11 @@ from concertmaster.errors import (
     UnreadableRunError,
     UsedKeyError,
 )
-from concertmaster.llm.protocol import ToolCall, ToolOutcome
 from concertmaster.store.journal import Journal, Standing
-from fakes import USAGE, reply_with, subtask
-from stores import Store, cancel, names, numbered, started
+from fakes import USAGE, reply_with
+from stores import EVERY_KIND, Store, cancel, names, numbered, started
 
 pytestmark = pytest.mark.anyio
-
-
-EVERY_KIND: list[Event] = [
-    RunStarted(
-        name="run/start",
-        at=1.5,
-        request=RunRequest(
-            task="why? \u00e9\u4e2d\U0001f600\0",
-            inputs=(InputRef(name="a", digest="0", chars=3),),
-            output_schema={"type": "object"},
-        ),
-        notice="offline",
-    ),
-    CallStarted(name="call/start", at=2, step="call", caller="planner", model="big"),
-    CallFinished(
-        name="call",
-        at=3,
-        caller="planner",
-        reply=reply_with("{}", tool_calls=(ToolCall(id="1", name="lint", arguments={"a": [1]}),)),
-    ),
-    CallFailed(name="call/failed", at=4, step="call", caller="c", error="no", usage=USAGE),
-    PlanRejected(name="plan/rejected/1", at=5, problems=("a cycle",)),
-    PlanAccepted(name="plan/1", at=6, plan=Plan(subtasks=(subtask("s1"),)), left_out=("s9",)),
-    SubtaskStarted(name="subtask/s1/start", at=7, subtask_id="s1"),
-    ToolAsked(
-        name="tool/question",
-        at=7.5,
-        step="tool",
-        question_id="q-1",
-        subtask_id="s1",
-        worker="analyst",
-        tool="lint",
-        arguments='{"file": "\u00e9"}',
-        until=100,
-    ),
-    ToolAnswered(name="question/q-1/1", at=7.75, question_id="q-1", allowed=True, by="a person"),
-    ToolCalled(
-        name="tool",
-        at=8,
-        subtask_id="s1",
-        call=ToolCall(id="1", name="lint", arguments={}),
-        outcome=ToolOutcome(id="1", text="fine"),
-        seconds=0.5,
-    ),
-    SubtaskFinished(
-        name="subtask/s1/result",
-        at=9,
-        result=SubtaskResult(subtask_id="s1", worker="analyst", status="succeeded", value={"a": 1}),
-    ),
-    SynthesisStarted(name="synthesis/start", at=10),
-    CancelRequested(name="run/cancel/1", at=11, reason="enough"),
-    ApprovalOffered(name="run/approval/1", at=13, plan="0" * 64, token="1" * 64),
-    RunEnded(name="run/end", at=12, status="succeeded", answer="so", value=[1, None]),
-]
 
 
 async def test_events_come_back_as_they_were_and_in_order(store: Store) -> None:

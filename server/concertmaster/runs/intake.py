@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 
 from concertmaster.catalog.catalog import Catalog
@@ -22,6 +21,7 @@ from concertmaster.llm.protocol import Document, JsonSchema
 from concertmaster.llm.structured import schema_problem
 from concertmaster.runs.orders import Order, PlanOrder, RunOrder, WorkerOrder
 from concertmaster.runs.state import RunState
+from concertmaster.store.texts import digest
 
 TASK_CHARS = 100_000
 """The longest task, context or constraint; longer texts are inputs."""
@@ -65,11 +65,6 @@ class CheckedOrder:
     def texts(self) -> dict[str, str]:
         """Return the inputs' texts by digest."""
         return {digest(document.text): document.text for document in self.documents.values()}
-
-
-def digest(text: str) -> str:
-    """Return the SHA-256 of a text's UTF-8, in hexadecimal."""
-    return sha256(text.encode()).hexdigest()
 
 
 def check_order(

@@ -14,7 +14,8 @@ from anyio.abc import TaskGroup
 from concertmaster.engine.record.events import Event
 from concertmaster.errors import ConcertmasterError, StoreError, UnknownRunError
 from concertmaster.store.journal import Outline, RunRow, Standing, StoredRun
-from concertmaster.store.stored import NewRun, Write, to_json
+from concertmaster.store.stored import Write, to_json
+from concertmaster.store.texts import apart
 from concertmaster.store.writing import Pending, WritingThread
 
 log = logging.getLogger(__name__)
@@ -111,13 +112,16 @@ class GroupCommit:
         queued: bool = False,
     ) -> None:
         """Commit a new run, owned by this process at epoch 1, with its first event."""
+        data, said = apart(to_json(event))
         await self._submit(
             Write(
                 run_id=run_id,
                 event=event,
-                data=to_json(event),
+                data=data,
+                texts={**said, **texts},
                 epoch=1,
-                begins=NewRun(texts=texts, key=key or None),
+                begins=True,
+                key=key or None,
                 queued=queued,
             )
         )
@@ -128,7 +132,8 @@ class GroupCommit:
 
     async def append(self, run_id: str, event: Event, *, epoch: int, wait: bool = True) -> None:
         """Commit an event, in the order of the calls; without `wait`, return before that."""
-        write = Write(run_id=run_id, event=event, data=to_json(event), epoch=epoch)
+        data, texts = apart(to_json(event))
+        write = Write(run_id=run_id, event=event, data=data, texts=texts, epoch=epoch)
         await self._submit(write, wait=wait)
 
     async def take_over(
@@ -141,11 +146,13 @@ class GroupCommit:
         most: int | None = None,
     ) -> None:
         """Commit the event that begins an epoch of a run, which this process owns from then on."""
+        data, texts = apart(to_json(event))
         await self._submit(
             Write(
                 run_id=run_id,
                 event=event,
-                data=to_json(event),
+                data=data,
+                texts=texts,
                 epoch=epoch,
                 takes_over=True,
                 queued=queued,
@@ -155,7 +162,8 @@ class GroupCommit:
 
     async def tell(self, run_id: str, event: Event) -> None:
         """Commit an event on behalf of a process that does not own the run."""
-        await self._submit(Write(run_id=run_id, event=event, data=to_json(event)))
+        data, texts = apart(to_json(event))
+        await self._submit(Write(run_id=run_id, event=event, data=data, texts=texts))
 
     async def row(self, run_id: str) -> RunRow:
         """Return what is known of a run."""

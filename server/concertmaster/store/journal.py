@@ -85,6 +85,8 @@ Outline = Sequence[Event] | UnreadableRunError
 class Journal(Protocol):
     """Keeps the events of runs, and the texts that they refer to.
 
+    Events are given and returned whole, however their own long texts are kept.
+
     Every method may raise StoreError, with a sentence that says what to do.
     """
 
@@ -190,7 +192,10 @@ class Journal(Protocol):
         ...
 
     async def outlines(self, run_ids: Collection[str]) -> Mapping[str, Outline]:
-        """Return the events of each of the runs in order, without what was said in them."""
+        """Return the events of each of the runs in order, without what was said in them.
+
+        Replies have no text, results and answers no long ones, and tool calls are left out.
+        """
         ...
 
     async def text(self, digest: str) -> str:

@@ -7,7 +7,7 @@ are compared on the server alone.
 
 from typing import LiteralString
 
-APPEND: LiteralString = """
+_ADDED: LiteralString = """
 WITH given AS (
     SELECT * FROM unnest(
         %(run_id)s::text[], %(epoch)s::int[], %(name)s::text[], %(kind)s::text[],
@@ -25,12 +25,37 @@ WITH given AS (
     WHERE given.epoch IS NULL OR given.epoch = held.epoch
     ORDER BY place
     ON CONFLICT DO NOTHING
-    RETURNING run_id, name, kind
+    RETURNING run_id, name, epoch, kind, data
 ), ended AS (
     UPDATE runs SET ended = TRUE
     WHERE run_id IN (SELECT run_id FROM added WHERE kind = 'run-ended')
 )
-SELECT run_id, name, pg_notify(%(channel)s, run_id)::text, CASE
+"""
+
+_REFERRING: LiteralString = """
+, referring AS (
+    SELECT DISTINCT run_id, digest
+    FROM unnest(%(places)s::int[], %(refers)s::text[]) AS refers (place, digest)
+    JOIN given USING (place) JOIN added USING (run_id, name, data)
+)
+"""
+"""What was added refers to these. Of two of one name, the data tell which was."""
+
+_KEPT: LiteralString = """
+, kept AS (
+    INSERT INTO texts
+    SELECT * FROM unnest(%(digests)s::text[], %(texts)s::bytea[]) AS given_texts (digest, text)
+    WHERE digest IN (SELECT digest FROM referring)
+    ORDER BY digest
+    ON CONFLICT DO NOTHING
+), referred AS (
+    INSERT INTO run_texts SELECT run_id, digest FROM referring ON CONFLICT DO NOTHING
+)
+"""
+"""In one order everywhere, so that two who keep the same texts do not block each other."""
+
+_TELL: LiteralString = """
+SELECT run_id, name, epoch, pg_notify(%(channel)s, run_id)::text, CASE
     WHEN kind IN ('cancel-requested', 'tool-answered', 'run-ended')
     THEN pg_notify(%(channel)s, '')::text
 END
@@ -39,18 +64,15 @@ FROM added
 """Without a run's id, those are told who drive runs: one is to hear of something, or there is
 room."""
 
+APPEND: LiteralString = _ADDED + _TELL
+
+APPEND_WITH_TEXTS: LiteralString = _ADDED + _REFERRING + _KEPT + _TELL
+
 BEGIN: LiteralString = """
 WITH begun AS (
     INSERT INTO runs (run_id, created_at, epoch, owner, idempotency_key, principal)
     VALUES (%(run_id)s, %(at)s, %(epoch)s, %(owner)s, %(key)s, %(principal)s)
     ON CONFLICT DO NOTHING RETURNING run_id
-), kept AS (
-    INSERT INTO texts
-    SELECT * FROM unnest(%(digests)s::text[], %(texts)s::bytea[])
-    WHERE EXISTS (SELECT FROM begun)
-    ON CONFLICT DO NOTHING
-), referred AS (
-    INSERT INTO run_texts SELECT run_id, unnest(%(digests)s::text[]) FROM begun
 )
 """
 
@@ -70,18 +92,29 @@ WITH begun AS (
 )
 """
 
-FIRST_EVENT: LiteralString = """
+_FIRST_ADDED: LiteralString = """
 , added AS (
     INSERT INTO events (run_id, epoch, name, kind, version, at, data)
     SELECT run_id, %(epoch)s, %(name)s, %(kind)s, %(version)s, %(at)s, %(data)s FROM begun
     ON CONFLICT DO NOTHING
     RETURNING run_id
 )
+"""
+
+_FIRST_REFERRING: LiteralString = """
+, referring AS (SELECT run_id, unnest(%(digests)s::text[]) AS digest FROM added)
+"""
+
+_FIRST_TELL: LiteralString = """
 SELECT pg_notify(%(channel)s, run_id)::text, CASE
     WHEN %(owner)s::text IS NULL THEN pg_notify(%(channel)s, '')::text
 END
 FROM added
 """
+
+FIRST_EVENT: LiteralString = _FIRST_ADDED + _FIRST_TELL
+
+FIRST_EVENT_WITH_TEXTS: LiteralString = _FIRST_ADDED + _FIRST_REFERRING + _KEPT + _FIRST_TELL
 
 LOCK: LiteralString = "SELECT pg_advisory_xact_lock(hashtext('concertmaster runs'))"
 """Held by whoever counts the runs under way, so that nobody adds to them meanwhile."""
@@ -170,7 +203,7 @@ SELECT run_id, version, coalesce(light, data) FROM events
 WHERE run_id = ANY (%s) AND kind NOT IN ('call-started', 'tool-called') ORDER BY run_id, seq
 """
 
-TEXT: LiteralString = "SELECT text FROM texts WHERE digest = %s"
+TEXTS: LiteralString = "SELECT digest, text FROM texts WHERE digest = ANY (%s)"
 
 STOCK: LiteralString = """
 SELECT run_id, created_at, (
@@ -184,20 +217,23 @@ FROM run_rows ORDER BY created_at DESC, place DESC
 """
 
 HOLD_TEXTS: LiteralString = "LOCK TABLE run_texts IN SHARE ROW EXCLUSIVE MODE"
-"""Else a run that begins could refer to a text that is just being deleted."""
+"""Else an event that is added could refer to a text that is just being deleted. Whoever keeps
+texts waits for this before all else, so that he then sees which of them are gone."""
 
 BUSY: LiteralString = """
-SELECT NOT ended AND (alive OR owner IS NULL) FROM run_rows WHERE run_id = %s
+SELECT run_id, NOT ended AND (alive OR owner IS NULL) FROM run_rows WHERE run_id = ANY (%s)
+ORDER BY run_id FOR UPDATE
 """
 
 DELETE: LiteralString = """
-WITH one AS (DELETE FROM runs WHERE run_id = %(run_id)s),
-two AS (DELETE FROM run_texts WHERE run_id = %(run_id)s)
-DELETE FROM events WHERE run_id = %(run_id)s
+WITH one AS (DELETE FROM runs WHERE run_id = ANY (%(run_ids)s)),
+two AS (DELETE FROM events WHERE run_id = ANY (%(run_ids)s)),
+three AS (DELETE FROM run_texts WHERE run_id = ANY (%(run_ids)s) RETURNING digest)
+SELECT DISTINCT digest FROM three
 """
 
 DELETE_TEXTS: LiteralString = """
-DELETE FROM texts WHERE NOT EXISTS (
+DELETE FROM texts WHERE digest = ANY (%s) AND NOT EXISTS (
     SELECT FROM run_texts WHERE run_texts.digest = texts.digest
 )
 """

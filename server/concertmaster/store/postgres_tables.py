@@ -2,7 +2,7 @@
 
 import logging
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, LiteralString, cast
 
@@ -25,7 +25,8 @@ from concertmaster.errors import (
 from concertmaster.store import postgres_statements as sql
 from concertmaster.store.journal import MOST_OFFERING, Outline, RunRow, Standing, StoredRun
 from concertmaster.store.postgres_link import Connection, Link
-from concertmaster.store.stored import Write, outlined, parsed, standings, to_json
+from concertmaster.store.stored import Write, events_of, outlined, standings, to_json
+from concertmaster.store.texts import apart, needed
 
 log = logging.getLogger(__name__)
 
@@ -89,9 +90,12 @@ class PostgresTables:
             "usd": [_usd(write.event) for write in writes],
             "fingerprint": [_fingerprint(write.event) for write in writes],
         }
-        constants = {"version": SCHEMA_VERSION, "channel": CHANNEL}
-        added = {row[:2] for row in connection.execute(sql.APPEND, columns | constants)}
-        return [_taken(added, (write.run_id, write.event.name)) for write in writes]
+        parameters = (
+            columns | _text_columns(writes) | {"version": SCHEMA_VERSION, "channel": CHANNEL}
+        )
+        statement = sql.APPEND_WITH_TEXTS if parameters["digests"] else sql.APPEND
+        added = {row[:2]: row[2] for row in connection.execute(statement, parameters)}
+        return [_taken(added, write) for write in writes]
 
     def _own(self, connection: Connection, writes: Sequence[Write]) -> list[bool]:
         self.come(connection)
@@ -109,21 +113,16 @@ class PostgresTables:
             "me": self.me,
             "owner": None if write.queued else self.me,
             "most": write.most,
+            "key": write.key,
+            "principal": _principal(write.event),
             "channel": CHANNEL,
         }
-        statement = sql.TAKE_OVER
-        if write.begins is not None:
-            statement = sql.BEGIN
-            # In one order everywhere, so that two who keep the same texts do not block each other.
-            texts = sorted(write.begins.texts.items())
-            parameters["key"] = write.begins.key
-            parameters["principal"] = _principal(write.event)
-            parameters["digests"] = [digest for digest, _ in texts]
-            parameters["texts"] = [text.encode() for _, text in texts]
+        statement = sql.BEGIN if write.begins else sql.TAKE_OVER
+        statement += sql.FIRST_EVENT_WITH_TEXTS if write.texts else sql.FIRST_EVENT
         with connection.transaction():
             if write.most is not None:
                 connection.execute(sql.LOCK)
-            return connection.execute(statement + sql.FIRST_EVENT, parameters).rowcount == 1
+            return connection.execute(statement, parameters | _text_columns([write])).rowcount == 1
 
     def delete(self, run_ids: Sequence[str]) -> None:
         """Delete runs and the texts that no other refers to; for the writing thread."""
@@ -132,14 +131,16 @@ class PostgresTables:
     def _delete(self, connection: Connection, run_ids: Sequence[str], again: bool) -> None:
         with connection.transaction():
             connection.execute(sql.HOLD_TEXTS)
+            busy = dict(
+                cast("Iterable[tuple[str, bool]]", connection.execute(sql.BUSY, (list(run_ids),)))
+            )
             for run_id in run_ids:
-                found = connection.execute(sql.BUSY, (run_id,)).fetchone()
-                if found is None and not again:
+                if run_id not in busy and not again:
                     raise UnknownRunError(run_id)
-                if found is not None and found[0]:
+                if busy.get(run_id):
                     raise BusyRunError(run_id)
-                connection.execute(sql.DELETE, {"run_id": run_id})
-            connection.execute(sql.DELETE_TEXTS)
+            gone = connection.execute(sql.DELETE, {"run_ids": list(run_ids)}).fetchall()
+            connection.execute(sql.DELETE_TEXTS, ([digest for (digest,) in gone],))
 
     def row(self, run_id: str) -> RunRow:
         """Return what is known of a run, or raise UnknownRunError."""
@@ -200,7 +201,7 @@ class PostgresTables:
     def standing(self, run_ids: Collection[str]) -> Mapping[str, Standing]:
         """Return how those of the runs stand that there are."""
         rows = self._read(sql.STANDING, (list(run_ids),))
-        return standings(cast("list[tuple[str, int, int | None, str]]", rows))
+        return standings(cast("list[tuple[str, int, int | None, str]]", rows), self._texts)
 
     def run_with(self, key: str) -> str | None:
         """Return the id of the run that has an idempotency key, if there is one."""
@@ -209,26 +210,22 @@ class PostgresTables:
 
     def events(self, run_id: str) -> Sequence[Event]:
         """Return the events of a run in order, or raise UnknownRunError."""
-        found = self._read(sql.EVENTS, (run_id,))
-        if not found:
-            # Whoever asks for the events of no run is told so; a run without events is damaged.
-            self.row(run_id)
-        return list(parsed(run_id, cast("list[tuple[int, str]]", found)))
+        found = cast("list[tuple[int, str]]", self._read(sql.EVENTS, (run_id,)))
+        return events_of(run_id, found, self._texts, check=self.row)
 
     def outlines(self, run_ids: Collection[str]) -> Mapping[str, Outline]:
         """Return the events of each of the runs in order, without what was said in them."""
         found = self._read(sql.OUTLINES, (list(run_ids),))
-        return outlined(run_ids, cast("list[tuple[str, int, str]]", found))
+        return outlined(run_ids, cast("list[tuple[str, int, str]]", found), self._texts)
 
     def text(self, digest: str) -> str:
         """Return the text with this digest."""
-        found = self._read(sql.TEXT, (digest,))
-        if not found:
-            raise StoreError(
-                f"A text that a run refers to is not in the store ({digest}). "
-                "Give the inputs again, in a new run."
-            )
-        return bytes(found[0][0]).decode()
+        return needed(digest, self._texts)
+
+    def _texts(self, digests: Collection[str]) -> Mapping[str, str]:
+        """Return by digest those of the texts that there are."""
+        found = self._read(sql.TEXTS, (list(digests),))
+        return {digest: bytes(text).decode() for digest, text in found}
 
     def stock(self) -> Sequence[StoredRun]:
         """Return what is kept of each run, newest first."""
@@ -258,12 +255,27 @@ class PostgresTables:
         connection.execute(sql.LEAVE, {"me": self.me, "channel": CHANNEL})
 
 
+def _text_columns(writes: Sequence[Write]) -> dict[str, list[Any]]:
+    """Return the texts that writes refer to, and which refers to which, by its place."""
+    texts: dict[str, str] = {}
+    refers: list[tuple[int, str]] = []
+    for place, write in enumerate(writes, start=1):
+        texts.update(write.texts)
+        refers += [(place, digest) for digest in write.texts]
+    return {
+        "digests": list(texts),
+        "texts": [text.encode() for text in texts.values()],
+        "places": [place for place, _ in refers],
+        "refers": [digest for _, digest in refers],
+    }
+
+
 def _light(event: Event) -> str | None:
     """Return an event without what was said in it, if that makes a difference."""
     if not isinstance(event, CallFinished):
         return None
     silent = event.reply.model_copy(update={"text": "", "tool_calls": ()})
-    return to_json(event.model_copy(update={"reply": silent}))
+    return apart(to_json(event.model_copy(update={"reply": silent})))[0]
 
 
 def _usd(event: Event) -> float | None:
@@ -286,10 +298,15 @@ def _principal(event: Event) -> str:
     return event.origin.principal if isinstance(event, RunStarted) else ""
 
 
-def _taken(added: set[Any], step: tuple[str, str]) -> bool:
-    """Tell whether a step was added; of two writes of one name in a batch, the first was."""
-    taken = step in added
-    added.discard(step)
+def _taken(added: dict[Any, Any], write: Write) -> bool:
+    """Tell whether a write is what was added under its name; of two that could be, the first was.
+
+    `added` has the epochs by run and name.
+    """
+    step = (write.run_id, write.event.name)
+    taken = step in added and write.epoch in (None, added[step])
+    if taken:
+        del added[step]
     return taken
 
 
@@ -309,6 +326,5 @@ def _refusal(connection: Connection, write: Write, *, again: bool) -> Concertmas
 
 
 def _unknown(connection: Connection, write: Write) -> ConcertmasterError:
-    key = write.begins.key if write.begins is not None else None
-    used = connection.execute(sql.WITH_KEY, (key,)).fetchone()
+    used = connection.execute(sql.WITH_KEY, (write.key,)).fetchone()
     return UnknownRunError(write.run_id) if used is None else UsedKeyError(str(used[0]))

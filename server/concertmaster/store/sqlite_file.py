@@ -10,7 +10,7 @@ no process knows the version of the others, all of them take the lock.
 import json
 import sqlite3
 import threading
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
@@ -35,7 +35,9 @@ from concertmaster.store.sqlite_queries import (
     SELECT_ROWS,
     SELECT_SPENT,
 )
-from concertmaster.store.stored import NewRun, Write, outlined, parsed, standings
+from concertmaster.store.sqlite_texts import drop_texts, keep_texts, kept_texts
+from concertmaster.store.stored import Write, events_of, outlined, standings
+from concertmaster.store.texts import needed
 
 NOBODY = ""
 """The owner of runs that wait for a process with room."""
@@ -124,7 +126,7 @@ class SqliteFile:
     def _write(self, writer: sqlite3.Connection, write: Write) -> ConcertmasterError | None:
         event = write.event
         try:
-            if write.begins is not None and (used := self._begin(writer, write, write.begins)):
+            if write.begins and (used := self._begin(writer, write)):
                 return UsedKeyError(used)
             if write.takes_over and not self._take_over(writer, write):
                 return _refusal(writer, write.run_id)
@@ -142,21 +144,19 @@ class SqliteFile:
             ).rowcount
         except sqlite3.IntegrityError:
             return StoreError(f"The journal of run {write.run_id} has {event.name!r} already.")
-        if inserted:
-            return None
-        return _refusal(writer, write.run_id)
+        if not inserted:
+            return _refusal(writer, write.run_id)
+        if write.texts:
+            keep_texts(writer, write.run_id, write.texts)
+        return None
 
-    def _begin(self, writer: sqlite3.Connection, write: Write, new: NewRun) -> str | None:
+    def _begin(self, writer: sqlite3.Connection, write: Write) -> str | None:
         """Let a run begin, unless another has its key; return the id of that."""
-        found = writer.execute(_SELECT_KEY, (new.key,)).fetchone()
+        found = writer.execute(_SELECT_KEY, (write.key,)).fetchone()
         if found is not None:
             return found[0]
         owner = NOBODY if write.queued else self._owners.me
-        run = (write.run_id, write.event.at, owner, new.key)
-        writer.execute(_INSERT_RUN, run)
-        writer.executemany("INSERT OR IGNORE INTO texts VALUES (?, ?)", new.texts.items())
-        refers = [(write.run_id, digest) for digest in new.texts]
-        writer.executemany("INSERT INTO run_texts VALUES (?, ?)", refers)
+        writer.execute(_INSERT_RUN, (write.run_id, write.event.at, owner, write.key))
         return None
 
     def _take_over(self, writer: sqlite3.Connection, write: Write) -> bool:
@@ -189,9 +189,7 @@ class SqliteFile:
                     writer.execute("BEGIN IMMEDIATE")
                     for run_id in run_ids:
                         self._delete(writer, run_id)
-                    writer.execute(
-                        "DELETE FROM texts WHERE digest NOT IN (SELECT digest FROM run_texts)"
-                    )
+                    drop_texts(writer)
                 # What was deleted is to be gone from the disk. A process that reads just now
                 # keeps it from that; then the next deletion sees to it.
                 with suppress(sqlite3.OperationalError):
@@ -252,7 +250,7 @@ class SqliteFile:
         with self._explained():
             _, reader = self._opened()
             found = reader.execute(_SELECT_STANDING, (json.dumps(list(run_ids)),)).fetchall()
-        return standings(found)
+        return standings(found, self._texts)
 
     def run_with(self, key: str) -> str | None:
         """Return the id of the run that has an idempotency key, if there is one."""
@@ -303,29 +301,24 @@ class SqliteFile:
         with self._explained():
             _, reader = self._opened()
             found = reader.execute(_SELECT_EVENTS, (run_id,)).fetchall()
-        if not found:
-            # Whoever asks for the events of no run is told so; a run without events is damaged.
-            self.row(run_id)
-        return list(parsed(run_id, found))
+        return events_of(run_id, found, self._texts, check=self.row)
 
     def outlines(self, run_ids: Collection[str]) -> dict[str, Outline]:
         """Return the events of each of the runs in order, without what was said in them."""
         with self._explained():
             _, reader = self._opened()
             found = reader.execute(SELECT_OUTLINES, (json.dumps(list(run_ids)),)).fetchall()
-        return outlined(run_ids, found)
+        return outlined(run_ids, found, self._texts)
 
     def text(self, digest: str) -> str:
         """Return the text with this digest."""
+        return needed(digest, self._texts)
+
+    def _texts(self, digests: Collection[str]) -> Mapping[str, str]:
+        """Return by digest those of the texts that there are."""
         with self._explained():
             _, reader = self._opened()
-            found = reader.execute("SELECT text FROM texts WHERE digest = ?", (digest,)).fetchone()
-        if found is None:
-            raise StoreError(
-                f"A text that a run refers to is not in the store ({digest}). "
-                "Give the inputs again, in a new run."
-            )
-        return found[0]
+            return kept_texts(reader, digests)
 
     def close(self) -> None:
         """Close the file, and let others see that the runs begun here are not alive any more."""

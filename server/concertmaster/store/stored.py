@@ -1,9 +1,9 @@
 """Events as stores keep them: what is to be written, and what is read again."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
@@ -17,16 +17,7 @@ from concertmaster.engine.record.events import (
 )
 from concertmaster.errors import UnreadableRunError
 from concertmaster.store.journal import Outline, Standing
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewRun:
-    """What is kept of a run besides its events."""
-
-    texts: Mapping[str, str]
-    """What they refer to, by digest."""
-    key: str | None
-    """What makes another run like it unnecessary."""
+from concertmaster.store.texts import Fetch, texts_of, whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,11 +27,15 @@ class Write:
     run_id: str
     event: Event
     data: str
-    """The event as JSON."""
+    """The event as JSON, without its long texts."""
+    texts: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Those, and what else it refers to, by digest."""
     epoch: int | None = None
     """The epoch that the run must have; None for whichever it has."""
-    begins: NewRun | None = None
-    """For the event that a run begins with: what else there is to keep of it."""
+    begins: bool = False
+    """Whether a run begins with it."""
+    key: str | None = None
+    """For such a one: what makes another run like it unnecessary."""
     takes_over: bool = False
     """Whether the run belongs to this process from here on, in its next epoch."""
     queued: bool = False
@@ -51,7 +46,7 @@ class Write:
     @property
     def owns(self) -> bool:
         """Tell whether it makes this process the owner of the run."""
-        return self.takes_over or self.begins is not None
+        return self.takes_over or self.begins
 
 
 def to_json(event: Event) -> str:
@@ -64,54 +59,80 @@ def to_json(event: Event) -> str:
         return plain.encode(errors="replace").decode()
 
 
-def outlined(run_ids: Iterable[str], rows: Iterable[tuple[str, int, str]]) -> dict[str, Outline]:
-    """Return the events of each of the runs, whose rows begin with the run's id."""
-    kept: dict[str, list[tuple[int, str]]] = {run_id: [] for run_id in run_ids}
-    for run_id, version, data in rows:
-        kept[run_id].append((version, data))
-    return {run_id: _outline(run_id, events) for run_id, events in kept.items()}
+def events_of(
+    run_id: str,
+    rows: Collection[tuple[int, str]],
+    fetch: Fetch,
+    *,
+    check: Callable[[str], object],
+) -> list[Event]:
+    """Return the events of a run that are kept as a version and as JSON.
 
-
-def _outline(run_id: str, rows: Iterable[tuple[int, str]]) -> Outline:
-    try:
-        return list(parsed(run_id, rows))
-    except UnreadableRunError as exc:
-        return exc
-
-
-def parsed(run_id: str, rows: Iterable[tuple[int, str]]) -> Iterator[Event]:
-    """Yield the events of a run that are kept as a version and as JSON.
+    Where there is something wrong with them, `check` may tell that there is no such run.
 
     Raises:
         UnreadableRunError: one is damaged, or written by a newer program.
     """
-    for version, data in rows:
-        if version > SCHEMA_VERSION:
-            problem = "it was written by a newer Concertmaster. Install that to read it."
-            raise UnreadableRunError(run_id, problem)
-        try:
-            yield EVENT.validate_json(data)
-        except ValidationError as exc:
-            first = exc.errors(include_url=False, include_input=False, include_context=False)[0]
-            where = "".join(f"{part}: " for part in first["loc"])
-            problem = f"an event in its journal is damaged ({where}{first['msg']})."
-            raise UnreadableRunError(run_id, problem) from None
+    if not rows:
+        check(run_id)
+    texts = texts_of((data for _, data in rows), fetch)
+    try:
+        return [_event(run_id, version, data, texts) for version, data in rows]
+    except UnreadableRunError:
+        # What is deleted while it is read is not damaged.
+        check(run_id)
+        raise
 
 
-def standings(rows: Iterable[tuple[str, int, int | None, str]]) -> dict[str, Standing]:
+def outlined(
+    run_ids: Iterable[str], rows: Collection[tuple[str, int, str]], fetch: Fetch
+) -> dict[str, Outline]:
+    """Return the events of each of the runs, whose rows begin with the run's id."""
+    texts = texts_of((data for _, _, data in rows), fetch, outline=True)
+    kept: dict[str, list[tuple[int, str]]] = {run_id: [] for run_id in run_ids}
+    for run_id, version, data in rows:
+        kept[run_id].append((version, data))
+    return {run_id: _outline(run_id, events, texts) for run_id, events in kept.items()}
+
+
+def _outline(run_id: str, rows: Iterable[tuple[int, str]], texts: Mapping[str, str]) -> Outline:
+    try:
+        return [_event(run_id, version, data, texts, outline=True) for version, data in rows]
+    except UnreadableRunError as exc:
+        return exc
+
+
+def _event(
+    run_id: str, version: int, data: str, texts: Mapping[str, str], *, outline: bool = False
+) -> Event:
+    if version > SCHEMA_VERSION:
+        problem = "it was written by a newer Concertmaster. Install that to read it."
+        raise UnreadableRunError(run_id, problem)
+    try:
+        return EVENT.validate_json(whole(run_id, data, texts, outline=outline))
+    except ValidationError as exc:
+        first = exc.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = "".join(f"{part}: " for part in first["loc"])
+        problem = f"an event in its journal is damaged ({where}{first['msg']})."
+        raise UnreadableRunError(run_id, problem) from None
+
+
+def standings(
+    rows: Collection[tuple[str, int, int | None, str]], fetch: Fetch
+) -> dict[str, Standing]:
     """Return how runs stand, by id, from rows with each thing that somebody has told them.
 
     A row has the id and epoch of a run, and the version and JSON of an event; or no event.
     What cannot be read is left out, since one run must not keep others from hearing.
     """
+    texts = texts_of((data for _, _, version, data in rows if version is not None), fetch)
     found: dict[str, Standing] = {}
     for run_id, epoch, version, data in rows:
         standing = found.setdefault(run_id, Standing(epoch=epoch, cancel_requested=None))
         if version is None:
             continue
         with suppress(UnreadableRunError):
-            for event in parsed(run_id, [(version, data)]):
-                found[run_id] = _told(standing, event)
+            found[run_id] = _told(standing, _event(run_id, version, data, texts))
     return found
 
 

@@ -1,7 +1,8 @@
 """Prints a journal as this version of Concertmaster writes it, to be kept as version-N.sql.
 
-It has a run that is done, one that was cut off in its second subtask, and a plan. Run it
-with `python -m tests.store.journals.make` from the root, with `tests` on the path.
+It has a run that is done, one that was cut off in its second subtask, and a plan. The result
+of their first subtasks is long. Run it with `python -m tests.store.journals.make` from the
+root, with `tests` on the path.
 """
 
 import sqlite3
@@ -18,6 +19,7 @@ from concertmaster.runs.service import RunService
 from concertmaster.tools.inputs import InlineInput
 from fakes import plan_json, subtask
 from services import Gate, service_in
+from stores import LONG_RESULT
 
 INPUTS = (InlineInput(name="a.txt", text="ALPHA"),)
 PLAN = plan_json(subtask("s1", inputs=["a.txt"]), subtask("s2", "critic", depends_on=["s1"]))
@@ -33,11 +35,12 @@ async def finish(service: RunService, order: Order) -> str:
 async def make(folder: Path) -> dict[str, str]:
     """Write a journal, and return the names for its run ids."""
     order = RunOrder(task="why?", inputs=INPUTS)
-    async with service_in(folder, {"planner": PLAN, "synthesizer": "because"}) as service:
+    said = {"planner": PLAN, "worker:analyst": LONG_RESULT}
+    async with service_in(folder, {**said, "synthesizer": "because"}) as service:
         done = await finish(service, order)
         planned = await finish(service, PlanOrder(task="why?", inputs=INPUTS))
     gate = Gate()
-    async with service_in(folder, {"planner": PLAN, "worker:critic": gate}) as service:
+    async with service_in(folder, {**said, "worker:critic": gate}) as service:
         cut_off = (await service.start(order)).run_id
         await gate.reached.wait()
         while (await service.get(cut_off)).status != "running":
