@@ -20,6 +20,7 @@ from concertmaster.engine.record.events import (
 from concertmaster.engine.record.request import InputRef, RunRequest
 from concertmaster.engine.run import Run, Setup
 from concertmaster.engine.steps import Steps
+from concertmaster.llm.brake import Brake
 from concertmaster.llm.protocol import LLM, Document, Models
 from concertmaster.tools.policy import Decision, ToolPolicy
 from concertmaster.tools.registry import ToolRegistry, ToolSource, WorkerTool
@@ -80,6 +81,7 @@ class RecordedRun:
         before: Callable[[Event], Awaitable[None]] | None = None,
         earlier: EarlierRun = NO_EARLIER_RUN,
         offers: FindOffers = no_offers,
+        brake: Brake | None = None,
     ) -> None:
         """`before` is awaited before an event is written, and may raise."""
         inputs = inputs or {}
@@ -92,7 +94,7 @@ class RecordedRun:
         self.run = Run(
             request=request.model_copy(update={"inputs": refs}),
             documents={name: Document(name=name, text=text) for name, text in inputs.items()},
-            steps=Steps(self._append, limits=request.limits, recorded=recorded),
+            steps=Steps(self._append, limits=request.limits, recorded=recorded, brake=brake),
             earlier=earlier,
             offers=offers,
         )

@@ -92,6 +92,20 @@ def test_at_a_terminal_somebody_is_asked(
     assert (llm.callers() == ["planner"]) is (status != "succeeded")
 
 
+def test_a_budget_that_is_given_without_approval_is_the_limit_that_is_asked_about(
+    invoke: Invoke, at_terminal: Callable[..., Result], llm: FakeLLM
+) -> None:
+    run_id = run_id_of(invoke(*ORDER))
+    dearer = invoke("resume", run_id, "--budget", "3", "--json")
+    assert dearer.exit_code == 3
+    assert json.loads(dearer.stdout)["budget"]["usd"] == 3
+    assert llm.callers() == ["planner"]
+    result = at_terminal("resume", run_id, "--budget", "4", "--json", lines="y\n")
+    assert "Carry out this plan, for 4 USD at most?" in result.stderr
+    data = json.loads(result.stdout)
+    assert (data["status"], data["budget"]["usd"]) == ("succeeded", 4)
+
+
 def test_a_limit_that_cannot_be_is_told_and_the_plan_goes_on_waiting(
     at_terminal: Callable[..., Result], invoke: Invoke, llm: FakeLLM
 ) -> None:

@@ -3,6 +3,7 @@ import pytest
 from concertmaster.cli.wording import (
     cached,
     count,
+    estimated,
     harmless,
     joined,
     likely,
@@ -56,6 +57,13 @@ def test_small_amounts_keep_their_digits_and_unknown_ones_are_no_zero(
 def test_nothing_is_said_of_what_no_call_was_made_for() -> None:
     assert spent(NO_USAGE) == ""
     assert spent(Usage(calls=1, tokens_in=5, usd=None)) == "5 tokens · $?"
+
+
+def test_of_replies_that_were_broken_off_it_is_said_that_their_length_is_an_estimate() -> None:
+    assert estimated(Usage(calls=1, tokens_out=5000)) == ""
+    assert (
+        estimated(Usage(calls=1, tokens_out=5000, estimated_out=1200)) == "1,200 of them estimated"
+    )
 
 
 def test_the_cache_is_told_of_where_something_was_read_from_it() -> None:

@@ -6,10 +6,8 @@ import anyio
 import pytest
 
 from building import RecordedRun, drive, setup
-from concertmaster.engine.orchestration.approval import (
-    plan_digest,
-    waits_for_approval,
-)
+from concertmaster.engine.orchestration.approval import waits_for_approval
+from concertmaster.engine.plans.digest import plan_digest
 from concertmaster.engine.plans.plan import Plan, read_plan
 from concertmaster.engine.record.amounts import Amounts, Counts, Estimate
 from concertmaster.engine.record.events import (
@@ -52,12 +50,26 @@ async def unapproved(
 
 
 async def resumed(
-    run: RecordedRun, request: RunRequest = ALWAYS, *, approved: str = "", epoch: int = 2
+    run: RecordedRun,
+    request: RunRequest = ALWAYS,
+    *,
+    approved: str = "",
+    budget_usd: float | None = None,
+    epoch: int = 2,
 ) -> tuple[RecordedRun, FakeLLM]:
     """Have a run go on, and return it with what it has in addition."""
-    event = RunResumed(name=f"run/resume/{epoch}", at=9, epoch=epoch, by="test", approved=approved)
-    llm = FakeLLM({"planner": PLAN, "synthesizer": "because"})
-    again = RecordedRun(request, recorded=[*run.events, event])
+    event = RunResumed(
+        name=f"run/resume/{epoch}",
+        at=9,
+        epoch=epoch,
+        by="test",
+        budget_usd=budget_usd,
+        approved=approved,
+    )
+    request = request.with_budget(budget_usd)
+    enough = decision(done=True, reason="enough")
+    llm = FakeLLM({"planner": PLAN, "synthesizer": "because", "orchestrator": enough})
+    again = RecordedRun(request, recorded=[started(), *run.events, event])
     await again.drive(setup(llm))
     again.events = [*run.events, event, *again.events]
     return again, llm
@@ -138,16 +150,40 @@ async def test_with_a_larger_budget_a_plan_may_need_no_approval_any_more() -> No
     assert done.end.status == "succeeded"
 
 
-async def test_a_plan_of_which_some_has_been_done_is_not_asked_about_with_a_lower_budget() -> None:
-    request = RunRequest(task="why?", approve="over_budget", mode="adaptive")
-    llm = FakeLLM({"planner": PLAN, "orchestrator": decision(done=True, reason="enough")})
-    llm.rates = Rates(input=0, output=10)
-    run = RecordedRun(request)
-    await run.drive(setup(llm))
-    revised = next(event for event in run.events if isinstance(event, PlanRevised))
-    run.events = run.events[: run.events.index(revised) + 1]
-    done, _ = await resumed(run, request.with_budget(0.1))
-    assert done.end.status == "succeeded"
+async def test_an_approved_plan_waits_again_with_a_larger_budget_and_with_a_smaller_goes_on() -> (
+    None
+):
+    run = await unapproved()
+    digest = plan_digest(run.first(PlanAccepted).plan)
+    begun, _ = await resumed(run, approved=digest)
+    # The planner's call, the plan, the end, the approval, and the first call of a worker.
+    begun.events = begun.events[:8]
+    waits, llm = await resumed(begun, budget_usd=3, epoch=3)
+    assert (waits.end.status, llm.requests) == ("needs_approval", [])
+    less, _ = await resumed(waits, budget_usd=1, epoch=4)
+    assert less.end.status == "succeeded"
+    agreed, _ = await resumed(waits, ALWAYS.with_budget(3), approved=digest, epoch=4)
+    assert agreed.end.status == "succeeded"
+
+
+async def test_a_plan_is_approved_as_it_was_revised_and_with_what_it_is_revised_to() -> None:
+    request = RunRequest(task="why?", approve="always", mode="adaptive")
+    run = await unapproved(request)
+    plan = run.first(PlanAccepted).plan
+    begun, _ = await resumed(run, request, approved=plan_digest(plan))
+    shorter = plan.model_copy(update={"subtasks": plan.subtasks[:1]})
+    revised = PlanRevised(name="next-step/1", at=8, plan=shorter, done=False)
+    # The planner's call, the plan, the end, the approval.
+    begun.events = [*begun.events[:5], revised]
+    goes_on, _ = await resumed(begun, request, epoch=3)
+    assert goes_on.end.status == "succeeded"
+    waits, _ = await resumed(begun, request, budget_usd=3, epoch=3)
+    assert waits.end.status == "needs_approval"
+    dear = request.with_budget(3)
+    as_it_was, _ = await resumed(waits, dear, approved=plan_digest(plan), epoch=4)
+    assert as_it_was.end.status == "needs_approval"
+    as_it_is, _ = await resumed(waits, dear, approved=plan_digest(shorter), epoch=4)
+    assert as_it_is.end.status == "succeeded"
 
 
 async def test_the_guard_has_its_say_before_anybody_is_asked() -> None:
@@ -203,13 +239,13 @@ def test_who_has_to_approve_depends_on_the_order_and_on_what_is_likely(
 ) -> None:
     request = RunRequest(task="x", kind=kind, approve=approve, limits=Limits(budget_usd=2))
     plan = read_plan(PLAN)
-    assert waits_for_approval(request, plan, estimate(usd), approved="") is waits
-    assert not waits_for_approval(request, plan, estimate(usd), approved=plan_digest(plan))
+    assert waits_for_approval(request, plan, estimate(usd), approved_usd=1.99) is waits
+    assert not waits_for_approval(request, plan, estimate(usd), approved_usd=2)
 
 
 def test_without_an_estimate_nothing_is_within_the_budget() -> None:
     request = RunRequest(task="x", approve="over_budget")
-    assert waits_for_approval(request, read_plan(PLAN), None, approved="")
+    assert waits_for_approval(request, read_plan(PLAN), None, approved_usd=0)
 
 
 @pytest.mark.parametrize(

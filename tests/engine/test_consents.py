@@ -1,7 +1,7 @@
 """Calls of tools that somebody has to agree to: who is asked when, and what becomes of them."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import anyio
 import pytest
@@ -26,6 +26,7 @@ from concertmaster.llm.protocol import Reply, Request, ToolMessage
 from concertmaster.tools.scope import ToolScope
 from concertmaster.tools.servers.masking import Masking
 from fakes import FakeLLM, FakeTool, in_turn, subtask, wants
+from patterns import finding, findings
 
 pytestmark = pytest.mark.anyio
 
@@ -43,11 +44,13 @@ def commit_tool() -> FakeTool:
     return FakeTool("commit", lambda given, _: f"committed {given.get('n')}", effects=True)
 
 
-def asking(llm: FakeLLM, *tools: FakeTool, secrets: Sequence[str] = ()) -> Setup:
+def asking(
+    llm: FakeLLM, *tools: FakeTool, secrets: Sequence[str] = (), voters: Sequence[str] = ()
+) -> Setup:
     names = tuple(tool.spec.name for tool in tools)
     return setup(
         llm,
-        workers=[worker("analyst", tools=names)],
+        workers=[worker("analyst", tools=names), *map(worker, voters)],
         tools=tools,
         policy={"*": "ask"},
         masking=Masking(secrets),
@@ -188,8 +191,10 @@ async def test_a_no_is_for_one_tool_and_for_one_subtask() -> None:
     assert len(look.calls) == 1
 
 
-async def test_a_subtask_waits_for_its_answer_while_others_go_on() -> None:
-    order = RunRequest(task="t", plan=Plan(subtasks=(subtask("s1"), subtask("s2", "critic"))))
+@pytest.mark.parametrize("slots", [1, 8])
+async def test_a_subtask_waits_for_its_answer_while_others_go_on(slots: int) -> None:
+    plan = Plan(subtasks=(subtask("s1"), subtask("s2", "critic")))
+    order = RunRequest(task="t", plan=plan, limits=Limits(slots=slots))
     llm = wanting(commit(1))
     asked = anyio.Event()
     run: RecordedRun
@@ -214,6 +219,100 @@ async def test_a_subtask_waits_for_its_answer_while_others_go_on() -> None:
         "s1": "succeeded",
         "s2": "succeeded",
     }
+
+
+def rivals(limits: Limits) -> RunRequest:
+    """Return an order for a subtask that asks, and two that do not."""
+    others = (subtask("s2", "critic"), subtask("s3", "critic"))
+    return RunRequest(task="t", plan=Plan(subtasks=(subtask("s1"), *others)), limits=limits)
+
+
+def taking(seconds: float) -> Callable[[Request], Awaitable[str]]:
+    async def answer(_request: Request) -> str:
+        await anyio.sleep(seconds)
+        return "whole"
+
+    return answer
+
+
+@VIRTUAL
+async def test_once_it_has_its_answer_a_subtask_waits_for_a_slot_and_its_time_stands_still() -> (
+    None
+):
+    llm = wanting(wants(("commit", {}), ("look", {})), commit(3))
+    llm.scripts["worker:critic"] = taking(80)
+    looked = FakeTool("look", lambda _given, _scope: "seen", parallel=True)
+    limits = Limits(slots=1, ask_seconds=100, subtask_seconds=90)
+    async with anyio.create_task_group() as tasks:
+        run = SlowlyAttendedRun(rivals(limits), tasks)
+        await run.drive(asking(llm, tool := commit_tool(), looked))
+        results = {name: result.status for name, result in run.results.items()}
+        assert results == dict.fromkeys(("s1", "s2", "s3"), "succeeded")
+        assert len(tool.calls) == 2
+        finished = [event for event in run.events if isinstance(event, SubtaskFinished)]
+        assert [event.result.subtask_id for event in finished] == ["s2", "s3", "s1"]
+
+
+@VIRTUAL
+async def test_a_subtask_that_waits_for_a_slot_until_the_time_of_the_run_is_up_does_not_go_on() -> (
+    None
+):
+    llm = wanting(commit(1))
+    llm.scripts["worker:critic"] = taking(1000)
+    limits = Limits(slots=1, ask_seconds=10, run_seconds=125, subtask_seconds=200)
+    run = AttendedRun(rivals(limits), lambda _: None)
+    began = anyio.current_time()
+    await run.drive(asking(llm, tool := commit_tool()))
+    assert anyio.current_time() - began == pytest.approx(100)
+    assert tool.calls == []
+    assert {name: result.status for name, result in run.results.items()} == {
+        "s1": "failed",
+        "s2": "failed",
+        "s3": "skipped",
+    }
+
+
+async def test_an_answer_that_is_not_waited_for_any_more_costs_no_slot_and_makes_none() -> None:
+    asked = anyio.Event()
+    at_work: set[int] = set()
+    most = 0
+
+    async def agree(_request: Request) -> str:
+        await asked.wait()
+        return "the same"
+
+    async def work(request: Request) -> str:
+        nonlocal most
+        at_work.add(id(request))
+        most = max(most, len(at_work))
+        await anyio.wait_all_tasks_blocked()
+        at_work.remove(id(request))
+        return "whole"
+
+    def person(_asked: ToolAsked) -> None:
+        asked.set()
+
+    names = ("analyst", "one", "two")
+    vote = {"kind": "vote", "decide": "consensus", "voters": [{"worker": name} for name in names]}
+    others = (subtask(f"s{number}", "critic") for number in range(2, 9))
+    plan = Plan(subtasks=(subtask("s1", strategy=vote), *others))
+    llm = wanting(commit(1))
+    llm.scripts |= {"worker:one": agree, "worker:two": agree, "worker:critic": work}
+    run = AttendedRun(RunRequest(task="t", plan=plan, limits=Limits(slots=3)), person)
+    with anyio.fail_after(5):
+        await run.drive(asking(llm, commit_tool(), voters=names[1:]))
+    assert most == 3
+    assert {result.status for result in run.results.values()} == {"succeeded"}
+
+
+async def test_somebody_is_asked_while_a_result_is_being_mended_too() -> None:
+    plan = Plan(subtasks=(subtask("s1"), subtask("s2", "critic")))
+    llm = FakeLLM({"worker:analyst": in_turn("whole", commit(1), "mended")})
+    llm.scripts["verifier"] = findings(finding("They differ.", "s1"))
+    run = AttendedRun(RunRequest(task="t", plan=plan, verify="mend"), lambda _: True)
+    await run.drive(asking(llm, tool := commit_tool()))
+    assert tool.calls == [{"n": 1}]
+    assert run.results["s1"].text == "mended"
 
 
 @VIRTUAL

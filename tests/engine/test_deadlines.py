@@ -2,20 +2,23 @@
 
 import math
 from collections.abc import Awaitable
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
+import anyio.lowlevel
 import pytest
 from pydantic import ValidationError
 from trio.testing import MockClock
 
 from building import RecordedRun, drive, setup, worker
 from concertmaster.engine.plans.plan import Plan
-from concertmaster.engine.record.events import CallFailed, CallFinished
+from concertmaster.engine.record.events import CallFailed, CallFinished, RunEnded
 from concertmaster.engine.record.request import Limits, RunRequest
 from concertmaster.engine.subtasks import condensing
+from concertmaster.llm.brake import Brake, Braked
 from concertmaster.llm.protocol import Draft, Reply, Request
-from fakes import USAGE, FakeLLM, plan_json, subtask
+from fakes import USAGE, FakeLLM, FakeTool, plan_json, subtask, wants
+from patterns import findings, screening
 
 pytestmark = pytest.mark.anyio
 
@@ -27,9 +30,12 @@ def anyio_backend() -> tuple[str, dict[str, object]]:
     return ("trio", {"clock": MockClock(autojump_threshold=0)})
 
 
-async def after(seconds: float, text: str = "late") -> str:
+AnswerT = TypeVar("AnswerT", str, Reply)
+
+
+async def after(seconds: float, answer: AnswerT = "late") -> AnswerT:
     await anyio.sleep(seconds)
-    return text
+    return answer
 
 
 def request(*subtasks: object, limits: Limits = LIMITS) -> RunRequest:
@@ -170,6 +176,68 @@ async def test_cancelling_a_run_ends_its_calls_and_commits_what_had_come_back() 
     assert [(event.step, event.error) for event in abandoned] == [
         ("subtask/s2/call/1", "abandoned")
     ]
+
+
+FROM_PLANNING = {"planner": plan_json(subtask("s1"), subtask("s2", "critic"))}
+
+
+@pytest.mark.parametrize(
+    ("order", "last"),
+    [
+        (request(subtask("s1"), subtask("s2", "critic", depends_on=["s1"])), "worker:critic"),
+        (RunRequest(task="t", limits=LIMITS), "planner"),
+        (RunRequest(task="t", limits=LIMITS), "worker:analyst"),
+        (RunRequest(task="t", limits=LIMITS), "synthesizer"),
+        (RunRequest(task="t", limits=LIMITS, guard="writer"), "guard"),
+        (RunRequest(task="t", limits=LIMITS, verify="report"), "verifier"),
+    ],
+)
+@pytest.mark.parametrize("pulled_at", [0, 30], ids=["before the call", "during the call"])
+async def test_time_that_is_up_once_the_process_is_to_end_decides_nothing(
+    order: RunRequest, last: str, pulled_at: float
+) -> None:
+    brake = Brake()
+    scripts = {"guard": screening(allowed=True), "verifier": findings(), **FROM_PLANNING}
+    llm = FakeLLM({**scripts, last: lambda _request: after(3600)})
+
+    class Pulling(FakeLLM):
+        async def complete(self, request: Request, draft: Draft, /) -> Reply:
+            if request.caller == last and not pulled_at:
+                tasks.start_soon(brake.pull)
+                await anyio.lowlevel.checkpoint()
+            return await Braked(llm, brake).complete(request, draft)
+
+    run = RecordedRun(order, brake=brake)
+    async with anyio.create_task_group() as tasks:
+        if pulled_at:
+            tasks.start_soon(pull_later, brake, pulled_at)
+        with anyio.move_on_after(10 * 3600):
+            await run.drive(setup(Pulling()))
+        tasks.cancel_scope.cancel()
+    assert run.events
+    assert not [event for event in run.events if isinstance(event, RunEnded)]
+    assert all(result.status == "succeeded" for result in run.results.values())
+    again = RecordedRun(order, recorded=run.events)
+    await again.drive(setup(FakeLLM(scripts)))
+    assert again.end.status == "succeeded"
+
+
+async def pull_later(brake: Brake, seconds: float) -> None:
+    await anyio.sleep(seconds)
+    await brake.pull()
+
+
+async def test_a_tool_that_is_not_called_because_the_process_is_to_end_fails_nothing() -> None:
+    brake = Brake()
+    tool = FakeTool("look", lambda _arguments, _scope: "seen")
+    llm = FakeLLM({"worker:analyst": lambda _request: after(1, wants(("look", {})))})
+    run = RecordedRun(request(subtask("s1")), brake=brake)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(brake.pull)
+        with anyio.move_on_after(3600):
+            analyst = worker("analyst", tools=("look",))
+            await run.drive(setup(llm, workers=[analyst], tools=[tool]))
+    assert (tool.calls, run.results) == ([], {})
 
 
 @pytest.mark.parametrize("seconds", [math.inf, math.nan, "inf"])

@@ -69,6 +69,32 @@ def test_a_piece_that_is_withdrawn_is_granted_nothing() -> None:
     assert names(scheduler.ask("a", "a3")) == ["a3"]
 
 
+def test_a_piece_that_is_withdrawn_when_it_has_just_got_a_slot_gives_it_back() -> None:
+    scheduler = begun(subtask("a"), subtask("b"), subtask("c"), slots=2)
+    scheduler.ask("a", "a1")
+    scheduler.ask("a", "a2")
+    assert names(scheduler.ended("b", "succeeded")) == ["a2"]
+    assert names(scheduler.withdraw("a", "a2")) == ["c"]
+
+
+def test_a_piece_that_steps_aside_leaves_even_the_last_slot_to_others_and_waits_for_one() -> None:
+    scheduler = begun(subtask("a"), subtask("b"), slots=1)
+    scheduler.ask("a", "a1")
+    assert names(scheduler.step_aside("a")) == ["b"]
+    assert scheduler.ask("a", "a1 again") == []
+    assert names(scheduler.ended("b", "succeeded")) == ["a1 again"]
+
+
+def test_a_piece_that_is_given_up_while_it_was_aside_leaves_as_many_slots_as_there_were() -> None:
+    scheduler = begun(*(subtask(name) for name in ("a", "b", "c", "d")), slots=1)
+    scheduler.ask("a", "a1")
+    assert names(scheduler.step_aside("a")) == ["b"]
+    scheduler.return_to("a")
+    scheduler.give_back("a")
+    assert scheduler.ended("a", "failed") == []
+    assert names(scheduler.ended("b", "succeeded")) == ["c"]
+
+
 def test_a_subtask_that_ends_gives_all_of_its_slots_back() -> None:
     scheduler = begun(subtask("a"), slots=3)
     for piece in ("a1", "a2", "a3"):
@@ -144,6 +170,8 @@ class Crowd:
         """How many pieces each running subtask has still to ask for."""
         self.waiting: dict[str, list[object]] = {}
         self.at_work: dict[str, int] = {}
+        self.aside: dict[str, int] = {}
+        """How many pieces of each do without a slot for a while."""
         self.ended: dict[str, SubtaskStatus] = {}
         self.stopped = False
 
@@ -174,7 +202,7 @@ class Crowd:
                     assert all(name in self.ended for name in item.depends_on)
                     self.to_ask[item.id] = self.random.randint(1, 4)
                     self.waiting[item.id] = []
-                    self.at_work[item.id] = 0
+                    self.at_work[item.id] = self.aside[item.id] = 0
                 case Skip(item):
                     assert item.id not in self.started
                     self.ended[item.id] = "skipped"
@@ -202,17 +230,36 @@ class Crowd:
     def moves(self) -> list[str]:
         moves = [f"ask {name}" for name, left in self.to_ask.items() if left]
         moves += [f"give_back {name}" for name, count in self.at_work.items() if count]
+        moves += [f"step_aside {name}" for name, count in self.at_work.items() if count][:1]
+        moves += [f"{kind} {name}" for kind in ("go_on", "give_up") for name in self.have_aside()]
         moves += [
             f"end {name}"
             for name, count in self.at_work.items()
-            if not count and not self.to_ask[name] and not self.waiting[name]
+            if not (count or self.aside[name] or self.to_ask[name] or self.waiting[name])
         ]
         moves += [f"withdraw {name}" for name, pieces in self.waiting.items() if pieces][:1]
         return moves
 
+    def have_aside(self) -> list[str]:
+        return [name for name, count in self.aside.items() if count]
+
     def move(self, move: str) -> None:
         kind, name = move.split()
         match kind:
+            case "step_aside":
+                self.at_work[name] -= 1
+                self.aside[name] += 1
+                self.take_in_order(self.scheduler.step_aside(name))
+            case "go_on":
+                self.aside[name] -= 1
+                self.made += 1
+                piece = f"{name}/again/{self.made}"
+                self.waiting[name].append(piece)
+                self.take(self.scheduler.ask(name, piece))
+            case "give_up":
+                self.aside[name] -= 1
+                self.scheduler.return_to(name)
+                self.take_in_order(self.scheduler.give_back(name))
             case "ask":
                 piece = f"{name}/{self.to_ask[name]}"
                 self.to_ask[name] -= 1
@@ -223,9 +270,9 @@ class Crowd:
                 self.take_in_order(self.scheduler.give_back(name))
             case "withdraw":
                 piece = self.waiting[name].pop()
-                self.scheduler.withdraw(name, piece)
+                self.take(self.scheduler.withdraw(name, piece))
             case _:
-                del self.at_work[name], self.to_ask[name], self.waiting[name]
+                del self.at_work[name], self.aside[name], self.to_ask[name], self.waiting[name]
                 statuses: list[SubtaskStatus] = ["succeeded", "partial", "failed"]
                 self.ended[name] = self.random.choice(statuses)
                 self.take_in_order(self.scheduler.ended(name, self.ended[name]))

@@ -282,7 +282,7 @@ async def test_some_faults_end_a_stream_before_its_time(fault: Fault, last: str)
         (entry,) = asking.api.ledger.entries
     assert events[-1][0] == last
     assert "message_delta" not in dict(events)
-    assert (entry.tokens_in, entry.tokens_out) == (1, 1)
+    assert (entry.tokens_in, entry.tokens_out, entry.sent) == (1, 200, None)
 
 
 async def test_malformed_data_is_no_json() -> None:

@@ -132,7 +132,7 @@ async def test_no_path_has_a_secret_run(world: World, path: str) -> None:
 )
 async def test_no_input_comes_from_outside(world: World, spec: str) -> None:
     try:
-        documents = await read_inputs([world.spell(spec)], roots=[world.root])
+        documents = (await read_inputs([world.spell(spec)], roots=[world.root])).documents
     except InputError as exc:
         documents = (Document(name="", text=str(exc)),)
     assert not any(SECRET in document.text for document in documents)

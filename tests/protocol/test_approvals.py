@@ -251,6 +251,72 @@ async def test_a_client_that_can_ask_nobody_gets_the_plan_and_a_token(
 
 
 @both_eras
+async def test_a_budget_that_is_given_without_a_token_is_what_the_next_token_is_for(
+    mode: str, tmp_path: Path
+) -> None:
+    async with opened(tmp_path, mode) as connection:
+        reply = await wanted(connection)
+        dearer = await connection.ask("resume_run", run_id=reply["run_id"], budget_usd=4)
+        assert (dearer["status"], dearer["budget"]["usd"]) == ("needs_approval", 4)
+        assert connection.llm.callers() == ["planner"]
+        assert "not for the plan" in await connection.refusal(
+            "resume_run", run_id=reply["run_id"], approval_token=reply["approval_token"]
+        )
+        done = await connection.ask(
+            "resume_run", run_id=reply["run_id"], approval_token=dearer["approval_token"]
+        )
+    assert (done["status"], done["budget"]["usd"]) == ("succeeded", 4)
+
+
+async def incomplete(connection: Connection) -> dict[str, Any]:
+    """Return the reply on a run whose plan was approved, and of which a part failed."""
+    connection.llm.scripts["worker:critic"] = ""
+    reply = await wanted(connection)
+    if token := reply.get("approval_token"):
+        run_id = reply["run_id"]
+        reply = await connection.ask("resume_run", run_id=run_id, approval_token=token)
+    assert reply["status"] == "partial"
+    connection.llm.scripts["worker:critic"] = "done"
+    return reply
+
+
+@both_eras
+async def test_a_person_is_asked_again_about_a_larger_budget_and_not_about_the_same(
+    mode: str, tmp_path: Path
+) -> None:
+    person = Person("accept")
+    async with opened(tmp_path, mode, person) as connection:
+        reply = await incomplete(connection)
+        assert len(person.asked) == 1
+        done = await connection.ask("resume_run", run_id=reply["run_id"], budget_usd=5)
+        assert (done["status"], done["budget"]["usd"]) == ("succeeded", 5)
+        other = await incomplete(connection)
+        assert len(person.asked) == 3
+        done = await connection.ask("resume_run", run_id=other["run_id"])
+        assert done["status"] == "succeeded"
+    assert len(person.asked) == 3
+    question = person.asked[1].message
+    assert "The limit is 5 USD; 1 of the subtasks ended before, and 0." in question
+
+
+@both_eras
+async def test_a_larger_budget_for_what_was_approved_needs_another_token(
+    mode: str, tmp_path: Path
+) -> None:
+    async with opened(tmp_path, mode) as connection:
+        reply = await incomplete(connection)
+        paid = len(connection.llm.requests)
+        waits = await connection.ask("resume_run", run_id=reply["run_id"], budget_usd=5)
+        assert (waits["status"], waits["answer"]) == ("needs_approval", "because")
+        assert "until then no work is done" in waits["next"]
+        assert len(connection.llm.requests) == paid
+        done = await connection.ask(
+            "resume_run", run_id=reply["run_id"], approval_token=waits["approval_token"]
+        )
+    assert done["status"] == "succeeded"
+
+
+@both_eras
 async def test_a_token_is_of_no_use_for_another_run(mode: str, tmp_path: Path) -> None:
     async with opened(tmp_path, mode) as connection:
         one, other = await wanted(connection), await wanted(connection)

@@ -107,7 +107,8 @@ async def test_an_error_within_the_stream_keeps_what_had_arrived_and_what_it_had
     assert exc.text == "so far"
     assert exc.usage is not None
     assert exc.usage.tokens_in == 1000
-    assert exc.usage.usd == pytest.approx((1000 * 2 + 1 * 10) / 1e6)
+    assert (exc.usage.tokens_out, exc.usage.estimated_out) == (1 + 3, 3)
+    assert exc.usage.usd == pytest.approx((1000 * 2 + (1 + 3) * 10) / 1e6)
 
 
 async def test_an_error_event_that_is_no_json_may_pass() -> None:
@@ -470,5 +471,6 @@ async def test_through_the_gate_a_broken_reply_is_asked_for_again_and_both_are_p
         reply = await Gate(llm).complete(ask(), Draft())
     assert reply.text == "done"
     usage = reply.usage
-    assert (usage.calls, usage.attempts, usage.tokens_in, usage.tokens_out) == (1, 2, 2000, 201)
-    assert usage.usd == pytest.approx((2000 * 2 + 201 * 10) / 1e6)
+    assert (usage.calls, usage.attempts, usage.tokens_in) == (1, 2, 2000)
+    assert (usage.tokens_out, usage.estimated_out) == (200 + 1 + 3, 3)
+    assert usage.usd == pytest.approx((2000 * 2 + 204 * 10) / 1e6)

@@ -11,7 +11,7 @@ import anyio
 import httpx2
 import pytest
 
-from concertmaster.errors import ModelReplyError, SettingsError
+from concertmaster.errors import ModelReplyError, ModelUnavailableError, SettingsError
 from concertmaster.llm.anthropic import Connection
 from concertmaster.llm.images import Image
 from concertmaster.llm.protocol import (
@@ -68,6 +68,7 @@ async def test_a_reply_has_the_text_of_all_its_pieces_and_what_it_cost() -> None
         "attempts": 1,
         "tokens_in": 1000,
         "tokens_out": 200,
+        "estimated_out": 0,
         "cache_read": 5000,
         "cache_write": 2000,
         "searches": 0,
@@ -115,7 +116,7 @@ async def test_a_count_below_zero_is_not_believed() -> None:
         ask(), started(cache_read_input_tokens=-5), text_block("x"), ended(output_tokens=-3)
     )
     usage = reply.usage
-    assert (usage.tokens_in, usage.tokens_out, usage.cache_read) == (1000, 1, 0)
+    assert (usage.tokens_in, usage.tokens_out, usage.cache_read) == (1000, 1 + 1, 0)
 
 
 @pytest.mark.parametrize("name", ["", None])
@@ -442,6 +443,59 @@ class Hanging(httpx2.AsyncByteStream):
         self.closed = True
 
 
+def unfinished(kind: str, **delta: str) -> bytes:
+    """Return the beginning of a reply that is broken off in its first block."""
+    starts: dict[str, dict[str, Any]] = {
+        "text": {"text": ""},
+        "thinking": {"thinking": "", "signature": ""},
+        "tool_use": {"id": "t1", "name": "look", "input": {}},
+    }
+    begun = event("content_block_start", index=0, content_block={"type": kind, **starts[kind]})
+    return started() + begun + event("content_block_delta", index=0, delta=delta)
+
+
+@pytest.mark.parametrize(
+    ("beginning", "estimated"),
+    [
+        (started(), 0),
+        (unfinished("text", type="text_delta", text="x" * 1000), 400),
+        (unfinished("text", type="text_delta", text="\u6c34" * 100), 120),
+        (unfinished("thinking", type="thinking_delta", thinking="y" * 50), 20),
+        (unfinished("tool_use", type="input_json_delta", partial_json='{"a": "b"'), 4),
+        # No reply is longer than it may be.
+        (unfinished("text", type="text_delta", text="x" * 10_000), 499),
+    ],
+)
+async def test_what_came_of_a_reply_that_is_broken_off_is_counted_by_its_length(
+    beginning: bytes, estimated: int
+) -> None:
+    expected = (1 + estimated, estimated, pytest.approx((1000 * 2 + (1 + estimated) * 10) / 1e6))
+    draft = Draft()
+    body = Hanging(beginning)
+    provider = Provider(httpx2.Response(200, stream=body))
+    async with connected(provider) as llm, anyio.create_task_group() as tasks:
+        tasks.start_soon(llm.complete, ask(), draft)
+        await body.reached.wait()
+        tasks.cancel_scope.cancel()
+    assert (draft.usage.tokens_out, draft.usage.estimated_out, draft.usage.usd) == expected
+    with pytest.raises(ModelUnavailableError) as lost:
+        await reply_to(ask(), beginning, httpx2.ReadError("lost"))
+    assert lost.value.usage is not None
+    usage = lost.value.usage
+    assert (usage.tokens_out, usage.estimated_out, usage.usd) == expected
+
+
+async def test_what_the_provider_reports_takes_the_place_of_the_estimate() -> None:
+    told = event("message_delta", delta={"stop_reason": None}, usage={"output_tokens": 70})
+    more = event("content_block_delta", index=0, delta={"type": "text_delta", "text": "z" * 25})
+    beginning = unfinished("text", type="text_delta", text="x" * 1000) + told
+    for events, expected in (((beginning,), (70, 0)), ((beginning, more), (80, 10))):
+        with pytest.raises(ModelUnavailableError) as lost:
+            await reply_to(ask(), *events, httpx2.ReadError("lost"))
+        assert lost.value.usage is not None
+        assert (lost.value.usage.tokens_out, lost.value.usage.estimated_out) == expected
+
+
 async def test_a_call_that_is_cancelled_tells_what_it_had_cost_and_lets_the_connection_go() -> None:
     body = Hanging(started() + text_block("so far"))
     draft = Draft()
@@ -454,7 +508,7 @@ async def test_a_call_that_is_cancelled_tells_what_it_had_cost_and_lets_the_conn
     assert draft.text == "so far"
     assert draft.usage.seconds > 0
     assert (draft.usage.attempts, draft.usage.tokens_in) == (1, 1000)
-    assert draft.usage.usd == pytest.approx((1000 * 2 + 1 * 10) / 1e6)
+    assert draft.usage.usd == pytest.approx((1000 * 2 + (1 + 3) * 10) / 1e6)
     assert body.closed
 
 

@@ -182,12 +182,48 @@ async def test_what_waits_for_approval_goes_on_for_nothing_less(store: Store) ->
     llm = model()
     async with opened(store, llm) as service:
         state = await waiting(service)
-        again = await service.resume(state.run_id, by="test", budget_usd=5)
+        again = await service.resume(state.run_id, by="test", budget_usd=2)
         assert (again.status, again.events) == ("needs_approval", state.events)
         with anyio.fail_after(10):
             await Takeover(service, by="test").look()
         assert (await service.get(state.run_id)).events == state.events
     assert llm.callers() == ["planner"]
+
+
+async def test_a_budget_that_is_given_without_approval_is_what_there_is_to_approve(
+    store: Store,
+) -> None:
+    llm = model()
+    async with opened(store, llm) as service:
+        state = await waiting(service)
+        await service.resume(state.run_id, by="test", budget_usd=5)
+        dearer = await over(service, state)
+        assert (dearer.status, dearer.request.limits.budget_usd) == ("needs_approval", 5)
+        assert llm.callers() == ["planner"]
+        await service.resume(state.run_id, by="test", approved=digest_to_approve(dearer))
+        assert (await over(service, state)).status == "succeeded"
+
+
+async def test_a_run_with_an_answer_keeps_it_while_a_larger_budget_waits_for_approval(
+    store: Store,
+) -> None:
+    scripts = {"planner": PLAN, "synthesizer": "because", "worker:critic": ""}
+    async with opened(store, FakeLLM(scripts)) as service:
+        state = await waiting(service)
+        await service.resume(state.run_id, by="test", approved=digest_to_approve(state))
+        first = await over(service, state)
+        assert (first.status, first.answer) == ("partial", "because")
+    llm = model()
+    async with opened(store, llm) as service:
+        await service.resume(state.run_id, by="test", budget_usd=5)
+        waits = await over(service, state)
+        assert (waits.status, waits.answer) == ("needs_approval", "because")
+        statuses = {name: item.status for name, item in waits.subtasks.items()}
+        assert statuses == {"s1": "succeeded", "s2": "pending"}
+        assert llm.requests == []
+        await service.resume(state.run_id, by="test", approved=digest_to_approve(waits))
+        assert (await over(service, state)).status == "succeeded"
+    assert llm.callers() == ["worker:critic", "synthesizer"]
 
 
 async def test_a_plan_can_be_approved_with_another_budget(store: Store) -> None:
@@ -349,6 +385,24 @@ async def test_a_run_that_has_no_plan_yet_is_resumed_with_what_the_operator_want
         assert (again.status, again.events) == ("needs_approval", waits.events)
         await service.resume(state.run_id, by="test", approved=digest_to_approve(waits))
         assert (await over(service, state)).status == "succeeded"
+
+
+async def test_a_run_that_was_begun_unasked_waits_once_the_operator_wants_approval(
+    store: Store,
+) -> None:
+    gate = Gate()
+    async with opened(store, FakeLLM({"planner": PLAN, "worker:critic": gate})) as service:
+        state = await service.start(RunOrder(task="why?"))
+        await gate.reached.wait()
+    llm = model()
+    async with opened(store, llm, RunPolicy(approve="always")) as service:
+        with anyio.fail_after(10):
+            await Takeover(service, by="test").look()
+        waits = await over(service, state)
+        assert (waits.status, llm.requests) == ("needs_approval", [])
+        await service.resume(state.run_id, by="test", approved=digest_to_approve(waits))
+        assert (await over(service, state)).status == "succeeded"
+    assert llm.callers() == ["worker:critic", "synthesizer"]
 
 
 async def test_workers_wait_for_approval_where_the_operator_wants_it_and_plans_do_not(

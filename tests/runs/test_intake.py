@@ -11,15 +11,17 @@ from concertmaster.llm.protocol import Document, JsonSchema
 from concertmaster.runs.intake import TASK_CHARS, RunPolicy, check_order
 from concertmaster.runs.orders import Order, PlanOrder, RunOrder, WorkerOrder
 from concertmaster.store.texts import digest
+from concertmaster.tools.inputs import Inputs
 from fakes import subtask
 
 CATALOG = Catalog([worker("analyst"), worker("critic", timeout_seconds=30)])
 POLICY = RunPolicy(limits=Limits(), most_subtasks=10, most_seconds=1000, most_usd=5)
 DOCUMENT = Document(name="a.txt", text="alpha")
+INPUTS = Inputs(documents=(DOCUMENT,))
 
 
 def checked(order: Order) -> RunRequest:
-    return check_order(order, [DOCUMENT], CATALOG, POLICY).request
+    return check_order(order, INPUTS, CATALOG, POLICY).request
 
 
 def test_an_order_becomes_a_request_with_the_usual_limits_and_its_inputs() -> None:
@@ -34,7 +36,7 @@ def test_an_order_becomes_a_request_with_the_usual_limits_and_its_inputs() -> No
 
 
 def test_texts_are_kept_by_their_digest() -> None:
-    order = check_order(RunOrder(task="t"), [DOCUMENT], CATALOG, POLICY)
+    order = check_order(RunOrder(task="t"), INPUTS, CATALOG, POLICY)
     assert order.texts == {digest("alpha"): "alpha"}
     assert order.documents == {"a.txt": DOCUMENT}
 
@@ -60,7 +62,7 @@ def test_every_order_can_have_a_budget(order: Order) -> None:
 def test_the_usual_budget_can_be_asked_for_however_large_it_is() -> None:
     policy = RunPolicy(limits=Limits(budget_usd=50), most_usd=5)
     order = RunOrder(task="t", budget_usd=50)
-    assert check_order(order, [], CATALOG, policy).request.limits.budget_usd == 50
+    assert check_order(order, Inputs(documents=()), CATALOG, policy).request.limits.budget_usd == 50
 
 
 def test_an_order_for_a_worker_becomes_a_plan_of_one_subtask_with_all_inputs() -> None:

@@ -230,6 +230,22 @@ async def test_files_under_the_roots_reach_the_worker(tmp_path: Path) -> None:
     assert "ALPHA" in llm.requests[0].shared
 
 
+async def test_a_run_and_those_like_it_tell_what_was_left_out_of_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.txt").write_text("ALPHA")
+    (folder / "b.xlsx").write_text("no spreadsheet")
+    async with service_in(tmp_path / "data", {"planner": TWO}, roots=(folder,)) as service:
+        planned = await service.start(PlanOrder(task="why?", inputs=(".",)))
+        await service.wait(planned.run_id, seconds=60)
+        run = await service.start(RunOrder(plan_id=planned.run_id))
+        await service.wait(run.run_id, seconds=60)
+        again = await service.rerun(run.run_id, redo=["s2"])
+        for run_id in (planned.run_id, run.run_id, again.run_id):
+            (warning,) = (await service.get(run_id)).warnings
+            assert warning.startswith("Left out: Input 'b.xlsx': it is no spreadsheet")
+
+
 async def test_the_answer_and_the_results_of_a_run_can_be_inputs_of_another(
     tmp_path: Path,
 ) -> None:

@@ -51,11 +51,11 @@ def test_a_file_that_is_no_list_of_rules_is_not_used(tmp_path: Path, content: by
 
 async def test_a_folder_input_leaves_out_what_git_ignores(tmp_path: Path) -> None:
     tree(tmp_path, "src/a.py", "src/a.log", "src/gen/b.py", _="*.log\ngen\n")
-    documents = await read_inputs(["src", "**/*.py"], roots=[tmp_path])
+    documents = (await read_inputs(["src", "**/*.py"], roots=[tmp_path])).documents
     assert [document.name for document in documents] == ["src/a.py"]
 
 
 async def test_what_is_named_is_read_though_git_ignores_it(tmp_path: Path) -> None:
     tree(tmp_path, "gen/b.py", "gen/c.log", "a.log", _="gen\n*.log", gen="*.log")
-    documents = await read_inputs(["gen", "a.log"], roots=[tmp_path])
+    documents = (await read_inputs(["gen", "a.log"], roots=[tmp_path])).documents
     assert [document.name for document in documents] == ["gen/b.py", "a.log"]

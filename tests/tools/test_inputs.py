@@ -48,12 +48,12 @@ def root(tmp_path: Path) -> Path:
 
 
 async def names(root: Path, *specs: InputSpec, limits: InputLimits | None = None) -> list[str]:
-    documents = await read_inputs(specs, roots=[root], limits=limits or InputLimits())
+    documents = (await read_inputs(specs, roots=[root], limits=limits or InputLimits())).documents
     return [document.name for document in documents]
 
 
 async def test_a_file_is_read_under_its_name_relative_to_the_root(root: Path) -> None:
-    documents = await read_inputs(["src/core.py"], roots=[root])
+    documents = (await read_inputs(["src/core.py"], roots=[root])).documents
     assert documents == (Document(name="src/core.py", text="x = 1\n"),)
 
 
@@ -117,25 +117,26 @@ async def test_a_file_whose_name_looks_like_a_pattern_is_found(root: Path) -> No
 
 
 async def test_a_root_that_is_a_file_gives_this_file(root: Path) -> None:
-    documents = await read_inputs([str(root / "app.py")], roots=[root / "app.py"])
+    documents = (await read_inputs([str(root / "app.py")], roots=[root / "app.py"])).documents
     assert [document.name for document in documents] == ["app.py"]
 
 
 async def test_a_relative_path_is_looked_for_in_each_root(root: Path, tmp_path: Path) -> None:
     write(tmp_path / "other", b_dot_txt="b")
-    documents = await read_inputs(["b.txt"], roots=[root, tmp_path / "other"])
+    documents = (await read_inputs(["b.txt"], roots=[root, tmp_path / "other"])).documents
     assert [document.name for document in documents] == ["b.txt"]
 
 
 async def test_inline_text_keeps_its_place_and_needs_no_root(root: Path) -> None:
     inline = InlineInput(name="note", text="hello")
     assert await names(root, "app.py", inline) == ["app.py", "note"]
-    assert await read_inputs([inline], roots=[]) == (Document(name="note", text="hello"),)
+    inputs = await read_inputs([inline], roots=[])
+    assert inputs.documents == (Document(name="note", text="hello"),)
 
 
 async def test_a_byte_order_mark_is_no_part_of_the_text(root: Path) -> None:
     (root / "bom.txt").write_bytes(b"\xef\xbb\xbftext")
-    assert (await read_inputs(["bom.txt"], roots=[root]))[0].text == "text"
+    assert (await read_inputs(["bom.txt"], roots=[root])).documents[0].text == "text"
 
 
 async def test_a_link_within_the_roots_is_followed_and_read_once(root: Path) -> None:

@@ -1,5 +1,6 @@
 """Spreadsheets as inputs: a table of text for each sheet."""
 
+import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ OLD = (Path(__file__).parent / "old.xls").read_bytes()
 
 
 async def texts(folder: Path, *specs: str, limits: InputLimits | None = None) -> dict[str, str]:
-    documents = await read_inputs(specs, roots=[folder], limits=limits or InputLimits())
+    documents = (await read_inputs(specs, roots=[folder], limits=limits or InputLimits())).documents
     return {document.name: document.text for document in documents}
 
 
@@ -69,7 +70,7 @@ async def test_names_of_sheets_become_names_of_inputs(tmp_path: Path) -> None:
 
 async def test_code_calculates_with_the_sheets(tmp_path: Path) -> None:
     write(tmp_path, {"sales.xlsx": SALES})
-    scope = ToolScope(inputs=await read_inputs(["sales.xlsx"], roots=[tmp_path]))
+    scope = ToolScope(inputs=(await read_inputs(["sales.xlsx"], roots=[tmp_path])).documents)
     code = "sum(row['sum'] for row in tables['sales.xlsx/Sales.tsv'])"
     assert await Python().call({"code": code}, scope) == "13.5"
 
@@ -140,8 +141,41 @@ async def test_a_sheet_that_is_too_long_is_refused_by_its_name(tmp_path: Path) -
     write(tmp_path, {"a.xlsx": xlsx(Short=[["n"]], Long=[["x" * 60]] * 20)})
     limits = InputLimits(file_bytes=1000)
     with pytest.raises(InputError, match=r"longer than 1,000 bytes") as failure:
-        await texts(tmp_path, ".", limits=limits)
+        await texts(tmp_path, "a.xlsx", limits=limits)
     assert failure.value.name == "a.xlsx/Long.tsv"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (SALES + bytes(8_000_001), "Input 'in/a.xlsx': it is longer than 8,000,000 bytes."),
+        (
+            xlsx(**{f"s{number}": [["x"]] for number in range(51)}),
+            "Input 'in/a.xlsx': it has more than 50 sheets.",
+        ),
+        (
+            xlsx(Long=[["x" * 60]] * 20),
+            "Input 'in/a.xlsx/Long.tsv': it is longer than 1,000 bytes.",
+        ),
+        (SALES[:500], "Input 'in/a.xlsx': it is no spreadsheet that can be read"),
+    ],
+    ids=["bytes", "sheets", "a sheet", "damaged"],
+)
+async def test_a_spreadsheet_that_is_not_read_is_left_out_of_a_folder_which_is_told(
+    tmp_path: Path, content: bytes, reason: str
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    write(folder, {"a.xlsx": content})
+    limits = InputLimits(file_bytes=1000)
+    for spec in ("in", "in/*", "in/a.xlsx"):
+        with pytest.raises(InputError, match=re.escape(reason)):
+            await texts(tmp_path, spec, limits=limits)
+    write(folder, {"b.txt": b"b", "c.png": b"\0"})
+    inputs = await read_inputs(["in", "in/*"], roots=[tmp_path], limits=limits)
+    assert [document.name for document in inputs.documents] == ["in/b.txt"]
+    (told,) = inputs.left_out
+    assert told.startswith(reason)
 
 
 async def test_of_a_row_that_a_few_bytes_stand_for_no_more_is_taken_than_tells_that_it_is_too_long(

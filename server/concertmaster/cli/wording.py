@@ -63,11 +63,24 @@ def bill(state: RunState) -> str:
     return f"{taken} of {_round_sum(state.request.limits.budget_usd)}" if taken else ""
 
 
+def taken(state: RunState) -> str:
+    """Return all that there is to say of what a run has taken, or nothing if no call was made."""
+    usage = state.usage
+    return joined((bill(state), estimated(usage), cached(usage), looked_up(usage)))
+
+
 def cached(usage: Usage) -> str:
     """Return what the provider's cache has been good for, or nothing if it was not used."""
     if not usage.cache_read:
         return ""
     return f"{usage.cache_hit_rate:.0%} cached, saved {money(usage.saved_usd)}"
+
+
+def estimated(usage: Usage) -> str:
+    """Return how many of the tokens nobody has reported, or nothing if all are."""
+    if not usage.estimated_out:
+        return ""
+    return f"{usage.estimated_out:,} of them estimated"
 
 
 def looked_up(usage: Usage) -> str:

@@ -2,6 +2,7 @@
 
 import json
 from collections import defaultdict
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -64,16 +65,23 @@ class Consents:
         if (pending := self._pending.get(answer.question_id)) is not None:
             pending.settle(answer)
 
-    async def refusal(self, wish: Wish, steps: Steps, *, seconds: float) -> str:
+    async def refusal(
+        self,
+        wish: Wish,
+        steps: Steps,
+        *,
+        seconds: float,
+        waiting: AbstractAsyncContextManager[None],
+    ) -> str:
         """Return why a call is not to be made, for the model; nothing if somebody agrees.
 
-        An answer is waited for so many seconds, if there is none yet.
+        If there is no answer yet, one is waited for so many seconds, with `waiting` entered.
         """
-        async with self._turns[wish.subtask_id]:
-            answer = self._said(wish, steps) or await self._asked(wish, steps, seconds)
-            if answer.allowed:
-                return ""
-            self._noes[wish.subtask_id, wish.call.name if answer.by else ""] = answer
+        if (answer := self._said(wish, steps)) is None:
+            async with waiting:
+                answer = await self._waited_for(wish, steps, seconds)
+        if answer.allowed:
+            return ""
         who = f"{answer.by} said no" if answer.by else "nobody has answered"
         return not_called(wish.call.name, f"is called only if somebody agrees, and {who}")
 
@@ -88,6 +96,13 @@ class Consents:
             or self._noes.get((subtask_id, tool))
             or self._noes.get((subtask_id, ""))
         )
+
+    async def _waited_for(self, wish: Wish, steps: Steps, seconds: float) -> ToolAnswered:
+        async with self._turns[wish.subtask_id]:
+            answer = self._said(wish, steps) or await self._asked(wish, steps, seconds)
+            if not answer.allowed:
+                self._noes[wish.subtask_id, wish.call.name if answer.by else ""] = answer
+            return answer
 
     async def _asked(self, wish: Wish, steps: Steps, seconds: float) -> ToolAnswered:
         pending = self._pending[wish.question_id] = _Pending()

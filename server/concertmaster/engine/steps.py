@@ -5,7 +5,8 @@ its recorded outcome, and only the others are made.
 """
 
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Protocol
 
@@ -83,6 +84,8 @@ class Steps:
         """Replies since then, for steps that more than one reader asks for."""
         self._usage = dict(self.recorded.usage)
         self._refusals: dict[str | None, ModelAccessError] = {}
+        self._cut_short = False
+        """Whether a call was given up that the end of the process may have held up."""
         self.spending = Spending(limits)
         """What the run may still spend."""
         for usage in self._usage.values():
@@ -100,12 +103,30 @@ class Steps:
         return self._clock()
 
     async def record(self, event: Event, *, wait: bool = True) -> None:
-        """Commit an event, even when the caller is being cancelled meanwhile."""
+        """Commit an event, even when the caller is being cancelled meanwhile.
+
+        What may have come about only because the process is to end is left to whoever resumes
+        the run: then this waits for that end.
+        """
+        if self._cut_short:
+            await anyio.sleep_forever()
+        await self._commit(event, wait=wait)
+
+    async def _commit(self, event: Event, *, wait: bool = True) -> None:
         if not wait:
             await self._append(event, wait=False)
             return
         with anyio.move_on_after(COMMIT_SECONDS, shield=True):
             await self._append(event)
+
+    @contextmanager
+    def _noticing_the_end(self) -> Generator[None]:
+        """Notice if a call is given up that would have had time in a process that goes on."""
+        try:
+            yield
+        except anyio.get_cancelled_exc_class():
+            self._cut_short = self._cut_short or self._brake.pulled
+            raise
 
     def refusal(self, model: str) -> ModelAccessError | None:
         """Return why no call of `model` can succeed in this run, if one has found that out."""
@@ -139,12 +160,12 @@ class Steps:
             model=model,
             subtask_id=subtask_id,
         )
-        await self.record(started, wait=False)
+        await self._commit(started, wait=False)
         reply = await self._reply(name, llm, request, subtask_id, draft or Draft())
         finished = CallFinished(
             name=name, at=self.now(), caller=request.caller, subtask_id=subtask_id, reply=reply
         )
-        await self.record(finished)
+        await self._commit(finished)
         self._made[name] = reply
         self._charge(subtask_id, reply.usage)
         return reply
@@ -171,7 +192,8 @@ class Steps:
         """Return the reply to a call that the budget allows, perhaps with a lower bound."""
         async with self.spending.reserved(llm, request, draft, subtask_id) as leave:
             bounded = replace(request, run_id=self._run_id, max_tokens=leave.max_tokens)
-            reply = await llm.complete(bounded, draft)
+            with self._noticing_the_end():
+                reply = await llm.complete(bounded, draft)
             leave.usage = reply.usage
         return reply
 
@@ -179,7 +201,7 @@ class Steps:
         self, name: str, caller: str, subtask_id: str | None, error: str, usage: Usage
     ) -> None:
         self._charge(subtask_id, usage)
-        await self.record(
+        await self._commit(
             CallFailed(
                 name=f"{name}/failed",
                 at=self.now(),
@@ -209,8 +231,9 @@ class Steps:
             return outcome
         if name in self.recorded.begun:
             return ToolOutcome(id=call.id, text=UNKNOWN_OUTCOME, failed=True)
-        async with self._brake.call():
-            return await self._call_tool(name, call, make, subtask_id=subtask_id, once=once)
+        with self._noticing_the_end():
+            async with self._brake.call():
+                return await self._call_tool(name, call, make, subtask_id=subtask_id, once=once)
 
     async def _call_tool(
         self,
@@ -223,7 +246,7 @@ class Steps:
     ) -> ToolOutcome:
         started = self.now()
         if once:
-            await self.record(
+            await self._commit(
                 ToolStarted(
                     name=f"{name}/start", at=started, step=name, subtask_id=subtask_id, call=call
                 )
@@ -238,7 +261,7 @@ class Steps:
             denied = isinstance(exc, ToolDeniedError)
             outcome = ToolOutcome(id=call.id, text=str(exc), failed=True)
         ended = self.now()
-        await self.record(
+        await self._commit(
             ToolCalled(
                 name=name,
                 at=ended,

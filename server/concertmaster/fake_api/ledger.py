@@ -7,7 +7,7 @@ from concertmaster.fake_api.caching import READ_FACTOR, WRITE_FACTOR
 
 
 class Entry(BaseModel):
-    """One request. The tokens are those that its reply has told of so far."""
+    """One request. The tokens are those that its reply has begun with, told of or sent so far."""
 
     request_id: str
     model: str = ""

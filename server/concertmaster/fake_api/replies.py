@@ -71,7 +71,7 @@ def make_reply(text: str, *, max_tokens: int, fault: Fault | None) -> Reply:
 async def stream(
     reply: Reply, entry: Entry, use: CacheUse, behaviour: Behaviour
 ) -> AsyncGenerator[bytes]:
-    """Yield the events of a reply; `entry` is charged with what they tell of.
+    """Yield the events of a reply; `entry` is charged with what has been written of it.
 
     Raises:
         ConnectionDropped: the rest is never sent.
@@ -79,7 +79,7 @@ async def stream(
     entry.tokens_in, entry.cache_read, entry.cache_write = use.fresh, use.read, use.write
     entry.tokens_out = 1
     yield _event("message_start", message=_message(entry))
-    index = 0
+    index = written = 0
     if reply.searched:
         for event in _search(entry):
             yield event
@@ -93,6 +93,8 @@ async def stream(
         async for piece in _at_speed(pieces, reply.fault, behaviour):
             delta = {"type": "text_delta", "text": piece}
             yield _event("content_block_delta", index=index, delta=delta)
+            written += count_tokens(piece)
+            entry.tokens_out = max(written, 1)
     if reply.broken_off:
         yield _last_words(reply.fault)
         return

@@ -17,6 +17,11 @@ class Brake:
         self._under_way = 0
         self._changed = anyio.Event()
 
+    @property
+    def pulled(self) -> bool:
+        """Tell whether no further call begins."""
+        return self._pulled
+
     @asynccontextmanager
     async def call(self) -> AsyncGenerator[None]:
         """Make a call in this block; once the brake is pulled, wait for ever before it."""

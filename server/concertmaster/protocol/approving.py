@@ -37,21 +37,18 @@ class Approval(BaseModel):
     )
 
 
-def approval_of(state: RunState, *, budget_usd: float | None = None) -> Question[Approval]:
+def approval_of(state: RunState) -> Question[Approval]:
     """Return the question whether the plan of a run is to be carried out.
-
-    `budget_usd` is what the run is to be allowed to spend, if not what it is by now.
 
     Raises:
         RequestError: the plan does not wait for approval.
     """
-    limit = budget_usd or state.request.limits.budget_usd
-    asked = f"{state.run_id} {digest_to_approve(state)} {limit!r}"
+    asked = f"{state.run_id} {digest_to_approve(state)}"
     key = sha256(asked.encode()).hexdigest()[:16]
-    return Question(key=f"approve-{key}", text=_question(state, limit), form=Approval)
+    return Question(key=f"approve-{key}", text=_question(state), form=Approval)
 
 
-def _question(state: RunState, limit: float) -> str:
+def _question(state: RunState) -> str:
     subtasks = [item.subtask for item in state.subtasks.values()]
     lines = [
         f"- {item.id} {item.worker}: {one_line(item.objective, 120)}"
@@ -64,17 +61,23 @@ def _question(state: RunState, limit: float) -> str:
         (
             f"Shall this plan be carried out? Task: {one_line(state.request.task, 200)}",
             *lines,
-            f"{likely}The limit is {limit:g} USD.",
+            f"{likely}The limit is {state.request.limits.budget_usd:g} USD{_done(state)}.",
         )
     )
 
 
-async def decide(
-    runs: "Runs", state: RunState, answer: Answer[Approval], *, budget_usd: float | None = None
-) -> RunState:
+def _done(state: RunState) -> str:
+    """Return what has been done of a plan that was begun with another limit, as a clause."""
+    if not (ended := state.ended_subtasks):
+        return ""
+    spent = state.usage.usd or 0.0
+    return f"; {ended} of the subtasks ended before, and {spent:.2f} USD of it are spent"
+
+
+async def decide(runs: "Runs", state: RunState, answer: Answer[Approval]) -> RunState:
     """Do with a run what somebody has said to its plan, and return where it stands then.
 
-    `state` and `budget_usd` are those that they were asked about.
+    `state` is the one that they were asked about.
 
     Raises:
         RequestError: it cannot go on, or not with the limit that was named; or what they were
@@ -89,7 +92,7 @@ async def decide(
             return await runs.resume(
                 state.run_id,
                 by="whoever approved its plan",
-                budget_usd=answer.budget_usd or budget_usd,
+                budget_usd=answer.budget_usd,
                 approved=digest_to_approve(state),
             )
 

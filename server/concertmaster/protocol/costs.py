@@ -37,6 +37,7 @@ def usage_lines(by_model: Mapping[str, Usage]) -> tuple[ModelUsage, ...]:
             attempts=usage.attempts,
             tokens_in=usage.tokens_in,
             tokens_out=usage.tokens_out,
+            estimated_out=usage.estimated_out,
             cache_read=usage.cache_read,
             cache_write=usage.cache_write,
             usd=_rounded(usage.usd),

@@ -178,9 +178,14 @@ def _usage(usage: ModelUsage) -> str:
     price = "price unknown" if usage.usd is None else f"{usage.usd:g} USD"
     return (
         f"{usage.model}: {usage.calls} calls, {usage.attempts} attempts; tokens: "
-        f"{usage.tokens_in} in, {usage.tokens_out} out, {usage.cache_read} cache read, "
-        f"{usage.cache_write} cache written; {price}{_cache(usage)}{_served(usage)}"
+        f"{usage.tokens_in} in, {usage.tokens_out} out{_estimated(usage)}, "
+        f"{usage.cache_read} cache read, {usage.cache_write} cache written; "
+        f"{price}{_cache(usage)}{_served(usage)}"
     )
+
+
+def _estimated(usage: ModelUsage) -> str:
+    return f" ({usage.estimated_out} of them estimated)" if usage.estimated_out else ""
 
 
 def _served(usage: ModelUsage) -> str:

@@ -18,6 +18,8 @@ def next_after_run(state: RunState, page: Page, *, approval_token: str = "") -> 
             f'{how_to_answer(state)}The run goes on. Call get_run with run_id "{run_id}" and '
             f"wait_seconds {FOLLOW_SECONDS} for its answer; cancel_run stops it."
         )
+    if state.status == "needs_approval":
+        return _to_be_approved(state, approval_token)
     if page.next_offset is not None:
         return (
             f'Call get_run with run_id "{run_id}" and offset {page.next_offset} for the rest, '
@@ -28,8 +30,6 @@ def next_after_run(state: RunState, page: Page, *, approval_token: str = "") -> 
             f'Nothing drives the run any more. Call resume_run with run_id "{run_id}" to go on '
             "with it: what was finished is kept and not paid for again."
         )
-    if state.status == "needs_approval":
-        return _to_be_approved(state, approval_token)
     return _next_after_end(state)
 
 
@@ -40,12 +40,14 @@ def _to_be_approved(state: RunState, token: str) -> str:
             f'The plan waits for approval. Call resume_run with run_id "{run_id}" to have the '
             "user asked, or cancel_run if it is not wanted."
         )
+    # Where the operator alone wants it approved, the next plan waits without being told to.
+    approve = state.request.approve
+    also = f' and approve "{approve}"' if approve != "never" else ""
     return (
-        "The plan waits for approval; its work has not begun. Show the user the subtasks and the "
-        f'estimate. Only if they agree, call resume_run with run_id "{run_id}" and approval_token '
-        f'"{token}" (and budget_usd, if they name another limit). If not, call cancel_run; to '
-        "change the plan, run_orchestration with the edited plan and approve "
-        f'"{state.request.approve}".'
+        "The plan waits for approval; until then no work is done. Show the user the subtasks, the "
+        f'estimate and the budget. Only if they agree, call resume_run with run_id "{run_id}" and '
+        f'approval_token "{token}" (and budget_usd, if they name another limit). If not, call '
+        f"cancel_run; to change the plan, run_orchestration with the edited plan{also}."
     )
 
 

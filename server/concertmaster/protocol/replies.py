@@ -28,6 +28,7 @@ class ModelUsage(Frozen):
     attempts: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
+    estimated_out: int = Field(default=0, description="Of tokens_out, not reported by anybody.")
     cache_read: int = 0
     cache_write: int = 0
     usd: float | None = Field(default=None, description="Absent if the price is unknown.")

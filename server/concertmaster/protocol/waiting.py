@@ -142,16 +142,14 @@ async def resume_and_follow(
         state = await service.resume(
             run_id, by="resume_run", budget_usd=budget_usd, approved=approved
         )
-    return await _follow_own(ctx, state, seconds=seconds, budget_usd=budget_usd)
+    return await _follow_own(ctx, state, seconds=seconds)
 
 
 def _origin(ctx: Ctx) -> Origin:
     return Origin(trace_context=trace_context(ctx))
 
 
-async def _follow_own(
-    ctx: Ctx, begun: RunState, *, seconds: float, budget_usd: float | None = None
-) -> RunState:
+async def _follow_own(ctx: Ctx, begun: RunState, *, seconds: float) -> RunState:
     """Follow a run that the call has begun; if its plan has to be approved, have that asked."""
     server = state_of(ctx)
     service = await server.service()
@@ -159,7 +157,7 @@ async def _follow_own(
     try:
         state = await follow(ctx, begun.run_id, seconds=seconds, progress=progress)
         if state.status == "needs_approval" and can_ask(ctx.session):
-            state = await _decided(ctx, state, progress, budget_usd=budget_usd)
+            state = await _decided(ctx, state, progress)
             state = await follow(ctx, state.run_id, seconds=seconds, progress=progress)
     except anyio.get_cancelled_exc_class():
         if not server.left:
@@ -171,29 +169,24 @@ async def _follow_own(
     return replace(state, status="interrupted") if server.ending and not state.over else state
 
 
-async def _decided(
-    ctx: Ctx, state: RunState, progress: _Progress, *, budget_usd: float | None
-) -> RunState:
+async def _decided(ctx: Ctx, state: RunState, progress: _Progress) -> RunState:
     """Return where a run stands once the person at the client has been asked about its plan."""
     try:
-        answer = await _asked(ctx, state, progress, budget_usd=budget_usd)
-        return await decide(await state_of(ctx).service(), state, answer, budget_usd=budget_usd)
+        answer = await _asked(ctx, state, progress)
+        return await decide(await state_of(ctx).service(), state, answer)
     except RequestError as exc:
         raise RequestError(
             f'{exc} Call resume_run with run_id "{state.run_id}" to have the user asked again.'
         ) from None
 
 
-async def _asked(
-    ctx: Ctx, state: RunState, progress: _Progress, *, budget_usd: float | None
-) -> Answer[Approval]:
+async def _asked(ctx: Ctx, state: RunState, progress: _Progress) -> Answer[Approval]:
     """Return what the person at the client says to the plan of a run."""
     answer: Answer[Approval] = "dismissed"
     with state_of(ctx).waiting():
         async with together() as tasks:
             tasks.start_soon(_keep_alive, progress, state)
-            question = approval_of(state, budget_usd=budget_usd)
-            answer = await ask(ctx, question, about=state.run_id)
+            answer = await ask(ctx, approval_of(state), about=state.run_id)
             tasks.cancel_scope.cancel()
     return answer
 

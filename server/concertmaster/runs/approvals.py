@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import takewhile
 
-from concertmaster.engine.orchestration.approval import plan_digest, waits_for_approval
+from concertmaster.engine.orchestration.approval import waits_for_approval
+from concertmaster.engine.plans.digest import plan_digest
 from concertmaster.engine.record.events import ApprovalOffered, RunEnded
 from concertmaster.engine.record.request import Approve
 from concertmaster.errors import RequestError
@@ -38,7 +39,8 @@ def approved_plan(
     """Return the digest of the plan that a run goes on with because somebody approved it.
 
     The run needs as much approval as it was begun with, and no less than `least`. What is
-    returned is empty where nobody has to, and None where the run waits on for that.
+    returned is empty where nobody has to, or it takes another limit before it waits again; and
+    None where the run waits on as it does.
 
     Raises:
         RequestError: what was approved is not a plan and a limit that wait for it.
@@ -52,8 +54,10 @@ def approved_plan(
         return ""
     if approved:
         return plan_digest(state.plan)
-    request = state.request.with_budget(budget_usd).with_approval(least)
-    return None if waits_for_approval(request, state.plan, state.estimate, approved="") else ""
+    if state.request.with_budget(budget_usd) != state.request:
+        return ""
+    request = state.request.with_approval(least)
+    return None if waits_for_approval(request, state.plan, state.estimate, approved_usd=0) else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ from concertmaster.llm.structured import schema_problem
 from concertmaster.runs.orders import Order, PlanOrder, RunOrder, WorkerOrder
 from concertmaster.runs.state import RunState
 from concertmaster.store.texts import digest
+from concertmaster.tools.inputs import Inputs
 
 TASK_CHARS = 100_000
 """The longest task, context or constraint; longer texts are inputs."""
@@ -67,9 +68,7 @@ class CheckedOrder:
         return {digest(document.text): document.text for document in self.documents.values()}
 
 
-def check_order(
-    order: Order, documents: Sequence[Document], catalog: Catalog, policy: RunPolicy
-) -> CheckedOrder:
+def check_order(order: Order, inputs: Inputs, catalog: Catalog, policy: RunPolicy) -> CheckedOrder:
     """Return the request that `order` stands for.
 
     Raises:
@@ -77,7 +76,7 @@ def check_order(
     """
     refs = tuple(
         InputRef(name=item.name, digest=digest(item.text), chars=len(item.text))
-        for item in documents
+        for item in inputs.documents
     )
     match order:
         case PlanOrder():
@@ -85,11 +84,11 @@ def check_order(
         case RunOrder():
             request = _run_request(order, catalog, policy)
         case _:
-            request = _worker_request(order, catalog, policy, documents)
-    request = request.model_copy(update={"inputs": refs})
+            request = _worker_request(order, catalog, policy, inputs.documents)
+    request = request.model_copy(update={"inputs": refs, "left_out": inputs.left_out})
     _check_plan(request, catalog)
     return CheckedOrder(
-        request=request, documents={document.name: document for document in documents}
+        request=request, documents={document.name: document for document in inputs.documents}
     )
 
 

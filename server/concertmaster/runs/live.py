@@ -35,7 +35,7 @@ class LiveRun:
     """A run that this process drives."""
 
     def __init__(self, state: RunState, *, epoch: int, approve: Approve = "never") -> None:
-        """Take where it stands, and the approval that a plan needs which is yet to be made."""
+        """Take where it stands, and what approval its plan needs at least."""
         self.state = state
         self.epoch = epoch
         self._approve: Approve = approve
@@ -56,8 +56,7 @@ class LiveRun:
     @property
     def request(self) -> RunRequest:
         """Return what is asked of the run in this life of it."""
-        request = self.state.request
-        return request if self.state.plan is not None else request.with_approval(self._approve)
+        return self.state.request.with_approval(self._approve)
 
 
 class LiveRuns:

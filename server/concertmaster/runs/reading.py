@@ -14,7 +14,7 @@ from concertmaster.runs.intake import CheckedOrder, RunPolicy, check_order, chec
 from concertmaster.runs.orders import Order, PlanOrder, RunOrder, WorkerOrder
 from concertmaster.runs.state import RunState, fold, subtask_result
 from concertmaster.store.journal import Journal, RunRow
-from concertmaster.tools.inputs import InlineInput, InputSpec, read_inputs
+from concertmaster.tools.inputs import InlineInput, Inputs, InputSpec, read_inputs
 
 RUNS = "runs://"
 """How the address of something in a run begins."""
@@ -77,10 +77,10 @@ class OrderReader:
             InputError: an input cannot be read.
         """
         if isinstance(order, RunOrder) and order.plan_id is not None:
-            order, documents = await self._planned(order, order.plan_id)
+            order, inputs = await self._planned(order, order.plan_id)
         else:
-            documents = await self.documents(order.inputs)
-        return check_order(order, documents, self.catalog, self.policy)
+            inputs = await self.inputs(order.inputs)
+        return check_order(order, inputs, self.catalog, self.policy)
 
     async def again(
         self,
@@ -120,7 +120,7 @@ class OrderReader:
             redo=frozenset(request.redo),
         )
 
-    async def documents(self, specs: Sequence[InputSpec]) -> tuple[Document, ...]:
+    async def inputs(self, specs: Sequence[InputSpec]) -> Inputs:
         """Return what inputs stand for.
 
         Raises:
@@ -147,9 +147,7 @@ class OrderReader:
             raise InputError(spec, "there is no text yet. Wait for it with get_run.")
         return InlineInput(name=spec.removeprefix(RUNS), text=text)
 
-    async def _planned(
-        self, order: RunOrder, plan_id: str
-    ) -> tuple[RunOrder, tuple[Document, ...]]:
+    async def _planned(self, order: RunOrder, plan_id: str) -> tuple[RunOrder, Inputs]:
         """Return the order with what was planned filled in, and the inputs it was planned for."""
         if order.task or order.plan or order.inputs:
             raise RequestError(
@@ -171,7 +169,8 @@ class OrderReader:
             approve=stricter(planned.request.approve, order.approve),
             budget_usd=order.budget_usd or planned.request.limits.budget_usd,
         )
-        return filled, await self.documents_of(planned.request)
+        documents = await self.documents_of(planned.request)
+        return filled, Inputs(documents=documents, left_out=planned.request.left_out)
 
     async def documents_of(self, request: RunRequest) -> tuple[Document, ...]:
         """Return the inputs of a run that has begun."""

@@ -330,7 +330,7 @@ class RunService:
             InputError: an input cannot be read.
         """
         reader = self._reader_for(principal)
-        return tuple(document.name for document in await reader.documents(specs))
+        return tuple(document.name for document in (await reader.inputs(specs)).documents)
 
     async def check(self, order: Order, *, principal: str = "") -> None:
         """Raise what `start` would, and start nothing."""

@@ -307,7 +307,7 @@ class RunState:
 
     def _end(self, event: RunEnded) -> None:
         self.status = event.status
-        if event.status != "cancelled":
+        if event.status not in ("cancelled", "needs_approval"):
             self.answer, self.value = event.answer, event.value
         self.reasons = event.reasons
         self.rest = event.rest
@@ -365,6 +365,7 @@ def fold(run_id: str, events: Iterable[Event], *, alive: bool, waiting: bool = F
         request=first.request,
         principal=first.origin.principal,
         notice=first.notice,
+        warnings=tuple(f"Left out: {sentence}" for sentence in first.request.left_out),
         started_at=first.at,
         updated_at=first.at,
         guard="pending" if first.request.guard else "none",

@@ -135,7 +135,9 @@ class OpenTelemetry:
             except ConcertmasterError as exc:
                 log.warning("run not told of: %s", exc)
             else:
-                self.export(span)
+                # At the end this is under way twice for a moment.
+                if run_id in self._changed:
+                    self.export(span)
             self._changed.pop(run_id, None)
 
     def export(self, run: Span) -> None:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from concertmaster.errors import InputError, ToolCallError
 from concertmaster.llm.protocol import ToolSpec
 from concertmaster.tools.arguments import parse_arguments
-from concertmaster.tools.reading import read_text, too_long
+from concertmaster.tools.reading import TooLongError, read_text
 from concertmaster.tools.roots import Roots, matches
 from concertmaster.tools.scope import ToolScope
 from concertmaster.tools.spreadsheets import is_spreadsheet, read_sheets
@@ -88,7 +88,7 @@ def _content(file: Path, name: str) -> str:
     sheets = read_sheets(file, name, max_bytes=MAX_BYTES)
     for sheet, text in sheets.items():
         if len(text.encode()) > MAX_BYTES:
-            raise too_long(f"{name}, sheet {sheet}", MAX_BYTES)
+            raise TooLongError(f"{name}, sheet {sheet}", MAX_BYTES)
     return "\n".join(f"## {sheet}\n\n{text}" for sheet, text in sheets.items())
 
 

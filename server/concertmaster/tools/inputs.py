@@ -10,9 +10,9 @@ from pydantic import Field
 
 from concertmaster.errors import InputError
 from concertmaster.llm.protocol import Document, Frozen, Text
-from concertmaster.tools.reading import NotTextError, read_text, too_long
+from concertmaster.tools.reading import NotTextError, TooLongError, read_text
 from concertmaster.tools.roots import Roots, is_pattern, printable
-from concertmaster.tools.spreadsheets import is_spreadsheet, read_sheets
+from concertmaster.tools.spreadsheets import SpreadsheetError, is_spreadsheet, read_sheets
 
 
 class InlineInput(Frozen):
@@ -38,14 +38,23 @@ class InputLimits:
 DEFAULT_LIMITS = InputLimits()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """What the inputs of a run are."""
+
+    documents: tuple[Document, ...]
+    left_out: tuple[str, ...] = ()
+    """What a reader may have expected among them and is not there, a sentence each."""
+
+
 async def read_inputs(
     specs: Sequence[InputSpec], *, roots: Sequence[Path], limits: InputLimits = DEFAULT_LIMITS
-) -> tuple[Document, ...]:
+) -> Inputs:
     """Return the documents that `specs` stand for, in their order, each file once.
 
     A document from a file is named by its path relative to the root it is in; one from a sheet
     of a spreadsheet by that and `/SHEET.tsv`. Folders are walked; binary files in them, and such
-    that a pattern matches, are left out.
+    that a pattern matches, are left out, as are spreadsheets that cannot be read, which is noted.
 
     Raises:
         InputError: an input cannot be read; names it and says what to do.
@@ -53,9 +62,7 @@ async def read_inputs(
     return await to_thread.run_sync(_read, specs, roots, limits, abandon_on_cancel=True)
 
 
-def _read(
-    specs: Sequence[InputSpec], folders: Sequence[Path], limits: InputLimits
-) -> tuple[Document, ...]:
+def _read(specs: Sequence[InputSpec], folders: Sequence[Path], limits: InputLimits) -> Inputs:
     roots = Roots(folders)
     collection = _Collection(roots, limits)
     for spec in specs:
@@ -63,7 +70,8 @@ def _read(
             collection.add(spec.name, spec.text, source="a text given directly")
         else:
             collection.add_files(spec, _files(spec, roots))
-    return tuple(collection.documents.values())
+    documents = tuple(collection.documents.values())
+    return Inputs(documents=documents, left_out=tuple(collection.left_out))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +99,8 @@ class _Collection:
 
     def __init__(self, roots: Roots, limits: InputLimits) -> None:
         self.documents: dict[str, Document] = {}
+        self.left_out: dict[str, None] = {}
+        """Sentences, each once."""
         self._sources: dict[str, str] = {}
         self._roots = roots
         self._limits = limits
@@ -103,7 +113,8 @@ class _Collection:
             raise self._too_many(spec)
         texts = [self._add_file(path, named=files.named) for path in paths]
         if not any(texts):
-            raise InputError(spec, "there is no text file in it. Name the files to read.")
+            told = " ".join(["there is no text file in it.", *self.left_out])
+            raise InputError(spec, f"{told} Name the files to read.")
 
     def _add_file(self, path: Path, *, named: bool) -> bool:
         """Tell whether the file is among the documents now."""
@@ -112,9 +123,11 @@ class _Collection:
             return True
         try:
             texts = self._texts(path, name)
-        except NotTextError:
+        except NotTextError as exc:
             if named:
                 raise
+            if isinstance(exc, SpreadsheetError):
+                self.left_out[str(exc)] = None
             return False
         for part, text in texts.items():
             self.add(part, text, source=str(path))
@@ -127,7 +140,11 @@ class _Collection:
         if not is_spreadsheet(name):
             return {name: read_text(path, name, max_bytes=most)}
         sheets = read_sheets(path, name, max_bytes=most)
-        return {f"{name}/{sheet}.tsv": text for sheet, text in sheets.items()}
+        texts = {f"{name}/{sheet}.tsv": text for sheet, text in sheets.items()}
+        for part, text in texts.items():
+            if len(text.encode()) > most:
+                raise SpreadsheetError(part, TooLongError(part, most).problem)
+        return texts
 
     def add(self, name: str, text: str, *, source: str) -> None:
         limits = self._limits
@@ -141,7 +158,7 @@ class _Collection:
             raise self._too_many(name)
         size = len(text.encode())
         if size > limits.file_bytes:
-            raise too_long(name, limits.file_bytes)
+            raise TooLongError(name, limits.file_bytes)
         self._bytes += size
         if self._bytes > limits.total_bytes:
             raise InputError(

@@ -24,17 +24,26 @@ class NotTextError(InputError):
         super().__init__(name, problem)
 
 
+class TooLongError(InputError):
+    """A file or a text is longer than it may be."""
+
+    def __init__(self, name: str, max_bytes: int) -> None:
+        problem = f"it is longer than {max_bytes:,} bytes. Give the part that matters."
+        super().__init__(name, problem)
+
+
 def read_text(path: Path, name: str, *, max_bytes: int) -> str:
     """Return the text of a regular file whose `path` is resolved.
 
     Raises:
         NotTextError: it is binary.
-        InputError: it cannot be read, or is longer than `max_bytes`.
+        TooLongError: it is longer than `max_bytes`.
+        InputError: it cannot be read.
     """
     content = _beginning(path, name, max_bytes + 1)
     # A photo in a folder is no text that is too long.
     if len(content) > max_bytes and b"\0" not in content:
-        raise too_long(name, max_bytes)
+        raise TooLongError(name, max_bytes)
     return text_of(content, name)
 
 
@@ -42,11 +51,12 @@ def read_bytes(path: Path, name: str, *, max_bytes: int) -> bytes:
     """Return the content of a regular file whose `path` is resolved.
 
     Raises:
-        InputError: it cannot be read, or is longer than `max_bytes`.
+        TooLongError: it is longer than `max_bytes`.
+        InputError: it cannot be read.
     """
     content = _beginning(path, name, max_bytes + 1)
     if len(content) > max_bytes:
-        raise too_long(name, max_bytes)
+        raise TooLongError(name, max_bytes)
     return content
 
 
@@ -72,11 +82,6 @@ def text_of(content: bytes, name: str) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise NotTextError(name) from None
-
-
-def too_long(name: str, max_bytes: int) -> InputError:
-    """Return the error for a text of more than `max_bytes`."""
-    return InputError(name, f"it is longer than {max_bytes:,} bytes. Give the part that matters.")
 
 
 def unreadable(name: str, error: OSError) -> InputError:

@@ -53,16 +53,16 @@ def main() -> None:
     try:
         answer = {"sheets": _sheets(sys.stdin.buffer.read(), most=int(sys.argv[1]))}
     except _Refusal as exc:
-        answer = {"refusal": str(exc)}
+        answer = {"problem": str(exc)}
     except PasswordError:
-        answer = {"unreadable": "it has a password. Save it without one."}
+        answer = {"problem": "it has a password. Save it without one."}
     except _DAMAGED as exc:
-        answer = {"unreadable": f"it is no spreadsheet that can be read: {exc}."}
+        answer = {"problem": f"it is no spreadsheet that can be read: {exc}."}
     except BaseException as exc:
         # What calamine's Rust panics with has no other name to catch it by.
         if type(exc).__name__ != "PanicException":
             raise
-        answer = {"unreadable": "it is no spreadsheet that can be read: it is damaged."}
+        answer = {"problem": "it is no spreadsheet that can be read: it is damaged."}
     sys.stdout.write(json.dumps(answer))
 
 

@@ -16,9 +16,8 @@ import anyio
 from anyio import from_thread
 from pydantic import BaseModel, ConfigDict, Field
 
-from concertmaster.errors import InputError
 from concertmaster.llm.protocol import Text
-from concertmaster.tools.reading import NotTextError, read_bytes
+from concertmaster.tools.reading import NotTextError, TooLongError, read_bytes
 
 log = logging.getLogger(__name__)
 
@@ -32,12 +31,16 @@ _SUFFIXES = frozenset({".xlsx", ".xlsm", ".xlsb", ".xls", ".ods"})
 _READER = (sys.executable, "-I", "-m", "concertmaster.tools.sheet_reader")
 
 
+class SpreadsheetError(NotTextError):
+    """A spreadsheet is none, has a password or nothing else, or takes too much to read."""
+
+
 class _Answer(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     sheets: dict[str, Text] = Field(default_factory=dict[str, Text])
-    refusal: str = ""
-    unreadable: str = ""
+    problem: str = ""
+    """Why there are none."""
 
 
 def is_spreadsheet(name: str) -> bool:
@@ -53,15 +56,16 @@ def read_sheets(path: Path, name: str, *, max_bytes: int) -> Mapping[str, str]:
     that anyio has started.
 
     Raises:
-        NotTextError: it is no spreadsheet, has a password, or nothing else.
-        InputError: it cannot be opened, or takes too much to read.
+        SpreadsheetError: there are none to be had.
+        InputError: it cannot be opened.
     """
-    content = read_bytes(path, name, max_bytes=MAX_BYTES)
+    try:
+        content = read_bytes(path, name, max_bytes=MAX_BYTES)
+    except TooLongError as exc:
+        raise SpreadsheetError(name, exc.problem) from None
     answer = from_thread.run(_ask_reader, content, name, max_bytes)
-    if answer.refusal:
-        raise InputError(name, answer.refusal)
-    if answer.unreadable or not answer.sheets:
-        raise NotTextError(name, answer.unreadable or "there is nothing in its sheets.")
+    if answer.problem or not answer.sheets:
+        raise SpreadsheetError(name, answer.problem or "there is nothing in its sheets.")
     return answer.sheets
 
 
@@ -74,5 +78,5 @@ async def _ask_reader(content: bytes, name: str, max_bytes: int) -> _Answer:
         words = done.stderr[-1000:].decode(errors="replace")
         log.debug("spreadsheet %s not read: %s", name, words)
     return _Answer(
-        refusal="to read it takes more time or memory than it may. Save what matters as CSV."
+        problem="to read it takes more time or memory than it may. Save what matters as CSV."
     )

@@ -16,7 +16,6 @@ from concertmaster.engine.budget.account import (
     amount_of,
 )
 from concertmaster.engine.budget.tokens import (
-    BYTES_OF_SHORT_TOKENS,
     ENVELOPE_TOKENS,
     TokensIn,
     most_served,
@@ -25,6 +24,7 @@ from concertmaster.engine.budget.tokens import (
 from concertmaster.engine.concurrency import Changes
 from concertmaster.engine.record.request import Limits
 from concertmaster.errors import BudgetError, ModelError
+from concertmaster.llm.lengths import BYTES_OF_SHORT_TOKENS
 from concertmaster.llm.prefixes import WARM_SECONDS, prefix_key
 from concertmaster.llm.protocol import LLM, Draft, Request, Usage
 

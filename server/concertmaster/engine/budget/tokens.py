@@ -1,15 +1,10 @@
-"""How many tokens a request has, about, without asking its provider.
-
-Nobody publishes a tokenizer of current models, and to ask the provider is one more request
-for each call. So bytes are counted: three to four make a token of English or German, about
-three one of code, and three (one character) one of Chinese. What is reserved for a call is to
-be enough, so it goes by two and a half.
-"""
+"""How many tokens a request has at most, so that what is reserved for its call is enough."""
 
 import json
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from concertmaster.llm.lengths import most_tokens, size
 from concertmaster.llm.protocol import (
     NO_USAGE,
     AssistantMessage,
@@ -19,9 +14,6 @@ from concertmaster.llm.protocol import (
     Usage,
 )
 from concertmaster.llm.server_tools import FOUND_TOKENS, ServerTool, ServerToolName
-
-BYTES_OF_SHORT_TOKENS = 2.5
-BYTES_OF_LONG_TOKENS = 4.0
 
 ENVELOPE_TOKENS = 500
 """What a provider may add to a request: how to call tools, how to write JSON."""
@@ -33,11 +25,6 @@ By Anthropic's guide to images, one has a token for each 750 pixels or so, once 
 scaled down to what the model looks at: at most 1,600 tokens for most models, 4,784 for those
 that see more.
 """
-
-
-def size(text: str) -> int:
-    """Return how many bytes a text has in UTF-8."""
-    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +87,7 @@ def most_served(tools: Collection[ServerTool]) -> Usage:
 
 
 def _most_tokens(texts: Iterable[str]) -> int:
-    return round(sum(map(size, texts)) / BYTES_OF_SHORT_TOKENS)
+    return most_tokens(sum(map(size, texts)))
 
 
 def _images(message: Message) -> int:

@@ -1,7 +1,7 @@
 """How much time a conversation has."""
 
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
 import anyio
 
@@ -13,16 +13,31 @@ class TimeLimit:
         self._scope = scope
         self._stops = 0
         self._left = 0.0
+        self._aside = AsyncExitStack()
 
-    @contextmanager
-    def stopped(self, *, until: float) -> Generator[None]:
-        """Let no time pass in the block; but at `until`, by anyio's clock, it is over anyway."""
-        if not self._stops:
-            self._left = self._scope.deadline - anyio.current_time()
-            self._scope.deadline = until
+    @asynccontextmanager
+    async def stopped(
+        self, aside: AbstractAsyncContextManager[None], *, until: float
+    ) -> AsyncGenerator[None]:
+        """Let no time pass in the block; but at `until`, by anyio's clock, it is over anyway.
+
+        Of several such blocks at a time, the conversation is `aside` in the first until the
+        last has ended.
+        """
         self._stops += 1
         try:
+            if self._stops == 1:
+                self._left = self._scope.deadline - anyio.current_time()
+                self._scope.deadline = until
+                await self._aside.enter_async_context(aside)
             yield
+        finally:
+            await self._go_on(until)
+
+    async def _go_on(self, until: float) -> None:
+        try:
+            if self._stops == 1:
+                await self._aside.aclose()
         finally:
             self._stops -= 1
             if not self._stops:

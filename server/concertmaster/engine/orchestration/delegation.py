@@ -248,6 +248,7 @@ class Delegation:
             dependencies=self._dependencies(subtask),
             until=self._until,
             take_slot=self._slot,
+            leave_slot=self._aside,
         )
         started = SubtaskStarted(
             name=f"subtask/{subtask.id}/start",
@@ -261,16 +262,31 @@ class Delegation:
 
     @asynccontextmanager
     async def _slot(self, subtask_id: str) -> AsyncGenerator[None]:
+        await self._take_slot(subtask_id)
+        try:
+            yield
+        finally:
+            self._follow(self._scheduler.give_back(subtask_id))
+
+    @asynccontextmanager
+    async def _aside(self, subtask_id: str) -> AsyncGenerator[None]:
+        self._follow(self._scheduler.step_aside(subtask_id))
+        try:
+            yield
+            await self._take_slot(subtask_id)
+        except BaseException:
+            self._scheduler.return_to(subtask_id)
+            raise
+
+    async def _take_slot(self, subtask_id: str) -> None:
+        """Return once the subtask has one more slot; if this is cancelled, it has none more."""
         piece = anyio.Event()
         self._follow(self._scheduler.ask(subtask_id, piece))
         try:
             await piece.wait()
-            yield
-        finally:
-            if piece.is_set():
-                self._follow(self._scheduler.give_back(subtask_id))
-            else:
-                self._scheduler.withdraw(subtask_id, piece)
+        except anyio.get_cancelled_exc_class():
+            self._follow(self._scheduler.withdraw(subtask_id, piece))
+            raise
 
     def _dependencies(self, subtask: Subtask) -> list[WorkResult]:
         needed = {item.id: item for item in self._plan.subtasks if item.id in subtask.depends_on}

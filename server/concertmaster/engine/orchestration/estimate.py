@@ -12,17 +12,13 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 from concertmaster.catalog.definitions import WorkerDefinition
-from concertmaster.engine.budget.tokens import (
-    BYTES_OF_LONG_TOKENS,
-    BYTES_OF_SHORT_TOKENS,
-    most_served,
-    size,
-)
+from concertmaster.engine.budget.tokens import most_served
 from concertmaster.engine.plans.plan import Plan, Subtask, Verify
 from concertmaster.engine.plans.strategy import MOST_PARTS, Map, Revise, Vote
 from concertmaster.engine.record.amounts import Amounts, Counts, Estimate
 from concertmaster.engine.run import Run, Setup, workers_of
 from concertmaster.engine.subtasks.parts import TOKEN_CHARS
+from concertmaster.llm.lengths import BYTES_OF_LONG_TOKENS, BYTES_OF_SHORT_TOKENS, size
 from concertmaster.llm.protocol import NO_USAGE, Usage
 
 PROMPT_TOKENS = 2000

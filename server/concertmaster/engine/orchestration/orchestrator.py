@@ -203,11 +203,10 @@ def _planned(run: Run, accepted: PlanAccepted) -> RunEnded:
 
 
 def _waits(run: Run, accepted: PlanAccepted) -> bool:
-    """Tell whether nothing of a plan may be done yet, because nobody has approved it."""
-    recorded = run.steps.recorded
-    # A plan is revised once some of it has been done, so there was leave to do it.
-    return not recorded.revisions and waits_for_approval(
-        run.request, accepted.plan, accepted.estimate, approved=recorded.approved
+    """Tell whether nothing more of a plan may be done, because nobody has approved it so."""
+    approved_usd = run.steps.recorded.approved_usd
+    return waits_for_approval(
+        run.request, accepted.plan, accepted.estimate, approved_usd=approved_usd
     )
 
 

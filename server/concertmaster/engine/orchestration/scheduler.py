@@ -113,20 +113,43 @@ class Scheduler:
         """Take in that a piece of a running subtask is done, and return what to do next.
 
         The last slot of a subtask stays with it until it has ended, so that what depends on
-        it is ready by the time that the slot goes to the most important work.
+        it is ready by the time that the slot goes to the most important work; unless a piece
+        has returned to it while another has it.
         """
-        if self._held[subtask_id] == 1 and not self._asked[subtask_id]:
+        last = self._held[subtask_id] == 1 and not self._asked[subtask_id]
+        if last and self._free >= 0:
             self._idle.add(subtask_id)
             return []
         self._held[subtask_id] -= 1
         self._free += 1
         return self._fill()
 
-    def withdraw(self, subtask_id: str, piece: object) -> None:
-        """Take in that a piece that waits for a slot will not be done."""
-        self._queue = [entry for entry in self._queue if entry.work is not piece]
+    def step_aside(self, subtask_id: str) -> list[Decision]:
+        """Take in that a piece does without its slot, and return what to do next.
+
+        It has to `ask` for one before it goes on, or to `return_to` it.
+        """
+        self._held[subtask_id] -= 1
+        self._free += 1
+        return self._fill()
+
+    def return_to(self, subtask_id: str) -> None:
+        """Take in that a piece which stepped aside is given up, and is about to give back a slot.
+
+        It may be one more than there are, so that whoever is stopped has to wait for none.
+        """
+        self._held[subtask_id] += 1
+        self._free -= 1
+
+    def withdraw(self, subtask_id: str, piece: object) -> list[Decision]:
+        """Take in that a piece that asked for a slot will not be done; return what to do next."""
+        waiting = [entry for entry in self._queue if entry.work is not piece]
+        if len(waiting) == len(self._queue):
+            return self.give_back(subtask_id)
+        self._queue = waiting
         heapq.heapify(self._queue)
         self._asked[subtask_id] -= 1
+        return []
 
     def revise(
         self, subtasks: Sequence[Subtask], *, ended: Mapping[str, SubtaskStatus] = NONE_ENDED
@@ -217,7 +240,7 @@ class Scheduler:
 
     def _fill(self) -> list[Decision]:
         decisions: list[Decision] = []
-        while self._queue and self._free:
+        while self._queue and self._free > 0:
             entry = heapq.heappop(self._queue)
             self._free -= 1
             self._held[entry.subtask_id] = self._held.get(entry.subtask_id, 0) + 1

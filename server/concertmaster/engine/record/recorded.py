@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-from concertmaster.engine.plans.plan import Subtask
+from concertmaster.engine.plans.digest import plan_digest
+from concertmaster.engine.plans.plan import Plan, Subtask
 from concertmaster.engine.record.events import (
     CallFailed,
     CallFinished,
@@ -13,6 +14,7 @@ from concertmaster.engine.record.events import (
     ResultsVerified,
     RunEnded,
     RunResumed,
+    RunStarted,
     SubtaskDrafted,
     SubtaskFinished,
     SubtaskResult,
@@ -60,8 +62,9 @@ class Recorded:
         """Steps that failed and have not been made since, with the subtask they were for."""
         self._settled: set[str] = set()
         """Conversations for the run as a whole that led to what was wanted of them."""
-        self.approved = ""
-        """The digest of the plan that was approved last."""
+        self.approved_usd = 0.0
+        """The limit with which the plan was approved last; what it was revised to since is too."""
+        self._limit_usd = 0.0
         self._end: RunEnded | None = None
         self._in_vain = False
         """Whether the run has ended without success, and is to try again."""
@@ -80,12 +83,19 @@ class Recorded:
                 self.drafted[subtask.id] = subtask
             case SubtaskFinished():
                 self._take_in_result(event)
-            case RunEnded():
-                self._end = event
+            case RunStarted() | RunResumed() | RunEnded():
+                self._take_in_life(event)
+            case _:
+                pass
+
+    def _take_in_life(self, event: RunStarted | RunResumed | RunEnded) -> None:
+        match event:
+            case RunStarted(request=request):
+                self._limit_usd = request.limits.budget_usd
             case RunResumed():
                 self._go_on(event)
             case _:
-                pass
+                self._end = event
 
     def _take_in_result(self, event: SubtaskFinished) -> None:
         subtask_id = event.result.subtask_id
@@ -97,7 +107,13 @@ class Recorded:
         if self._end is not None and self._end.status in ("failed", "partial"):
             self._forget_what_was_in_vain()
         self._end = None
-        self.approved = event.approved or self.approved
+        self._limit_usd = event.budget_usd or self._limit_usd
+        if event.approved and event.approved == plan_digest(self._latest_plan()):
+            self.approved_usd = self._limit_usd
+
+    def _latest_plan(self) -> Plan:
+        latest = self.revisions[-1] if self.revisions else self.plan
+        return Plan() if latest is None else latest.plan
 
     def _take_in_work(self, event: CallFinished | CallFailed | ToolCalled | ToolStarted) -> None:
         match event:

@@ -58,6 +58,8 @@ class RunRequest(Frozen):
     context: Text = ""
     constraints: tuple[str, ...] = ()
     inputs: tuple[InputRef, ...] = ()
+    left_out: tuple[str, ...] = ()
+    """What is not among the inputs although it was in a folder that is, a sentence each."""
     workers: tuple[str, ...] = ()
     """Names of the workers a planner may choose from; all when empty."""
     plan: Plan | None = None

@@ -1,7 +1,7 @@
 """One subtask at work: what it works with, and the slots that the pieces of its work take."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import anyio
@@ -13,6 +13,14 @@ from concertmaster.llm.protocol import Document, WorkResult
 
 TakeSlot = Callable[[str], AbstractAsyncContextManager[None]]
 """Waits for a slot for a piece of the subtask with this id, and has it for a while."""
+
+LeaveSlot = Callable[[str], AbstractAsyncContextManager[None]]
+"""Does without the slot of such a piece for a while, and then waits for one again."""
+
+
+def keep_slot(_: str) -> AbstractAsyncContextManager[None]:
+    """Do without no slot."""
+    return nullcontext()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,10 +55,15 @@ class Work:
     until: float
     """When the run's time for work is over, by anyio's clock."""
     take_slot: TakeSlot
+    leave_slot: LeaveSlot = keep_slot
 
     def slot(self) -> AbstractAsyncContextManager[None]:
         """Wait for a slot for one more piece of the work, and have it for a while."""
         return self.take_slot(self.subtask.id)
+
+    def aside(self) -> AbstractAsyncContextManager[None]:
+        """Leave the slot of a piece to others for a while, and then wait for one again."""
+        return self.leave_slot(self.subtask.id)
 
     def step(self, name: str) -> str:
         """Return the name of a step of this subtask."""

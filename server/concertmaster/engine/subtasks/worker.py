@@ -143,10 +143,12 @@ class WorkerTools:
         )
         # Half of what the run has left is for making something of the answer.
         most = max(0.0, until - anyio.current_time()) / 2
-        with time.stopped(until=until):
-            return await run.consents.refusal(
-                wish, run.steps, seconds=min(run.request.limits.ask_seconds, most)
-            )
+        return await run.consents.refusal(
+            wish,
+            run.steps,
+            seconds=min(run.request.limits.ask_seconds, most),
+            waiting=time.stopped(self._work.aside(), until=until),
+        )
 
 
 def _request(

@@ -7,6 +7,7 @@ import anyio
 from pydantic import JsonValue
 
 from concertmaster.llm.anthropic.served import fetched, is_served, pages_in, sources_of, uses_of
+from concertmaster.llm.lengths import most_tokens, size
 from concertmaster.llm.protocol import (
     Reply,
     Request,
@@ -45,8 +46,9 @@ class Incoming:
     def __init__(self, model: str, request: Request) -> None:
         """Expect a reply of `model` to `request`."""
         self._request = request
-        self.usage = Usage(model=model, calls=1, attempts=1)
-        """What the provider has reported; neither money nor time."""
+        self._reported = Usage(model=model, calls=1, attempts=1)
+        self._unreported = 0
+        """Bytes that have arrived since the provider last said how many tokens there are."""
         self.started = False
         """Whether the provider has begun to reply, and so to charge."""
         self._text = ""
@@ -66,6 +68,19 @@ class Incoming:
         """Whether halves of characters have arrived, of which some may belong together."""
 
     @property
+    def usage(self) -> Usage:
+        """Return what the provider has reported, and has not for what came then; no money or time.
+
+        It counts what it has written when it is done, and charges for it also if nobody waits.
+        What it thought and does not show is in no count before.
+        """
+        reported = self._reported
+        room = max(self._request.max_tokens - reported.tokens_out, 0)
+        estimated = min(most_tokens(self._unreported), room)
+        counts = {"tokens_out": reported.tokens_out + estimated, "estimated_out": estimated}
+        return reported.model_copy(update=counts)
+
+    @property
     def text(self) -> str:
         """Return the text that has arrived."""
         # Once it is joined: a character may come as two halves, one in each of two pieces.
@@ -73,7 +88,7 @@ class Incoming:
 
     def withdraw(self) -> None:
         """Expect no reply: nothing was sent that there could be one to."""
-        self.usage = self.usage.model_copy(update={"attempts": 0})
+        self._reported = self._reported.model_copy(update={"attempts": 0})
 
     def take(self, event: "RawMessageStreamEvent") -> None:
         """Add what `event` brings. Events of unknown kinds bring nothing.
@@ -84,14 +99,14 @@ class Incoming:
         match event.type:
             case "message_start":
                 self.started = True
-                self._count(event.message.usage, model=event.message.model or self.usage.model)
+                self._count(event.message.usage, model=event.message.model or self._reported.model)
             case "content_block_start":
                 # Kinds of content that are new to the SDK are kept as they are, without warning.
                 self._begin(event.index, event.content_block.to_dict(warnings=False))
             case "content_block_delta":
                 self._add(event.index, event.delta)
             case "message_delta":
-                self._count(event.usage, model=self.usage.model)
+                self._count(event.usage, model=self._reported.model)
                 self._stop(event)
             case "message_stop":
                 self.whole = True
@@ -119,6 +134,7 @@ class Incoming:
             case "text_delta":
                 block["text"] += delta.text
                 self._say(delta.text)
+                self._unreported += size(delta.text)
             case "citations_delta":
                 block["citations"] = [
                     *(block.get("citations") or ()),
@@ -126,8 +142,10 @@ class Incoming:
                 ]
             case "input_json_delta":
                 self._arguments[index] = self._arguments.get(index, "") + delta.partial_json
+                self._unreported += size(delta.partial_json)
             case "thinking_delta":
                 block["thinking"] += delta.thinking
+                self._unreported += size(delta.thinking)
             case "signature_delta":
                 block["signature"] = delta.signature
             case _:
@@ -146,7 +164,10 @@ class Incoming:
             counts["fetches"] = getattr(served, "web_fetch_requests", None)
         # A count below zero says nothing either: a reply that was paid for is not lost over it.
         said = {name: count for name, count in counts.items() if count is not None and count >= 0}
-        self.usage = Usage.model_validate(self.usage.model_dump() | said | {"model": model})
+        counted = self._reported.model_dump() | said | {"model": model}
+        self._reported = Usage.model_validate(counted)
+        if "tokens_out" in said:
+            self._unreported = 0
 
     def _stop(self, event: "RawMessageDeltaEvent") -> None:
         reason = event.delta.stop_reason
@@ -166,7 +187,7 @@ class Incoming:
         # Code that runs beside a web tool costs nothing.
         free = any(tool.name != "code_execution" for tool in self._request.server_tools)
         if container != self._request.container and not free:
-            self.usage = self.usage.model_copy(update={"containers": 1})
+            self._reported = self._reported.model_copy(update={"containers": 1})
 
     def reply(self, usage: Usage) -> Reply:
         """Return the reply, which took `usage`.
