@@ -90,6 +90,13 @@ async def test_a_key_is_not_for_two_tasks(store: Store, order: Order) -> None:
             await service.start(order)
 
 
+async def test_a_key_is_not_for_two_workers(store: Store) -> None:
+    async with service_in(store) as service:
+        first = await service.start(WorkerOrder(worker="analyst", task="x", idempotency_key="a"))
+        with pytest.raises(RequestError, match=f"{first.run_id}, which is for another worker"):
+            await service.start(WorkerOrder(worker="critic", task="x", idempotency_key="a"))
+
+
 async def test_the_task_of_a_plan_need_not_be_said_again_with_its_key(store: Store) -> None:
     async with service_in(store, {"planner": TWO}) as service:
         plan_id = (await service.start(PlanOrder(task="why?"))).run_id

@@ -393,6 +393,12 @@ async def test_a_run_that_is_cut_off_time_and_again_is_not_taken_up_by_itself(
         assert (await service.get(run_id)).resumed == MOST_RESUMPTIONS
 
 
+def test_a_run_that_is_handed_over_goes_on_however_often_that_was() -> None:
+    row = RunRow(run_id="r-1", created_at=0, epoch=9, alive=False, mine=False, attended=True)
+    assert not row.waiting
+    assert replace(row, queued=True).waiting
+
+
 async def test_a_run_that_cannot_go_on_does_not_keep_others_from_it(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:

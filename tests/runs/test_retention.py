@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import anyio
 import pytest
 
 from building import setup
@@ -151,3 +152,14 @@ async def test_a_text_counts_as_a_part_of_each_run_that_refers_to_it(store: Stor
         assert [run.run_id for run in pruned] == [large]
         assert pruned[0].size > 100_000
         assert (await service.get(small)).run_id == small
+
+
+async def test_of_several_who_prune_at_once_each_gets_through(store: Store) -> None:
+    async with service_in(store) as one, service_in(store) as other:
+        runs = [await finished(one) for _ in range(6)]
+        with anyio.fail_after(30):
+            pruned = await anyio.amap(
+                lambda service: service.prune(Retention(runs=1)), [one, other] * 3
+            )
+        assert sorted(run.run_id for runs in pruned for run in runs) == sorted(runs[:-1])
+        assert [state.run_id for state in (await other.recent()).states] == [runs[-1]]

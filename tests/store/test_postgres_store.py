@@ -320,7 +320,7 @@ def test_an_address_of_nothing_is_an_error_without_its_password(
         use("postgresql://me:secret@127.0.0.1:1/runs")
     with pytest.raises(SettingsError, match="CONCERTMASTER_STORE") as malformed:
         use("mysql://me:secret@host/runs")
-    assert "127.0.0.1/runs" in str(unreachable.value)
+    assert "127.0.0.1:1/runs" in str(unreachable.value)
     assert "secret" not in str(unreachable.value) + str(malformed.value)
 
 

@@ -6,10 +6,11 @@ import anyio
 import click
 from anyio.abc import TaskStatus
 
-from concertmaster.cli.extras import check_store
+from concertmaster.cli.extras import check_store, place_of_runs
 from concertmaster.cli.options import load, run_async, setup_options
 from concertmaster.cli.terminal import print_aside
 from concertmaster.cli.wiring import open_runs, tending
+from concertmaster.cli.wording import count
 from concertmaster.signals import ending_signals, leave_closed_terminal
 
 
@@ -24,6 +25,7 @@ def work(**flags: Any) -> None:
     loaded = load(flags)
     settings = loaded.settings
     check_store(settings)
+    place = place_of_runs(settings)
 
     async def serve_runs() -> None:
         async with (
@@ -33,9 +35,11 @@ def work(**flags: Any) -> None:
         ):
             ended = anyio.Event()
             await tasks.start(_await_signal, ended)
-            print_aside(f"Working on {settings.runs_at_once} runs at a time. Ctrl-C ends it.")
+            most = count(settings.runs_at_once, "run")
+            print_aside(f"Working on {most} at a time, kept in {place}. Ctrl-C ends it.")
             await ended.wait()
-            print_aside(f"Letting calls end, then handing back {service.room.load} runs.")
+            if load := service.room.load:
+                print_aside(f"Letting calls end, then handing back {count(load, 'run')}.")
             tasks.cancel_scope.cancel()
 
     run_async(serve_runs)

@@ -30,6 +30,7 @@ from concertmaster.cli.terminal import print_aside, print_json, print_markdown, 
 from concertmaster.cli.wiring import open_runs
 from concertmaster.engine.plans.plan import Verify
 from concertmaster.engine.record.request import Mode
+from concertmaster.protocol.reused import reused_line
 from concertmaster.runs.orders import Order, PlanOrder, RunOrder, WorkerOrder
 from concertmaster.runs.service import RunService
 from concertmaster.runs.state import RunState
@@ -200,19 +201,35 @@ def named_outside(inputs: Iterable[InputSpec], roots: Iterable[Path]) -> tuple[P
 
 def print_followed(followed: Followed, as_json: bool) -> None:
     """Print the answer of a run, and what is to be said about it; nothing if it was left."""
-    state = followed.state
     if followed.ended_by:
         return
+    state = followed.state
     if as_json:
         print_json(run_data(state))
-    elif text := answer_text(state):
+    else:
+        _print_answer(state)
+    _print_remarks(state)
+
+
+def _print_answer(state: RunState) -> None:
+    if text := answer_text(state):
         # A value is for programs to read, and has no room for a remark.
         noted = bool(state.notice) and state.value is None
         print_markdown(f"{text}\n\n_{state.notice}_" if noted else text)
+
+
+def _print_remarks(state: RunState) -> None:
     for finding in state.findings:
         print_aside(f"Results do not agree: {finding.what}", "yellow")
     for reason in state.reasons:
         print_aside(reason, "yellow")
+    if reused := reused_line(state):
+        print_aside(f"Taken over: {reused}")
+    if state.request.kind == "plan" and state.plan is not None and state.plan.subtasks:
+        print_aside(
+            f"To run it, edited or not: concertmaster show {state.run_id} --plan > plan.json, "
+            f"then concertmaster resume {state.run_id} --plan plan.json"
+        )
     if state.rest is not None or state.status == "needs_approval":
         print_aside(f"To go on: {to_go_on(state)}", "yellow")
     print_aside(summary(state), style_of(state.status))

@@ -5,6 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
+from anyio.abc import TaskStatus
 from mcp.server.caching import CacheableMethod
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import MCPServer, RequestStateSecurity
@@ -157,9 +158,27 @@ class ConcertmasterServer(MCPServer[ServerState]):
             return await self._jobs.get(name, arguments or {})
 
     async def serve_stdio(self, stdin: anyio.AsyncFile[str]) -> None:
-        """Serve the client that writes to `stdin` and reads our stdout, until it stops writing."""
-        async with stdio_server(stdin=stdin) as (incoming, outgoing):
-            await self.serve_session(incoming, outgoing)
+        """Serve the client that writes to `stdin` and reads our stdout, until it stops either."""
+        async with (
+            stdio_server(stdin=stdin) as (incoming, outgoing),
+            anyio.create_task_group() as tasks,
+        ):
+            session = anyio.CancelScope(shield=True)
+            await tasks.start(self._end_when_cancelled, session)
+            with session:
+                await self.serve_session(incoming, outgoing)
+            tasks.cancel_scope.cancel()
+
+    async def _end_when_cancelled(
+        self, session: anyio.CancelScope, *, task_status: TaskStatus[None]
+    ) -> None:
+        try:
+            task_status.started()
+            await anyio.sleep_forever()
+        finally:
+            # Said first, or calls would be taken for cancelled by the client.
+            self.state.end()
+            session.cancel()
 
     async def serve_session(self, incoming: Incoming, outgoing: Outgoing) -> None:
         """Serve one client, in the way of the protocol version that it begins with."""

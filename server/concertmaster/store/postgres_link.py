@@ -78,7 +78,8 @@ class Address:
             raise SettingsError(_NO_ADDRESS)
         self.conninfo = make_conninfo("", **_DEFAULTS | given | _FIXED)
         host = given.get("host") or given.get("service") or "the local socket"
-        self.place = f"{host}/{given.get('dbname') or ''}".rstrip("/")
+        port = f":{given['port']}" if given.get("port") else ""
+        self.place = f"{host}{port}/{given.get('dbname') or ''}".rstrip("/")
         """What may be shown of it."""
 
     def connect(self) -> Connection:
