@@ -31,10 +31,11 @@ class Postgres:
         """Return the address of a database."""
         return f"postgresql://postgres@/{database}?host={self._folder}"
 
-    def create(self, database: str) -> str:
+    def create(self, database: str, options: LiteralString = "") -> str:
         """Make a database with nothing in it, and return its address."""
+        statement = SQL("CREATE DATABASE {} " + options).format(Identifier(database))
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
-            connection.execute(SQL("CREATE DATABASE {}").format(Identifier(database)))
+            connection.execute(statement)
         return self.url(database)
 
     def restart(self) -> None:

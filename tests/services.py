@@ -101,6 +101,11 @@ class FailingJournal(SqliteJournal):
             raise StoreError("The disk is full.")
         await super().take_over(run_id, event, epoch=epoch, queued=queued, most=most)
 
+    async def let_go(self, run_id: str, *, epoch: int) -> None:
+        if "let-go" in self.refused:
+            raise StoreError("The disk is full.")
+        await super().let_go(run_id, epoch=epoch)
+
 
 def change(folder: Path, statement: str, *parameters: object) -> None:
     """Commit a change to the file as another process would."""

@@ -15,7 +15,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 ENGINE = PACKAGE / "engine"
 
 LAYERS = [
-    {"errors", "setting_types"},
+    {"errors", "setting_types", "signals"},
     {"llm", "fake_api"},
     {"catalog", "tools"},
     {"engine"},

@@ -48,8 +48,8 @@ class StoreSettings(BaseModel):
     drain_seconds: float = Field(
         default=6,
         ge=0,
-        description="How long a server or worker process that is told to end lets calls under way "
-        "end, in seconds; over stdio 3 at most.",
+        description="How long a process that is told to end lets calls under way end, in seconds; "
+        "over stdio 3 at most.",
     )
     reuse_hours: float | None = Field(
         default=None,

@@ -118,7 +118,9 @@ def test_a_limit_that_cannot_be_is_told_and_the_plan_goes_on_waiting(
 
 def test_a_plan_that_waits_can_be_cancelled(invoke: Invoke, llm: FakeLLM) -> None:
     run_id = run_id_of(invoke(*ORDER))
-    assert invoke("cancel", run_id).exit_code == 0
+    result = invoke("cancel", run_id)
+    assert result.exit_code == 0
+    assert f"{run_id}: cancelled. To go on: concertmaster resume {run_id}" in result.stderr
     assert llm.callers() == ["planner"]
     assert "cancelled" in invoke("runs").stdout
 

@@ -16,12 +16,15 @@ from typing import Any, NoReturn
 import anyio
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 
 from concertmaster import __version__
 from concertmaster.__main__ import main
 from concertmaster.catalog.built_in_tools import BUILT_IN_TOOLS
 from concertmaster.cli.app import cli
+from concertmaster.cli.show import runs_table, subtask_table
 from concertmaster.llm.protocol import Request
+from concertmaster.runs.state import RunState
 from fakes import FakeLLM, plan_json, subtask
 
 Invoke = Callable[..., Result]
@@ -117,6 +120,7 @@ def test_an_output_schema_reaches_the_model(
         (["show", "r-none"], "concertmaster runs"),
         (["show", "r-none", "--trace"], "concertmaster runs"),
         (["show", "r-none", "--subtask", "s1"], "concertmaster runs"),
+        (["show", "r-none", "--content"], "give --trace too"),
         (["cancel", "r-none"], "concertmaster runs"),
         (["runs", "--limit", "0"], "--limit"),
         (["rum", "Review"], "No such command 'rum'"),
@@ -348,11 +352,24 @@ def test_a_trace_is_a_tree_of_what_happened(invoke: Invoke) -> None:
     assert span["kind"] == "run"
 
 
+def test_in_80_columns_there_is_room_for_what_a_run_and_its_subtasks_are_for(
+    run_at: Callable[[str], RunState],
+) -> None:
+    state = run_at("run/end")
+    state.run_id = f"r-{'x' * 22}"
+    printed = io.StringIO()
+    Console(width=80, file=printed).print(
+        runs_table([state]), subtask_table(state.subtasks.values())
+    )
+    assert "Review this code" in printed.getvalue()
+    assert "Find injection faults" in printed.getvalue()
+
+
 def test_cancelling_a_run_that_is_over_changes_nothing(invoke: Invoke) -> None:
     run_id = run_id_of(invoke("plan", "Plan it", "app.py"))
     result = invoke("cancel", run_id)
     assert result.exit_code == 0
-    assert f"{run_id}: succeeded" in result.stderr
+    assert f"{run_id}: succeeded already" in result.stderr
     assert json.loads(invoke("cancel", run_id, "--json").stdout)["status"] == "succeeded"
 
 

@@ -1,10 +1,12 @@
 """The subcommands that delete runs."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 from click.testing import Result
 
@@ -39,9 +41,10 @@ def test_all_but_the_newest_runs_are_deleted(invoke: Invoke) -> None:
     runs = [planned(invoke, number) for number in range(3)]
     result = invoke("runs", "prune", "--keep-runs", "2")
     assert (result.exit_code, result.stdout) == (0, "")
-    assert result.stderr == "Deleted 1 run, 0.0 MB.\n"
+    assert re.fullmatch(r"Deleted 1 run, \d kB\.\n", result.stderr)
     assert listed(invoke) == [runs[2], runs[1]]
     assert json.loads(invoke("runs", "prune", "--keep-runs", "1", "--json").stdout) == [runs[1]]
+    assert invoke("runs", "prune", "--keep-runs", "1").stderr == "Deleted 0 runs.\n"
 
 
 def test_what_is_kept_may_be_a_setting(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,3 +76,21 @@ async def test_a_server_deletes_what_is_not_to_be_kept_when_it_opens_its_journal
     ):
         (state,) = (await service.recent()).states
         assert state.run_id == runs[1].run_id
+
+
+@pytest.mark.anyio
+async def test_a_server_that_goes_on_for_long_deletes_what_comes_to_be_too_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wiring, "PRUNE_SECONDS", 0.01)
+    loaded = Settings.load({"offline": True, "data_folder": tmp_path, "keep_runs": 1})
+    async with (
+        wiring.open_runs(loaded, roots=()) as service,
+        wiring.tending(service, loaded.settings),
+    ):
+        runs = [await service.start(PlanOrder(task="why?")) for _ in range(3)]
+        await anyio.amap(lambda state: service.wait(state.run_id, seconds=60), runs)
+        with anyio.fail_after(10):
+            while len(left := (await service.recent()).states) > 1:
+                await anyio.lowlevel.checkpoint()
+    assert [state.run_id for state in left] == [runs[-1].run_id]

@@ -1,6 +1,7 @@
 """The subcommand `resume`, and servers that go on with runs by themselves."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -130,7 +131,25 @@ def test_a_plan_is_printed_edited_and_run_anew(
     data = json.loads(result.stdout)
     assert again.callers() == ["worker:writer", "synthesizer"]
     assert data["reused"].startswith(f"s1 from {run_id}; saved 1 call")
+    assert f"Taken over: {data['reused']}" in result.stderr
     assert f"s1 from {run_id}" in invoke("show", data["run_id"]).stdout.replace("\n", "")
+
+
+def test_a_plan_that_was_only_made_is_run_by_the_commands_that_it_comes_with(
+    invoke: Invoke, answer_with: Callable[[FakeLLM], None], tmp_path: Path
+) -> None:
+    llm = FakeLLM({"planner": plan_json(subtask("s1"), subtask("s2", "writer"))})
+    answer_with(llm)
+    planned = invoke("plan", "Do it")
+    told = re.search(
+        r"concertmaster (show \S+ --plan) > plan.json, then concertmaster (resume \S+ --plan)",
+        planned.stderr,
+    )
+    assert told is not None
+    show, resume = (command.split() for command in told.groups())
+    (tmp_path / "plan.json").write_text(invoke(*show).stdout)
+    assert invoke(*resume, str(tmp_path / "plan.json")).exit_code == 0
+    assert llm.callers().count("planner") == 1
 
 
 def test_from_a_subtask_on_a_run_is_made_anew(
@@ -170,3 +189,24 @@ def test_what_is_no_plan_says_what_is_wrong(
     result = invoke("resume", run_id, "--plan", str(tmp_path / "plan.json"))
     assert result.exit_code == 2
     assert "plan.json is no plan: subtasks: 0: " in result.stderr
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_plan_is_read_as_any_terminal_wrote_it(
+    invoke: Invoke, answer_with: Callable[[FakeLLM], None], tmp_path: Path, encoding: str
+) -> None:
+    answer_with(FakeLLM({"planner": plan_json(subtask("s1"), subtask("s2"))}))
+    run_id = json.loads(invoke("run", "Do it", "--json").stdout)["run_id"]
+    file = tmp_path / "plan.json"
+    file.write_text(invoke("show", run_id, "--plan").stdout.replace("do s1", "dö s1"), encoding)
+    data = json.loads(invoke("resume", run_id, "--plan", str(file), "--json").stdout)
+    assert data["subtasks"][0]["objective"] == "dö s1"
+
+
+def test_what_is_no_text_is_no_plan(invoke: Invoke, tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_bytes(b"\x80\xff")
+    result = invoke("resume", "r-1", "--plan", str(tmp_path / "plan.json"))
+    assert result.exit_code == 2
+    assert "plan.json is no text in UTF-8" in result.stderr
+    told = invoke("run", "-", text=b"\x80")
+    assert (told.exit_code, "is no text" in told.stderr) == (2, True)

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -95,6 +95,17 @@ def test_ctrl_c_stops_the_run_and_says_how_to_see_it() -> None:
     found = re.search(r"concertmaster show (r-\S+)", told)
     assert found is not None, told
     assert "cancelled" in run("show", found.group(1)).stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no such device elsewhere")
+@pytest.mark.parametrize("arguments", [("workers", "--json"), ("runs", "--json")])
+def test_output_for_which_there_is_no_room_is_told_in_a_sentence(arguments: Sequence[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            [*COMMAND, *arguments], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert result.returncode == 1
+    assert re.fullmatch(r"Error: The output could not be written \(.+\n", result.stderr)
 
 
 def test_a_server_ends_when_its_client_leaves() -> None:

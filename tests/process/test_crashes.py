@@ -30,14 +30,16 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-def command(folder: Path, api: ServedApi, *arguments: str) -> "subprocess.Popen[str]":
+def command(
+    folder: Path, api: ServedApi, *arguments: str, before: Sequence[str] = ()
+) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-m", "concertmaster", *arguments],
+        [*before, sys.executable, "-m", "concertmaster", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         stdin=subprocess.DEVNULL,
         text=True,
-        env=environment(folder, settings(api)),
+        env=environment(folder, settings(api) | {"TERM": "xterm"}),
     )
 
 
@@ -120,3 +122,38 @@ async def test_a_server_takes_over_the_run_of_a_process_that_was_killed(tmp_path
                     while (await service.get(run_id)).status != "succeeded":
                         await service.wait(run_id, seconds=60)
                     assert (await service.get(run_id)).resumed == 1
+
+
+ON_A_TERMINAL = [sys.executable, "-c", "import pty, sys; pty.spawn(sys.argv[1:])"]
+"""Runs a command on a terminal, which is closed when this is killed."""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are not sent there")
+@pytest.mark.parametrize("terminal", [[], ON_A_TERMINAL])
+async def test_calls_under_way_end_when_a_command_is_told_to_end_or_its_terminal_is_closed(
+    tmp_path: Path, terminal: list[str]
+) -> None:
+    async with serve_fake_api(BEHAVIOUR) as api:
+        with anyio.fail_after(60):
+            process = command(tmp_path, api, "run", "Do all of it", before=terminal)
+            while len(api.ledger.entries) < 3:
+                await anyio.lowlevel.checkpoint()
+            process.send_signal(signal.SIGKILL if terminal else signal.SIGTERM)
+            await output(process)
+            assert process.returncode == (-9 if terminal else 143)
+            begun = len(api.ledger.entries)
+            run_id = await ended(tmp_path)
+        made = calls(await events_of(tmp_path, run_id))
+        assert len(made) == begun
+        told = await output(command(tmp_path, api, "resume", run_id, "--json"))
+        assert json.loads(told)["status"] == "succeeded"
+        assert len(api.ledger.entries) == 6
+
+
+async def ended(folder: Path) -> str:
+    """Return the id of the only run once its process has ended."""
+    async with open_sqlite(folder) as journal:
+        while True:
+            (row,) = await journal.recent(1)
+            if not row.alive:
+                return row.run_id

@@ -103,14 +103,14 @@ def interrupt(server: StdioServer) -> None:
     server.process.send_signal(signal.SIGINT)
 
 
+def hang_up(server: StdioServer) -> None:
+    server.process.send_signal(signal.SIGHUP)
+
+
 def interrupt_and_terminate(server: StdioServer) -> None:
     server.process.send_signal(signal.SIGINT)
     time.sleep(0.1)
     server.process.send_signal(signal.SIGTERM)
-
-
-def hang_up(server: StdioServer) -> None:
-    server.process.send_signal(signal.SIGHUP)
 
 
 def vanish(server: StdioServer) -> None:

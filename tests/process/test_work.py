@@ -93,7 +93,9 @@ async def test_a_process_that_is_told_to_end_lets_its_calls_end_and_none_is_made
     assert len(api.ledger.entries) == state.usage.attempts == 6
 
 
-@pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 0), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("sent", "status"), [(signal.SIGTERM, 0), (signal.SIGHUP, 0), (signal.SIGKILL, -9)]
+)
 async def test_the_runs_of_a_process_that_ends_go_on_in_another(
     postgres: Postgres, sent: signal.Signals, status: int
 ) -> None:

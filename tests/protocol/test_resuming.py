@@ -135,7 +135,7 @@ async def test_an_edited_plan_pays_only_for_what_changed_and_says_so(
         reply = await connection.ask("resume_run", run_id=first["run_id"], plan=plan)
         assert connection.llm.callers()[before:] == ["worker:critic", "synthesizer"]
         assert reply["run_id"] != first["run_id"]
-        assert reply["reused"] == f"s1 from {first['run_id']}; saved 1 call, 0.0100 USD."
+        assert reply["reused"] == f"s1 from {first['run_id']}; saved 1 call, 0.01 USD."
         result = await connection.client.call_tool("get_run", {"run_id": reply["run_id"]})
         assert f"Taken over: {reply['reused']}" in text_of(result)
 

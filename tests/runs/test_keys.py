@@ -53,6 +53,16 @@ async def test_of_orders_with_one_key_that_come_at_once_one_is_done(
     assert len(llm.requests) == 4
 
 
+@pytest.mark.parametrize("key", ["\0", "\ud800", "".join(map(str, range(20_000)))])
+async def test_any_text_is_a_key(store: Store, key: str) -> None:
+    order = RunOrder(task="why?", idempotency_key=key)
+    async with service_in(store, {"planner": TWO}) as service:
+        first = await service.start(order)
+        assert (await service.start(order)).run_id == first.run_id
+        other = await service.start(RunOrder(task="why?", idempotency_key=f"{key}."))
+        assert other.run_id != first.run_id
+
+
 async def test_inputs_that_have_gone_keep_nobody_from_the_run_of_a_key(
     store: Store, tmp_path: Path
 ) -> None:
@@ -78,6 +88,13 @@ async def test_a_key_is_not_for_two_tasks(store: Store, order: Order) -> None:
         first = await service.start(RunOrder(task="why?", idempotency_key="a"))
         with pytest.raises(RequestError, match=f"'a' belongs to run {first.run_id}"):
             await service.start(order)
+
+
+async def test_a_key_is_not_for_two_workers(store: Store) -> None:
+    async with service_in(store) as service:
+        first = await service.start(WorkerOrder(worker="analyst", task="x", idempotency_key="a"))
+        with pytest.raises(RequestError, match=f"{first.run_id}, which is for another worker"):
+            await service.start(WorkerOrder(worker="critic", task="x", idempotency_key="a"))
 
 
 async def test_the_task_of_a_plan_need_not_be_said_again_with_its_key(store: Store) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from concertmaster.engine.plans.plan import Plan
 from concertmaster.errors import BusyRunError, InvalidPlanError, RequestError, UnknownSubtaskError
-from concertmaster.runs.orders import RunOrder, WorkerOrder
+from concertmaster.runs.orders import PlanOrder, RunOrder, WorkerOrder
 from concertmaster.runs.service import RunService
 from concertmaster.runs.state import RunState
 from concertmaster.tools.inputs import InlineInput
@@ -122,5 +122,28 @@ async def test_what_cannot_be_run_anew_says_why(store: Store) -> None:
             await service.rerun(busy.run_id)
         gate.opened.set()
         await over(service, busy)
-        with pytest.raises(RequestError, match="no orchestration"):
+        with pytest.raises(RequestError, match="no plan to edit"):
             await service.rerun(busy.run_id)
+
+
+async def test_a_plan_that_was_only_made_can_be_run_edited_or_not(store: Store) -> None:
+    llm = FakeLLM({"planner": CHAIN})
+    async with service_in(store, llm=llm) as service:
+        order = PlanOrder(task=ORDER.task, inputs=ORDER.inputs)
+        planned = await over(service, await service.start(order))
+        assert planned.plan is not None
+        as_it_is = await over(service, await service.rerun(planned.run_id, plan=planned.plan))
+        plan = edited(planned, "s2", objective="do it otherwise")
+        otherwise = await over(service, await service.rerun(planned.run_id, plan=plan))
+    assert (as_it_is.request.kind, as_it_is.status) == ("orchestration", "succeeded")
+    assert (otherwise.plan, otherwise.status) == (plan, "succeeded")
+    assert llm.callers().count("planner") == 1
+
+
+async def test_what_a_plan_had_to_leave_out_is_missing_from_a_run_of_it(store: Store) -> None:
+    three = plan_json(*(subtask(f"s{number}") for number in (1, 2, 3)))
+    async with service_in(store, {"planner": three}) as service:
+        planned = await over(service, await service.start(PlanOrder(task="why?", max_subtasks=2)))
+        assert planned.reasons
+        again = await over(service, await service.rerun(planned.run_id))
+    assert (again.status, again.request.plan_gaps) == ("partial", planned.reasons)

@@ -1,12 +1,19 @@
 """Runs that are deleted: one by name, or all that are not to be kept."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
+import anyio
 import pytest
 
+from building import setup
 from concertmaster.errors import BusyRunError, UnknownRunError
+from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.orders import Order, RunOrder, WorkerOrder
 from concertmaster.runs.retention import DAY, KEEP_ALL, MEGABYTE, Retention
-from concertmaster.runs.service import RunService
+from concertmaster.runs.service import RunService, open_service
 from concertmaster.store.journal import StoredRun
+from concertmaster.store.sqlite_store import SqliteJournal
 from concertmaster.tools.inputs import InlineInput
 from fakes import FakeLLM
 from services import Gate, service_in
@@ -115,6 +122,27 @@ async def test_pruning_deletes_what_is_not_to_be_kept_and_says_what_that_was(
         assert await service.prune(Retention(runs=2)) == []
 
 
+async def test_what_another_process_deletes_meanwhile_keeps_nobody_from_pruning(
+    tmp_path: Path,
+) -> None:
+    class SlowJournal(SqliteJournal):
+        async def delete(self, run_ids: Sequence[str]) -> None:
+            if runs[0] in run_ids:
+                await other.delete(runs[0])
+            await super().delete(run_ids)
+
+    journal = SlowJournal(tmp_path)
+    async with (
+        service_in(tmp_path) as other,
+        journal.committing(),
+        open_service(journal=journal, setup=setup(FakeLLM()), policy=RunPolicy()) as service,
+    ):
+        runs = [await finished(other) for _ in range(3)]
+        pruned = await service.prune(Retention(runs=1))
+        assert [run.run_id for run in pruned] == [runs[1]]
+        assert [state.run_id for state in (await other.recent()).states] == [runs[2]]
+
+
 async def test_a_text_counts_as_a_part_of_each_run_that_refers_to_it(store: Store) -> None:
     text = InlineInput(name="large", text="ä" * 50_000)
     async with service_in(store) as service:
@@ -124,3 +152,14 @@ async def test_a_text_counts_as_a_part_of_each_run_that_refers_to_it(store: Stor
         assert [run.run_id for run in pruned] == [large]
         assert pruned[0].size > 100_000
         assert (await service.get(small)).run_id == small
+
+
+async def test_of_several_who_prune_at_once_each_gets_through(store: Store) -> None:
+    async with service_in(store) as one, service_in(store) as other:
+        runs = [await finished(one) for _ in range(6)]
+        with anyio.fail_after(30):
+            pruned = await anyio.amap(
+                lambda service: service.prune(Retention(runs=1)), [one, other] * 3
+            )
+        assert sorted(run.run_id for runs in pruned for run in runs) == sorted(runs[:-1])
+        assert [state.run_id for state in (await other.recent()).states] == [runs[-1]]

@@ -58,7 +58,7 @@ async def test_a_run_takes_over_what_others_have_and_says_so(store: Store) -> No
         third = await over(service)
     assert (state.status, state.answer) == ("succeeded", "because")
     assert BOTH.isdisjoint(llm.callers())
-    assert reused_line(state) == f"s1, s2 from {first.run_id}; saved 2 calls, 0.0200 USD."
+    assert reused_line(state) == f"s1, s2 from {first.run_id}; saved 2 calls, 0.02 USD."
     (span, _) = (span for span in trace.spans if span.kind == "subtask")
     assert span.attributes["taken_from"] == first.run_id
     assert "0.01" in str(span.attributes["saved"])

@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import anyio
 import anyio.lowlevel
@@ -11,8 +12,9 @@ import pytest
 from building import setup
 from concertmaster.engine.record.events import Event
 from concertmaster.engine.record.request import Origin
+from concertmaster.errors import UnknownRunError
 from concertmaster.llm.protocol import Request
-from concertmaster.runs import takeover
+from concertmaster.runs import given_up, takeover
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.orders import RunOrder
 from concertmaster.runs.service import RunService, open_service
@@ -55,6 +57,12 @@ async def working(service: RunService) -> AsyncGenerator[None]:
 async def over(service: RunService, run_id: str) -> RunState:
     with anyio.fail_after(20):
         return await service.wait(run_id, seconds=60)
+
+
+async def asked_again_and_again(service: RunService, run_id: str) -> NoReturn:
+    while True:
+        await service.get(run_id)
+        await anyio.lowlevel.checkpoint()
 
 
 async def test_a_run_that_is_only_accepted_is_done_by_another_process(store: Store) -> None:
@@ -180,6 +188,34 @@ async def test_a_run_that_was_given_up_goes_on_in_its_own_process_once_it_can(
         refused.clear()
         await Takeover(service, by="test").look()
         assert (await over(service, run_id)).status == "succeeded"
+
+
+async def test_a_run_that_was_given_up_goes_on_in_another_process_and_its_own_tells_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(given_up, "RETRY_SECONDS", 0.001)
+    refused = ["subtask-finished", "let-go"]
+    llm = FakeLLM({"planner": TWO})
+    async with (
+        failing_service(tmp_path, llm, refused) as first,
+        process(SqliteStore(tmp_path), FakeLLM()) as second,
+    ):
+        one, two = [(await first.start(WHY)).run_id for _ in range(2)]
+        for run_id in (one, two):
+            state = await over(first, run_id)
+            assert (await second.get(run_id)).status == "running"
+        refused.clear()
+        assert (await over(second, one)).status == "interrupted"
+        assert await first.get(two) == state
+        await second.resume(one, by="test")
+        assert (await over(second, one)).status == "succeeded"
+        await second.wait(two, seconds=5)
+        await second.delete(two)
+        with anyio.fail_after(10):
+            while (await first.get(one)).status != "succeeded":
+                await anyio.lowlevel.checkpoint()
+            with pytest.raises(UnknownRunError):
+                await asked_again_and_again(first, two)
 
 
 async def test_who_waits_hears_of_the_end_of_a_run_though_its_process_is_killed(

@@ -3,13 +3,14 @@
 import logging
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, LiteralString, TypeVar
 
 import anyio
 import anyio.lowlevel
 import psycopg
 import pytest
-from anyio import to_thread
+from anyio import from_thread, to_thread
 from psycopg import errors
 
 from concertmaster.errors import LostRunError, SettingsError, StoreError, UnknownRunError
@@ -109,7 +110,7 @@ def test_work_that_was_committed_before_the_connection_was_lost_is_not_refused(
 async def test_a_server_that_stays_away_is_an_error_after_a_while(
     postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres_link, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(postgres_store, "WRITE_SECONDS", 0.2)
     url = postgres.create("leaving")
     migrate(url)
     async with open_postgres(url) as journal:
@@ -117,6 +118,41 @@ async def test_a_server_that_stays_away_is_an_error_after_a_while(
         await to_thread.run_sync(postgres.drop, "leaving")
         with pytest.raises(StoreError, match="cannot be reached"):
             await journal.append("r-1", numbered(1), epoch=1)
+
+
+@pytest.mark.parametrize(
+    ("setting", "statement"),
+    [("lock_timeout = '10ms'", "LOCK TABLE runs"), ("default_transaction_read_only = on", "")],
+)
+async def test_what_is_in_the_way_of_a_commit_for_a_while_costs_nothing(
+    shared: PostgresStore,
+    postgres: Postgres,
+    monkeypatch: pytest.MonkeyPatch,
+    setting: LiteralString,
+    statement: LiteralString,
+) -> None:
+    tried: list[float] = []
+    hindered = anyio.Event()
+
+    def note(seconds: float) -> None:
+        tried.append(seconds)
+        # The first time, it was the connection that was lost.
+        if len(tried) > 1:
+            from_thread.run_sync(hindered.set)
+
+    monkeypatch.setattr(postgres_link, "time", SimpleNamespace(sleep=note, monotonic=float))
+    async with shared.open() as journal:
+        await journal.create("r-1", started(), {})
+        execute(postgres.url("postgres"), "ALTER DATABASE store SET " + setting)
+        cut_all(shared)
+        with psycopg.connect(shared.url) as operator, anyio.fail_after(10):
+            operator.execute(statement)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(partial(journal.append, "r-1", numbered(1), epoch=1))
+                await hindered.wait()
+                execute(postgres.url("postgres"), "ALTER DATABASE store RESET ALL")
+                operator.rollback()
+        assert await names(journal) == ["run/start", "subtask/s1/start"]
 
 
 async def test_news_come_in_again_after_a_lost_connection(
@@ -284,8 +320,35 @@ def test_an_address_of_nothing_is_an_error_without_its_password(
         use("postgresql://me:secret@127.0.0.1:1/runs")
     with pytest.raises(SettingsError, match="CONCERTMASTER_STORE") as malformed:
         use("mysql://me:secret@host/runs")
-    assert "127.0.0.1/runs" in str(unreachable.value)
+    assert "127.0.0.1:1/runs" in str(unreachable.value)
     assert "secret" not in str(unreachable.value) + str(malformed.value)
+
+
+@pytest.mark.parametrize("password", ["pa@ssage", "pa/ssage", "pa%ssage"])
+def test_a_password_that_is_not_written_as_in_a_url_is_not_repeated(password: str) -> None:
+    with pytest.raises(SettingsError, match="%40 for @") as malformed:
+        check_store(f"postgresql://me:{password}@127.0.0.1:1/runs")
+    assert "ssage" not in str(malformed.value)
+
+
+def test_a_database_that_cannot_hold_every_text_is_refused(postgres: Postgres) -> None:
+    url = postgres.create("latin", "ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+    for use in (migrate, check_store):
+        with pytest.raises(StoreError, match=r"LATIN1.*ENCODING 'UTF8'"):
+            use(url)
+
+
+async def test_texts_of_any_language_are_kept_whatever_encoding_the_server_has_for_clients(
+    shared: PostgresStore,
+) -> None:
+    shared.change("ALTER DATABASE store SET client_encoding = 'LATIN1'")
+    try:
+        async with shared.open() as journal:
+            await journal.create("r-1", started(), {})
+            await journal.append("r-1", cancel("✓"), epoch=1)
+            assert (await journal.standing(["r-1"]))["r-1"].cancel_requested == "✓"
+    finally:
+        shared.change("ALTER DATABASE store RESET client_encoding")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 import logging
 import os
 import resource
+import shutil
 import sqlite3
 import stat
 import struct
@@ -21,10 +22,12 @@ from anyio import from_thread
 from anyio.lowlevel import checkpoint
 from filelock import FileLock
 
+from concertmaster.engine.record.events import RunEnded
 from concertmaster.errors import (
     ConcertmasterError,
     LostRunError,
     StoreError,
+    UnknownRunError,
 )
 from concertmaster.store import sqlite_store
 from concertmaster.store.group_commit import GroupCommit
@@ -33,11 +36,13 @@ from concertmaster.store.network import network_share
 from concertmaster.store.sqlite_errors import explain
 from concertmaster.store.sqlite_file import SqliteFile
 from concertmaster.store.sqlite_store import open_sqlite
-from concertmaster.store.stored import Write
+from concertmaster.store.stored import Write, outlined, to_json
 from concertmaster.store.writing import Pending
 from stores import cancel, names, numbered, started
 
 pytestmark = pytest.mark.anyio
+
+ENDED = RunEnded(name="run/end", at=4.0, status="partial")
 
 
 @pytest.fixture
@@ -317,6 +322,25 @@ async def test_a_file_that_is_no_database_is_an_error_and_stays_as_it_is(made: P
     assert content(file) == b"precious" * 1000
 
 
+def test_an_index_that_leads_to_another_run_costs_no_more_than_its_own() -> None:
+    kept = [("r-1", 1, to_json(started())), ("r-\ufffd", 1, to_json(started()))]
+    outlines = outlined(["r-1", "r-2"], kept, lambda _: {})
+    assert [outlines["r-1"], outlines["r-2"]] == [[started()], []]
+
+
+async def test_a_byte_that_is_no_text_any_more_costs_no_more_than_itself(folder: Path) -> None:
+    async with open_sqlite(folder) as journal:
+        for run_id in ("r-1", "r-2"):
+            await journal.create(run_id, started(), {})
+        await journal.tell("r-1", cancel("damaged"))
+    file = folder / "runs.db"
+    write(file, file.read_bytes().replace(b'"damaged"', b'"d\x80maged"'))
+    async with open_sqlite(folder) as journal:
+        assert [row.run_id for row in await journal.recent(5)] == ["r-2", "r-1"]
+        assert await names(journal, "r-2") == ["run/start"]
+        assert (await journal.standing(["r-1"]))["r-1"].cancel_requested == "d\ufffdmaged"
+
+
 async def test_the_database_of_another_program_is_an_error_and_stays_as_it_is(
     made: Path,
 ) -> None:
@@ -594,3 +618,60 @@ def test_a_path_of_another_machine_is_a_network_share() -> None:
             return self
 
     assert network_share(cast("Path", OtherMachine("//server/share/data")))
+
+
+async def test_a_deletion_does_not_hold_up_the_runs_of_others(folder: Path) -> None:
+    async with open_sqlite(folder) as journal, open_sqlite(folder) as other:
+        for run_id in ("r-1", "r-2"):
+            await journal.create(run_id, started(), {"1": "one" * 50_000})
+            await journal.append(run_id, ENDED, epoch=1)
+        await other.create("r-3", started(), {})
+        await journal.delete(["r-1", "r-2"])
+        assert free_pages(folder) > 0
+        await other.append("r-3", ENDED, epoch=1)
+        await journal.delete(["r-3"])
+        assert free_pages(folder) == 0
+
+
+def free_pages(folder: Path) -> int:
+    with closing(sqlite3.connect(folder / "runs.db")) as connection:
+        (pages,) = connection.execute("PRAGMA freelist_count").fetchone()
+        return pages
+
+
+def vanish(folder: Path, how: str) -> None:
+    if how == "moved":
+        folder.rename(folder.with_name("elsewhere"))
+    else:
+        shutil.rmtree(folder)
+    if how == "replaced":
+        folder.with_name("other").rename(folder)
+
+
+@pytest.mark.parametrize("how", ["deleted", "moved", "replaced"])
+async def test_a_journal_is_usable_again_once_its_file_is_gone(
+    folder: Path, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_sqlite(folder.with_name("other")) as other:
+        await other.create("r-other", started(), {})
+    async with open_sqlite(folder) as journal, open_sqlite(folder) as second:
+        await journal.create("r-1", started(), {})
+        assert (await second.row("r-1")).alive
+        vanish(folder, how)
+        with pytest.raises(UnknownRunError):
+            await journal.append("r-1", numbered(1), epoch=1)
+        assert "was moved away or deleted" in caplog.text
+        await journal.create("r-2", started(), {})
+        async with open_sqlite(folder) as other:
+            known = {row.run_id: row.alive for row in await other.recent(5)}
+        assert known == {"r-2": True} | ({"r-other": False} if how == "replaced" else {})
+        await second.create("r-3", started(), {})
+        assert (await journal.row("r-3")).alive
+
+
+async def test_who_only_reads_begins_anew_too_where_the_file_is_gone(folder: Path) -> None:
+    async with open_sqlite(folder) as journal:
+        await journal.create("r-1", started(), {})
+        assert await names(journal) == ["run/start"]
+        vanish(folder, "deleted")
+        assert await journal.recent(5) == []

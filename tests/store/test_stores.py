@@ -387,6 +387,21 @@ async def test_of_several_who_take_a_run_over_at_once_one_does(store: Store) -> 
             await one.take_over("r-9", resumed(2), epoch=2)
 
 
+async def test_a_run_that_is_let_go_is_for_others_though_its_process_lives(store: Store) -> None:
+    async with store.open() as one, store.open() as two:
+        for run_id in ("r-1", "r-2"):
+            await one.create(run_id, started(), {})
+            await one.let_go(run_id, epoch=1)
+        await two.let_go("r-1", epoch=1)
+        row = await one.row("r-1")
+        assert (row.alive, row.mine, row.queued) == (False, False, False)
+        await two.take_over("r-1", resumed(2), epoch=2)
+        await one.let_go("r-1", epoch=1)
+        await two.let_go("r-1", epoch=1)
+        assert (await one.row("r-1")).alive
+        await two.delete(["r-2"])
+
+
 async def test_runs_that_have_ended_are_not_unfinished(store: Store) -> None:
     async with store.open() as first:
         for number in (1, 2, 3):

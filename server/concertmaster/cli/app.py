@@ -1,5 +1,6 @@
 """The command and its subcommands; the place where errors become sentences and statuses."""
 
+import errno
 import gc
 import io
 import os
@@ -41,6 +42,11 @@ _COMMANDS = {
 """For each subcommand the module that has it, and its help in one line."""
 
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+_PRINT_AGAIN = "Runs are kept: concertmaster runs lists them, concertmaster show RUN prints one."
+
+
 class _Commands(click.Group):
     """Subcommands that are imported when they are called, so that each starts quickly."""
 
@@ -54,7 +60,7 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            return self._invoke(ctx)
         except UnknownRunError as exc:
             click.echo(f"Error: No run {exc.run_id!r}. To list them: concertmaster runs", err=True)
             ctx.exit(WRONG_USE)
@@ -64,6 +70,18 @@ class _Commands(click.Group):
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)
             ctx.exit(INTERRUPTED)
+        except OSError as exc:
+            if exc.errno not in _NO_ROOM:
+                raise
+            told = "The output could not be written"
+            click.echo(f"Error: {told} ({exc.strerror}). {_PRINT_AGAIN}", err=True)
+            ctx.exit(FAILED)
+
+    def _invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        finally:
+            _flush_output()
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -91,6 +109,20 @@ def _open_closed_streams() -> None:
             number = os.open(os.devnull, os.O_RDWR)
             os.set_inheritable(number, True)
             setattr(sys, name, os.fdopen(number, mode, encoding="utf-8"))
+
+
+def _flush_output() -> None:
+    """Write what is left, so that a failure comes where somebody can be told of it."""
+    try:
+        sys.stdout.flush()
+    except OSError as exc:
+        # Whoever does not want to read on gets no complaint.
+        if exc.errno in _NO_ROOM:
+            # Else it is tried again at the very end.
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, sys.stdout.fileno())
+            os.close(nothing)
+            raise
 
 
 def collect_rarely() -> None:

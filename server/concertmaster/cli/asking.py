@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import anyio
 from rich.console import Console
@@ -49,7 +49,9 @@ else:
             tty.setcbreak(keyboard, termios.TCSAFLUSH)
             yield
         finally:
-            termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
+            # The terminal may have been closed.
+            with suppress(termios.error):
+                termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
 
 
 async def answer_questions(service: RunService, run_id: str, console: Console) -> None:

@@ -18,6 +18,7 @@ from concertmaster.background.front import inquire
 from concertmaster.cli.answering import answering
 from concertmaster.cli.app import FAILED
 from concertmaster.cli.definitions import read_definitions
+from concertmaster.cli.extras import place_of_runs
 from concertmaster.cli.jobs import find_jobs
 from concertmaster.cli.options import json_option, load, run_async, setup_options
 from concertmaster.cli.served import served_tools
@@ -169,9 +170,10 @@ def _open_store(loaded: LoadedSettings) -> str:
     async def look() -> str:
         async with open_history(loaded.settings) as service:
             await service.recent(1)
+        place = place_of_runs(loaded.settings)
         if loaded.settings.store is not None:
-            return "Postgres; processes on several machines can share it"
-        return f"{loaded.settings.data_folder} (SQLite; processes take turns to commit)"
+            return f"{place} (Postgres; processes on several machines can share it)"
+        return f"{place} (SQLite; processes take turns to commit)"
 
     return run_async(look)
 

@@ -22,6 +22,18 @@ def postgres_module(name: str) -> Any:
         ) from exc
 
 
+def place_of_runs(settings: Settings) -> str:
+    """Return where runs are kept, as people may be told.
+
+    Raises:
+        SettingsError: the store is no Postgres, or the packages for it are missing.
+    """
+    if settings.store is None:
+        return str(settings.data_folder)
+    address = postgres_module("postgres_link").Address(settings.store.get_secret_value())
+    return str(address.place)
+
+
 def check_store(settings: Settings) -> None:
     """Check that the store can be used, if there is one.
 

@@ -9,7 +9,7 @@ from pydantic import JsonValue
 from concertmaster.cli.app import FAILED
 from concertmaster.cli.data import run_data, run_line, subtask_data
 from concertmaster.cli.options import data_option, json_option, load, run_async
-from concertmaster.cli.show import answer_text, run_parts, runs_table, trace_tree
+from concertmaster.cli.show import answer_text, run_parts, runs_table, to_go_on, trace_tree
 from concertmaster.cli.terminal import (
     print_aside,
     print_data,
@@ -18,11 +18,11 @@ from concertmaster.cli.terminal import (
     print_raw,
 )
 from concertmaster.cli.wiring import open_history, retention_of
-from concertmaster.cli.wording import count
+from concertmaster.cli.wording import count, size
 from concertmaster.engine.record.events import SubtaskResult
 from concertmaster.errors import RequestError
-from concertmaster.runs.retention import MEGABYTE
 from concertmaster.runs.service import RunService
+from concertmaster.runs.state import RunState
 from concertmaster.tools.changes import unified_diff
 
 T = TypeVar("T")
@@ -84,8 +84,8 @@ def prune(as_json: bool, **flags: Any) -> None:
     if as_json:
         print_json([run.run_id for run in deleted])
     else:
-        size = sum(run.size for run in deleted) / MEGABYTE
-        print_aside(f"Deleted {count(len(deleted), 'run')}, {size:,.1f} MB.")
+        freed = f", {size(sum(run.size for run in deleted))}" if deleted else ""
+        print_aside(f"Deleted {count(len(deleted), 'run')}{freed}.")
 
 
 @click.command()
@@ -108,6 +108,8 @@ def show(
     **flags: Any,
 ) -> None:
     """Print a run, one of its subtasks, its plan, its trace, or how it changes files."""
+    if content and not as_trace:
+        raise click.UsageError("--content is a part of the trace: give --trace too.")
     if as_plan:
         _show_plan(run_id, flags)
     elif as_diff:
@@ -177,11 +179,21 @@ def _show_subtask(run_id: str, subtask_id: str, as_json: bool, flags: dict[str, 
 @json_option
 def cancel(run_id: str, as_json: bool, **flags: Any) -> None:
     """Stop a run; what is finished stays."""
-    state = _ask(flags, lambda service: service.cancel(run_id, reason="cancelled by command"))
+
+    async def ask(service: RunService) -> tuple[RunState, RunState]:
+        before = await service.get(run_id)
+        return before, await service.cancel(run_id, reason="cancelled by command")
+
+    before, state = _ask(flags, ask)
     if as_json:
         print_json(run_data(state))
+    elif not state.still:
+        print_aside(f"{run_id}: {state.status}; its process has not stopped it yet. Try again.")
+    elif before.still and before.status == state.status:
+        print_aside(f"{run_id}: {state.status} already; nothing was stopped.")
     else:
-        print_aside(f"{run_id}: {state.status}")
+        go_on = to_go_on(state)
+        print_aside(f"{run_id}: {state.status}" + (f". To go on: {go_on}" if go_on else ""))
     click.get_current_context().exit(0 if state.still else FAILED)
 
 

@@ -102,7 +102,7 @@ def _data(item: Job) -> JsonValue:
 
 @dataclass(frozen=True, slots=True)
 class _Done(Followed):
-    changes: tuple[FileChange, ...]
+    changes: tuple[FileChange, ...] = ()
 
 
 def _run(item: Job, flags: dict[str, Any]) -> None:
@@ -125,9 +125,10 @@ def _run(item: Job, flags: dict[str, Any]) -> None:
 
     async def work(begin: Begin) -> _Done:
         async with open_runs(loaded, roots=roots, named=named) as service:
-            followed = await follow(service, await begin(service), stderr())
-            changes = await service.changes(followed.state.run_id)
-            return _Done(followed.state, followed.stopped, changes)
+            state, seconds = await begin(service), loaded.settings.drain_seconds
+            followed = await follow(service, state, stderr(), drain_seconds=seconds)
+            changes = await service.changes(state.run_id)
+            return _Done(followed.state, followed.stopped, followed.ended_by, changes)
 
     done = see_through(begin, work)
     print_followed(done, as_json)

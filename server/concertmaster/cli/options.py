@@ -1,11 +1,12 @@
 """Flags that several subcommands share, and the settings they make up with all else."""
 
+import codecs
 import functools
 import logging
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any, TextIO, TypeVar, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 import anyio
 import click
@@ -147,7 +148,7 @@ running_options = _together(
 
 schema_option = click.option(
     "--output-schema",
-    type=click.File(encoding="utf-8"),
+    type=click.File("rb"),
     metavar="FILE",
     help="A JSON Schema that the answer must have; - reads it from stdin.",
 )
@@ -173,24 +174,37 @@ def load(flags: dict[str, Any]) -> LoadedSettings:
 
 def task_text(task: str) -> str:
     """Return the task, which `-` says to read from stdin."""
-    return sys.stdin.read() if task == "-" else task
+    try:
+        return sys.stdin.read() if task == "-" else task
+    except UnicodeDecodeError:
+        raise RequestError("What comes from stdin is no text, so it is no task.") from None
 
 
-def read_schema(file: TextIO | None) -> JsonSchema | None:
+def _text_of(file: BinaryIO) -> str:
+    """Return the text in an open file: UTF-8, or UTF-16 as PowerShell writes it with `>`."""
+    data = file.read()
+    marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return data.decode("utf-16" if marked else "utf-8-sig")
+    except UnicodeDecodeError:
+        raise RequestError(f"{file.name} is no text in UTF-8. Save it in that encoding.") from None
+
+
+def read_schema(file: BinaryIO | None) -> JsonSchema | None:
     """Return the JSON Schema in an open file, if there is one."""
     if file is None:
         return None
     try:
-        return _JSON_OBJECT.validate_json(file.read())
+        return _JSON_OBJECT.validate_json(_text_of(file))
     except ValidationError as exc:
         problem = exc.errors(include_url=False, include_input=False)[0]["msg"]
         raise RequestError(f"The output schema {file.name} is no JSON object: {problem}.") from None
 
 
-def read_plan(file: TextIO) -> Plan:
+def read_plan(file: BinaryIO) -> Plan:
     """Return the plan in an open file."""
     try:
-        return Plan.model_validate_json(file.read())
+        return Plan.model_validate_json(_text_of(file))
     except ValidationError as exc:
         problem = exc.errors(include_url=False, include_input=False)[0]
         where = "".join(f"{part}: " for part in problem["loc"])

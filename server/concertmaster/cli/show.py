@@ -168,34 +168,38 @@ def _mode(state: RunState) -> str:
 
 
 def subtask_table(items: Iterable[SubtaskState]) -> Table:
-    """Return a row for each subtask."""
-    table = table_of("", "id", "worker", "how", "after", "took", "tokens", "cost", "objective")
-    for item in items:
-        table.add_row(
-            Text(symbol_of(item.status), style=style_of(item.status)),
-            item.subtask.id,
-            item.subtask.worker,
-            how(item.subtask),
-            ", ".join(item.subtask.depends_on),
-            times(item.started_at, item.ended_at, time.time()),
-            tokens(item.usage),
-            money(item.usage.usd),
-            problem(item) or notes(item) or one_line(item.subtask.objective),
-        )
+    """Return a row for each subtask; what no subtask has is left out, to save room."""
+    rows = [
+        {
+            "": Text(symbol_of(item.status), style=style_of(item.status)),
+            "id": item.subtask.id,
+            "worker": item.subtask.worker,
+            "how": how(item.subtask),
+            "after": ", ".join(item.subtask.depends_on),
+            "took": times(item.started_at, item.ended_at, time.time()),
+            "tokens": tokens(item.usage),
+            "cost": money(item.usage.usd),
+            "objective": problem(item) or notes(item) or one_line(item.subtask.objective),
+        }
+        for item in items
+    ]
+    titles = [title for title in rows[0] if any(row[title] for row in rows)]
+    table = table_of(*titles)
+    for row in rows:
+        table.add_row(*(row[title] for title in titles))
     return table
 
 
 def runs_table(states: Sequence[RunState]) -> Table:
     """Return a row for each run."""
-    table = table_of("", "run", "started", "took", "status", "subtasks", "task")
+    table = table_of("", "run", "started", "took", "status", "task")
     for state in states:
         table.add_row(
             Text(symbol_of(state.status), style=style_of(state.status)),
             state.run_id,
-            moment(state.started_at),
+            moment(state.started_at, "%b %d %H:%M"),
             times(state.started_at, state.stopped_at, time.time()),
             state.status,
-            str(len(state.subtasks) or ""),
             one_line(state.request.task),
         )
     return table
@@ -231,6 +235,6 @@ def _span_line(span: Span) -> Text:
     )
 
 
-def moment(at: float) -> str:
+def moment(at: float, form: str = "%Y-%m-%d %H:%M:%S") -> str:
     """Return a point in time as the reader's clock shows it."""
-    return datetime.fromtimestamp(at, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    return datetime.fromtimestamp(at, UTC).astimezone().strftime(form)

@@ -14,7 +14,7 @@ from concertmaster.cli.wording import count
 from concertmaster.errors import BackgroundError
 
 END_SECONDS = 10
-"""How long a server may take to end."""
+"""How long a server may take to end, once it is drained."""
 
 
 @click.command()
@@ -25,14 +25,14 @@ def stop(data_folder: Path | None) -> None:
     Runs that are under way in them are interrupted, and can be resumed. Exits with 1 if a server
     cannot be ended.
     """
-    folder = load({"data_folder": data_folder}).settings.data_folder
-    alive = [files for files in files_of_all(folder) if files.alive]
+    settings = load({"data_folder": data_folder}).settings
+    alive = [files for files in files_of_all(settings.data_folder) if files.alive]
     if not alive:
         print_aside("There is no background server.")
     failed = False
     for files in alive:
         try:
-            report = _end(files)
+            report = _end(files, seconds=END_SECONDS + settings.drain_seconds)
         except BackgroundError as exc:
             failed = True
             print_aside(f"Error: {_name(files)} cannot be ended. {exc}", "red")
@@ -41,10 +41,10 @@ def stop(data_folder: Path | None) -> None:
     click.get_current_context().exit(FAILED if failed else 0)
 
 
-def _end(files: ServerFiles) -> Report:
+def _end(files: ServerFiles, *, seconds: float) -> Report:
     report = inquire(files, "end")
     # Its lock is to be had the moment it has ended.
-    with files.living(seconds=END_SECONDS):
+    with files.living(seconds=seconds):
         return report
 
 

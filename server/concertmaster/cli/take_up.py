@@ -1,22 +1,23 @@
 """The subcommand `work`: a process that works on runs which others accept."""
 
-import signal
 from typing import Any
 
 import anyio
 import click
 from anyio.abc import TaskStatus
 
-from concertmaster.cli.extras import check_store
+from concertmaster.cli.extras import check_store, place_of_runs
 from concertmaster.cli.options import load, run_async, setup_options
 from concertmaster.cli.terminal import print_aside
 from concertmaster.cli.wiring import open_runs, tending
+from concertmaster.cli.wording import count
+from concertmaster.signals import ending_signals, leave_closed_terminal
 
 
 @click.command()
 @setup_options
 def work(**flags: Any) -> None:
-    """Work on runs that others accept, until SIGTERM or Ctrl-C.
+    """Work on runs that others accept, until SIGTERM, Ctrl-C, or the end of its terminal.
 
     Then no call begins any more, those under way may end, and the runs are handed back, to go
     on in another process.
@@ -24,6 +25,7 @@ def work(**flags: Any) -> None:
     loaded = load(flags)
     settings = loaded.settings
     check_store(settings)
+    place = place_of_runs(settings)
 
     async def serve_runs() -> None:
         async with (
@@ -33,9 +35,11 @@ def work(**flags: Any) -> None:
         ):
             ended = anyio.Event()
             await tasks.start(_await_signal, ended)
-            print_aside(f"Working on {settings.runs_at_once} runs at a time. Ctrl-C ends it.")
+            most = count(settings.runs_at_once, "run")
+            print_aside(f"Working on {most} at a time, kept in {place}. Ctrl-C ends it.")
             await ended.wait()
-            print_aside(f"Letting calls end, then handing back {service.room.load} runs.")
+            if load := service.room.load:
+                print_aside(f"Letting calls end, then handing back {count(load, 'run')}.")
             tasks.cancel_scope.cancel()
 
     run_async(serve_runs)
@@ -43,9 +47,9 @@ def work(**flags: Any) -> None:
 
 async def _await_signal(ended: anyio.Event, *, task_status: TaskStatus[None]) -> None:
     try:
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        with anyio.open_signal_receiver(*ending_signals()) as signals:
             task_status.started()
-            await anext(signals)
+            leave_closed_terminal(await anext(signals))
             ended.set()
     except NotImplementedError:
         # On Windows, where event loops receive no signals, Ctrl-C ends the process as usual.

@@ -1,6 +1,7 @@
 """What is built from the settings: definitions, model, journal, run service."""
 
 import importlib
+import logging
 import math
 import os
 import platform
@@ -20,7 +21,7 @@ from concertmaster.cli.environment import program_environment
 from concertmaster.cli.extras import postgres_module
 from concertmaster.cli.served import served_tools
 from concertmaster.engine.run import Setup
-from concertmaster.errors import SettingsError, did_you_mean
+from concertmaster.errors import SettingsError, StoreError, did_you_mean
 from concertmaster.llm.anthropic import Connection, open_anthropic
 from concertmaster.llm.brake import Brake, Braked
 from concertmaster.llm.gate import Gate
@@ -47,6 +48,11 @@ from concertmaster.tools.policy import ToolPolicy
 from concertmaster.tools.registry import ToolRegistry
 from concertmaster.tools.servers.masking import Masking
 from concertmaster.tools.servers.pool import Server, open_servers
+
+log = logging.getLogger(__name__)
+
+PRUNE_SECONDS = 3600
+"""How long a server leaves alone what it is not to keep any more."""
 
 
 def worker_folders(settings: Settings) -> tuple[Path, ...]:
@@ -319,13 +325,14 @@ async def tending(
     part: Part = "alone",
     most_seconds: float = math.inf,
 ) -> AsyncGenerator[None]:
-    """Delete what is not to be kept, and meanwhile take up what nobody has, if it works.
+    """Delete what is not to be kept, now and then, and take up what nobody has, if it works.
 
     At the end, calls under way may end too, if that takes no longer than `most_seconds`.
     """
     if retention := retention_of(settings):
         await service.prune(retention)
     async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_keep_to, service, retention)
         if part == "works":
             by = f"process {os.getpid()} on {platform.node()}"
             tasks.start_soon(Takeover(service, by=by).keep_on)
@@ -334,6 +341,15 @@ async def tending(
         finally:
             tasks.cancel_scope.cancel()
             await service.drain(seconds=min(settings.drain_seconds, most_seconds))
+
+
+async def _keep_to(service: RunService, retention: Retention) -> None:
+    while retention:
+        await anyio.sleep(PRUNE_SECONDS)
+        try:
+            await service.prune(retention)
+        except StoreError as exc:
+            log.warning("nothing deleted: %s", exc)
 
 
 @asynccontextmanager

@@ -1,5 +1,6 @@
 """How figures and texts from elsewhere are written for a person."""
 
+import math
 import re
 from collections.abc import Callable, Iterable
 
@@ -8,6 +9,7 @@ from concertmaster.engine.record.amounts import Estimate
 from concertmaster.engine.record.events import ToolAsked
 from concertmaster.llm.protocol import Usage
 from concertmaster.protocol.views import strategy_phrase
+from concertmaster.runs.retention import MEGABYTE
 from concertmaster.runs.state import RunState
 from concertmaster.runs.subtask_state import SubtaskState
 
@@ -160,6 +162,13 @@ def notes(state: SubtaskState) -> str:
 def count(number: int, noun: str, nouns: str = "") -> str:
     """Return a number of things, such as `1 subtask` or `3 subtasks`."""
     return f"{number} {noun}" if number == 1 else f"{number} {nouns or f'{noun}s'}"
+
+
+def size(of_bytes: int) -> str:
+    """Return a number of bytes, such as `12 kB` or `3.4 MB`."""
+    if of_bytes < MEGABYTE:
+        return f"{math.ceil(of_bytes / 1000)} kB"
+    return f"{of_bytes / MEGABYTE:,.1f} MB"
 
 
 def joined(parts: Iterable[str]) -> str:

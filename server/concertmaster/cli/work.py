@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 import click
 
@@ -30,6 +30,7 @@ from concertmaster.cli.terminal import print_aside, print_json, print_markdown, 
 from concertmaster.cli.wiring import open_runs
 from concertmaster.engine.plans.plan import Verify
 from concertmaster.engine.record.request import Mode
+from concertmaster.protocol.reused import reused_line
 from concertmaster.runs.orders import Order, PlanOrder, RunOrder, WorkerOrder
 from concertmaster.runs.service import RunService
 from concertmaster.runs.state import RunState
@@ -56,7 +57,7 @@ def run(
     verify: Verify | None,
     guard: str,
     as_json: bool,
-    output_schema: TextIO | None,
+    output_schema: BinaryIO | None,
     **flags: Any,
 ) -> None:
     """Plan TASK, delegate it to workers, and print their answer.
@@ -97,7 +98,7 @@ def worker(
     task: str,
     files: tuple[str, ...],
     as_json: bool,
-    output_schema: TextIO | None,
+    output_schema: BinaryIO | None,
     **flags: Any,
 ) -> None:
     """Have the worker NAME do TASK, without planning or synthesis."""
@@ -117,7 +118,7 @@ def worker(
 @click.option(
     "--plan",
     "plan_file",
-    type=click.File(encoding="utf-8"),
+    type=click.File("rb"),
     metavar="FILE",
     help="Run it anew with this plan, as `show RUN --plan` prints it.",
 )
@@ -128,7 +129,7 @@ def worker(
 @json_option
 def resume(
     run_id: str,
-    plan_file: TextIO | None,
+    plan_file: BinaryIO | None,
     redo: tuple[str, ...],
     approved: bool,
     as_json: bool,
@@ -169,7 +170,9 @@ def _follow(
 
     async def work(begin: Begin) -> Followed:
         async with open_runs(loaded, roots=roots, named=named_outside(inputs, roots)) as service:
-            return await follow(service, await begin(service), stderr())
+            state = await begin(service)
+            seconds = loaded.settings.drain_seconds
+            return await follow(service, state, stderr(), drain_seconds=seconds)
 
     followed = see_through(begin, work)
     print_followed(followed, as_json)
@@ -178,6 +181,8 @@ def _follow(
 
 def exit_status(followed: Followed) -> int:
     """Return the exit status that tells how a run came to its end."""
+    if followed.ended_by:
+        return 128 + followed.ended_by
     return INTERRUPTED if followed.stopped else STATUSES.get(followed.state.status, FAILED)
 
 
@@ -195,18 +200,36 @@ def named_outside(inputs: Iterable[InputSpec], roots: Iterable[Path]) -> tuple[P
 
 
 def print_followed(followed: Followed, as_json: bool) -> None:
-    """Print the answer of a run, and what is to be said about it."""
+    """Print the answer of a run, and what is to be said about it; nothing if it was left."""
+    if followed.ended_by:
+        return
     state = followed.state
     if as_json:
         print_json(run_data(state))
-    elif text := answer_text(state):
+    else:
+        _print_answer(state)
+    _print_remarks(state)
+
+
+def _print_answer(state: RunState) -> None:
+    if text := answer_text(state):
         # A value is for programs to read, and has no room for a remark.
         noted = bool(state.notice) and state.value is None
         print_markdown(f"{text}\n\n_{state.notice}_" if noted else text)
+
+
+def _print_remarks(state: RunState) -> None:
     for finding in state.findings:
         print_aside(f"Results do not agree: {finding.what}", "yellow")
     for reason in state.reasons:
         print_aside(reason, "yellow")
+    if reused := reused_line(state):
+        print_aside(f"Taken over: {reused}")
+    if state.request.kind == "plan" and state.plan is not None and state.plan.subtasks:
+        print_aside(
+            f"To run it, edited or not: concertmaster show {state.run_id} --plan > plan.json, "
+            f"then concertmaster resume {state.run_id} --plan plan.json"
+        )
     if state.rest is not None or state.status == "needs_approval":
         print_aside(f"To go on: {to_go_on(state)}", "yellow")
     print_aside(summary(state), style_of(state.status))

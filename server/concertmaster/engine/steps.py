@@ -37,7 +37,7 @@ from concertmaster.llm.protocol import (
 )
 from concertmaster.tools.images import Illustrated
 
-COMMIT_SECONDS = 25
+COMMIT_SECONDS = 45
 """How long a commit may hold up a run that is being cancelled.
 
 Longer than a store may take to find out that it cannot commit, the commit before this one

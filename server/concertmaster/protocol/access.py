@@ -57,7 +57,7 @@ class HttpAccess:
         if host not in LOOPBACK and missing:
             raise SettingsError(
                 f"At {host!r} others can reach this server, so more has to be set: "
-                f"{', and '.join(missing)}. The README tells how (Serve a team over HTTP). For "
+                f"{', and '.join(missing)}. docs/serving.md tells how. For "
                 "this machine alone, use --host 127.0.0.1."
             )
 

@@ -48,10 +48,15 @@ class ServiceOnDemand:
         self._service: RunService | None = None
         self._others: OthersUpdates | None = None
         self._tasks: TaskGroup | None = None
+        self._unneeded = anyio.Event()
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncGenerator[None]:
-        """Keep the run service open, once it is, for as long as it may be asked for."""
+        """Keep the run service open, once it is, for as long as it may be asked for.
+
+        However this ends, the service closes in its own time.
+        """
+        self._unneeded = anyio.Event()
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
             if self._at_once:
@@ -59,6 +64,7 @@ class ServiceOnDemand:
             try:
                 yield
             finally:
+                self._unneeded.set()
                 tasks.cancel_scope.cancel()
 
     async def opened(self) -> "RunService":
@@ -84,12 +90,17 @@ class ServiceOnDemand:
 
     async def _keep_open(self, *, task_status: TaskStatus["RunService"]) -> None:
         try:
-            async with self._open_service() as service, anyio.create_task_group() as tasks:
-                updates = RunUpdates(service, self.bus)
-                self._others = OthersUpdates(service.elsewhere, updates, self.bus)
-                task_status.started(service)
-                tasks.start_soon(self._others.publish)
-                await updates.publish()
+            with anyio.CancelScope() as scope:
+                async with self._open_service() as service, anyio.create_task_group() as tasks:
+                    # Runs live in it, and must not be cut off before their calls have ended.
+                    scope.shield = True
+                    updates = RunUpdates(service, self.bus)
+                    self._others = OthersUpdates(service.elsewhere, updates, self.bus)
+                    task_status.started(service)
+                    tasks.start_soon(self._others.publish)
+                    tasks.start_soon(updates.publish)
+                    await self._unneeded.wait()
+                    tasks.cancel_scope.cancel()
         finally:
             self._service = None
 

@@ -9,7 +9,7 @@ from mcp.server.subscriptions import ResourceUpdated
 
 from concertmaster.protocol.bus import RunBus
 from concertmaster.protocol.subscriptions import RunUpdates, WatchNoMore
-from concertmaster.store.looking import looking
+from concertmaster.store.looking import Looking
 
 if TYPE_CHECKING:
     # Imported when a run is first asked for: see ServiceOnDemand.
@@ -77,9 +77,10 @@ class OthersUpdates:
 
     async def publish(self) -> NoReturn:
         """Publish changes as they come."""
+        looking = Looking(pause=PAUSE_SECONDS)
         while True:
             await self._some.wait()
-            async with looking(pause=PAUSE_SECONDS):
+            async with looking.once_more():
                 await self._elsewhere.changed()
                 await self._look()
             await anyio.sleep(PAUSE_SECONDS)

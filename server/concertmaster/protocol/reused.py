@@ -16,5 +16,5 @@ def reused_line(state: RunState) -> str:
         f"{', '.join(subtasks)} from {run_id}" for run_id, subtasks in names.items()
     )
     calls = f"{saved.calls} call{'' if saved.calls == 1 else 's'}"
-    price = "" if saved.usd is None else f", {saved.usd:.4f} USD"
+    price = "" if saved.usd is None else f", {round(saved.usd, 4):g} USD"
     return f"{origins}; saved {calls}{price}."

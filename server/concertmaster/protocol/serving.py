@@ -7,7 +7,6 @@ a read.
 import logging
 import os
 import signal
-import sys
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import CancelledError
@@ -22,6 +21,7 @@ from anyio.abc import TaskStatus
 
 from concertmaster.protocol.incoming import mended
 from concertmaster.protocol.server import ConcertmasterServer
+from concertmaster.signals import ending_signals, leave_closed_terminal
 
 log = logging.getLogger(__name__)
 
@@ -30,15 +30,6 @@ LAST_SECONDS = 6.0
 
 A server that workers use may take 4 seconds of it, until it is killed.
 """
-
-
-def ending_signals() -> tuple[signal.Signals, ...]:
-    """Return the signals that tell a server to end."""
-    signals = (signal.SIGINT, signal.SIGTERM)
-    if sys.platform == "win32" or signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
-        # Whoever has it ignored, as nohup does, wants the server to outlast its terminal.
-        return signals
-    return (*signals, signal.SIGHUP)
 
 
 async def serve_stdio(server: ConcertmasterServer, *, drain_seconds: float = 0.0) -> int:
@@ -88,17 +79,19 @@ class Ending:
     async def _await_signal(
         self, stop: Callable[[], Awaitable[None]], *, task_status: TaskStatus[None]
     ) -> None:
-        numbers = ending_signals()
+        wanted = ending_signals()
         try:
-            with anyio.open_signal_receiver(*numbers) as signals:
+            with anyio.open_signal_receiver(*wanted) as signals:
                 task_status.started()
-                self.status = 128 + await anext(signals)
+                heard = await anext(signals)
         except NotImplementedError:
             # On Windows, where event loops receive no signals, they end the process as usual.
             task_status.started()
             return
-        for number in numbers:
+        self.status = 128 + heard
+        for number in wanted:
             signal.signal(number, signal.SIG_IGN)
+        leave_closed_terminal(heard)
         self.hurry()
         await stop()
 

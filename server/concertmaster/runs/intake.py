@@ -110,8 +110,11 @@ def check_rerun(
     run_id, request = state.run_id, state.request
     if not state.still:
         raise BusyRunError(run_id)
-    if request.kind != "orchestration":
-        raise RequestError(f"Run {run_id} is no orchestration, so there is no plan to edit.")
+    if request.kind == "worker":
+        raise RequestError(
+            f"Run {run_id} is of one worker and has no plan to edit. To have that done anew, "
+            "order it again."
+        )
     if (plan := plan or state.plan) is None:
         raise RequestError(
             f"Run {run_id} has no plan. Give one, or resume it without plan and from_subtask."
@@ -123,8 +126,9 @@ def check_rerun(
     request = request.with_budget(budget_usd)
     request = request.model_copy(
         update={
+            "kind": "orchestration",
             "plan": plan,
-            "plan_gaps": request.plan_gaps if plan == state.plan else (),
+            "plan_gaps": _gaps(state) if plan == state.plan else (),
             "rerun_of": run_id,
             "approve": stricter(policy.approve, request.approve),
             "redo": tuple(sorted(and_dependants(redo, plan.subtasks))),
@@ -135,6 +139,11 @@ def check_rerun(
     return CheckedOrder(
         request=request, documents={document.name: document for document in documents}
     )
+
+
+def _gaps(state: RunState) -> tuple[str, ...]:
+    """Return what the plan of a run lacks of its task, a sentence each."""
+    return state.reasons if state.request.kind == "plan" else state.request.plan_gaps
 
 
 def _plan_request(order: PlanOrder, catalog: Catalog, policy: RunPolicy) -> RunRequest:

@@ -18,10 +18,11 @@ from concertmaster.engine.steps import Steps
 from concertmaster.errors import LostRunError, StoreError, UnknownRunError
 from concertmaster.llm.protocol import Document
 from concertmaster.runs import ends
+from concertmaster.runs.given_up import GivenUp
 from concertmaster.runs.reuse import offers_for
 from concertmaster.runs.state import RunState, fold
 from concertmaster.store.journal import Journal
-from concertmaster.store.looking import LIVENESS_SECONDS, changed, looking
+from concertmaster.store.looking import LIVENESS_SECONDS, Looking, changed
 
 log = logging.getLogger(__name__)
 
@@ -75,8 +76,7 @@ class LiveRuns:
         self._orchestrator = Orchestrator(setup)
         self._tasks = tasks
         self._live: dict[str, LiveRun] = {}
-        self._given_up: dict[str, RunState] = {}
-        """Runs whose journal could not be written any more, of which it does not tell all."""
+        self._given_up = GivenUp(journal, tasks)
         self._listeners: list[Callable[[str], None]] = []
         self._watching_others = False
         self._freed = anyio.Event()
@@ -107,7 +107,7 @@ class LiveRuns:
     def known(self, run_id: str) -> RunState | None:
         """Return the state of a run that this process knows better than the journal."""
         live = self._live.get(run_id)
-        return live.state if live is not None else self._given_up.get(run_id)
+        return live.state if live is not None else self._given_up.known(run_id)
 
     def on_change(self, listener: Callable[[str], None]) -> None:
         """Have `listener` called with the run's id after each event of a run driven here."""
@@ -142,7 +142,7 @@ class LiveRuns:
             # Whoever has found it here meanwhile looks again.
             live.changes.tell()
             raise
-        self._given_up.pop(run_id, None)
+        self._given_up.discard(run_id)
         live.begin(recorded)
         self._notify(live)
         request = live.request
@@ -216,7 +216,7 @@ class LiveRuns:
         live.state.interrupt(f"The run was given up. {error}")
         # Of a run that another process has taken over, the journal tells all.
         if not isinstance(error, LostRunError):
-            self._given_up[run_id] = live.state
+            self._given_up.add(live.state, epoch=live.epoch)
 
     async def _append(self, live: LiveRun, event: Event, *, wait: bool = True) -> None:
         try:
@@ -242,8 +242,9 @@ class LiveRuns:
 
     async def _watch_others(self) -> None:
         """Stop runs that another process has asked to stop or has taken over; hear answers."""
+        looking = Looking(pause=LIVENESS_SECONDS)
         while self._live:
-            async with looking(pause=LIVENESS_SECONDS):
+            async with looking.once_more():
                 await changed(self._journal)
                 await self._heed()
         self._watching_others = False

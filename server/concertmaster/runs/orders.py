@@ -1,11 +1,15 @@
 """What callers can ask of the run service, before it is checked."""
 
 from dataclasses import dataclass
+from hashlib import sha256
 
 from concertmaster.engine.plans.plan import Plan, Verify
 from concertmaster.engine.record.request import Approve, Decomposition, Mode
 from concertmaster.llm.protocol import JsonSchema
 from concertmaster.tools.inputs import InputSpec
+
+LONGEST_KEY = 200
+"""Characters of an idempotency key that is kept as it is; no index takes a key of any length."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,6 +19,17 @@ class _Order:
     """Of all orders that have the same, one is done; none where this is empty."""
     budget_usd: float | None = None
     """What the run may spend; the operator's setting where this is None."""
+
+    @property
+    def stored_key(self) -> str:
+        """Return what a store knows the order by: its idempotency key, or a digest of an odd one.
+
+        Any text is a key, also one with half characters or NUL, which databases do not take.
+        """
+        key = self.idempotency_key
+        if len(key) <= LONGEST_KEY and key.isprintable():
+            return key
+        return f"sha256:{sha256(key.encode(errors='surrogatepass')).hexdigest()}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

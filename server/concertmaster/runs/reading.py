@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from concertmaster.catalog.catalog import Catalog
-from concertmaster.engine.plans.plan import Plan
+from concertmaster.engine.plans.plan import Plan, Subtask
 from concertmaster.engine.record.earlier import NO_EARLIER_RUN, EarlierRun, earlier_results
 from concertmaster.engine.record.events import Event
 from concertmaster.engine.record.request import RunKind, RunRequest, stricter
@@ -24,16 +24,26 @@ def check_same(state: RunState, order: Order) -> None:
     """Check that a run is what `order` asks for, as far as that is told by its words.
 
     Raises:
-        RequestError: it is another task, or another kind of run.
+        RequestError: it is another task or worker, or another kind of run.
     """
     request = state.request
-    kind = _KINDS[type(order)]
     task = "" if isinstance(order, RunOrder) and order.plan_id else order.task.strip()
-    if kind != request.kind or task not in ("", request.task):
-        raise RequestError(
-            f"The idempotency key {order.idempotency_key!r} belongs to run {state.run_id}, "
-            "which is for another task. Use a key of its own for each order."
-        )
+    worker = order.worker if isinstance(order, WorkerOrder) else ""
+    differing = {
+        "task": task not in ("", request.task),
+        "worker": worker not in ("", *(item.worker for item in _given(request))),
+        "tool": _KINDS[type(order)] != request.kind,
+    }
+    for what, differs in differing.items():
+        if differs:
+            raise RequestError(
+                f"The idempotency key {order.idempotency_key!r} belongs to run {state.run_id}, "
+                f"which is for another {what}. Use a key of its own for each order."
+            )
+
+
+def _given(request: RunRequest) -> Sequence[Subtask]:
+    return request.plan.subtasks if request.plan is not None else ()
 
 
 _KINDS: Mapping[type[Order], RunKind] = {

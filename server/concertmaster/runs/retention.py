@@ -1,9 +1,11 @@
 """Which runs are kept, and for how long."""
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from concertmaster.store.journal import StoredRun
+from concertmaster.errors import BusyRunError, UnknownRunError
+from concertmaster.store.journal import Journal, StoredRun
 
 DAY = 86_400
 MEGABYTE = 1_000_000
@@ -45,3 +47,15 @@ class Retention:
 
 
 KEEP_ALL = Retention()
+
+
+async def prune(journal: Journal, retention: Retention) -> Sequence[StoredRun]:
+    """Delete the runs that are not to be kept, and return what they were."""
+    while surplus := retention.surplus(await journal.stock(), now=time.time()):
+        try:
+            await journal.delete([run.run_id for run in surplus])
+            return surplus
+        except (UnknownRunError, BusyRunError):
+            # Another process has deleted or taken up one of them meanwhile.
+            continue
+    return []

@@ -30,7 +30,7 @@ from concertmaster.runs.orders import Order
 from concertmaster.runs.questions import answer_to
 from concertmaster.runs.reading import OrderReader, check_same
 from concertmaster.runs.resumable import check_new_budget, check_resumable
-from concertmaster.runs.retention import Retention
+from concertmaster.runs.retention import Retention, prune
 from concertmaster.runs.rewrites import file_changes
 from concertmaster.runs.room import Room
 from concertmaster.runs.state import RecentRuns, RunState, fold, subtask_result
@@ -99,7 +99,7 @@ class RunService:
             return known
         checked = await self._reader_for(origin.principal).checked(order)
         try:
-            return await self._begin(checked, origin=origin, key=order.idempotency_key)
+            return await self._begin(checked, origin=origin, key=order.stored_key)
         except UsedKeyError as exc:
             state = await self.get(exc.run_id)
             check_same(state, order)
@@ -162,7 +162,7 @@ class RunService:
         Raises:
             RequestError: that was another order.
         """
-        run_id = order.idempotency_key and await self._journal.run_with(order.idempotency_key)
+        run_id = order.stored_key and await self._journal.run_with(order.stored_key)
         if not run_id:
             return None
         state = await self.get(run_id)
@@ -352,10 +352,7 @@ class RunService:
 
     async def prune(self, retention: Retention) -> Sequence[StoredRun]:
         """Delete the runs that are not to be kept, and return what they were."""
-        surplus = retention.surplus(await self._journal.stock(), now=time.time())
-        if surplus:
-            await self._journal.delete([run.run_id for run in surplus])
-        return surplus
+        return await prune(self._journal, retention)
 
     async def trace(self, run_id: str, *, content: bool = False) -> Span:
         """Return the run as a tree of spans, with the `content` of tool calls if it is wanted."""

@@ -1,17 +1,17 @@
 """Runs that no process drives go on by themselves in a process that is alive and has room."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 import anyio
 
-from concertmaster.errors import RequestError, UnreadableRunError
+from concertmaster.errors import RequestError, StoreError, UnreadableRunError
 from concertmaster.runs.service import RunService
 from concertmaster.runs.state import RunState
 from concertmaster.runs.turns import Turns
 from concertmaster.store.journal import RunRow
-from concertmaster.store.looking import looking
+from concertmaster.store.looking import Looking
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +23,12 @@ PACE_SECONDS = 0.05
 
 MOST_PACE_SECONDS = 0.25
 """How long at most, because others may have no use for it."""
+
+AWAY_SECONDS = 2
+"""How long a store may take to answer that was not away meanwhile."""
+
+RETURN_SECONDS = 5
+"""How long other processes may take to say that they are alive once the store is back."""
 
 
 class Takeover:
@@ -36,12 +42,17 @@ class Takeover:
         self._by = by
         self._left_alone: set[tuple[str, int]] = set()
         """Runs by id and epoch."""
+        self._troublesome: set[str] = set()
+        """Runs at which the store failed: they come last, so that they keep no other waiting."""
         self._turns = Turns()
+        self._away = False
+        """Whether the store could not be asked the last time."""
 
     async def keep_on(self) -> NoReturn:
         """Look for such runs again and again, until cancelled."""
+        looking = Looking(pause=LOOK_SECONDS)
         while True:
-            async with looking(pause=LOOK_SECONDS):
+            async with looking.once_more():
                 await self.look()
                 with anyio.move_on_after(LOOK_SECONDS):
                     await self._service.room.news()
@@ -51,12 +62,30 @@ class Takeover:
         looking = True
         while looking:
             await self._service.room.free()
-            rows = self._turns.order(await self._service.elsewhere.unfinished())
+            rows = self._turns.order(await self._unfinished())
             rows = [row for row in rows if (row.run_id, row.epoch) not in self._left_alone]
+            rows.sort(key=lambda row: row.run_id in self._troublesome)
             if rows:
                 pace = min(PACE_SECONDS * await self._service.room.lead(), MOST_PACE_SECONDS)
                 await anyio.sleep(pace)
             looking = await self._take_up_one(rows)
+
+    async def _unfinished(self) -> Sequence[RunRow]:
+        """Return the runs that have not ended, and which of them nobody drives.
+
+        A store that was away for a while takes whoever could not tell it otherwise for dead.
+        """
+        asked_at = anyio.current_time()
+        try:
+            rows = await self._service.elsewhere.unfinished()
+        except StoreError:
+            self._away = True
+            raise
+        if not self._away and anyio.current_time() - asked_at < AWAY_SECONDS:
+            return rows
+        await anyio.sleep(RETURN_SECONDS)
+        self._away = False
+        return await self._service.elsewhere.unfinished()
 
     async def _take_up_one(self, rows: Iterable[RunRow]) -> bool:
         """Have the first of the runs go on that can; tell whether there may be others."""
@@ -77,4 +106,7 @@ class Takeover:
                 return await self._service.resume(row.run_id, by=self._by, here=True)
         except (RequestError, UnreadableRunError) as exc:
             log.warning("run not resumed: %s", exc, extra={"run": row.run_id})
+        except StoreError:
+            self._troublesome.add(row.run_id)
+            raise
         return None

@@ -81,6 +81,10 @@ class Tables(Protocol):
         """Delete runs and the texts that no other refers to; for the writing thread."""
         ...
 
+    def let_go(self, run_id: str, epoch: int) -> None:
+        """Own a run no more that is still in this epoch; for the writing thread."""
+        ...
+
     def close(self) -> None:
         """Let others see that the runs begun here are not alive any more."""
         ...
@@ -159,6 +163,13 @@ class GroupCommit:
                 most=most,
             )
         )
+
+    async def let_go(self, run_id: str, *, epoch: int) -> None:
+        """Own a run no more that is still in this epoch, as if this process had died."""
+        await self._writing.run(partial(self._tables.let_go, run_id, epoch))
+        # Whoever goes on with it has written nothing yet that could have failed.
+        with self._telling:
+            self._untold.pop(run_id, None)
 
     async def tell(self, run_id: str, event: Event) -> None:
         """Commit an event on behalf of a process that does not own the run."""

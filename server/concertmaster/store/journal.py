@@ -141,6 +141,10 @@ class Journal(Protocol):
         """
         ...
 
+    async def let_go(self, run_id: str, *, epoch: int) -> None:
+        """Own a run no more that is still in this epoch, as if this process had died."""
+        ...
+
     async def tell(self, run_id: str, event: Event) -> None:
         """Commit an event on behalf of a process that does not own the run."""
         ...

@@ -29,12 +29,24 @@ async def changed(journal: Journal, run_id: str = "") -> None:
         await journal.changed_elsewhere(run_id)
 
 
-@asynccontextmanager
-async def looking(*, pause: float) -> AsyncGenerator[None]:
-    """Let the block fail for want of the store: it is told, and the block lasts `pause` longer."""
-    try:
-        yield
-    except StoreError as exc:
-        log.warning("store not looked at: %s", exc)
-        log.debug("store not looked at", exc_info=True)
-        await anyio.sleep(pause)
+class Looking:
+    """Lets blocks fail for want of the store, as those do that look at it time and again."""
+
+    def __init__(self, *, pause: float) -> None:
+        """After a block has failed, wait for so many seconds."""
+        self._pause = pause
+        self._told = ""
+
+    @asynccontextmanager
+    async def once_more(self) -> AsyncGenerator[None]:
+        """Let the block fail; why it does is told once, and not each time."""
+        try:
+            yield
+        except StoreError as exc:
+            if str(exc) != self._told:
+                log.warning("store not looked at: %s", exc)
+            self._told = str(exc)
+            log.debug("store not looked at", exc_info=True)
+            await anyio.sleep(self._pause)
+        else:
+            self._told = ""

@@ -6,7 +6,7 @@ from typing import Any
 
 import psycopg
 
-from concertmaster.store.postgres_link import APPLIED, MIGRATIONS, Address
+from concertmaster.store.postgres_link import APPLIED, MIGRATIONS, Address, check_encoding
 
 
 def migrate(url: str) -> tuple[str, ...]:
@@ -34,6 +34,7 @@ def migrate(url: str) -> tuple[str, ...]:
     )
     try:
         with closing(address.connect()) as guard:
+            check_encoding(guard, address.place)
             # Yoyo's own lock is a row, which stays where its process was killed.
             guard.execute("SELECT pg_advisory_lock(hashtext('concertmaster'))")
             backend = core.PostgresqlPsycopgBackend(uri, APPLIED)

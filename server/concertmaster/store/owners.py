@@ -29,6 +29,9 @@ class Owners:
 
     def hold(self) -> None:
         """Let others see that this process is alive, until `release` or until it dies."""
+        if self._mine.is_locked and not self._file(self.me).exists():
+            # Somebody has deleted the folder, and a lock that nobody finds tells nothing.
+            self._mine.release()
         if not self._mine.is_locked:
             private.make_folder(self._folder)
             self._mine.acquire(blocking=False)

@@ -23,6 +23,11 @@ BEHIND = (
     "The store at {place} has the tables of an older Concertmaster. To bring them up to date: "
     "concertmaster store migrate"
 )
+NOT_UTF8 = (
+    "The store at {place} is a database in the encoding {encoding}, which cannot hold every text. "
+    "Make one with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, and set "
+    "CONCERTMASTER_STORE to it."
+)
 AHEAD = (
     "The store at {place} has the tables of a newer Concertmaster. Install that one, or set "
     "CONCERTMASTER_STORE to another store."

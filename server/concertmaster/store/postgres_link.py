@@ -11,12 +11,15 @@ from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from concertmaster.errors import SettingsError, StoreError
-from concertmaster.store.postgres_errors import AHEAD, BEHIND, NO_TABLES, explain
+from concertmaster.store.postgres_errors import AHEAD, BEHIND, NO_TABLES, NOT_UTF8, explain
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
-PATIENCE_SECONDS = 5
-"""How long to try to connect again to a server that was there."""
+READ_SECONDS = 5
+"""How long to try again to read from a server that was there."""
+
+WRITE_SECONDS = 20
+"""How long to try again to write to one: what is to be written may have been paid for."""
 
 RETRY_SECONDS = 0.1
 
@@ -35,6 +38,23 @@ _DEFAULTS = {
 }
 """What an address may say otherwise. Without it a server that is gone is missed for hours."""
 
+_FIXED = {"client_encoding": "UTF8"}
+"""What neither an address nor a server says otherwise: texts are of any language."""
+
+_ENCODINGS = ("UTF8", "SQL_ASCII")
+"""Those of databases that keep a text as it is. The latter is none, so that it takes any."""
+
+# What was given cannot be repeated, because there may be a password in it.
+_NO_ADDRESS = (
+    "CONCERTMASTER_STORE is no address of a Postgres; it looks like "
+    "postgresql://user:password@host:5432/database. In a password, characters other than letters "
+    "and digits are written as in any URL: %40 for @, %2F for /, %25 for %."
+)
+
+_PASSING = (psycopg.OperationalError, errors.ReadOnlySqlTransaction)
+"""What may be over when it is tried again: no connection, a lock, a timeout, a full disk, a server
+that is yet to become the primary."""
+
 Connection = psycopg.Connection[tuple[object, ...]]
 
 T = TypeVar("T")
@@ -52,14 +72,14 @@ class Address:
         try:
             given = conninfo_to_dict(url)
         except psycopg.ProgrammingError:
-            # What it says cannot be repeated, because there may be a password in it.
-            raise SettingsError(
-                "CONCERTMASTER_STORE is no address of a Postgres; it looks like "
-                "postgresql://user:password@host:5432/database."
-            ) from None
-        self.conninfo = make_conninfo("", **_DEFAULTS | given)
+            raise SettingsError(_NO_ADDRESS) from None
+        if any("@" in str(given.get(part, "")) for part in ("host", "dbname")):
+            # What ended up there is a part of a password.
+            raise SettingsError(_NO_ADDRESS)
+        self.conninfo = make_conninfo("", **_DEFAULTS | given | _FIXED)
         host = given.get("host") or given.get("service") or "the local socket"
-        self.place = f"{host}/{given.get('dbname') or ''}".rstrip("/")
+        port = f":{given['port']}" if given.get("port") else ""
+        self.place = f"{host}{port}/{given.get('dbname') or ''}".rstrip("/")
         """What may be shown of it."""
 
     def connect(self) -> Connection:
@@ -74,8 +94,10 @@ class Address:
 class Link:
     """A connection that is opened when it is needed, and again when it was lost."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, *, patience: float = READ_SECONDS) -> None:
+        """Try for so many seconds where the server was there and is away."""
         self._address = address
+        self._patience = patience
         self._connection: Connection | None = None
         self._checked = False
 
@@ -87,15 +109,17 @@ class Link:
         Raises:
             StoreError: the store cannot be used.
         """
-        until = time.monotonic() + PATIENCE_SECONDS
+        until = time.monotonic() + self._patience
         again = False
         while True:
             try:
                 return work(self._opened(), again)
             except psycopg.Error as exc:
                 lost = self._connection is None or self._connection.closed
-                if not (lost and self._checked and time.monotonic() < until):
+                passing = lost or isinstance(exc, _PASSING)
+                if not (passing and self._checked and time.monotonic() < until):
                     raise self._address.store_error(exc) from exc
+                self.close()
             again = True
             time.sleep(RETRY_SECONDS)
 
@@ -126,12 +150,24 @@ def check_store(url: str) -> None:
         link.run(lambda connection, _: connection.execute("SELECT"))
 
 
+def check_encoding(connection: Connection, place: str) -> None:
+    """Check that the database can hold every text.
+
+    Raises:
+        StoreError: it cannot; the error says what to do.
+    """
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding not in _ENCODINGS:
+        raise StoreError(NOT_UTF8.format(place=place, encoding=encoding))
+
+
 def check_tables(connection: Connection, place: str) -> None:
     """Check that the tables are those that this program knows.
 
     Raises:
-        StoreError: they are not; the error says what to run.
+        StoreError: they are not, or cannot be; the error says what to do.
     """
+    check_encoding(connection, place)
     known = {file.stem for file in MIGRATIONS.glob("*.sql")}
     try:
         applied = {migration for (migration,) in connection.execute(_APPLIED)}

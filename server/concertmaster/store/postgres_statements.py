@@ -139,6 +139,16 @@ WITH handed_back AS (
 SELECT pg_notify(%(channel)s, '')
 """
 
+LET_GO: LiteralString = """
+WITH gone AS (
+    UPDATE runs SET owner = '-'
+    WHERE run_id = %(run_id)s AND epoch = %(epoch)s AND owner = %(me)s
+    RETURNING run_id
+)
+SELECT pg_notify(%(channel)s, run_id)::text, pg_notify(%(channel)s, '')::text FROM gone
+"""
+"""No process has the id that the owner gets, so that none is taken for it."""
+
 WHY_NOT: LiteralString = """
 SELECT runs.epoch, (
     SELECT data FROM events

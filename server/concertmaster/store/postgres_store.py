@@ -15,7 +15,7 @@ from anyio import to_thread
 
 from concertmaster.store.group_commit import GroupCommit
 from concertmaster.store.journal import ANY_RUN
-from concertmaster.store.postgres_link import Address, Connection, Link
+from concertmaster.store.postgres_link import WRITE_SECONDS, Address, Connection, Link
 from concertmaster.store.postgres_tables import CHANNEL, PostgresTables
 from concertmaster.store.stored import Write
 
@@ -34,7 +34,8 @@ class PostgresJournal(GroupCommit):
     def __init__(self, address: Address, *, works: bool) -> None:
         self._address = address
         self._works = works
-        self._database = PostgresTables(Link(address), Link(address), works=works)
+        writing = Link(address, patience=WRITE_SECONDS)
+        self._database = PostgresTables(writing, Link(address), works=works)
         super().__init__(self._database)
         self._wanted = anyio.Event()
         """Set once somebody has to hear of others, or others of this process."""

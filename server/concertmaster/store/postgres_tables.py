@@ -124,6 +124,11 @@ class PostgresTables:
                 connection.execute(sql.LOCK)
             return connection.execute(statement, parameters | _text_columns([write])).rowcount == 1
 
+    def let_go(self, run_id: str, epoch: int) -> None:
+        """Own a run no more that is still in this epoch; for the writing thread."""
+        parameters = {"run_id": run_id, "epoch": epoch, "me": self.me, "channel": CHANNEL}
+        self._writing.run(lambda connection, _: connection.execute(sql.LET_GO, parameters))
+
     def delete(self, run_ids: Sequence[str]) -> None:
         """Delete runs and the texts that no other refers to; for the writing thread."""
         self._writing.run(lambda connection, again: self._delete(connection, run_ids, again))

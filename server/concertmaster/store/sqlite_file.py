@@ -8,10 +8,12 @@ no process knows the version of the others, all of them take the lock.
 """
 
 import json
+import logging
 import sqlite3
 import threading
 from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
+from operator import methodcaller
 from pathlib import Path
 
 from concertmaster.engine.record.events import SCHEMA_VERSION, Event
@@ -30,27 +32,24 @@ from concertmaster.store.owners import Owners
 from concertmaster.store.sqlite_errors import ON_NETWORK, explain
 from concertmaster.store.sqlite_layout import lay_out
 from concertmaster.store.sqlite_queries import (
+    DELETE_RUN,
+    INSERT_EVENT,
+    LET_GO,
     SELECT_OFFERING,
     SELECT_OUTLINES,
     SELECT_ROWS,
+    SELECT_SIZES,
     SELECT_SPENT,
+    SELECT_STANDING,
 )
 from concertmaster.store.sqlite_texts import drop_texts, keep_texts, kept_texts
 from concertmaster.store.stored import Write, events_of, outlined, standings
 from concertmaster.store.texts import needed
 
+log = logging.getLogger(__name__)
+
 NOBODY = ""
 """The owner of runs that wait for a process with room."""
-
-_INSERT_EVENT = """
-    INSERT INTO events (run_id, seq, epoch, name, kind, version, at, data)
-    SELECT
-        run_id,
-        (SELECT coalesce(max(seq), 0) + 1 FROM events WHERE events.run_id = runs.run_id),
-        epoch, :name, :kind, :version, :at, :data
-    FROM runs
-    WHERE run_id = :run_id AND epoch = coalesce(:epoch, epoch)
-"""
 
 _ENDED = """EXISTS (
     SELECT 1 FROM events
@@ -63,34 +62,7 @@ _INSERT_RUN = """
 
 _SELECT_KEY = "SELECT run_id FROM runs WHERE idempotency_key = ?"
 
-_SELECT_SIZES = """
-    SELECT
-        run_id,
-        (SELECT sum(length(CAST(data AS BLOB))) FROM events WHERE events.run_id = runs.run_id)
-        + (
-            SELECT coalesce(sum(length(CAST(text AS BLOB))), 0)
-            FROM run_texts JOIN texts USING (digest)
-            WHERE run_texts.run_id = runs.run_id
-        )
-    FROM runs
-"""
-
-_DELETE_RUN = (
-    "DELETE FROM events WHERE run_id = ?",
-    "DELETE FROM run_texts WHERE run_id = ?",
-    "DELETE FROM runs WHERE run_id = ?",
-)
-
 _SELECT_OWNER = f"SELECT epoch, owner, {_ENDED} FROM runs WHERE run_id = ?"  # noqa: S608
-
-_SELECT_STANDING = """
-    SELECT runs.run_id, runs.epoch, version, data
-    FROM runs LEFT JOIN events
-    ON events.run_id = runs.run_id AND events.epoch = runs.epoch
-    AND kind IN ('cancel-requested', 'tool-answered')
-    WHERE runs.run_id IN (SELECT value FROM json_each(?))
-    ORDER BY seq
-"""
 
 _SELECT_EVENTS = "SELECT version, data FROM events WHERE run_id = ? ORDER BY seq"
 
@@ -112,11 +84,15 @@ class SqliteFile:
         self._lock = locks.OpenLock(folder / "runs.lock")
         self._opening = threading.Lock()
         self._connections: tuple[sqlite3.Connection, sqlite3.Connection] | None = None
+        self._identity: tuple[int, int] | None = None
+        """What the file that is open is known by, whatever is at its path now."""
+        self._gone: list[sqlite3.Connection] = []
+        """Connections to files that are not there any more; who reads may still have one."""
 
     def commit(self, writes: Sequence[Write]) -> list[ConcertmasterError | None]:
         """Commit the writes together and return, for each, why it was left out, if it was."""
         with self._explained():
-            writer, _ = self._opened()
+            writer = self._writer()
             if any(write.owns for write in writes):
                 self._owners.hold()
             with self._alone(), writer:
@@ -131,7 +107,7 @@ class SqliteFile:
             if write.takes_over and not self._take_over(writer, write):
                 return _refusal(writer, write.run_id)
             inserted = writer.execute(
-                _INSERT_EVENT,
+                INSERT_EVENT,
                 {
                     "run_id": write.run_id,
                     "epoch": write.epoch,
@@ -173,17 +149,26 @@ class SqliteFile:
         writer.execute(changes, (write.epoch, owner, write.run_id))
         return True
 
+    def let_go(self, run_id: str, epoch: int) -> None:
+        """Own a run no more that is still in this epoch; for the writing thread."""
+        with self._explained():
+            writer = self._writer()
+            with self._alone():
+                writer.execute(LET_GO, (run_id, epoch, self._owners.me))
+
     def _crowded(self, writer: sqlite3.Connection, most: int | None) -> bool:
         """Tell whether so many runs are under way in living processes."""
-        if most is None:
-            return False
+        return most is not None and len(self._at_work(writer)) >= most
+
+    def _at_work(self, writer: sqlite3.Connection) -> list[str]:
+        """Return the living process of each run that is under way."""
         owners = [row[3] for row in writer.execute(f"{SELECT_ROWS} WHERE NOT {_ENDED}")]
-        return sum(map(self._owners.alive, owners)) >= most
+        return list(filter(self._owners.alive, owners))
 
     def delete(self, run_ids: Sequence[str]) -> None:
         """Delete runs and the texts that no other refers to; for the writing thread."""
         with self._explained():
-            writer, _ = self._opened()
+            writer = self._writer()
             with self._alone():
                 with writer:
                     writer.execute("BEGIN IMMEDIATE")
@@ -191,7 +176,10 @@ class SqliteFile:
                         self._delete(writer, run_id)
                     drop_texts(writer)
                 # What was deleted is to be gone from the disk. A process that reads just now
-                # keeps it from that; then the next deletion sees to it.
+                # keeps it from that, as do the runs of others, whose commits could wait in vain
+                # while a large file is written anew; then the next deletion sees to it.
+                if set(self._at_work(writer)) - {self._owners.me}:
+                    return
                 with suppress(sqlite3.OperationalError):
                     writer.execute("VACUUM")
                     writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -203,13 +191,13 @@ class SqliteFile:
         _, owner, ended = found
         if not ended and (owner == NOBODY or self._owners.alive(owner)):
             raise BusyRunError(run_id)
-        for statement in _DELETE_RUN:
+        for statement in DELETE_RUN:
             writer.execute(statement, (run_id,))
 
     def commits_of_others(self) -> int:
         """Return a number that changes when another process commits; for the writing thread."""
         with self._explained():
-            writer, _ = self._opened()
+            writer = self._writer()
             (version,) = writer.execute("PRAGMA data_version").fetchone()
             return version
 
@@ -249,7 +237,7 @@ class SqliteFile:
         """Return how those of the runs stand that there are."""
         with self._explained():
             _, reader = self._opened()
-            found = reader.execute(_SELECT_STANDING, (json.dumps(list(run_ids)),)).fetchall()
+            found = reader.execute(SELECT_STANDING, (json.dumps(list(run_ids)),)).fetchall()
         return standings(found, self._texts)
 
     def run_with(self, key: str) -> str | None:
@@ -265,7 +253,7 @@ class SqliteFile:
         busy = self._rows(f"{SELECT_ROWS} WHERE NOT {_ENDED}")
         with self._explained():
             _, reader = self._opened()
-            sizes = dict(reader.execute(_SELECT_SIZES).fetchall())
+            sizes = dict(reader.execute(SELECT_SIZES).fetchall())
         alive = {row.run_id for row in busy if row.alive or row.queued}
         return [
             StoredRun(
@@ -328,10 +316,28 @@ class SqliteFile:
                 # a process that keeps the lock for ever must not keep this one from ending.
                 with suppress(OSError):
                     stack.enter_context(self._alone())
-                for connection in self._connections:
+                for connection in (*self._connections, *self._gone):
                     connection.close()
         self._lock.close()
         self._owners.release()
+
+    @property
+    def gone(self) -> bool:
+        """Tell whether the file that is open is not there any more, or is another one."""
+        return self._connections is not None and self._identity != _identity(self._path)
+
+    def renew(self) -> None:
+        """Have whoever uses the file next open the one that is there; for the writing thread."""
+        with self._opening:
+            if self._connections is not None and self.gone:
+                log.warning("%s was moved away or deleted, with the runs in it", self._path)
+                self._gone += self._connections
+                self._connections = None
+                self._lock.close()
+
+    def _writer(self) -> sqlite3.Connection:
+        self.renew()
+        return self._opened()[0]
 
     def _opened(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
         """Return the writing and the reading connection."""
@@ -342,6 +348,7 @@ class SqliteFile:
                 private.make_folder(self._folder)
                 with self._alone():
                     self._connections = self._open()
+                    self._identity = _identity(self._path)
             return self._connections
 
     def _open(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
@@ -359,9 +366,12 @@ class SqliteFile:
             return writer, reader
 
     def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(
+        connection = sqlite3.connect(
             self._path, timeout=self._patience, isolation_level=None, check_same_thread=False
         )
+        # Else a damaged byte of one run keeps all from being listed.
+        connection.text_factory = methodcaller("decode", "utf-8", "replace")
+        return connection
 
     def _alone(self) -> AbstractContextManager[None]:
         """Keep other processes from opening, changing and closing the file."""
@@ -373,6 +383,14 @@ class SqliteFile:
             yield
         except (sqlite3.Error, OSError) as exc:
             raise StoreError(explain(exc, self._path)) from exc
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _refusal(writer: sqlite3.Connection, run_id: str) -> ConcertmasterError:

@@ -1,4 +1,4 @@
-"""What a journal on SQLite is asked about runs, and about whom they belong to."""
+"""What a journal on SQLite is asked about runs, and what is written to it."""
 
 _PRINCIPAL = """(
     SELECT CASE
@@ -44,3 +44,43 @@ SELECT_OUTLINES = """
     WHERE run_id IN (SELECT value FROM json_each(?)) AND kind NOT IN ('call-started', 'tool-called')
     ORDER BY run_id, seq
 """
+
+LET_GO = "UPDATE runs SET owner = '-' WHERE run_id = ? AND epoch = ? AND owner = ?"
+"""No process has this id, so that none is taken for the owner."""
+
+INSERT_EVENT = """
+    INSERT INTO events (run_id, seq, epoch, name, kind, version, at, data)
+    SELECT
+        run_id,
+        (SELECT coalesce(max(seq), 0) + 1 FROM events WHERE events.run_id = runs.run_id),
+        epoch, :name, :kind, :version, :at, :data
+    FROM runs
+    WHERE run_id = :run_id AND epoch = coalesce(:epoch, epoch)
+"""
+
+SELECT_SIZES = """
+    SELECT
+        run_id,
+        (SELECT sum(length(CAST(data AS BLOB))) FROM events WHERE events.run_id = runs.run_id)
+        + (
+            SELECT coalesce(sum(length(CAST(text AS BLOB))), 0)
+            FROM run_texts JOIN texts USING (digest)
+            WHERE run_texts.run_id = runs.run_id
+        )
+    FROM runs
+"""
+
+SELECT_STANDING = """
+    SELECT runs.run_id, runs.epoch, version, data
+    FROM runs LEFT JOIN events
+    ON events.run_id = runs.run_id AND events.epoch = runs.epoch
+    AND kind IN ('cancel-requested', 'tool-answered')
+    WHERE runs.run_id IN (SELECT value FROM json_each(?))
+    ORDER BY seq
+"""
+
+DELETE_RUN = (
+    "DELETE FROM events WHERE run_id = ?",
+    "DELETE FROM run_texts WHERE run_id = ?",
+    "DELETE FROM runs WHERE run_id = ?",
+)

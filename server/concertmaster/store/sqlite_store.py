@@ -1,19 +1,22 @@
 """The journal on SQLite: one file in the data folder, shared by any number of processes."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import anyio
 
 from concertmaster.store.group_commit import GroupCommit
 from concertmaster.store.sqlite_file import SqliteFile
 
+T = TypeVar("T")
+
 POLL_SECONDS = 0.25
 """How often to look whether another process has committed something."""
 
-PATIENCE_SECONDS = 10
+PATIENCE_SECONDS = 20
 """How long to wait for another process that has the file locked."""
 
 
@@ -26,6 +29,11 @@ class SqliteJournal(GroupCommit):
         self._file = SqliteFile(data_folder, patience=patience, network=network)
         super().__init__(self._file)
         self._seen_of_others: int | None = None
+
+    async def _read(self, read: Callable[[], T]) -> T:
+        if self._file.gone:
+            await self._writing.run(self._file.renew)
+        return await super()._read(read)
 
     async def least_load(self) -> int | None:
         """Return nothing: who might take runs up, a file does not tell."""

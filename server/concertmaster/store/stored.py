@@ -91,7 +91,8 @@ def outlined(
     texts = texts_of((data for _, _, data in rows), fetch, outline=True)
     kept: dict[str, list[tuple[int, str]]] = {run_id: [] for run_id in run_ids}
     for run_id, version, data in rows:
-        kept[run_id].append((version, data))
+        # Of a damaged index, the store may tell what was not asked for.
+        kept.setdefault(run_id, []).append((version, data))
     return {run_id: _outline(run_id, events, texts) for run_id, events in kept.items()}
 
 
