@@ -11,17 +11,19 @@ import anyio.lowlevel
 import pytest
 
 from building import setup, worker
-from concertmaster.engine.record.events import Event
+from concertmaster.engine.record.events import Event, RunResumed, RunStarted
+from concertmaster.engine.record.request import RunRequest
 from concertmaster.engine.steps import COMMIT_SECONDS
 from concertmaster.errors import ModelUnavailableError, RequestError, StoreError, UnknownRunError
 from concertmaster.llm.protocol import Request
 from concertmaster.runs import takeover
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.orders import Order, PlanOrder, RunOrder
+from concertmaster.runs.reading import folded
 from concertmaster.runs.service import RunService, open_service
-from concertmaster.runs.state import RunState
+from concertmaster.runs.state import MOST_DEATHS, RunState
 from concertmaster.runs.takeover import Takeover
-from concertmaster.store.journal import MOST_RESUMPTIONS, RunRow
+from concertmaster.store.journal import RunRow
 from concertmaster.store.postgres_link import WRITE_SECONDS
 from concertmaster.store.sqlite_store import PATIENCE_SECONDS, SqliteJournal
 from concertmaster.tools.inputs import InlineInput
@@ -386,17 +388,37 @@ async def test_a_run_that_is_cut_off_time_and_again_is_not_taken_up_by_itself(
     store: Store,
 ) -> None:
     run_id = await interrupted(store)
-    for _ in range(MOST_RESUMPTIONS + 2):
+    for _ in range(MOST_DEATHS + 2):
         async with service_in(store, {"worker:critic": Gate()}) as service:
             await Takeover(service, by="test").look()
     async with service_in(store) as service:
-        assert (await service.get(run_id)).resumed == MOST_RESUMPTIONS
+        state = await service.get(run_id)
+        assert (state.status, state.resumed) == ("interrupted", MOST_DEATHS)
 
 
-def test_a_run_that_is_handed_over_goes_on_however_often_that_was() -> None:
-    row = RunRow(run_id="r-1", created_at=0, epoch=9, alive=False, mine=False, attended=True)
-    assert not row.waiting
-    assert replace(row, queued=True).waiting
+async def test_a_run_that_somebody_wants_to_go_on_is_taken_up_by_itself_again(
+    store: Store,
+) -> None:
+    run_id = await interrupted(store)
+    for _ in range(MOST_DEATHS):
+        async with service_in(store, {"worker:critic": Gate()}) as service:
+            await Takeover(service, by="test").look()
+    gate = Gate()
+    async with service_in(store, {"worker:critic": gate}) as service:
+        await service.resume(run_id, by="a person")
+        await gate.reached.wait()
+    async with service_in(store) as service:
+        await Takeover(service, by="test").look()
+        assert (await over(service, run_id)).status == "succeeded"
+
+
+def test_a_run_that_is_handed_over_goes_on_whatever_its_processes_died_of() -> None:
+    start = RunStarted(name="run/start", at=0, request=RunRequest(task="why?"))
+    life = RunResumed(name="run/resume/4", at=1, epoch=4, by="test", deaths=MOST_DEATHS)
+    row = RunRow(run_id="r-1", created_at=0, epoch=4, alive=False, mine=False, attended=True)
+    assert folded(row, [start, life]).status == "interrupted"
+    assert folded(row, [start, life.model_copy(update={"deaths": 2})]).status == "queued"
+    assert folded(replace(row, queued=True), [start, life]).status == "queued"
 
 
 async def test_a_run_that_cannot_go_on_does_not_keep_others_from_it(

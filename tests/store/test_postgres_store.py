@@ -256,14 +256,11 @@ async def test_a_process_that_works_hands_its_runs_back_when_it_ends(
             await reader.create("r-2", started(), {})
             assert await other.least_load() == 1
         handed_back, dead = await other.row("r-1"), await other.row("r-2")
-        assert (handed_back.queued, handed_back.waiting) == (True, True)
-        assert (dead.queued, dead.waiting) == (False, False)
+        assert (handed_back.queued, handed_back.attended) == (True, False)
+        assert (dead.queued, dead.attended) == (False, False)
         async with shared.open(works=True):
             await works(other, 1)
-            assert (await other.row("r-2")).waiting
-            shared.change("UPDATE runs SET epoch = 4")
-            handed_back, dead = await other.row("r-1"), await other.row("r-2")
-            assert (handed_back.waiting, dead.waiting) == (True, False)
+            assert (await other.row("r-2")).attended
 
 
 async def test_a_process_leaves_though_it_cannot_say_so(

@@ -423,7 +423,7 @@ async def test_a_queued_run_belongs_to_nobody_until_somebody_takes_it(store: Sto
         await first.create("r-1", started(), {}, queued=True)
         for journal in (first, second):
             row = await journal.row("r-1")
-            assert (row.alive, row.mine, row.queued, row.waiting) == (False, False, True, True)
+            assert (row.alive, row.mine, row.queued) == (False, False, True)
             assert await journal.unfinished() == [row]
         assert [run.busy for run in await first.stock()] == [True]
         with pytest.raises(BusyRunError):

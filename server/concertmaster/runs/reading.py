@@ -6,13 +6,19 @@ from dataclasses import dataclass, replace
 from concertmaster.catalog.catalog import Catalog
 from concertmaster.engine.plans.plan import Plan, Subtask
 from concertmaster.engine.record.earlier import NO_EARLIER_RUN, EarlierRun, earlier_results
-from concertmaster.engine.record.events import Event
+from concertmaster.engine.record.events import Event, SubtaskResult
 from concertmaster.engine.record.request import RunKind, RunRequest, stricter
-from concertmaster.errors import InputError, RequestError, UnknownRunError, UnreadableRunError
+from concertmaster.errors import (
+    InputError,
+    RequestError,
+    UnknownRunError,
+    UnknownSubtaskError,
+    UnreadableRunError,
+)
 from concertmaster.llm.protocol import Document
 from concertmaster.runs.intake import CheckedOrder, RunPolicy, check_order, check_rerun
 from concertmaster.runs.orders import Order, PlanOrder, RunOrder, WorkerOrder
-from concertmaster.runs.state import RunState, fold, subtask_result
+from concertmaster.runs.state import RunState, fold
 from concertmaster.store.journal import Journal, RunRow
 from concertmaster.tools.inputs import InlineInput, Inputs, InputSpec, read_inputs
 
@@ -56,7 +62,24 @@ _KINDS: Mapping[type[Order], RunKind] = {
 def folded(row: RunRow, events: Sequence[Event]) -> RunState:
     """Return where a run stands that this process does not drive."""
     alive = row.alive and not row.mine
-    return fold(row.run_id, events, alive=alive, waiting=row.waiting)
+    attended = row.attended and not row.alive
+    return fold(row.run_id, events, alive=alive, handed_over=row.queued, attended=attended)
+
+
+def subtask_result(state: RunState, subtask_id: str) -> SubtaskResult:
+    """Return how a subtask ended, or where it stands if it has not.
+
+    Raises:
+        UnknownSubtaskError: the run has no such subtask.
+    """
+    if (subtask := state.subtasks.get(subtask_id)) is None:
+        raise UnknownSubtaskError(state.run_id, subtask_id, tuple(state.subtasks))
+    return subtask.result or SubtaskResult(
+        subtask_id=subtask_id,
+        worker=subtask.subtask.worker,
+        status=subtask.status,
+        usage=subtask.usage,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,12 +28,12 @@ from concertmaster.runs.intake import CheckedOrder, RunPolicy
 from concertmaster.runs.live import LiveRun, LiveRuns
 from concertmaster.runs.orders import Order
 from concertmaster.runs.questions import answer_to
-from concertmaster.runs.reading import OrderReader, check_same
+from concertmaster.runs.reading import OrderReader, check_same, subtask_result
 from concertmaster.runs.resumable import check_new_budget, check_resumable
 from concertmaster.runs.retention import Retention, prune
 from concertmaster.runs.rewrites import file_changes
 from concertmaster.runs.room import Room
-from concertmaster.runs.state import RecentRuns, RunState, fold, subtask_result
+from concertmaster.runs.state import RecentRuns, RunState, fold
 from concertmaster.runs.trace import Span, outward, trace
 from concertmaster.runs.watching import Watching
 from concertmaster.store.journal import Journal, StoredRun
@@ -214,6 +214,7 @@ class RunService:
             by=by,
             budget_usd=budget_usd,
             approved=plan,
+            deaths=state.deaths + 1 if here and not row.queued else 0,
         )
         live = LiveRun(fold(run_id, [*events, event], alive=True), epoch=event.epoch, approve=least)
         take_over = partial(self._journal.take_over, run_id, event, epoch=event.epoch)

@@ -36,9 +36,12 @@ from concertmaster.engine.record.events import (
 )
 from concertmaster.engine.record.recorded import stands
 from concertmaster.engine.record.request import RunRequest
-from concertmaster.errors import UnknownSubtaskError, UnreadableRunError
+from concertmaster.errors import UnreadableRunError
 from concertmaster.llm.protocol import NO_USAGE, Usage
 from concertmaster.runs.subtask_state import SubtaskState
+
+MOST_DEATHS = 3
+"""How often in a row a run goes on by itself after its process has died."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -88,6 +91,8 @@ class RunState:
     ended_at: float | None = None
     resumed: int = 0
     """How often the run went on after it had been interrupted, or had ended."""
+    deaths: int = 0
+    """How often in a row its process had died when it went on by itself."""
     events: int = 0
     """How many events the run has; grows with every change."""
 
@@ -104,6 +109,11 @@ class RunState:
     def over(self) -> bool:
         """Tell whether the run has come to an end."""
         return self.status in FINAL_STATUSES
+
+    @property
+    def left_alone(self) -> bool:
+        """Tell whether the run does not go on by itself: it may be what its processes died of."""
+        return self.deaths >= MOST_DEATHS
 
     @property
     def withheld(self) -> bool:
@@ -295,6 +305,7 @@ class RunState:
         self.status = "planning" if self.plan is None else "running"
         # A run that was queued had nothing but its start; it has only begun.
         self.resumed += self.events > 2
+        self.deaths = event.deaths
         self.cancel_requested = self.ended_at = None
         self.reasons = ()
         self.calls.clear()
@@ -331,27 +342,19 @@ class RecentRuns:
     """A sentence for each run that is there and cannot be read."""
 
 
-def subtask_result(state: RunState, subtask_id: str) -> SubtaskResult:
-    """Return how a subtask ended, or where it stands if it has not.
-
-    Raises:
-        UnknownSubtaskError: the run has no such subtask.
-    """
-    if (subtask := state.subtasks.get(subtask_id)) is None:
-        raise UnknownSubtaskError(state.run_id, subtask_id, tuple(state.subtasks))
-    return subtask.result or SubtaskResult(
-        subtask_id=subtask_id,
-        worker=subtask.subtask.worker,
-        status=subtask.status,
-        usage=subtask.usage,
-    )
-
-
-def fold(run_id: str, events: Iterable[Event], *, alive: bool, waiting: bool = False) -> RunState:
+def fold(
+    run_id: str,
+    events: Iterable[Event],
+    *,
+    alive: bool,
+    handed_over: bool = False,
+    attended: bool = False,
+) -> RunState:
     """Return the state after `events`, the first of which started the run.
 
-    A run that has not ended and whose process is not `alive` is `interrupted`, or `queued` if
-    it is `waiting` for another; those of its subtasks that had not ended are `pending` again.
+    A run that has not ended and whose process is not `alive` is `interrupted`; or `queued`, if
+    it was `handed_over` to others, or is `attended` by others and not left alone. Those of its
+    subtasks that had not ended are `pending` again.
 
     Raises:
         UnreadableRunError: the events are not those of a run.
@@ -378,7 +381,8 @@ def fold(run_id: str, events: Iterable[Event], *, alive: bool, waiting: bool = F
             problem = f"its event {event.name!r} is of a subtask that no plan has."
             raise UnreadableRunError(run_id, problem) from None
     if not state.over and not alive:
-        if waiting and state.cancel_requested is None:
+        goes_on = handed_over or (attended and not state.left_alone)
+        if goes_on and state.cancel_requested is None:
             state.queue()
         else:
             state.interrupt()

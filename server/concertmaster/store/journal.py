@@ -10,10 +10,6 @@ from concertmaster.errors import UnreadableRunError
 MOST_OFFERING = 3
 """How many runs are looked into for a result that another may take over."""
 
-MOST_RESUMPTIONS = 3
-"""How often a run may have gone on before it does so by itself no more."""
-
-
 ANY_RUN = "*"
 """Stands for the id of each run."""
 
@@ -38,20 +34,6 @@ class RunRow:
     """Whether a process is there that goes on with runs whose own has died."""
     last: int = 0
     """Another one after each event."""
-
-    @property
-    def trusted(self) -> bool:
-        """Tell whether a process may go on with it by itself.
-
-        A run that has been cut off time and again may be the reason. One that was handed back
-        is not.
-        """
-        return self.queued or self.epoch <= MOST_RESUMPTIONS
-
-    @property
-    def waiting(self) -> bool:
-        """Tell whether a process will go on with it by itself, if it has not ended."""
-        return self.queued or (self.attended and not self.alive and self.trusted)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

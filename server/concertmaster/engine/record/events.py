@@ -119,6 +119,8 @@ class RunResumed(_Event):
     """What it may spend in all from here on; what it might before, where this is None."""
     approved: str = ""
     """The digest of the plan that somebody has approved, if that is why it goes on."""
+    deaths: int = 0
+    """How often in a row its process had died and it went on by itself, this time included."""
 
 
 class ApprovalOffered(_Event):
