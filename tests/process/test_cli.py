@@ -132,6 +132,18 @@ def test_output_for_which_there_is_no_room_is_told_in_a_sentence(arguments: Sequ
     assert re.fullmatch(r"Error: The output could not be written \(.+\n", result.stderr)
 
 
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_what_is_no_text_is_no_task_in_any_locale(errors: str) -> None:
+    result = subprocess.run(
+        [*COMMAND, "run", "-"],
+        input=b"Think \x80",
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONIOENCODING": f"utf-8:{errors}"},
+    )
+    assert result.returncode == 2
+    assert result.stderr == b"Error: What comes from stdin is no text, so it is no task.\n"
+
+
 def test_a_server_ends_when_its_client_leaves() -> None:
     result = run("serve")
     assert (result.returncode, result.stdout) == (0, "")
