@@ -14,11 +14,12 @@ import anyio
 from anyio.abc import Process
 from anyio.streams.text import TextReceiveStream
 
-from concertmaster.cli.wiring import open_runs, tending
+from concertmaster.cli.wiring import open_runs, part_of, tending
 from concertmaster.engine.record.events import RunResumed
 from concertmaster.fake_api import Behaviour, serve_fake_api
 from concertmaster.runs.orders import RunOrder, WorkerOrder
 from concertmaster.settings import LoadedSettings, Settings
+from concertmaster.store.journal import Journal
 from concertmaster.store.sqlite_store import open_sqlite
 from concertmaster.tools.inputs import InlineInput
 from measure import Figure
@@ -40,12 +41,14 @@ async def work(folder: str) -> None:
 
 async def wait(folder: str, address: str, begins: str) -> None:
     """Begin a run that does not end, or be there to take one over."""
-    async with open_runs(connected(folder, address), roots=()) as service:
+    loaded = connected(folder, address)
+    part = part_of(loaded.settings)
+    async with open_runs(loaded, roots=(), part=part) as service:
         if begins == "begins":
             state = await service.start(WorkerOrder(worker="analyst", task="think"))
             _say(state.run_id)
             await anyio.sleep_forever()
-        async with tending(service, connected(folder, address).settings):
+        async with tending(service, loaded.settings, part=part):
             _say("ready")
             await anyio.sleep_forever()
 
@@ -108,14 +111,21 @@ async def takeover_seconds(address: str) -> float:
         owner.kill()
         killed = time.time()
         async with open_sqlite(Path(folder)) as journal:
-            while True:
-                for event in await journal.events(run_id):
-                    if isinstance(event, RunResumed):
-                        other.kill()
-                        await other.aclose()
-                        await owner.aclose()
-                        return event.at - killed
-                await anyio.sleep(0.05)
+            with anyio.fail_after(30):
+                taken_over = await _taken_over(journal, run_id)
+        other.kill()
+        await other.aclose()
+        await owner.aclose()
+        return taken_over - killed
+
+
+async def _taken_over(journal: Journal, run_id: str) -> float:
+    """Return when a run has gone on, in Unix seconds."""
+    while True:
+        for event in await journal.events(run_id):
+            if isinstance(event, RunResumed):
+                return event.at
+        await anyio.sleep(0.05)
 
 
 async def takeovers() -> list[float]:
