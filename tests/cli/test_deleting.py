@@ -68,7 +68,6 @@ async def test_a_server_deletes_what_is_not_to_be_kept_when_it_opens_its_journal
 ) -> None:
     async with service_in(tmp_path) as service:
         runs = [await service.start(PlanOrder(task="why?")) for _ in range(2)]
-        await anyio.amap(lambda state: service.wait(state.run_id, seconds=60), runs)
     loaded = Settings.load({"offline": True, "data_folder": tmp_path, "keep_runs": 1})
     async with (
         wiring.open_runs(loaded, roots=()) as service,
@@ -89,7 +88,6 @@ async def test_a_server_that_goes_on_for_long_deletes_what_comes_to_be_too_much(
         wiring.tending(service, loaded.settings),
     ):
         runs = [await service.start(PlanOrder(task="why?")) for _ in range(3)]
-        await anyio.amap(lambda state: service.wait(state.run_id, seconds=60), runs)
         with anyio.fail_after(10):
             while len(left := (await service.recent()).states) > 1:
                 await anyio.lowlevel.checkpoint()
