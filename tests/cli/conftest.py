@@ -139,7 +139,7 @@ def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Res
     monkeypatch.chdir(folder)
     monkeypatch.setenv("CONCERTMASTER_DATA_FOLDER", str(tmp_path / "data"))
 
-    def run(*arguments: str, text: str | bytes | None = None) -> Result:
+    def run(*arguments: str, text: str | None = None) -> Result:
         return CliRunner().invoke(cli, arguments, input=text, prog_name="concertmaster")
 
     return run

@@ -26,3 +26,10 @@ def test_a_command_that_cannot_be_imported_leaves_garbage_collected() -> None:
     with pytest.raises(ModuleNotFoundError):
         load_module("nothing_of_that_name")
     assert gc.isenabled()
+
+
+def test_what_has_become_garbage_is_found_though_a_module_is_asked_for_again() -> None:
+    load_module("stop")
+    made: list[object] = [[]]
+    load_module("stop")
+    assert any(made is found for found in gc.get_objects())

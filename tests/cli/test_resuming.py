@@ -208,5 +208,3 @@ def test_what_is_no_text_is_no_plan(invoke: Invoke, tmp_path: Path) -> None:
     result = invoke("resume", "r-1", "--plan", str(tmp_path / "plan.json"))
     assert result.exit_code == 2
     assert "plan.json is no text in UTF-8" in result.stderr
-    told = invoke("run", "-", text=b"\x80")
-    assert (told.exit_code, "is no text" in told.stderr) == (2, True)

@@ -97,8 +97,32 @@ def test_ctrl_c_stops_the_run_and_says_how_to_see_it() -> None:
     assert "cancelled" in run("show", found.group(1)).stdout
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="event loops receive no signals there")
+def test_a_job_that_is_told_to_end_says_nothing_of_what_it_would_change(tmp_path: Path) -> None:
+    (tmp_path / "use.py").write_text("x = 1\n")
+    with silent_endpoint() as url:
+        env = os.environ | {"CONCERTMASTER_BASE_URL": url, "ANTHROPIC_API_KEY": "none"}
+        job = ("job", "refactor_files", "use.py", "--change", "x", "--diff", "my.diff", "--apply")
+        with subprocess.Popen(
+            [*COMMAND, *job],
+            env=env | {"CONCERTMASTER_DRAIN_SECONDS": "0"},
+            cwd=tmp_path,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+        ) as process:
+            assert process.stderr is not None
+            while "agreement coder: started" not in (line := process.stderr.readline()):
+                assert line
+            process.terminate()
+            told = process.stderr.read()
+    assert process.returncode == 143
+    assert re.fullmatch(r"Letting calls end\. To go on: concertmaster resume r-\S+\n", told)
+    assert not (tmp_path / "my.diff").exists()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="there is no such device elsewhere")
-@pytest.mark.parametrize("arguments", [("workers", "--json"), ("runs", "--json")])
+@pytest.mark.parametrize("arguments", [("runs", "--json"), ("runs", "--help"), ("--version",)])
 def test_output_for_which_there_is_no_room_is_told_in_a_sentence(arguments: Sequence[str]) -> None:
     with Path("/dev/full").open("w") as full:
         result = subprocess.run(
@@ -106,6 +130,18 @@ def test_output_for_which_there_is_no_room_is_told_in_a_sentence(arguments: Sequ
         )
     assert result.returncode == 1
     assert re.fullmatch(r"Error: The output could not be written \(.+\n", result.stderr)
+
+
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_what_is_no_text_is_no_task_in_any_locale(errors: str) -> None:
+    result = subprocess.run(
+        [*COMMAND, "run", "-"],
+        input=b"Think \x80",
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONIOENCODING": f"utf-8:{errors}"},
+    )
+    assert result.returncode == 2
+    assert result.stderr == b"Error: What comes from stdin is no text, so it is no task.\n"
 
 
 def test_a_server_ends_when_its_client_leaves() -> None:

@@ -384,6 +384,18 @@ async def test_runs_of_processes_that_die_later_are_taken_up_too(
     assert caplog.text.count("The disk is gone.") == 1
 
 
+async def test_an_interrupted_run_that_is_cancelled_does_not_go_on_by_itself(store: Store) -> None:
+    run_id = await interrupted(store)
+    async with service_in(store) as service:
+        await service.cancel(run_id, reason="enough")
+        await Takeover(service, by="test").look()
+        state = await over(service, run_id)
+        assert (state.status, state.subtasks["s1"].status) == ("cancelled", "succeeded")
+        assert "enough" in state.reasons[0]
+        await service.resume(run_id, by="test")
+        assert (await over(service, run_id)).status == "succeeded"
+
+
 async def test_a_run_that_is_cut_off_time_and_again_is_not_taken_up_by_itself(
     store: Store,
 ) -> None:

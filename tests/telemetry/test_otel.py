@@ -113,6 +113,34 @@ async def finish(service: RunService, order: RunOrder | WorkerOrder, **fields: A
     return started.run_id
 
 
+async def test_a_run_that_ends_just_before_its_service_is_told_of_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Told()
+    looked, looked_again = anyio.Event(), anyio.Event()
+    async with (
+        open_sqlite(tmp_path) as journal,
+        open_service(journal=journal, setup=setup(FakeLLM({})), policy=RunPolicy()) as service,
+    ):
+        trace = service.trace
+
+        async def held(run_id: str, *, content: bool = False) -> spans.Span:
+            span = await trace(run_id, content=content)
+            if looked.is_set():
+                looked_again.set()
+            looked.set()
+            with anyio.CancelScope(shield=True):
+                await looked_again.wait()
+            return span
+
+        monkeypatch.setattr(service, "trace", held)
+        with anyio.fail_after(10):
+            async with told.telemetry().watching(service):
+                await finish(service, WorkerOrder(worker="analyst", task="why?"))
+                await looked.wait()
+    assert [point.value for point in told.points("concertmaster.runs")] == [1]
+
+
 async def test_a_run_is_told_of_as_a_tree_in_the_terms_of_the_conventions(tmp_path: Path) -> None:
     told = Told()
     look = FakeTool("look", lambda _arguments, _scope: "seen")

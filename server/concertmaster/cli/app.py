@@ -60,7 +60,7 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return self._invoke(ctx)
+            return super().invoke(ctx)
         except UnknownRunError as exc:
             click.echo(f"Error: No run {exc.run_id!r}. To list them: concertmaster runs", err=True)
             ctx.exit(WRONG_USE)
@@ -70,18 +70,6 @@ class _Commands(click.Group):
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)
             ctx.exit(INTERRUPTED)
-        except OSError as exc:
-            if exc.errno not in _NO_ROOM:
-                raise
-            told = "The output could not be written"
-            click.echo(f"Error: {told} ({exc.strerror}). {_PRINT_AGAIN}", err=True)
-            ctx.exit(FAILED)
-
-    def _invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        finally:
-            _flush_output()
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -116,12 +104,12 @@ def _flush_output() -> None:
     try:
         sys.stdout.flush()
     except OSError as exc:
+        # Else it is tried again at the very end.
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, sys.stdout.fileno())
+        os.close(nothing)
         # Whoever does not want to read on gets no complaint.
         if exc.errno in _NO_ROOM:
-            # Else it is tried again at the very end.
-            nothing = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nothing, sys.stdout.fileno())
-            os.close(nothing)
             raise
 
 
@@ -142,4 +130,18 @@ def main() -> None:
         # An answer that was paid for is not lost over a character the terminal lacks.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    cli(prog_name="concertmaster")
+    try:
+        _run_command()
+    except OSError as exc:
+        if exc.errno not in _NO_ROOM:
+            raise
+        told = "The output could not be written"
+        click.echo(f"Error: {told} ({exc.strerror}). {_PRINT_AGAIN}", err=True)
+        sys.exit(FAILED)
+
+
+def _run_command() -> None:
+    try:
+        cli(prog_name="concertmaster")
+    finally:
+        _flush_output()

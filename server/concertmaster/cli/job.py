@@ -133,6 +133,9 @@ def _run(item: Job, flags: dict[str, Any]) -> None:
     done = see_through(begin, work)
     print_followed(done, as_json)
     status = exit_status(done)
+    if done.ended_by:
+        # What it changes is not known yet.
+        click.get_current_context().exit(status)
     if diff_file is not None:
         status = write_diff(done.changes, diff_file, status)
     if item.changes_files:

@@ -174,10 +174,15 @@ def load(flags: dict[str, Any]) -> LoadedSettings:
 
 def task_text(task: str) -> str:
     """Return the task, which `-` says to read from stdin."""
+    if task != "-":
+        return task
     try:
-        return sys.stdin.read() if task == "-" else task
-    except UnicodeDecodeError:
+        text = sys.stdin.read()
+        # Where the locale names no encoding, whatever comes is read.
+        text.encode()
+    except UnicodeError:
         raise RequestError("What comes from stdin is no text, so it is no task.") from None
+    return text
 
 
 def _text_of(file: BinaryIO) -> str:

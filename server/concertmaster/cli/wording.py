@@ -59,8 +59,8 @@ def spent(usage: Usage) -> str:
 
 def bill(state: RunState) -> str:
     """Return what a run has taken of its budget, or nothing if no call was made."""
-    taken = spent(state.usage)
-    return f"{taken} of {_round_sum(state.request.limits.budget_usd)}" if taken else ""
+    so_far = spent(state.usage)
+    return f"{so_far} of {_round_sum(state.request.limits.budget_usd)}" if so_far else ""
 
 
 def taken(state: RunState) -> str:
@@ -80,7 +80,7 @@ def estimated(usage: Usage) -> str:
     """Return how many of the tokens nobody has reported, or nothing if all are."""
     if not usage.estimated_out:
         return ""
-    return f"{usage.estimated_out:,} of them estimated"
+    return f"{usage.estimated_out:,} tokens estimated"
 
 
 def looked_up(usage: Usage) -> str:

@@ -273,16 +273,17 @@ class RunService:
     async def cancel(self, run_id: str, *, reason: str) -> RunState:
         """Stop a run and return where it stands then; what is finished stays.
 
-        A run that is over is left as it is. One of another process is asked to stop.
+        A run that is over is left as it is. One of another process is asked to stop, and one
+        that nobody drives does not go on by itself any more.
         """
         state = await self.get(run_id)
         # A plan that nobody has approved yet is declined in this way.
-        if state.still and state.status != "needs_approval":
+        if state.over and state.status != "needs_approval":
             return state
         event = CancelRequested(
             name=f"run/cancel/{secrets.token_hex(4)}", at=time.time(), reason=reason
         )
-        unattended = state.status in ("queued", "needs_approval")
+        unattended = state.status in ("queued", "needs_approval", "interrupted")
         if (live := self._live.get(run_id)) is not None:
             await self._live.stop(live, event)
         elif not (unattended and await self.room.cancelled(run_id, event)):
