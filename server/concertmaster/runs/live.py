@@ -109,6 +109,10 @@ class LiveRuns:
         live = self._live.get(run_id)
         return live.state if live is not None else self._given_up.known(run_id)
 
+    def leave_to_journal(self, run_id: str) -> None:
+        """Take in that the journal tells all of a run again, if it was given up here."""
+        self._given_up.discard(run_id)
+
     def on_change(self, listener: Callable[[str], None]) -> None:
         """Have `listener` called with the run's id after each event of a run driven here."""
         self._listeners.append(listener)
