@@ -22,6 +22,7 @@ from concertmaster.engine.record.events import (
 )
 from concertmaster.engine.record.request import Limits, RunRequest
 from concertmaster.engine.run import Setup
+from concertmaster.errors import StoreError
 from concertmaster.llm.protocol import Reply, Request, ToolMessage
 from concertmaster.tools.scope import ToolScope
 from concertmaster.tools.servers.masking import Masking
@@ -270,6 +271,20 @@ async def test_a_subtask_that_waits_for_a_slot_until_the_time_of_the_run_is_up_d
         "s2": "failed",
         "s3": "skipped",
     }
+
+
+@VIRTUAL
+async def test_a_question_that_cannot_be_written_down_ends_the_run_and_waits_for_no_slot() -> None:
+    def refuse(_asked: ToolAsked) -> None:
+        raise StoreError("The disk is full.")
+
+    llm = wanting(commit(1))
+    llm.scripts["worker:critic"] = taking(80)
+    run = AttendedRun(rivals(Limits(slots=1)), refuse)
+    began = anyio.current_time()
+    with pytest.raises(StoreError):
+        await run.drive(asking(llm, commit_tool()))
+    assert anyio.current_time() == pytest.approx(began)
 
 
 async def test_an_answer_that_is_not_waited_for_any_more_costs_no_slot_and_makes_none() -> None:

@@ -240,6 +240,30 @@ async def test_a_tool_that_is_not_called_because_the_process_is_to_end_fails_not
     assert (tool.calls, run.results) == ([], {})
 
 
+async def held_up(brake: Brake) -> str:
+    """Take as long as a call that waits for its turn when the process is told to end."""
+    await anyio.sleep(1)
+    await brake.pull()
+    return await after(3600)
+
+
+async def test_time_that_is_up_while_the_guard_is_waited_for_decides_nothing() -> None:
+    brake = Brake()
+    tool = FakeTool("send", lambda _arguments, _scope: "sent", outward=True)
+    caller = worker("caller", tools=("send",))
+    order = request(subtask("s1", "caller", timeout_seconds=30))
+    order = order.model_copy(update={"guard": "writer"})
+    llm = FakeLLM({"guard": lambda _: held_up(brake), "worker:caller": wants(("send", {}))})
+    run = RecordedRun(order, brake=brake)
+    with anyio.move_on_after(3600):
+        await run.drive(setup(llm, workers=[caller], tools=[tool]))
+    assert (len(run.calls), run.results) == (1, {})
+    again = RecordedRun(order, recorded=run.events)
+    llm = FakeLLM({"guard": screening(allowed=True), "worker:caller": "sent it"})
+    await again.drive(setup(llm, workers=[caller], tools=[tool]))
+    assert (again.end.status, again.end.answer, len(tool.calls)) == ("succeeded", "sent it", 1)
+
+
 @pytest.mark.parametrize("seconds", [math.inf, math.nan, "inf"])
 def test_a_limit_of_time_has_an_end(seconds: Any) -> None:
     with pytest.raises(ValidationError):

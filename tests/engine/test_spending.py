@@ -12,9 +12,10 @@ from concertmaster.catalog.definitions import WorkerDefinition
 from concertmaster.engine.budget.spending import LEAST_REPLY, Spending
 from concertmaster.engine.orchestration.synthesis import TOO_DEAR
 from concertmaster.engine.plans.plan import Plan, Subtask
-from concertmaster.engine.record.events import CallFailed, Event, PlanAccepted
+from concertmaster.engine.record.events import CallFailed, Event, PlanAccepted, RunEnded
 from concertmaster.engine.record.request import Limits, RunRequest
 from concertmaster.errors import BudgetError, ModelUnavailableError
+from concertmaster.llm.brake import Brake
 from concertmaster.llm.prices import Rates
 from concertmaster.llm.protocol import (
     AssistantMessage,
@@ -456,3 +457,19 @@ async def test_what_waits_for_money_until_its_time_is_up_falls_short_of_it() -> 
             await spend(spending, llm, CACHED)
     assert waiting.cancelled_caught
     assert spending.fell_short
+
+
+async def test_time_that_is_up_for_want_of_money_once_the_process_is_to_end_decides_nothing() -> (
+    None
+):
+    brake, llm = Brake(), model({})
+    run = RecordedRun(asked(budget_usd=0.15), brake=brake)
+    await brake.pull()
+    steps = run.run.steps
+    async with steps.spending.reserved(llm, request(), Draft(), None):
+        with anyio.move_on_after(0):
+            await steps.call("one", llm, request())
+    with anyio.move_on_after(0) as waiting:
+        await steps.record(RunEnded(name="run/end", at=1, status="failed"))
+    assert waiting.cancelled_caught
+    assert [event.name for event in run.events] == ["one/start", "one/failed"]

@@ -95,6 +95,20 @@ async def test_a_call_that_does_not_end_keeps_no_process_from_ending(tmp_path: P
             await service.drain(seconds=9)
 
 
+async def test_whoever_drains_a_process_hears_that_its_calls_have_ended(tmp_path: Path) -> None:
+    gate = Gate()
+    async with braked(tmp_path, FakeLLM({"worker:analyst": gate})) as service:
+        await service.start(WorkerOrder(worker="analyst", task="think"))
+        await gate.reached.wait()
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as tasks:
+                for _ in range(2):
+                    tasks.start_soon(lambda: service.drain(seconds=9))
+                await anyio.lowlevel.checkpoint()
+                await anyio.lowlevel.checkpoint()
+                gate.opened.set()
+
+
 async def test_a_drain_goes_on_when_its_caller_is_cancelled(tmp_path: Path) -> None:
     gate = Gate("thought")
     async with braked(tmp_path, FakeLLM({"worker:analyst": gate})) as service:

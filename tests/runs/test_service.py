@@ -579,6 +579,39 @@ async def test_a_run_that_could_not_be_created_is_not_there(tmp_path: Path) -> N
             await service.get(ids[0])
 
 
+async def test_a_run_that_could_not_be_created_leaves_its_room_to_others(tmp_path: Path) -> None:
+    class SlowJournal(FailingJournal):
+        async def create(
+            self,
+            run_id: str,
+            event: Event,
+            texts: Mapping[str, str],
+            *,
+            key: str = "",
+            queued: bool = False,
+        ) -> None:
+            creating.set()
+            await full.wait()
+            raise StoreError(f"No room for {run_id}, {event.name}, {key}, {queued}, {texts}.")
+
+    async def start() -> None:
+        with pytest.raises(StoreError):
+            await service.start(RunOrder(task="why?"))
+
+    creating, full = anyio.Event(), anyio.Event()
+    async with (
+        failing_service(tmp_path, FakeLLM(), journal=SlowJournal) as service,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(start)
+        await creating.wait()
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as waiting:
+                waiting.start_soon(service.room.idle)
+                await anyio.lowlevel.checkpoint()
+                full.set()
+
+
 async def test_a_run_that_cannot_be_read_keeps_no_other_from_being_cancelled_from_elsewhere(
     tmp_path: Path,
 ) -> None:

@@ -190,6 +190,18 @@ async def test_a_run_that_was_given_up_goes_on_in_its_own_process_once_it_can(
         assert (await over(service, run_id)).status == "succeeded"
 
 
+async def test_a_run_that_was_given_up_can_be_cancelled_once_that_can_be_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(given_up, "RETRY_SECONDS", 60)
+    refused = ["call-finished"]
+    async with failing_service(tmp_path, FakeLLM({"planner": TWO}), refused) as service:
+        run_id = (await service.start(WHY)).run_id
+        assert (await over(service, run_id)).status == "interrupted"
+        refused.clear()
+        assert (await service.cancel(run_id, reason="enough")).status == "cancelled"
+
+
 async def test_a_run_that_was_given_up_goes_on_in_another_process_and_its_own_tells_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,7 +37,7 @@ async def at_once(
 
 
 class Changes:
-    """Lets tasks wait for the next change of something. A change costs nothing if none does."""
+    """Lets tasks wait for the next change of something; one that nobody waits for costs nothing."""
 
     def __init__(self) -> None:
         self._next: anyio.Event | None = None

@@ -54,13 +54,18 @@ class Run:
     """The run's inputs by name."""
     steps: Steps
     passed: anyio.Event = field(default_factory=anyio.Event)
-    """Set once others may learn of the run, which is from the start if it has no guard."""
+    """Set once its guard has let it pass, which is from the start if it has none."""
     earlier: EarlierRun = NO_EARLIER_RUN
     """The run that this one is to repeat."""
     offers: FindOffers = no_offers
     """What all other runs have for it."""
     consents: Consents = field(default_factory=Consents)
     """What people say to tool calls that somebody has to agree to."""
+
+    async def may_be_told_of(self) -> None:
+        """Return once others may learn of the run."""
+        with self.steps.noticing_the_end():
+            await self.passed.wait()
 
     def inputs_of(self, subtask: Subtask) -> tuple[Document, ...]:
         """Return the inputs that a subtask gets, in the run's order."""

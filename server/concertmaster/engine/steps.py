@@ -85,7 +85,7 @@ class Steps:
         self._usage = dict(self.recorded.usage)
         self._refusals: dict[str | None, ModelAccessError] = {}
         self._cut_short = False
-        """Whether a call was given up that the end of the process may have held up."""
+        """Whether something was given up that the end of the process may have held up."""
         self.spending = Spending(limits)
         """What the run may still spend."""
         for usage in self._usage.values():
@@ -120,8 +120,11 @@ class Steps:
             await self._append(event)
 
     @contextmanager
-    def _noticing_the_end(self) -> Generator[None]:
-        """Notice if a call is given up that would have had time in a process that goes on."""
+    def noticing_the_end(self) -> Generator[None]:
+        """Notice if a block that waits for calls is given up once the process is to end.
+
+        In a process that goes on there may have been time for them.
+        """
         try:
             yield
         except anyio.get_cancelled_exc_class():
@@ -175,7 +178,9 @@ class Steps:
     ) -> Reply:
         """Return the reply to a call; what one cost that brings none is in the journal."""
         try:
-            return await self._paid(llm, request, draft, subtask_id)
+            # Where the budget has no room, it is other calls that are waited for.
+            with self.noticing_the_end():
+                return await self._paid(llm, request, draft, subtask_id)
         except ModelError as exc:
             if isinstance(exc, ModelAccessError):
                 self._refusals[exc.model] = exc
@@ -192,8 +197,7 @@ class Steps:
         """Return the reply to a call that the budget allows, perhaps with a lower bound."""
         async with self.spending.reserved(llm, request, draft, subtask_id) as leave:
             bounded = replace(request, run_id=self._run_id, max_tokens=leave.max_tokens)
-            with self._noticing_the_end():
-                reply = await llm.complete(bounded, draft)
+            reply = await llm.complete(bounded, draft)
             leave.usage = reply.usage
         return reply
 
@@ -231,7 +235,7 @@ class Steps:
             return outcome
         if name in self.recorded.begun:
             return ToolOutcome(id=call.id, text=UNKNOWN_OUTCOME, failed=True)
-        with self._noticing_the_end():
+        with self.noticing_the_end():
             async with self._brake.call():
                 return await self._call_tool(name, call, make, subtask_id=subtask_id, once=once)
 

@@ -15,7 +15,7 @@ class Brake:
     def __init__(self) -> None:
         self._pulled = False
         self._under_way = 0
-        self._changed = anyio.Event()
+        self._stopped = anyio.Event()
 
     @property
     def pulled(self) -> bool:
@@ -32,14 +32,14 @@ class Brake:
             yield
         finally:
             self._under_way -= 1
-            self._changed.set()
+            if self._pulled and not self._under_way:
+                self._stopped.set()
 
     async def pull(self) -> None:
         """Let no further call begin, and return when those under way have ended."""
         self._pulled = True
-        while self._under_way:
-            self._changed = anyio.Event()
-            await self._changed.wait()
+        if self._under_way:
+            await self._stopped.wait()
 
 
 class Braked(Through):

@@ -79,7 +79,7 @@ class LiveRuns:
         self._given_up = GivenUp(journal, tasks)
         self._listeners: list[Callable[[str], None]] = []
         self._watching_others = False
-        self._freed = anyio.Event()
+        self._ends = Changes()
 
     def __len__(self) -> int:
         """Return how many runs are driven here."""
@@ -88,7 +88,7 @@ class LiveRuns:
     async def fewer_than(self, most: int) -> None:
         """Return when fewer than so many runs are driven here."""
         while len(self._live) >= most:
-            await self._freed.wait()
+            await self._ends.next.wait()
 
     def get(self, run_id: str) -> LiveRun | None:
         """Return a run that is driven here."""
@@ -108,6 +108,10 @@ class LiveRuns:
         """Return the state of a run that this process knows better than the journal."""
         live = self._live.get(run_id)
         return live.state if live is not None else self._given_up.known(run_id)
+
+    def leave_to_journal(self, run_id: str) -> None:
+        """Take in that the journal tells all of a run again, if it was given up here."""
+        self._given_up.discard(run_id)
 
     def on_change(self, listener: Callable[[str], None]) -> None:
         """Have `listener` called with the run's id after each event of a run driven here."""
@@ -138,7 +142,7 @@ class LiveRuns:
             # Read only now that nobody else can write to it any more.
             recorded = await self._journal.events(run_id) if live.epoch > 1 else ()
         except BaseException:
-            del self._live[run_id]
+            self._drop(live)
             # Whoever has found it here meanwhile looks again.
             live.changes.tell()
             raise
@@ -198,10 +202,12 @@ class LiveRuns:
             if not live.state.still:
                 live.state.interrupt()
             # Once it is over its journal tells all; only runs under way are kept in memory.
-            del self._live[live.state.run_id]
-            self._freed.set()
-            self._freed = anyio.Event()
+            self._drop(live)
             self._notify(live)
+
+    def _drop(self, live: LiveRun) -> None:
+        del self._live[live.state.run_id]
+        self._ends.tell()
 
     async def _end_broken(self, live: LiveRun) -> None:
         try:

@@ -56,6 +56,7 @@ class Room:
             state = fold(run_id, await self.journal.events(run_id), alive=False)
             for end in ends.cancelled(state):
                 await self.journal.append(run_id, end, epoch=epoch)
+            self.live.leave_to_journal(run_id)
         except LostRunError:
             return False
         return True

@@ -22,7 +22,7 @@ class TimeLimit:
         """Let no time pass in the block; but at `until`, by anyio's clock, it is over anyway.
 
         Of several such blocks at a time, the conversation is `aside` in the first until the
-        last has ended.
+        last has ended, and learns if that has failed.
         """
         self._stops += 1
         try:
@@ -31,13 +31,19 @@ class TimeLimit:
                 self._scope.deadline = until
                 await self._aside.enter_async_context(aside)
             yield
-        finally:
-            await self._go_on(until)
+        except BaseException as exc:
+            await self._go_on(until, exc)
+            raise
+        await self._go_on(until)
 
-    async def _go_on(self, until: float) -> None:
+    async def _go_on(self, until: float, failure: BaseException | None = None) -> None:
         try:
             if self._stops == 1:
-                await self._aside.aclose()
+                if failure is None:
+                    await self._aside.aclose()
+                else:
+                    trace = failure.__traceback__
+                    await self._aside.__aexit__(type(failure), failure, trace)
         finally:
             self._stops -= 1
             if not self._stops:

@@ -19,7 +19,7 @@ LeaveSlot = Callable[[str], AbstractAsyncContextManager[None]]
 
 
 def keep_slot(_: str) -> AbstractAsyncContextManager[None]:
-    """Do without no slot."""
+    """Keep the slot of a piece."""
     return nullcontext()
 
 

@@ -79,7 +79,7 @@ class WorkerTools:
             await self._note_missing(f"{self._step}/tools", self._toolbox.missing)
         if self._toolbox.served:
             # What the provider is asked to look for, others learn of.
-            await self._work.run.passed.wait()
+            await self._work.run.may_be_told_of()
         return self._toolbox.specs
 
     @property
@@ -109,7 +109,7 @@ class WorkerTools:
         tool = self._toolbox.tools.get(call.name)
         asks = self._toolbox.asks(call.name)
         if tool is not None and (tool.spec.outward or asks):
-            await run.passed.wait()
+            await run.may_be_told_of()
         made_before = run.steps.recorded.was_called(step)
         refusal = ""
         if asks and not made_before:
