@@ -65,6 +65,7 @@ class FailingJournal(SqliteJournal):
 
     refused: Collection[str] = ()
     reads_refused = 0
+    blind_after_take_over = False
 
     async def events(self, run_id: str) -> Sequence[Event]:
         self._refuse_reads()
@@ -100,6 +101,7 @@ class FailingJournal(SqliteJournal):
         if event.kind in self.refused:
             raise StoreError("The disk is full.")
         await super().take_over(run_id, event, epoch=epoch, queued=queued, most=most)
+        self.reads_refused += self.blind_after_take_over
 
     async def let_go(self, run_id: str, *, epoch: int) -> None:
         if "let-go" in self.refused:
@@ -120,12 +122,14 @@ async def failing_service(
     refused: Collection[str] = (),
     *,
     reads_refused: int = 0,
+    blind_after_take_over: bool = False,
     journal: type[FailingJournal] = FailingJournal,
 ) -> AsyncGenerator[RunService]:
     """Open the runs in a folder through a journal that refuses events of some kinds."""
     store = journal(folder, patience=5)
     store.refused = refused
     store.reads_refused = reads_refused
+    store.blind_after_take_over = blind_after_take_over
     async with (
         store.committing(),
         open_service(journal=store, setup=setup(llm), policy=RunPolicy()) as service,

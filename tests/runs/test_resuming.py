@@ -358,6 +358,42 @@ async def test_a_run_that_cannot_be_taken_over_stays_as_it_is(tmp_path: Path) ->
         assert (await service.get(run_id)).status == "interrupted"
 
 
+async def interrupted_again(service: RunService, run_id: str) -> None:
+    """Return once a run that a process has taken over is nobody's again."""
+    with anyio.fail_after(10):
+        while (await service.get(run_id)).status != "interrupted":
+            await anyio.lowlevel.checkpoint()
+
+
+async def test_a_run_that_cannot_go_on_where_it_was_taken_over_does_so_elsewhere(
+    tmp_path: Path,
+) -> None:
+    run_id = await interrupted(tmp_path)
+    async with (
+        failing_service(tmp_path, FakeLLM(), blind_after_take_over=True) as service,
+        service_in(tmp_path) as other,
+    ):
+        with pytest.raises(StoreError):
+            await service.resume(run_id, by="test")
+        await interrupted_again(other, run_id)
+        await other.resume(run_id, by="test")
+        assert (await over(other, run_id)).status == "succeeded"
+
+
+async def test_a_run_that_could_not_be_cancelled_in_one_process_can_be_in_another(
+    tmp_path: Path,
+) -> None:
+    run_id = await interrupted(tmp_path)
+    async with (
+        failing_service(tmp_path, FakeLLM(), ["run-ended"]) as service,
+        service_in(tmp_path) as other,
+    ):
+        with pytest.raises(StoreError):
+            await service.cancel(run_id, reason="enough")
+        await interrupted_again(other, run_id)
+        assert (await other.cancel(run_id, reason="enough")).status == "cancelled"
+
+
 async def test_runs_of_dead_processes_are_taken_up_together(store: Store) -> None:
     first, second = await interrupted(store), await interrupted(store)
     async with service_in(store) as service:

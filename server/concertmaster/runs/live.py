@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import TaskGroup
 
 from concertmaster.engine.concurrency import Changes
@@ -138,9 +139,7 @@ class LiveRuns:
             await self._append(live, event, wait=wait)
 
         try:
-            await commit()
-            # Read only now that nobody else can write to it any more.
-            recorded = await self._journal.events(run_id) if live.epoch > 1 else ()
+            recorded = await self._commit_beginning(live, commit)
         except BaseException:
             self._drop(live)
             # Whoever has found it here meanwhile looks again.
@@ -165,6 +164,25 @@ class LiveRuns:
         if not self._watching_others:
             self._watching_others = True
             self._tasks.start_soon(self._watch_others)
+
+    async def _commit_beginning(
+        self, live: LiveRun, commit: Callable[[], Awaitable[None]]
+    ) -> Sequence[Event]:
+        """Return what the journal has of the run, now that nobody else can write to it."""
+        # Whoever stops waiting for it would not know whether the run is this process's now.
+        with anyio.CancelScope(shield=True):
+            await commit()
+        try:
+            await anyio.lowlevel.checkpoint_if_cancelled()
+            return await self._journal.events(live.state.run_id) if live.epoch > 1 else ()
+        except BaseException:
+            self.leave_to_others(live.state, epoch=live.epoch)
+            raise
+
+    def leave_to_others(self, state: RunState, *, epoch: int) -> None:
+        """Own a run no more that this process has taken over and cannot go on with."""
+        state.interrupt()
+        self._given_up.add(state, epoch=epoch)
 
     async def stop(self, live: LiveRun, event: CancelRequested) -> None:
         """Have a run end, because of `event`."""

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import anyio
+
 from concertmaster.engine.record.events import CancelRequested
 from concertmaster.errors import LostRunError
 from concertmaster.runs import ends
@@ -51,12 +53,19 @@ class Room:
     async def cancelled(self, run_id: str, event: CancelRequested) -> bool:
         """End a run that nobody drives; tell whether nobody was faster to take it up."""
         epoch = (await self.journal.row(run_id)).epoch + 1
+        before = await self.journal.events(run_id)
         try:
-            await self.journal.take_over(run_id, event, epoch=epoch)
+            with anyio.CancelScope(shield=True):
+                await self.journal.take_over(run_id, event, epoch=epoch)
+        except LostRunError:
+            return False
+        try:
+            # Read only now that nobody else can write to it any more.
             state = fold(run_id, await self.journal.events(run_id), alive=False)
             for end in ends.cancelled(state):
                 await self.journal.append(run_id, end, epoch=epoch)
-            self.live.leave_to_journal(run_id)
-        except LostRunError:
-            return False
+        except BaseException:
+            self.live.leave_to_others(fold(run_id, [*before, event], alive=False), epoch=epoch)
+            raise
+        self.live.leave_to_journal(run_id)
         return True

@@ -283,7 +283,8 @@ class Delegation:
         piece = anyio.Event()
         self._follow(self._scheduler.ask(subtask_id, piece))
         try:
-            await piece.wait()
+            with self._run.steps.noticing_the_end():
+                await piece.wait()
         except anyio.get_cancelled_exc_class():
             self._follow(self._scheduler.withdraw(subtask_id, piece))
             raise
