@@ -64,7 +64,7 @@ OWNERS = {
     "jsonschema_rs": {"llm"},
     "sqlite3": {"store"},
     "filelock": {"store", "background"},
-    "psutil": {"store"},
+    "psutil": {"store", "protocol"},
     "opentelemetry": {"telemetry"},
     "rich": {"cli"},
     "click": {"cli"},

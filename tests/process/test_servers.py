@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -62,6 +63,22 @@ def test_a_signal_ends_the_servers_too(arguments: tuple[str, ...], tmp_path: Pat
         server.process.send_signal(signal.SIGTERM)
         assert server.end() == 128 + signal.SIGTERM
         assert not is_alive(tmp_path)
+
+
+def test_what_a_process_has_started_ends_with_it_though_it_is_stuck(tmp_path: Path) -> None:
+    program = f"""
+import pathlib, signal, subprocess, sys
+from concertmaster.protocol import serving
+
+serving.LAST_SECONDS = 0
+command = [sys.executable, "-c", "import time; time.sleep(60)"]
+started = subprocess.Popen(command, start_new_session=True)
+pathlib.Path({str(tmp_path / "pids")!r}).write_text(str(started.pid))
+serving.Ending(0).hurry()
+signal.pause()
+"""
+    assert subprocess.run([sys.executable, "-c", program], timeout=30, check=False).returncode == 0
+    assert not is_alive(tmp_path)
 
 
 def test_a_client_that_leaves_ends_the_servers_too(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ The SDK's own runner does not: SIGTERM kills the process at once, and SIGINT lea
 a read.
 """
 
+import importlib
 import logging
 import os
 import signal
@@ -11,7 +12,7 @@ import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import CancelledError
 from contextlib import asynccontextmanager, suppress
-from typing import IO
+from typing import IO, Any
 
 import anyio
 import anyio.from_thread
@@ -30,6 +31,9 @@ LAST_SECONDS = 6.0
 
 A server that workers use may take 4 seconds of it, until it is killed.
 """
+
+REAP_SECONDS = 1.0
+"""How long what is killed at the very end may take to be gone."""
 
 
 async def serve_stdio(server: ConcertmasterServer, *, drain_seconds: float = 0.0) -> int:
@@ -97,9 +101,22 @@ class Ending:
 
     def hurry(self) -> None:
         """Have the process end before long, whatever it is stuck in."""
-        last = threading.Timer(self._last_seconds, os._exit, [self.status])
+        last = threading.Timer(self._last_seconds, _end_at_once, [self.status])
         last.daemon = True
         last.start()
+
+
+def _end_at_once(status: int) -> None:
+    """End this process and those that it has started, such as servers that workers use."""
+    # Clients wait for a server to start, and hardly one comes to this.
+    psutil: Any = importlib.import_module("psutil")
+    with suppress(psutil.Error):
+        started = psutil.Process().children(recursive=True)
+        for process in started:
+            with suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(started, timeout=REAP_SECONDS)
+    os._exit(status)
 
 
 class _Stdin(anyio.AsyncFile[str]):
