@@ -17,21 +17,23 @@ def schemas_of(*models: type[BaseModel]) -> dict[type[BaseModel], JsonSchema]:
     references, whole = models_json_schema([(model, "validation") for model in models])
     parts = tidy(whole)["$defs"]
     return {
-        model: _with_its_parts(_names_in(references[model, "validation"]), parts)
+        model: _with_its_parts(*_names_in(references[model, "validation"]), parts=parts)
         for model in models
     }
 
 
-def _with_its_parts(names: list[str], parts: dict[str, JsonSchema]) -> JsonSchema:
-    """Return the part of the one name, with the definitions of those that it refers to."""
-    for name in names:
-        names += [other for other in _names_in(parts[name]) if other not in names]
-    own, *others = names
-    return {"$defs": {name: parts[name] for name in sorted(others)}, **parts[own]}
+def _with_its_parts(own: str, *, parts: dict[str, JsonSchema]) -> JsonSchema:
+    """Return the part of a name, with the definitions of those that it refers to."""
+    found: set[str] = set()
+    new = {own}
+    while new:
+        found |= new
+        new = {name for each in new for name in _names_in(parts[each])} - found
+    return {"$defs": {name: parts[name] for name in sorted(found - {own})}, **parts[own]}
 
 
-def _names_in(schema: JsonSchema) -> list[str]:
-    return list(dict.fromkeys(_DEFINITION.findall(json.dumps(schema))))
+def _names_in(schema: JsonSchema) -> set[str]:
+    return set(_DEFINITION.findall(json.dumps(schema)))
 
 
 def tidy(schema: JsonSchema) -> JsonSchema:

@@ -14,6 +14,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 from mcp.shared.message import SessionMessage
 from mcp.types import jsonrpc_message_adapter
 
+from concertmaster.engine.concurrency import Changes
 from concertmaster.protocol.incoming import Item, mended
 from concertmaster.protocol.on_demand import OpenService, ServiceOnDemand
 from concertmaster.protocol.prompts import LoadJobs, no_jobs
@@ -36,7 +37,7 @@ class Sessions:
         self._load_jobs = load_jobs
         self._keep_days = keep_days
         self._open: set[ServerState] = set()
-        self._changed = anyio.Event()
+        self._changes = Changes()
 
     def lifespan(self) -> AbstractAsyncContextManager[None]:
         """Keep the run service open, once it is, for as long as there may be sessions."""
@@ -57,16 +58,12 @@ class Sessions:
         state = ServerState(self._service, shares_service=True)
         server = ConcertmasterServer(state, self._load_jobs, keep_days=self._keep_days)
         self._open.add(state)
-        self._change()
+        self._changes.tell()
         try:
             yield Session(server)
         finally:
             self._open.discard(state)
-            self._change()
-
-    def _change(self) -> None:
-        self._changed.set()
-        self._changed = anyio.Event()
+            self._changes.tell()
 
     def end(self) -> None:
         """Let calls that wait for a run return at once, and leave the runs to be resumed."""
@@ -78,7 +75,7 @@ class Sessions:
         while True:
             await self._idle()
             with anyio.move_on_after(seconds):
-                await self._changed.wait()
+                await self._changes.next.wait()
                 continue
             # The time may be up at the moment a client comes, and without one a run that another
             # process has left may have been taken up.
@@ -92,7 +89,7 @@ class Sessions:
     async def _idle(self) -> None:
         while self._busy:
             if self._open:
-                await self._changed.wait()
+                await self._changes.next.wait()
             else:
                 await self._service.idle()
 
