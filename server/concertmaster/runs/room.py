@@ -9,7 +9,7 @@ from concertmaster.errors import LostRunError
 from concertmaster.runs import ends
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.live import LiveRuns
-from concertmaster.runs.state import fold
+from concertmaster.runs.state import RunState, fold
 from concertmaster.store.journal import Journal
 
 
@@ -50,10 +50,10 @@ class Room:
         least = await self.journal.least_load()
         return 0 if least is None else max(0, self.load - least)
 
-    async def cancelled(self, run_id: str, event: CancelRequested) -> bool:
+    async def cancelled(self, before: RunState, event: CancelRequested) -> bool:
         """End a run that nobody drives; tell whether nobody was faster to take it up."""
+        run_id = before.run_id
         epoch = (await self.journal.row(run_id)).epoch + 1
-        before = await self.journal.events(run_id)
         try:
             with anyio.CancelScope(shield=True):
                 await self.journal.take_over(run_id, event, epoch=epoch)
@@ -65,7 +65,8 @@ class Room:
             for end in ends.cancelled(state):
                 await self.journal.append(run_id, end, epoch=epoch)
         except BaseException:
-            self.live.leave_to_others(fold(run_id, [*before, event], alive=False), epoch=epoch)
+            before.apply(event)
+            self.live.leave_to_others(before, epoch=epoch)
             raise
         self.live.leave_to_journal(run_id)
         return True

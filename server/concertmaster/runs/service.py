@@ -286,7 +286,7 @@ class RunService:
         unattended = state.status in ("queued", "needs_approval", "interrupted")
         if (live := self._live.get(run_id)) is not None:
             await self._live.stop(live, event)
-        elif not (unattended and await self.room.cancelled(run_id, event)):
+        elif not (unattended and await self.room.cancelled(state, event)):
             await self._journal.tell(run_id, event)
         state = await self.wait(run_id, seconds=CANCEL_SECONDS)
         # Its plan may have come to wait for approval at this very moment.

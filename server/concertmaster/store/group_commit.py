@@ -14,8 +14,7 @@ from anyio.abc import TaskGroup
 from concertmaster.engine.record.events import Event
 from concertmaster.errors import ConcertmasterError, StoreError, UnknownRunError
 from concertmaster.store.journal import Outline, RunRow, Standing, StoredRun
-from concertmaster.store.stored import Write, to_json
-from concertmaster.store.texts import apart
+from concertmaster.store.stored import Write, as_kept
 from concertmaster.store.writing import Pending, WritingThread
 
 log = logging.getLogger(__name__)
@@ -116,7 +115,7 @@ class GroupCommit:
         queued: bool = False,
     ) -> None:
         """Commit a new run, owned by this process at epoch 1, with its first event."""
-        data, said = apart(to_json(event))
+        data, said = as_kept(event)
         await self._submit(
             Write(
                 run_id=run_id,
@@ -136,7 +135,7 @@ class GroupCommit:
 
     async def append(self, run_id: str, event: Event, *, epoch: int, wait: bool = True) -> None:
         """Commit an event, in the order of the calls; without `wait`, return before that."""
-        data, texts = apart(to_json(event))
+        data, texts = as_kept(event)
         write = Write(run_id=run_id, event=event, data=data, texts=texts, epoch=epoch)
         await self._submit(write, wait=wait)
 
@@ -150,7 +149,7 @@ class GroupCommit:
         most: int | None = None,
     ) -> None:
         """Commit the event that begins an epoch of a run, which this process owns from then on."""
-        data, texts = apart(to_json(event))
+        data, texts = as_kept(event)
         await self._submit(
             Write(
                 run_id=run_id,
@@ -173,7 +172,7 @@ class GroupCommit:
 
     async def tell(self, run_id: str, event: Event) -> None:
         """Commit an event on behalf of a process that does not own the run."""
-        data, texts = apart(to_json(event))
+        data, texts = as_kept(event)
         await self._submit(Write(run_id=run_id, event=event, data=data, texts=texts))
 
     async def row(self, run_id: str) -> RunRow:

@@ -25,8 +25,8 @@ from concertmaster.errors import (
 from concertmaster.store import postgres_statements as sql
 from concertmaster.store.journal import MOST_OFFERING, Outline, RunRow, Standing, StoredRun
 from concertmaster.store.postgres_link import Connection, Link
-from concertmaster.store.stored import Write, events_of, outlined, standings, to_json
-from concertmaster.store.texts import apart, needed
+from concertmaster.store.stored import Write, as_kept, events_of, outlined, standings
+from concertmaster.store.texts import needed
 
 log = logging.getLogger(__name__)
 
@@ -280,7 +280,7 @@ def _light(event: Event) -> str | None:
     if not isinstance(event, CallFinished):
         return None
     silent = event.reply.model_copy(update={"text": "", "tool_calls": ()})
-    return apart(to_json(event.model_copy(update={"reply": silent})))[0]
+    return as_kept(event.model_copy(update={"reply": silent}))[0]
 
 
 def _usd(event: Event) -> float | None:

@@ -17,7 +17,7 @@ from concertmaster.engine.record.events import (
 )
 from concertmaster.errors import UnreadableRunError
 from concertmaster.store.journal import Outline, Standing
-from concertmaster.store.texts import Fetch, texts_of, whole
+from concertmaster.store.texts import Fetch, apart, texts_of, whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +57,11 @@ def to_json(event: Event) -> str:
         # Half a character, which JSON can spell and UTF-8 cannot: no reason to lose a reply.
         plain = json.dumps(EVENT.dump_python(event, mode="json"), ensure_ascii=False)
         return plain.encode(errors="replace").decode()
+
+
+def as_kept(event: Event) -> tuple[str, dict[str, str]]:
+    """Return an event as it is kept: as JSON without its long texts, and these by digest."""
+    return apart(to_json(event))
 
 
 def events_of(
