@@ -6,8 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from check import inherit_usual_signals
 from postgres import Postgres, running_postgres
 from stores import PostgresStore, Store, a_store
+
+
+def pytest_configure() -> None:
+    """Let the processes that tests start have the usual signals."""
+    inherit_usual_signals()
 
 
 @pytest.fixture(autouse=True)

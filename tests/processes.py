@@ -6,10 +6,10 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Literal, cast, overload
 
 from anyio import to_thread
 
@@ -26,6 +26,61 @@ COMMAND = [sys.executable, "-m", "concertmaster", "serve"]
 RUNNING = "0 of 1 subtasks ended; summarizer is running"
 WORK = {"worker": "summarizer", "task": "Summarize it.", "wait_seconds": 600}
 """Arguments of a worker's run that lasts, if the provider never answers."""
+
+
+@overload
+@contextmanager
+def running(
+    command: Sequence[str | Path], *, text: Literal[True] = ..., **options: Any
+) -> Generator[subprocess.Popen[str]]: ...
+
+
+@overload
+@contextmanager
+def running(
+    command: Sequence[str | Path], *, text: Literal[False], **options: Any
+) -> Generator[subprocess.Popen[bytes]]: ...
+
+
+@contextmanager
+def running(
+    command: Sequence[str | Path], *, text: bool = True, **options: Any
+) -> Generator[subprocess.Popen[Any]]:
+    """Run a process that is killed on every way out of the block.
+
+    `Popen` as a context manager waits for the process instead. If an assertion fails or the
+    time of a test is up, that wait has no end.
+    """
+    encoding = "utf-8" if text else None
+    process = subprocess.Popen(command, encoding=encoding, **options)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            # What was not written yet has no reader any more.
+            with suppress(BrokenPipeError):
+                if stream is not None:
+                    stream.close()
+
+
+async def wait(process: subprocess.Popen[Any], seconds: float = 60) -> int:
+    """Return the exit status of a process; fail if it does not end in time.
+
+    The thread that waits is abandoned if the test is cancelled, so that the test can end.
+    """
+    return await to_thread.run_sync(process.wait, seconds, abandon_on_cancel=True)
+
+
+async def output(process: subprocess.Popen[str], seconds: float = 120) -> str:
+    """Return what a process printed; fail if it does not end in time."""
+
+    def communicate() -> str:
+        printed, _ = process.communicate(timeout=seconds)
+        return printed
+
+    return await to_thread.run_sync(communicate, abandon_on_cancel=True)
 
 
 @contextmanager
@@ -62,20 +117,27 @@ class StdioServer:
         self, folder: Path, extra: Mapping[str, str] | None = None, *, era: str = "legacy"
     ) -> None:
         self._meta = {} if era == "legacy" else MODERN
-        self.process = subprocess.Popen(
+        command = running(
             COMMAND,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
             env=environment(folder, extra),
         )
+        self._stack = ExitStack()
+        self.process = self._stack.enter_context(command)
         self.stdin = cast("IO[str]", self.process.stdin)
         self.stdout = cast("IO[str]", self.process.stdout)
         self.stderr = cast("IO[str]", self.process.stderr)
 
     def __enter__(self) -> "StdioServer":
+        try:
+            return self._begin()
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self) -> "StdioServer":
         if self._meta:
             self.send("server/discover", 1)
             self.answer(1)
@@ -93,13 +155,11 @@ class StdioServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
-        for stream in (self.stdin, self.stdout, self.stderr):
-            try:
-                stream.close()
-            except BrokenPipeError:
-                continue
+        self.close()
+
+    def close(self) -> None:
+        """Kill the server. Needed only where it is not used as a context manager."""
+        self._stack.close()
 
     def send(self, method: str, number: int | None = None, /, **params: Any) -> None:
         """Send a request, or without a number a notification."""
@@ -148,26 +208,23 @@ class HttpServer:
 
     async def end(self) -> int:
         """Return the exit status of a server that was told to end."""
-        return await to_thread.run_sync(self.process.wait, 10)
+        return await wait(self.process, 10)
 
 
 @contextmanager
 def http_server(folder: Path, extra: Mapping[str, str] | None = None) -> Generator[HttpServer]:
     """Serve on a free port, with a provider that never answers unless `extra` names one."""
-    with silent_provider() as variables:
-        process = subprocess.Popen(
+    with (
+        silent_provider() as variables,
+        running(
             [*COMMAND, "--http", "--port", "0"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
             env=environment(folder, variables if extra is None else extra),
-        )
-        with process:
-            try:
-                yield HttpServer(process)
-            finally:
-                process.kill()
+        ) as process,
+    ):
+        yield HttpServer(process)
 
 
 async def runs_in(folder: Path) -> list[RunState]:

@@ -13,6 +13,7 @@ import concertmaster
 PACKAGE = Path(concertmaster.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 ENGINE = PACKAGE / "engine"
+TESTS = Path(__file__).parent
 
 LAYERS = [
     {"errors", "setting_types", "signals"},
@@ -140,6 +141,16 @@ def test_only_settings_reads_the_environment() -> None:
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
     }
     assert readers <= {"settings.py"}
+
+
+def test_tests_start_processes_only_where_they_are_ended_on_every_way_out() -> None:
+    starters = {
+        path.relative_to(TESTS).as_posix()
+        for path in TESTS.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Popen")
+    }
+    assert starters == {"check.py", "processes.py"}
 
 
 def test_every_room_is_in_a_layer() -> None:

@@ -13,7 +13,7 @@ from concertmaster.errors import SettingsError
 from concertmaster.protocol.access import ProtectedResource
 from concertmaster.protocol.prompts import no_jobs
 from concertmaster.settings import Settings
-from processes import COMMAND, environment
+from processes import COMMAND, environment, running
 from serving import ANN
 
 HOST = "concertmaster.example.org"
@@ -178,21 +178,17 @@ def test_the_command_says_what_is_missing(tmp_path: Path) -> None:
 
 def test_the_command_lets_in_who_has_a_token(tmp_path: Path) -> None:
     variables = {"CONCERTMASTER_TOKENS_FILE": str(tokens_in(tmp_path, f'ann = "{ANN}"'))}
-    with subprocess.Popen(
+    with running(
         [*COMMAND, "--http", "--port", "0"],
         stderr=subprocess.PIPE,
-        text=True,
         env=environment(tmp_path, variables),
     ) as process:
-        try:
-            assert process.stderr is not None
-            line = process.stderr.readline()
-            address = line.split()[-1]
-            with httpx2.Client(timeout=30) as browser:
-                refusal = browser.post(address, json={})
-                headers = {"authorization": f"Bearer {ANN}"}
-                answer = browser.post(address, json={}, headers=headers)
-        finally:
-            process.kill()
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        address = line.split()[-1]
+        with httpx2.Client(timeout=30) as browser:
+            refusal = browser.post(address, json={})
+            headers = {"authorization": f"Bearer {ANN}"}
+            answer = browser.post(address, json={}, headers=headers)
     assert refusal.status_code == 401
     assert answer.status_code not in (401, 403)

@@ -6,7 +6,7 @@ This file is the test, and the program of a process that has a terminal of its o
 import re
 import subprocess
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
 from io import BufferedReader
 from pathlib import Path
@@ -25,7 +25,7 @@ from concertmaster.runs.orders import WorkerOrder
 from concertmaster.runs.service import RunService, open_service
 from concertmaster.store.sqlite_store import open_sqlite
 from fakes import FakeLLM, FakeTool, in_turn, wants
-from processes import environment
+from processes import environment, running
 
 pytestmark = pytest.mark.anyio
 
@@ -63,23 +63,25 @@ async def watched(folder: Path) -> None:
 
 
 @pytest.fixture
-def terminal(tmp_path: Path) -> "Terminal":
-    return Terminal(tmp_path)
+def terminal(tmp_path: Path) -> "Generator[Terminal]":
+    program = [sys.executable, "-m", "tests.process.test_answers", str(tmp_path)]
+    with running(
+        [sys.executable, "-c", "import pty, sys; pty.spawn(sys.argv[1:])", *program],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment(tmp_path, {"TERM": "xterm", "PYTHONPATH": "tests"}),
+        text=False,
+    ) as process:
+        yield Terminal(process)
 
 
 class Terminal:
     """A terminal with `watched` in the foreground."""
 
-    def __init__(self, folder: Path) -> None:
-        program = [sys.executable, "-m", "tests.process.test_answers", str(folder)]
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", "import pty, sys; pty.spawn(sys.argv[1:])", *program],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=environment(folder, {"TERM": "xterm", "PYTHONPATH": "tests"}),
-        )
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        self.process = process
         self.shown = ""
 
     def until(self, pattern: str) -> str:
@@ -99,15 +101,14 @@ class Terminal:
 
 
 def test_who_watches_a_run_answers_with_a_key(terminal: Terminal) -> None:
-    with terminal.process:
-        terminal.until(r'call commit with {"n": 1}\s+Allow this one call\? y/n')
-        terminal.type("xy")
-        terminal.until("Allowed")
-        terminal.until(r'call commit with {"n": 2}\s+Allow this one call\? y/n')
-        terminal.type("n")
-        terminal.until("Denied")
-        # The third is not asked about any more, since the no stands.
-        assert terminal.until(r"said: .*\.") == "said: allowed denied."
+    terminal.until(r'call commit with {"n": 1}\s+Allow this one call\? y/n')
+    terminal.type("xy")
+    terminal.until("Allowed")
+    terminal.until(r'call commit with {"n": 2}\s+Allow this one call\? y/n')
+    terminal.type("n")
+    terminal.until("Denied")
+    # The third is not asked about any more, since the no stands.
+    assert terminal.until(r"said: .*\.") == "said: allowed denied."
 
 
 async def question_of(service: RunService, run_id: str) -> str:
@@ -149,10 +150,11 @@ async def command(folder: Path, *arguments: str) -> "subprocess.CompletedProcess
             env=environment(folder),
             capture_output=True,
             text=True,
+            timeout=60,
             check=False,
         )
 
-    return await to_thread.run_sync(run)
+    return await to_thread.run_sync(run, abandon_on_cancel=True)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from processes import (
     Json,
     StdioServer,
     environment,
+    running,
     runs_in,
     silent_provider,
 )
@@ -91,12 +92,13 @@ def ended_run(front: StdioServer) -> Json:
 @pytest.mark.parametrize("settings", [{}, BACKGROUND])
 def test_a_server_whose_terminal_has_gone_ends(settings: dict[str, str], folder: Path) -> None:
     terminal, stdin = os.openpty()
-    with subprocess.Popen(
+    with running(
         COMMAND,
         stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment(folder, settings),
+        text=False,
     ) as server:
         assert server.stdout is not None
         assert server.stderr is not None
@@ -162,6 +164,8 @@ def test_clients_share_a_server_and_its_runs(silent: dict[str, str], folder: Pat
 def test_clients_that_start_at_once_start_one_server(folder: Path) -> None:
     with ExitStack() as stack:
         fronts = [StdioServer(folder, BACKGROUND) for _ in range(3)]
+        for front in fronts:
+            stack.callback(front.close)
         for front in fronts:
             stack.enter_context(front)
         assert report_in(folder).sessions == 3

@@ -14,6 +14,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from processes import running
+
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "concertmaster"]
 HEAVY = ("anthropic", "mcp", "uvicorn", "starlette", "pydantic_monty", "requests", "trafilatura")
@@ -83,15 +85,13 @@ def test_ctrl_c_stops_the_run_and_says_how_to_see_it() -> None:
     with silent_endpoint() as url:
         env = os.environ | {"CONCERTMASTER_BASE_URL": url, "ANTHROPIC_API_KEY": "none"}
         command = [*COMMAND, "worker", "analyst", "Think"]
-        with subprocess.Popen(
-            command, env=env, stderr=subprocess.PIPE, text=True, encoding="utf-8"
-        ) as process:
+        with running(command, env=env, stderr=subprocess.PIPE) as process:
             assert process.stderr is not None
             while "analyst: started" not in (line := process.stderr.readline()):
                 assert line
             process.send_signal(signal.SIGINT)
             told = process.stderr.read()
-    assert process.returncode == 130
+            assert process.wait() == 130
     found = re.search(r"concertmaster show (r-\S+)", told)
     assert found is not None, told
     assert "cancelled" in run("show", found.group(1)).stdout
@@ -103,20 +103,18 @@ def test_a_job_that_is_told_to_end_says_nothing_of_what_it_would_change(tmp_path
     with silent_endpoint() as url:
         env = os.environ | {"CONCERTMASTER_BASE_URL": url, "ANTHROPIC_API_KEY": "none"}
         job = ("job", "refactor_files", "use.py", "--change", "x", "--diff", "my.diff", "--apply")
-        with subprocess.Popen(
+        with running(
             [*COMMAND, *job],
             env=env | {"CONCERTMASTER_DRAIN_SECONDS": "0"},
             cwd=tmp_path,
             stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
         ) as process:
             assert process.stderr is not None
             while "agreement coder: started" not in (line := process.stderr.readline()):
                 assert line
             process.terminate()
             told = process.stderr.read()
-    assert process.returncode == 143
+            assert process.wait() == 143
     assert re.fullmatch(r"Letting calls end\. To go on: concertmaster resume r-\S+\n", told)
     assert not (tmp_path / "my.diff").exists()
 
@@ -178,21 +176,21 @@ def test_what_is_printed_to_a_closed_stream_lands_in_no_file(tmp_path: Path) -> 
 @pytest.mark.skipif(sys.platform == "win32", reason="no signals can be sent there")
 def test_over_http_the_server_tells_its_address_and_answers_there_until_a_signal_comes() -> None:
     command = [*COMMAND, "serve", "--http", "--port", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with running(command, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
         found = re.match(r"Serving at (http://127\.0\.0\.1:\d+/mcp)$", process.stderr.readline())
         assert found is not None
         assert httpx2.get(found.group(1)).status_code < 500
         process.terminate()
         process.stderr.read()
-    assert process.returncode == 128 + signal.SIGTERM
+        assert process.wait() == 128 + signal.SIGTERM
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no signals can be sent there")
 def test_a_run_goes_to_the_scripted_endpoint_that_another_command_serves() -> None:
     command = [*COMMAND, "dev", "fake-api", "--port", "0", "--subtasks", "3", "--key", "right"]
     command += ["--value", "sure=true", "--spread", "0.5"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with running(command, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
         found = re.match(r"Serving at (http://127\.0\.0\.1:\d+) until", process.stderr.readline())
         assert found is not None
@@ -202,7 +200,7 @@ def test_a_run_goes_to_the_scripted_endpoint_that_another_command_serves() -> No
         totals = httpx2.get(f"{address}/ledger").json()["totals"]
         process.send_signal(signal.SIGINT)
         assert "Interrupted." in process.stderr.read()
-    assert process.returncode == 130
+        assert process.wait() == 130
     assert result.returncode == 0, result.stderr
     usage = json.loads(result.stdout)["usage"]
     assert totals["requests"] == sum(item["attempts"] for item in usage) == 5
@@ -214,10 +212,10 @@ def test_on_a_terminal_the_run_is_drawn_as_it_goes_and_the_answer_is_rendered() 
     ours, its = os.openpty()
     env = os.environ | {"TERM": "xterm", "COLUMNS": "100", "NO_COLOR": "1"}
     command = [*COMMAND, "run", "Review this code", "examples/shop/app.py"]
-    with subprocess.Popen(command, cwd=ROOT, env=env, stdout=its, stderr=its) as process:
+    with running(command, cwd=ROOT, env=env, stdout=its, stderr=its) as process:
         os.close(its)
         shown = read_all(ours)
-    assert process.returncode == 0, shown
+        assert process.wait() == 0, shown
     assert "planning" in shown
     assert re.search(r"✓  s\d  security-reviewer ", shown)
     assert "5 subtasks" in shown

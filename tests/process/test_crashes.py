@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import anyio
@@ -15,8 +16,8 @@ import pytest
 from concertmaster.engine.record.events import CallFinished, Event
 from concertmaster.fake_api import Behaviour, serve_fake_api
 from concertmaster.fake_api.serving import ServedApi
-from concertmaster.store.sqlite_store import open_sqlite
-from processes import WORK, StdioServer, environment, runs_in
+from concertmaster.store.sqlite_store import SqliteJournal, open_sqlite
+from processes import WORK, StdioServer, environment, output, running, runs_in
 from services import service_in
 
 pytestmark = pytest.mark.anyio
@@ -32,13 +33,12 @@ def anyio_backend() -> str:
 
 def command(
     folder: Path, api: ServedApi, *arguments: str, before: Sequence[str] = ()
-) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
+) -> AbstractContextManager["subprocess.Popen[str]"]:
+    return running(
         [*before, sys.executable, "-m", "concertmaster", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         stdin=subprocess.DEVNULL,
-        text=True,
         env=environment(folder, settings(api) | {"TERM": "xterm"}),
     )
 
@@ -51,26 +51,25 @@ def settings(api: ServedApi) -> dict[str, str]:
     }
 
 
-async def output(process: "subprocess.Popen[str]") -> str:
-    told, _ = await anyio.to_thread.run_sync(process.communicate)
-    return told
-
-
 def calls(events: Sequence[Event]) -> list[str]:
     return [event.name for event in events if isinstance(event, CallFinished)]
 
 
 async def killed_after(folder: Path, api: ServedApi, count: int) -> str:
     """Return the id of a run whose process was killed once so many of its calls were committed."""
-    process = command(folder, api, "run", "Do all of it", "--json")
     async with open_sqlite(folder) as journal:
-        while True:
-            await journal.changed_elsewhere()
-            for row in await journal.recent(1):
-                if len(calls(await journal.events(row.run_id))) >= count:
-                    process.kill()
-                    await output(process)
-                    return row.run_id
+        with command(folder, api, "run", "Do all of it", "--json") as process:
+            return await killed_in(process, journal, count)
+
+
+async def killed_in(process: "subprocess.Popen[str]", journal: SqliteJournal, count: int) -> str:
+    while True:
+        await journal.changed_elsewhere()
+        for row in await journal.recent(1):
+            if len(calls(await journal.events(row.run_id))) >= count:
+                process.kill()
+                await output(process)
+                return row.run_id
 
 
 async def events_of(folder: Path, run_id: str) -> Sequence[Event]:
@@ -87,7 +86,8 @@ async def test_a_killed_run_goes_on_and_only_calls_that_were_under_way_are_made_
             run_id = await killed_after(tmp_path, api, count)
             begun = len(api.ledger.entries)
             committed = calls(await events_of(tmp_path, run_id))
-            told = await output(command(tmp_path, api, "resume", run_id, "--json"))
+            with command(tmp_path, api, "resume", run_id, "--json") as process:
+                told = await output(process)
         assert json.loads(told)["status"] == "succeeded"
         made = calls(await events_of(tmp_path, run_id))
         assert len(made) == len(set(made)) == 6
@@ -135,17 +135,18 @@ async def test_calls_under_way_end_when_a_command_is_told_to_end_or_its_terminal
 ) -> None:
     async with serve_fake_api(BEHAVIOUR) as api:
         with anyio.fail_after(60):
-            process = command(tmp_path, api, "run", "Do all of it", before=terminal)
-            while len(api.ledger.entries) < 3:
-                await anyio.lowlevel.checkpoint()
-            process.send_signal(signal.SIGKILL if terminal else signal.SIGTERM)
-            await output(process)
-            assert process.returncode == (-9 if terminal else 143)
+            with command(tmp_path, api, "run", "Do all of it", before=terminal) as process:
+                while len(api.ledger.entries) < 3:
+                    await anyio.lowlevel.checkpoint()
+                process.send_signal(signal.SIGKILL if terminal else signal.SIGTERM)
+                await output(process)
+                assert process.returncode == (-9 if terminal else 143)
             begun = len(api.ledger.entries)
             run_id = await ended(tmp_path)
         made = calls(await events_of(tmp_path, run_id))
         assert len(made) == begun
-        told = await output(command(tmp_path, api, "resume", run_id, "--json"))
+        with command(tmp_path, api, "resume", run_id, "--json") as process:
+            told = await output(process)
         assert json.loads(told)["status"] == "succeeded"
         assert len(api.ledger.entries) == 6
 

@@ -45,12 +45,20 @@ def at_work(folder: Path, *arguments: str) -> Generator[StdioServer]:
             while not (folder / "pids").exists():
                 server.call(3, "get_run", {})
                 server.answer(3)
-            yield server
+            try:
+                yield server
+            finally:
+                if is_alive(folder):
+                    os.kill(process_id(folder), signal.SIGKILL)
+
+
+def process_id(folder: Path) -> int:
+    return int((folder / "pids").read_text(encoding="utf-8"))
 
 
 def is_alive(folder: Path) -> bool:
     try:
-        os.kill(int((folder / "pids").read_text(encoding="utf-8")), 0)
+        os.kill(process_id(folder), 0)
     except ProcessLookupError:
         return False
     return True

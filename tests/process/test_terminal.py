@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from processes import environment
+from processes import environment, running
 
 ROOT = Path(__file__).resolve().parents[2]
 ORDER = ("run", "Review this code for problems", "examples/shop/app.py", "--approve", "always")
@@ -19,13 +19,14 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "openpty"), reason="there are no
 def at_terminal(folder: Path, *arguments: str, lines: str) -> tuple[int, str, str]:
     """Return the exit status of the command, what it printed, and what was on the screen."""
     screen, terminal = os.openpty()
-    with subprocess.Popen(
+    with running(
         [sys.executable, "-m", "concertmaster", *arguments],
         cwd=ROOT,
         env=environment(folder, {"TERM": "dumb"}),
         stdin=terminal,
         stdout=subprocess.PIPE,
         stderr=terminal,
+        text=False,
     ) as process:
         os.close(terminal)
         os.write(screen, lines.encode())
@@ -36,8 +37,9 @@ def at_terminal(folder: Path, *arguments: str, lines: str) -> tuple[int, str, st
                 shown += part
         assert process.stdout is not None
         printed = process.stdout.read()
+        status = process.wait()
     os.close(screen)
-    return process.returncode, printed.decode(), shown.decode()
+    return status, printed.decode(), shown.decode()
 
 
 @pytest.mark.parametrize(

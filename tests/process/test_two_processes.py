@@ -1,5 +1,6 @@
 """Real processes on one journal. This file is the test, and the program of the other process."""
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from concertmaster.engine.record.events import CancelRequested, RunStarted, Subt
 from concertmaster.engine.record.request import RunRequest
 from concertmaster.errors import ConcertmasterError
 from concertmaster.store.sqlite_store import SqliteJournal, open_sqlite
+from processes import running
 
 pytestmark = pytest.mark.anyio
 
@@ -73,13 +75,15 @@ class Other:
     """Another process with the same journal."""
 
     def __init__(self, folder: Path) -> None:
-        self._process = subprocess.Popen(
+        command = running(
             [sys.executable, "-m", "tests.process.test_two_processes", str(folder)],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
+            env=os.environ | {"PYTHONPATH": "tests"},
         )
+        self._stack = ExitStack()
+        self._process = self._stack.enter_context(command)
         self._in = pipe(self._process.stdin)
         self._out = pipe(self._process.stdout)
 
@@ -100,10 +104,10 @@ class Other:
         self._process.wait()
 
     def close(self) -> None:
-        """Let it end by itself, if it has not been killed."""
-        self._in.close()
-        self._process.wait()
-        self._out.close()
+        """Let it end by itself, and kill it if it does not."""
+        with self._stack:
+            self._in.close()
+            self._process.wait(30)
 
 
 def pipe(stream: IO[str] | None) -> IO[str]:

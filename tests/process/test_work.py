@@ -11,7 +11,6 @@ from typing import IO, cast
 import anyio
 import anyio.lowlevel
 import pytest
-from anyio import to_thread
 
 from building import setup
 from concertmaster.cli import wiring
@@ -24,7 +23,7 @@ from concertmaster.store.journal import Journal
 from concertmaster.store.postgres_store import open_postgres
 from fakes import FakeLLM
 from postgres import Postgres
-from processes import silent_provider
+from processes import running, silent_provider, wait
 
 pytestmark = [
     pytest.mark.anyio,
@@ -36,14 +35,10 @@ pytestmark = [
 def working(environment: Mapping[str, str]) -> Generator[subprocess.Popen[str]]:
     """Run a process that works, and wait until it does."""
     command = [sys.executable, "-m", "concertmaster", "work"]
-    with subprocess.Popen(
-        command, env={**os.environ, **environment}, stderr=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            assert "Working on" in cast("IO[str]", process.stderr).readline()
-            yield process
-        finally:
-            process.kill()
+    env = {**os.environ, **environment}
+    with running(command, env=env, stderr=subprocess.PIPE) as process:
+        assert "Working on" in cast("IO[str]", process.stderr).readline()
+        yield process
 
 
 async def taken_up(journal: Journal, run_id: str, *, epoch: int) -> None:
@@ -88,7 +83,7 @@ async def test_a_process_that_is_told_to_end_lets_its_calls_end_and_none_is_made
                         while second.room.load == 0:
                             await anyio.lowlevel.checkpoint()
                     state = await door.wait(run_id, seconds=60)
-            assert await to_thread.run_sync(first.wait) == 0
+            assert await wait(first) == 0
     assert (state.status, state.resumed) == ("succeeded", 1)
     assert len(api.ledger.entries) == state.usage.attempts == 6
 
