@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from concertmaster.errors import RequestError
+from concertmaster.tools.beneath import Folder
 from concertmaster.tools.changes import FileChange, apply_changes, unified_diff
 
 GIT = shutil.which("git") or ""
@@ -161,14 +162,14 @@ FULL = OSError(28, "No space left on device")
 def break_replacing(monkeypatch: pytest.MonkeyPatch, *steps: BaseException | None) -> None:
     """Have each replacement of a file, in their order, go well or end like this."""
     left = iter(steps)
-    replace = Path.replace
+    replace = Folder.replace
 
-    def replace_or_break(path: Path, target: Path) -> Path:
+    def replace_or_break(folder: Folder, name: str, target: str) -> None:
         if (problem := next(left)) is not None:
             raise problem
-        return replace(path, target)
+        replace(folder, name, target)
 
-    monkeypatch.setattr(Path, "replace", replace_or_break)
+    monkeypatch.setattr(Folder, "replace", replace_or_break)
 
 
 def test_what_was_replaced_is_put_back_if_a_later_file_cannot_be(

@@ -209,7 +209,7 @@ async def test_a_folder_that_vanishes_is_an_error(root: Path) -> None:
 async def test_a_file_replaced_by_a_link_after_it_was_checked_is_not_followed(root: Path) -> None:
     (root / "swapped").symlink_to("/etc/passwd")
     with pytest.raises(InputError, match="cannot be read"):
-        read_text(root / "swapped", "swapped", max_bytes=10_000)
+        read_text(root / "swapped", "swapped", root=root, max_bytes=10_000)
 
 
 async def test_a_folder_with_too_many_files_is_refused_before_any_is_read(root: Path) -> None:

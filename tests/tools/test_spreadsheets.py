@@ -184,7 +184,9 @@ async def test_of_a_row_that_a_few_bytes_stand_for_no_more_is_taken_than_tells_t
     cell = '<table:table-cell table:number-columns-repeated="2000" office:value-type="string">'
     row = f"<table:table-row>{cell}<text:p>{'x' * 5000}</text:p></table:table-cell>"
     write(tmp_path, {"a.ods": ods(f"{row}</table:table-row>")})
-    sheets = await to_thread.run_sync(partial(read_sheets, tmp_path / "a.ods", "a", max_bytes=1000))
+    sheets = await to_thread.run_sync(
+        partial(read_sheets, tmp_path / "a.ods", "a", root=tmp_path, max_bytes=1000)
+    )
     assert {name: len(text) for name, text in sheets.items()} == {"Data": 1001}
 
 

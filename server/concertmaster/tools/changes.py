@@ -4,18 +4,18 @@ import codecs
 import difflib
 import json
 import os
-import shutil
+import secrets
 import stat
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from concertmaster.errors import InputError, RequestError
+from concertmaster.tools.beneath import Folder, open_folder
 from concertmaster.tools.inputs import DEFAULT_LIMITS
-from concertmaster.tools.reading import read_bytes, text_of
+from concertmaster.tools.reading import read_in_folder, text_of
 from concertmaster.tools.roots import printable
 
 _WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
@@ -65,6 +65,8 @@ def _lines(text: str) -> list[str]:
 class _Target:
     change: FileChange
     path: Path
+    folder: Folder
+    """The one it is in."""
     old: bytes
 
     @property
@@ -82,78 +84,93 @@ def apply_changes(changes: Sequence[FileChange], *, roots: Sequence[Path]) -> tu
     """
     folders = [root.resolve() for root in roots if root.is_dir()]
     try:
-        targets = [_target(change, folders) for change in changes]
         with ExitStack() as stack:
-            new = [_staged(target.path, target.new, stack) for target in targets]
+            targets = [_target(change, folders, stack) for change in changes]
+            new = [_staged(target, target.new, stack) for target in targets]
             # Written beforehand, so that nothing but a new name is needed to put them back.
-            old = [_staged(target.path, target.old, stack) for target in targets]
+            old = [_staged(target, target.old, stack) for target in targets]
             for target in targets:
-                _target(target.change, folders)
+                _check_again(target, folders)
             _replace(targets, new, old)
     except OSError as exc:
-        raise RequestError(f"Nothing was changed: {exc.strerror} ({exc.filename}).") from None
+        where = f" ({exc.filename})" if exc.filename else ""
+        raise RequestError(f"Nothing was changed: {exc.strerror}{where}.") from None
     return tuple(target.path for target in targets)
 
 
-def _target(change: FileChange, roots: Sequence[Path]) -> _Target:
-    """Return where a change is made, if it can be."""
-    found = [path for root in roots if (path := root / change.name).exists()]
+def _target(change: FileChange, roots: Sequence[Path], stack: ExitStack) -> _Target:
+    """Return where a change is made, if it can be. Its folder is open until `stack` ends."""
+    found = [(root, path) for root in roots if (path := root / change.name).exists()]
     if len(found) != 1:
         where = "in several of them" if found else "not there"
         raise _refusal(change, f"it has to be under the folders that may be read, and is {where}")
-    (path,) = found
-    if path.resolve() != path:
+    ((root, path),) = found
+    if path.resolve() != path or not path.is_relative_to(root):
         raise _refusal(change, "it is reached by a link")
+    folder = stack.enter_context(open_folder(root, path.parent))
     try:
-        old = read_bytes(path, change.name, max_bytes=DEFAULT_LIMITS.file_bytes)
+        old = read_in_folder(folder, path.name, change.name, max_bytes=DEFAULT_LIMITS.file_bytes)
         text = text_of(old, change.name)
     except InputError as exc:
         raise _refusal(change, exc.problem.rstrip(".")) from None
-    if not (path.stat().st_mode & _WRITABLE and os.access(path, os.W_OK)):
+    if not (folder.stat(path.name).st_mode & _WRITABLE and folder.is_writable(path.name)):
         raise _refusal(change, "it is read-only")
     if text != change.before:
         raise _refusal(change, "it is not what the run has read any more. Do the job again")
-    return _Target(change, path, old)
+    return _Target(change, path, folder, old)
+
+
+def _check_again(target: _Target, roots: Sequence[Path]) -> None:
+    """Refuse a change if its file, or the folder it is in, has been replaced meanwhile."""
+    with ExitStack() as stack:
+        now = _target(target.change, roots, stack)
+        if not now.folder.is_same(target.folder):
+            raise _refusal(target.change, "its folder was replaced meanwhile")
 
 
 def _refusal(change: FileChange, problem: str) -> RequestError:
     return RequestError(f"Nothing was changed. {printable(change.name)}: {problem}.")
 
 
-def _staged(path: Path, content: bytes, stack: ExitStack) -> Path:
-    """Return a file beside `path` with its owner, its mode and the `content`.
+def _staged(target: _Target, content: bytes, stack: ExitStack) -> str:
+    """Return the name of a file beside the target, with its owner, its mode and the `content`.
 
     It is gone when `stack` ends.
     """
-    number, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    stack.callback(Path(name).unlink, missing_ok=True)
+    name = f".{target.path.name}.{secrets.token_hex(4)}"
+    number = target.folder.create(name)
+    stack.callback(target.folder.remove, name)
     with os.fdopen(number, "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(number)
-    _copy_owner(path, name)
-    shutil.copymode(path, name)
-    return Path(name)
+        _copy_owner_and_mode(target, number, name)
+    return name
 
 
-def _copy_owner(path: Path, name: str) -> None:
+def _copy_owner_and_mode(target: _Target, number: int, name: str) -> None:
+    status = target.folder.stat(target.path.name)
+    mode = stat.S_IMODE(status.st_mode)
+    if sys.platform == "win32":
+        (target.folder.path / name).chmod(mode)
+        return
     # Only root may give files away. Who may not owns the new file, as after an edit elsewhere.
-    if sys.platform != "win32":
-        with suppress(OSError):
-            os.chown(name, path.stat().st_uid, path.stat().st_gid)
+    with suppress(OSError):
+        os.fchown(number, status.st_uid, status.st_gid)
+    os.fchmod(number, mode)
 
 
-def _replace(targets: Sequence[_Target], new: Sequence[Path], old: Sequence[Path]) -> None:
+def _replace(targets: Sequence[_Target], new: Sequence[str], old: Sequence[str]) -> None:
     """Put files in the place of the targets: all of the `new`, else the `old` again."""
     try:
-        for target, path in zip(targets, new, strict=True):
-            path.replace(target.path)
+        for target, name in zip(targets, new, strict=True):
+            target.folder.replace(name, target.path.name)
     except BaseException as exc:
         stuck = [
             target.change.name
-            for target, path, saved in zip(targets, new, old, strict=True)
+            for target, name, saved in zip(targets, new, old, strict=True)
             # What has taken its place is not beside it any more.
-            if not path.exists() and not _put_back(saved, target.path)
+            if not target.folder.has(name) and not _put_back(saved, target)
         ]
         if stuck:
             names = ", ".join(map(printable, stuck))
@@ -161,8 +178,8 @@ def _replace(targets: Sequence[_Target], new: Sequence[Path], old: Sequence[Path
         raise
 
 
-def _put_back(saved: Path, path: Path) -> bool:
+def _put_back(saved: str, target: _Target) -> bool:
     with suppress(OSError):
-        saved.replace(path)
+        target.folder.replace(saved, target.path.name)
         return True
     return False

@@ -76,16 +76,16 @@ def _text(path: str, scope: ToolScope) -> str:
             raise ToolCallError(f"{path} is hidden or ignored by git, so only a user can give it.")
         if file.is_dir():
             raise ToolCallError(f"{path} is a folder. Call list_files to see what is in it.")
-        return _content(file, path)
+        return _content(file, path, roots.root(file))
     except InputError as exc:
         names = ", ".join(document.name for document in scope.inputs) or "none"
         raise ToolCallError(f"{exc} Your inputs: {names}.") from None
 
 
-def _content(file: Path, name: str) -> str:
+def _content(file: Path, name: str, root: Path) -> str:
     if not is_spreadsheet(name):
-        return read_text(file, name, max_bytes=MAX_BYTES)
-    sheets = read_sheets(file, name, max_bytes=MAX_BYTES)
+        return read_text(file, name, root=root, max_bytes=MAX_BYTES)
+    sheets = read_sheets(file, name, root=root, max_bytes=MAX_BYTES)
     for sheet, text in sheets.items():
         if len(text.encode()) > MAX_BYTES:
             raise TooLongError(f"{name}, sheet {sheet}", MAX_BYTES)

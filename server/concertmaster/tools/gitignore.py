@@ -48,7 +48,7 @@ class GitIgnore:
 
 def _read(file: Path) -> GitIgnoreSpec | None:
     try:
-        lines = read_text(file, FILE, max_bytes=MAX_BYTES).splitlines()
+        lines = read_text(file, FILE, root=file.parent, max_bytes=MAX_BYTES).splitlines()
     except InputError:
         return None
     return _compiled(lines) or _compiled([line for line in lines if _compiled([line])])

@@ -136,10 +136,10 @@ class _Collection:
 
     def _texts(self, path: Path, name: str) -> Mapping[str, str]:
         """Return what becomes of a file, by name."""
-        most = self._limits.file_bytes
+        root, most = self._roots.root(path), self._limits.file_bytes
         if not is_spreadsheet(name):
-            return {name: read_text(path, name, max_bytes=most)}
-        sheets = read_sheets(path, name, max_bytes=most)
+            return {name: read_text(path, name, root=root, max_bytes=most)}
+        sheets = read_sheets(path, name, root=root, max_bytes=most)
         texts = {f"{name}/{sheet}.tsv": text for sheet, text in sheets.items()}
         for part, text in texts.items():
             if len(text.encode()) > most:

@@ -1,16 +1,12 @@
 """Reading a file that was found under the roots: a regular one, of text, of bounded size."""
 
 import os
-import stat
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from concertmaster.errors import InputError
-
-# A file is opened without following a link put there since it was resolved, and without
-# waiting for the writer of a pipe. Each flag is there where the system knows it.
-_OPEN_FLAGS = os.O_RDONLY | sum(
-    int(getattr(os, name, 0)) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY")
-)
+from concertmaster.tools.beneath import READ_FLAGS, Folder, is_regular, open_beneath
 
 
 class NotTextError(InputError):
@@ -32,38 +28,52 @@ class TooLongError(InputError):
         super().__init__(name, problem)
 
 
-def read_text(path: Path, name: str, *, max_bytes: int) -> str:
-    """Return the text of a regular file whose `path` is resolved.
+def read_text(path: Path, name: str, *, root: Path, max_bytes: int) -> str:
+    """Return the text of a regular file, which is `root` or below it; both are resolved.
 
     Raises:
         NotTextError: it is binary.
         TooLongError: it is longer than `max_bytes`.
         InputError: it cannot be read.
     """
-    content = _beginning(path, name, max_bytes + 1)
+    content = _beginning(partial(open_beneath, root, path, READ_FLAGS), name, max_bytes + 1)
     # A photo in a folder is no text that is too long.
     if len(content) > max_bytes and b"\0" not in content:
         raise TooLongError(name, max_bytes)
     return text_of(content, name)
 
 
-def read_bytes(path: Path, name: str, *, max_bytes: int) -> bytes:
-    """Return the content of a regular file whose `path` is resolved.
+def read_bytes(path: Path, name: str, *, root: Path, max_bytes: int) -> bytes:
+    """Return the content of a regular file, which is `root` or below it; both are resolved.
 
     Raises:
         TooLongError: it is longer than `max_bytes`.
         InputError: it cannot be read.
     """
-    content = _beginning(path, name, max_bytes + 1)
+    return _bounded(partial(open_beneath, root, path, READ_FLAGS), name, max_bytes)
+
+
+def read_in_folder(folder: Folder, file: str, name: str, *, max_bytes: int) -> bytes:
+    """Return the content of a regular file in an open folder.
+
+    Raises:
+        TooLongError: it is longer than `max_bytes`.
+        InputError: it cannot be read.
+    """
+    return _bounded(partial(folder.open, file), name, max_bytes)
+
+
+def _bounded(open_file: Callable[[], int], name: str, max_bytes: int) -> bytes:
+    content = _beginning(open_file, name, max_bytes + 1)
     if len(content) > max_bytes:
         raise TooLongError(name, max_bytes)
     return content
 
 
-def _beginning(path: Path, name: str, size: int) -> bytes:
+def _beginning(open_file: Callable[[], int], name: str, size: int) -> bytes:
     try:
-        with open(path, "rb", opener=_open) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        with os.fdopen(open_file(), "rb") as file:
+            if not is_regular(file.fileno()):
                 raise InputError(name, "it is neither a file nor a folder. Leave it out.")
             return file.read(size)
     except OSError as exc:
@@ -87,7 +97,3 @@ def text_of(content: bytes, name: str) -> str:
 def unreadable(name: str, error: OSError) -> InputError:
     """Return the error for a file or folder that the system does not let us read."""
     return InputError(name, f"it cannot be read: {error.strerror}.")
-
-
-def _open(path: str, _flags: int) -> int:
-    return os.open(path, _OPEN_FLAGS)

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from concertmaster.errors import InputError
+from concertmaster.tools.beneath import Entry, open_folder
 from concertmaster.tools.reading import unreadable
 
 if TYPE_CHECKING:
@@ -109,11 +110,13 @@ class Roots:
             InputError: there is too much to look through, or a folder cannot be read.
         """
         # A folder that is left out itself was named on purpose; rules above it do not count.
-        top = self.root(folder) if self.visible(folder) else folder
+        root = self.root(folder)
+        top = root if self.visible(folder) else folder
         left = WALK_ENTRIES
         waiting = [folder]
         while waiting:
-            entries = _entries(spec, waiting.pop(), left)
+            folder = waiting.pop()
+            entries = _entries(spec, root, folder, left)
             left -= len(entries)
             if left < 0:
                 raise InputError(
@@ -121,10 +124,20 @@ class Roots:
                     f"there are more than {WALK_ENTRIES:,} files and folders to look through. "
                     "Name a folder further down.",
                 )
-            entries = [entry for entry in entries if not self._is_ignored(entry, top)]
-            waiting += [Path(entry.path) for entry in reversed(entries) if _is_walked(entry)]
-            for entry in entries:
-                if (file := self._regular_file(entry)) is not None:
+            found = [
+                (entry, path)
+                for entry in entries
+                if not self._git.ignores(
+                    path := folder / entry.name, top=top, is_folder=entry.is_folder
+                )
+            ]
+            waiting += [
+                path
+                for entry, path in reversed(found)
+                if entry.is_folder and not _is_passed_over(path)
+            ]
+            for entry, path in found:
+                if (file := self._regular_file(entry, path)) is not None:
                     yield file
 
     def files(self) -> Iterator[Path]:
@@ -132,13 +145,13 @@ class Roots:
         for root in self._folders:
             yield from self.walk(str(root), root)
 
-    def _regular_file(self, entry: "os.DirEntry[str]") -> Path | None:
-        if entry.is_file(follow_symlinks=False):
-            return Path(entry.path)
-        if not entry.is_symlink():
+    def _regular_file(self, entry: Entry, path: Path) -> Path | None:
+        if entry.is_file:
+            return path
+        if not entry.is_link:
             return None
         try:
-            target = Path(entry.path).resolve()
+            target = path.resolve()
             return target if target.is_file() and self.visible(target) else None
         except (OSError, RuntimeError):
             return None
@@ -155,10 +168,6 @@ class Roots:
             or self._git.ignores(step, top=root, is_folder=step.is_dir())
             for step in steps[: steps.index(root)]
         )
-
-    def _is_ignored(self, entry: "os.DirEntry[str]", top: Path) -> bool:
-        is_folder = entry.is_dir(follow_symlinks=False)
-        return self._git.ignores(Path(entry.path), top=top, is_folder=is_folder)
 
     def root(self, path: Path) -> Path:
         """Return the root that a resolved path is in."""
@@ -241,19 +250,14 @@ def _reachable(places: set[int], pattern: Sequence[str]) -> set[int]:
     return places
 
 
-def _entries(spec: str, folder: Path, most: int) -> list["os.DirEntry[str]"]:
+def _entries(spec: str, root: Path, folder: Path, most: int) -> list[Entry]:
     """Return what is in a folder and not hidden, sorted; more than `most` where there is more."""
     try:
-        with os.scandir(folder) as entries:
-            visible = (entry for entry in entries if not entry.name.startswith("."))
-            some = list(itertools.islice(visible, most + 1))
+        with open_folder(root, folder) as opened:
+            some = opened.entries(most + 1)
     except OSError as exc:
         raise unreadable(spec, exc) from None
     return sorted(some, key=lambda entry: entry.name)
-
-
-def _is_walked(entry: "os.DirEntry[str]") -> bool:
-    return entry.is_dir(follow_symlinks=False) and not _is_passed_over(Path(entry.path))
 
 
 def _is_passed_over(folder: Path) -> bool:

@@ -119,7 +119,8 @@ def _texts(names: str, scope: ToolScope) -> Iterator[Document]:
         if name not in seen and matches(name, names):
             seen.add(name)
             with suppress(InputError):
-                yield Document(name=name, text=read_text(file, name, max_bytes=MAX_BYTES))
+                text = read_text(file, name, root=roots.root(file), max_bytes=MAX_BYTES)
+                yield Document(name=name, text=text)
 
 
 def _within_limit(texts: Iterator[Document]) -> Iterator[Document]:

@@ -48,7 +48,7 @@ def is_spreadsheet(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in _SUFFIXES
 
 
-def read_sheets(path: Path, name: str, *, max_bytes: int) -> Mapping[str, str]:
+def read_sheets(path: Path, name: str, *, root: Path, max_bytes: int) -> Mapping[str, str]:
     """Return the rows of each sheet that has any, as tab-separated values, by its name.
 
     Cells have the values that they were saved with; of formulas that failed, none. Of what is
@@ -60,7 +60,7 @@ def read_sheets(path: Path, name: str, *, max_bytes: int) -> Mapping[str, str]:
         InputError: it cannot be opened.
     """
     try:
-        content = read_bytes(path, name, max_bytes=MAX_BYTES)
+        content = read_bytes(path, name, root=root, max_bytes=MAX_BYTES)
     except TooLongError as exc:
         raise SpreadsheetError(name, exc.problem) from None
     answer = from_thread.run(_ask_reader, content, name, max_bytes)
