@@ -111,7 +111,7 @@ class Roots:
         """
         # A folder that is left out itself was named on purpose; rules above it do not count.
         root = self.root(folder)
-        top = root if self.visible(folder) else folder
+        top = self._git.top(root) if self.visible(folder) else folder
         left = WALK_ENTRIES
         waiting = [folder]
         while waiting:
@@ -165,7 +165,7 @@ class Roots:
         return not any(
             step.name.startswith(".")
             or _is_passed_over(step)
-            or self._git.ignores(step, top=root, is_folder=step.is_dir())
+            or self._git.ignores(step, top=self._git.top(root), is_folder=step.is_dir())
             for step in steps[: steps.index(root)]
         )
 
