@@ -48,12 +48,14 @@ async def follow(
 
 
 async def _watch(service: RunService, state: RunState, view: View) -> RunState:
+    # As the run's own times, these do not change when the clock of the machine is set.
+    offset = time.time() - time.monotonic()
     while not state.still:
-        view.show(state, time.time())
+        view.show(state, offset + time.monotonic())
         state = await service.wait_for_change(
             state.run_id, seen=state.events, seconds=view.frame_seconds
         )
-    view.show(state, time.time())
+    view.show(state, offset + time.monotonic())
     return state
 
 

@@ -72,12 +72,10 @@ class Steps:
         limits: Limits = USUAL_LIMITS,
         recorded: Iterable[Event] = (),
         brake: Brake | None = None,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self._append = append
         self._brake = brake or Brake()
         self._run_id = run_id
-        self._clock = clock
         self.recorded = Recorded(recorded)
         """What the journal tells of the run before it was resumed."""
         self._made: dict[str, Reply] = {}
@@ -100,7 +98,11 @@ class Steps:
 
     def now(self) -> float:
         """Return the time for an event: Unix seconds."""
-        return self._clock()
+        return time.time()
+
+    def elapsed(self) -> float:
+        """Return seconds of a clock that nobody sets, to measure how long something takes."""
+        return time.monotonic()
 
     async def record(self, event: Event, *, wait: bool = True) -> None:
         """Commit an event, even when the caller is being cancelled meanwhile.
@@ -248,11 +250,15 @@ class Steps:
         subtask_id: str,
         once: bool,
     ) -> ToolOutcome:
-        started = self.now()
+        started = self.elapsed()
         if once:
             await self._commit(
                 ToolStarted(
-                    name=f"{name}/start", at=started, step=name, subtask_id=subtask_id, call=call
+                    name=f"{name}/start",
+                    at=self.now(),
+                    step=name,
+                    subtask_id=subtask_id,
+                    call=call,
                 )
             )
         denied = False
@@ -264,15 +270,14 @@ class Steps:
         except ToolCallError as exc:
             denied = isinstance(exc, ToolDeniedError)
             outcome = ToolOutcome(id=call.id, text=str(exc), failed=True)
-        ended = self.now()
         await self._commit(
             ToolCalled(
                 name=name,
-                at=ended,
+                at=self.now(),
                 subtask_id=subtask_id,
                 call=call,
                 outcome=outcome,
-                seconds=ended - started,
+                seconds=self.elapsed() - started,
                 denied=denied,
             )
         )

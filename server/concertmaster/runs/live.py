@@ -1,6 +1,7 @@
 """The runs that this process drives, each in the background until it ends or is lost."""
 
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 
@@ -31,6 +32,24 @@ _UNWRITABLE = (StoreError, UnknownRunError)
 """What the journal raises when it does not take an event of a run."""
 
 
+_CLOCK_TOLERANCE_SECONDS = 1.0
+"""A clock that is further off than this was set; one that is less so runs fast or slow."""
+
+
+class _Clock:
+    """Compares the clock of the machine with one that nobody sets."""
+
+    def __init__(self) -> None:
+        self._offset = time.time() - time.monotonic()
+
+    def corrected(self, event: Event) -> Event:
+        """Return an event of this moment that says how far the clock was set, if it was."""
+        moved = time.time() - time.monotonic() - self._offset
+        if abs(moved) <= _CLOCK_TOLERANCE_SECONDS:
+            return event
+        return event.model_copy(update={"clock_moved": moved})
+
+
 class LiveRun:
     """A run that this process drives."""
 
@@ -41,6 +60,7 @@ class LiveRun:
         self._approve: Approve = approve
         self.scope = anyio.CancelScope()
         self.changes = Changes()
+        self.clock = _Clock()
         self.consents = Consents()
         self.begun = False
         """Whether the journal has what this life of the run begins with."""
@@ -243,6 +263,7 @@ class LiveRuns:
             self._given_up.add(live.state, epoch=live.epoch)
 
     async def _append(self, live: LiveRun, event: Event, *, wait: bool = True) -> None:
+        event = live.clock.corrected(event)
         try:
             await self._journal.append(live.state.run_id, event, epoch=live.epoch, wait=wait)
         except _UNWRITABLE:

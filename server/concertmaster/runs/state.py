@@ -157,7 +157,7 @@ class RunState:
     def apply(self, event: Event) -> None:
         """Take in the next event."""
         self.events += 1
-        self.updated_at = event.at
+        self.updated_at = event.steady_at
         match event:
             case CallStarted() | CallFinished() | CallFailed():
                 self._apply_call(event)
@@ -250,7 +250,7 @@ class RunState:
             case SubtaskStarted():
                 if (state := self._planned(event.subtask_id)) is not None:
                     state.status = "running"
-                    state.started_at = event.at
+                    state.started_at = event.steady_at
             case _:
                 self._apply_result(event)
 
@@ -265,7 +265,7 @@ class RunState:
         if (state := self._planned(result.subtask_id)) is not None:
             state.status = result.status
             state.result = result
-            state.ended_at = event.at
+            state.ended_at = event.steady_at
             state.calls.clear()
         self._close(lambda asked: asked.subtask_id == result.subtask_id)
 
@@ -322,7 +322,7 @@ class RunState:
             self.answer, self.value = event.answer, event.value
         self.reasons = event.reasons
         self.rest = event.rest
-        self.ended_at = event.at
+        self.ended_at = event.steady_at
         self.calls.clear()
         self.questions = {}
         if self.request.kind != "plan" and event.status != "needs_approval":
@@ -369,8 +369,8 @@ def fold(
         principal=first.origin.principal,
         notice=first.notice,
         warnings=tuple(f"Left out: {sentence}" for sentence in first.request.left_out),
-        started_at=first.at,
-        updated_at=first.at,
+        started_at=first.steady_at,
+        updated_at=first.steady_at,
         guard="pending" if first.request.guard else "none",
         events=1,
     )

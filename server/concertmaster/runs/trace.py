@@ -86,7 +86,7 @@ def trace(
     """
     if not events or not isinstance(events[0], RunStarted):
         raise UnreadableRunError(run_id, "its journal does not begin with its start.")
-    tree = _Tree(run_id, started_at=events[0].at, content=content)
+    tree = _Tree(run_id, started_at=events[0].steady_at, content=content)
     for event in events:
         try:
             tree.apply(event)
@@ -206,7 +206,9 @@ class _Tree:
             case RunResumed():
                 self._resume(event)
             case SynthesisStarted():
-                self._synthesis = self.root.begin("invoke_agent synthesizer", "synthesis", event.at)
+                self._synthesis = self.root.begin(
+                    "invoke_agent synthesizer", "synthesis", event.steady_at
+                )
             case GuardDecided():
                 self.root.attributes["guard"] = "passed" if event.passed else event.reason
             case ResultsVerified():
@@ -214,9 +216,12 @@ class _Tree:
             case CancelRequested():
                 self.root.attributes["cancel_requested"] = event.reason
             case _:
-                self.root.stop(event.at, event.status)
+                self.root.stop(event.steady_at, event.status)
                 self.root.end(
-                    event.at, event.status, chars=len(event.answer), reasons=list(event.reasons)
+                    event.steady_at,
+                    event.status,
+                    chars=len(event.answer),
+                    reasons=list(event.reasons),
                 )
 
     def _resume(self, event: RunResumed) -> None:
@@ -236,15 +241,15 @@ class _Tree:
         cast("list[JsonValue]", resumed).append(told)
 
     def _apply_plan(self, event: PlanRejected | PlanAccepted | PlanRevised) -> None:
-        plan = self._planning(event.at)
+        plan = self._planning(event.steady_at)
         self._plan = None
         match event:
             case PlanRejected():
-                plan.end(event.at, "rejected", problems=list(event.problems))
+                plan.end(event.steady_at, "rejected", problems=list(event.problems))
             case PlanRevised():
                 self._subtasks |= {subtask.id: subtask for subtask in event.plan.subtasks}
                 plan.end(
-                    event.at,
+                    event.steady_at,
                     "succeeded",
                     subtasks=len(event.plan.subtasks),
                     done=event.done,
@@ -255,7 +260,7 @@ class _Tree:
             case _:
                 self._subtasks |= {subtask.id: subtask for subtask in event.plan.subtasks}
                 plan.end(
-                    event.at,
+                    event.steady_at,
                     "succeeded",
                     subtasks=len(event.plan.subtasks),
                     warnings=list(event.warnings),
@@ -272,14 +277,14 @@ class _Tree:
             case SubtaskDrafted(subtask=subtask):
                 self._subtasks[subtask.id] = subtask
             case SubtaskStarted():
-                self._begin_subtask(event.subtask_id, event.at)
+                self._begin_subtask(event.subtask_id, event.steady_at)
             case _:
                 result = event.result
                 # A subtask that was skipped ends without having started.
                 if result.subtask_id not in self._begun:
-                    self._begin_subtask(result.subtask_id, event.at)
+                    self._begin_subtask(result.subtask_id, event.steady_at)
                 self._begun[result.subtask_id].end(
-                    event.at,
+                    event.steady_at,
                     result.status,
                     chars=len(result.text),
                     errors=list(result.errors),
@@ -307,31 +312,35 @@ class _Tree:
                 call = self._calls.pop(event.name)
                 call.charge(reply.usage)
                 call.end(
-                    event.at,
+                    event.steady_at,
                     "succeeded",
                     stop_reason=reply.stop_reason,
                     chars=len(reply.text),
                     tool_calls=len(reply.tool_calls),
                 )
                 for use in reply.server_tool_uses:
-                    self._show_use(call, use, until=event.at)
+                    self._show_use(call, use, until=event.steady_at)
             case _:
                 call = self._calls.pop(event.step)
                 call.charge(event.usage)
-                call.end(event.at, "failed", error=event.error)
+                call.end(event.steady_at, "failed", error=event.error)
 
     def _apply_tool(self, event: ToolStarted | ToolCalled | ToolsMissing) -> None:
         match event:
             case ToolStarted():
-                _replace(self._calls, event.step, self._begin_tool(event, event.step, event.at))
+                _replace(
+                    self._calls, event.step, self._begin_tool(event, event.step, event.steady_at)
+                )
             case ToolCalled(outcome=outcome):
                 tool = self._calls.pop(event.name, None) or self._begin_tool(
-                    event, event.name, event.at - event.seconds
+                    event, event.name, event.steady_at - event.seconds
                 )
                 status = "failed" if outcome.failed else "succeeded"
                 said: dict[str, JsonValue] = {"result": outcome.text} if self._content else {}
                 said["images"] = list(map(str, outcome.images))
-                tool.end(event.at, status, chars=len(outcome.text), denied=event.denied, **said)
+                tool.end(
+                    event.steady_at, status, chars=len(outcome.text), denied=event.denied, **said
+                )
             case _:
                 self._begun[event.subtask_id].attributes["tools_missing"] = list(event.problems)
 
@@ -341,7 +350,7 @@ class _Tree:
                 node = self._begun[event.subtask_id].begin(
                     f"ask {event.tool}",
                     "question",
-                    event.at,
+                    event.steady_at,
                     question_id=event.question_id,
                     arguments=event.arguments,
                 )
@@ -349,7 +358,7 @@ class _Tree:
             # The first answer counts, and one that comes when nobody waits for it does not.
             case _ if (node := self._questions.pop(event.question_id, None)) is not None:
                 said = "allowed" if event.allowed else "denied"
-                node.end(event.at, said if event.by else "unanswered", by=event.by)
+                node.end(event.steady_at, said if event.by else "unanswered", by=event.by)
             case _:
                 pass
 
@@ -381,11 +390,11 @@ class _Tree:
         if event.subtask_id is not None:
             parent = self._begun[event.subtask_id]
         elif event.caller in ("planner", "orchestrator"):
-            parent = self._planning(event.at)
+            parent = self._planning(event.steady_at)
         else:
             parent = self._synthesis or self.root
         node = parent.begin(
-            f"chat {event.model}", "call", event.at, step=event.step, caller=event.caller
+            f"chat {event.model}", "call", event.steady_at, step=event.step, caller=event.caller
         )
         if event.step in self._cut_off:
             node.attributes["made_again"] = True

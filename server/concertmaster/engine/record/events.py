@@ -89,10 +89,22 @@ class SubtaskResult(Frozen):
     """Of the work that it came of, where other runs may take it over."""
 
 
+def _is_zero(value: float) -> bool:
+    return value == 0
+
+
 class _Event(Frozen):
     name: str
     at: float
     """Unix time in seconds."""
+    clock_moved: float = Field(default=0.0, exclude_if=_is_zero)
+    """How many seconds the clock of the machine was set forward (or back, if negative) since the
+    process that wrote this began to drive the run. Durations are measured without them."""
+
+    @property
+    def steady_at(self) -> float:
+        """Return when it happened, as if nobody had set the clock while the run was driven."""
+        return self.at - self.clock_moved
 
 
 class RunStarted(_Event):

@@ -27,7 +27,7 @@ async def do_subtask(work: Work, identity: str) -> SubtaskResult:
         StoreError: the journal cannot be written any more, or not be read.
     """
     steps, subtask = work.run.steps, work.subtask
-    started = steps.now()
+    started = steps.elapsed()
     try:
         if (known := await offered(work, identity)) is not None:
             return known
@@ -42,7 +42,7 @@ async def do_subtask(work: Work, identity: str) -> SubtaskResult:
         )
     if steps.spending.turned_away(subtask.id) and not steps.usage(subtask.id).calls:
         verdict = replace(verdict, status="skipped")
-    result = result_of(work, verdict, seconds=steps.now() - started)
+    result = result_of(work, verdict, seconds=steps.elapsed() - started)
     if result.status != "succeeded":
         return result
     return result.model_copy(update={"fingerprint": identity})
