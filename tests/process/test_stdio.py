@@ -275,4 +275,4 @@ def test_two_servers_share_their_runs(silent: dict[str, str], tmp_path: Path) ->
         assert other.answer(3)["structuredContent"]["status"] == "cancelled"
         reply: dict[str, Any] = one.answer(2)["structuredContent"]
         assert reply["status"] == "cancelled"
-        assert reply["reasons"] == ["The run was cancelled: cancel_run was called"]
+        assert reply["reasons"] == ["The run was cancelled: cancel_run was called."]

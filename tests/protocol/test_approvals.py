@@ -116,7 +116,7 @@ async def test_a_person_who_declines_has_the_run_cancelled(mode: str, tmp_path: 
         reply = await wanted(connection)
         assert connection.llm.callers() == ["planner"]
     assert reply["status"] == "cancelled"
-    assert reply["reasons"] == ["The run was cancelled: its plan was declined"]
+    assert reply["reasons"] == ["The run was cancelled: its plan was declined."]
 
 
 @both_eras

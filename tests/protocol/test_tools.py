@@ -294,7 +294,7 @@ async def test_a_cancelled_run_keeps_what_is_finished(mode: str, tmp_path: Path)
             reply = await connection.ask("cancel_run", run_id=run["run_id"])
     assert reply["status"] == "cancelled"
     assert [line["status"] for line in reply["subtasks"]] == ["succeeded", "cancelled"]
-    assert reply["reasons"] == ["The run was cancelled: cancel_run was called"]
+    assert reply["reasons"] == ["The run was cancelled: cancel_run was called."]
 
 
 async def test_a_run_that_failed_says_why(mode: str, tmp_path: Path) -> None:

@@ -253,7 +253,7 @@ async def test_a_plan_that_is_declined_is_cancelled(store: Store) -> None:
         state = await waiting(service)
         declined = await service.cancel(state.run_id, reason="too dear")
     assert declined.status == "cancelled"
-    assert declined.reasons == ("The run was cancelled: too dear",)
+    assert declined.reasons == ("The run was cancelled: too dear.",)
     assert {item.status for item in declined.subtasks.values()} == {"cancelled"}
     assert llm.callers() == ["planner"]
 

@@ -140,7 +140,7 @@ async def test_a_run_cancelled_from_elsewhere_is_not_cancelled_again_once_it_goe
         # A commit of another process is what makes the owner look whether it is to stop.
         await other.start(PlanOrder(task="another"))
         state = await other.cancel(run_id, reason="once more")
-        assert state.reasons == ("The run was cancelled: once more",)
+        assert state.reasons == ("The run was cancelled: once more.",)
 
 
 async def test_a_partial_run_keeps_its_answer_until_there_is_another(store: Store) -> None:

@@ -22,11 +22,12 @@ def cancelled(state: RunState) -> Iterator[Event]:
                 name=f"subtask/{subtask_id}/result", at=time.time(), result=result
             )
     reason = state.cancel_requested or "no reason given"
+    stop = "" if reason.endswith((".", "!", "?")) else "."
     yield RunEnded(
         name="run/end",
         at=time.time(),
         status="cancelled",
-        reasons=(f"The run was cancelled: {reason}",),
+        reasons=(f"The run was cancelled: {reason}{stop}",),
     )
 
 
