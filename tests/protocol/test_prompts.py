@@ -231,7 +231,19 @@ async def test_a_prompt_that_was_asked_for_wrongly_says_what_is_wrong(
     [
         ("analyze_document", "kind", "", ["contract", "report", "article"]),
         ("analyze_document", "kind", "re", ["report"]),
-        ("analyze_document", "file", "", []),
+        ("analyze_document", "file", "", ["a.py", "b.py", "deep/", "notes.md"]),
+        ("analyze_document", "file", "n", ["notes.md"]),
+        ("analyze_document", "file", "deep/", ["deep/c.py", "deep/deeper/"]),
+        ("analyze_document", "file", "deep/c", ["deep/c.py"]),
+        ("analyze_document", "file", "./deep/d", ["./deep/deeper/"]),
+        ("analyze_document", "file", "deep/missing/", []),
+        ("analyze_document", "file", ".", []),
+        ("analyze_document", "file", "..", []),
+        ("analyze_document", "file", "../", []),
+        ("analyze_document", "file", "/etc/", []),
+        ("analyze_document", "file", "https://", []),
+        ("analyze_document", "file", "a\0", []),
+        ("review_code", "files", "a.py, b", ["a.py, b.py"]),
         ("analyze_document", "genre", "", []),
         ("review_code", "reviewers", "perf", ["performance-reviewer"]),
         (
@@ -245,7 +257,13 @@ async def test_a_prompt_that_was_asked_for_wrongly_says_what_is_wrong(
 async def test_arguments_complete(
     name: str, argument: str, begun: str, values: list[str], mode: str, tmp_path: Path
 ) -> None:
-    async with connected(tmp_path, mode=mode, built_in=True) as connection:
+    root = tmp_path / "root"
+    for file in ("deep/c.py", "deep/deeper/d.py", "ignored/e.py", ".hidden", ".git/config"):
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).touch()
+    (root / ".gitignore").write_text("ignored\n")
+    (root / "out").symlink_to(tmp_path)
+    async with connected(tmp_path, mode=mode, built_in=True, policy=policy(root)) as connection:
         result = await connection.client.complete(
             PromptReference(name=name), {"name": argument, "value": begun}
         )

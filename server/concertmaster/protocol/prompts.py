@@ -1,7 +1,7 @@
 """The MCP prompts: a ready-made job each, which becomes a call of `run_orchestration`."""
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mcp.types import GetPromptResult, Prompt, PromptArgument, PromptMessage, TextContent
@@ -78,21 +78,25 @@ class JobPrompts:
         """
         with request_errors():
             job = await self._job(name)
-            found = [item for item in job.arguments if item.name == argument]
-            values = await self._values(found[0]) if found else ()
-        if not values:
-            return []
-        # Of several with commas between them, the last is being written.
-        before, comma, last = begun.rpartition(",") if found[0].several else ("", "", begun)
-        space = " " * (len(last) - len(last.lstrip()))
+            found = next((item for item in job.arguments if item.name == argument), None)
+            if found is None:
+                return []
+            # Of several with commas between them, the last is being written.
+            before, comma, last = begun.rpartition(",") if found.several else ("", "", begun)
+            space = " " * (len(last) - len(last.lstrip()))
+            values = await self._values(found, last.lstrip())
         return [
             f"{before}{comma}{space}{value}" for value in values if value.startswith(last.lstrip())
         ]
 
-    async def _values(self, argument: "JobArgument") -> tuple[str, ...]:
-        if argument.kind == "worker":
-            return (await self._server.service()).catalog.names
-        return argument.choices
+    async def _values(self, argument: "JobArgument", begun: str) -> Sequence[str]:
+        match argument.kind:
+            case "worker":
+                return (await self._server.service()).catalog.names
+            case "files":
+                return await (await self._server.service()).complete_path(begun)
+            case "text":
+                return argument.choices
 
     async def _all(self) -> Mapping[str, "Job"]:
         if self._jobs is None:

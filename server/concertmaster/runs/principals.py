@@ -217,6 +217,10 @@ class OwnRuns:
         """Return the names that inputs have in a run."""
         return await self._service.input_names(specs, principal=self._principal)
 
+    async def complete_path(self, begun: str) -> list[str]:
+        """Return the paths of inputs that go on from `begun` by one name."""
+        return await self._service.complete_path(begun)
+
     async def check(self, order: Order) -> None:
         """Raise what `start` would, and start nothing."""
         await self._service.check(order, principal=self._principal)

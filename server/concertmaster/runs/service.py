@@ -38,7 +38,7 @@ from concertmaster.runs.trace import Span, outward, trace
 from concertmaster.runs.watching import Watching
 from concertmaster.store.journal import Journal, StoredRun
 from concertmaster.tools.changes import FileChange
-from concertmaster.tools.inputs import InputSpec
+from concertmaster.tools.inputs import InputSpec, complete_path
 
 CANCEL_SECONDS = 10
 """How long a cancelled run may take to end before the caller is answered anyway."""
@@ -333,6 +333,10 @@ class RunService:
         """
         reader = self._reader_for(principal)
         return tuple(document.name for document in (await reader.inputs(specs)).documents)
+
+    async def complete_path(self, begun: str) -> list[str]:
+        """Return the paths of inputs that go on from `begun` by one name."""
+        return await complete_path(begun, roots=self._policy.roots)
 
     async def check(self, order: Order, *, principal: str = "") -> None:
         """Raise what `start` would, and start nothing."""

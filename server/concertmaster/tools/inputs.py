@@ -62,6 +62,11 @@ async def read_inputs(
     return await to_thread.run_sync(_read, specs, roots, limits, abandon_on_cancel=True)
 
 
+async def complete_path(begun: str, *, roots: Sequence[Path]) -> list[str]:
+    """Return the paths under the roots that go on from `begun` by one name."""
+    return await to_thread.run_sync(Roots(roots).complete, begun, abandon_on_cancel=True)
+
+
 def _read(specs: Sequence[InputSpec], folders: Sequence[Path], limits: InputLimits) -> Inputs:
     roots = Roots(folders)
     collection = _Collection(roots, limits)

@@ -4,6 +4,7 @@ import itertools
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -139,6 +140,33 @@ class Roots:
             for entry, path in found:
                 if (file := self._regular_file(entry, path)) is not None:
                     yield file
+
+    def complete(self, begun: str) -> list[str]:
+        """Return the paths below the roots that go on from `begun` by one name, sorted.
+
+        Those of folders end in a slash. What a walk leaves out is left out here too.
+        """
+        head, slash, last = begun.rpartition("/")
+        try:
+            folders = self._inside(begun, head + slash or ".")
+        except InputError:
+            return []
+        names = {name for folder in folders for name in self._names(folder)}
+        return sorted(f"{head}{slash}{name}" for name in names if name.startswith(last))
+
+    def _names(self, folder: Path) -> Iterator[str]:
+        """Yield the names of files and folders in a folder; nothing if it cannot be listed."""
+        root = self.root(folder)
+        top = self._git.top(root) if self.visible(folder) else folder
+        with suppress(InputError):
+            for entry in _entries(str(folder), root, folder, WALK_ENTRIES):
+                path = folder / entry.name
+                if self._git.ignores(path, top=top, is_folder=entry.is_folder):
+                    continue
+                if entry.is_folder and not _is_passed_over(path):
+                    yield f"{printable(entry.name)}/"
+                elif self._regular_file(entry, path) is not None:
+                    yield printable(entry.name)
 
     def files(self) -> Iterator[Path]:
         """Yield the files below all roots."""
