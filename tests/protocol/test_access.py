@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import anyio
 import httpx2
 import pytest
 from mcp import Client, MCPError
@@ -135,20 +134,6 @@ async def test_a_request_that_is_too_large_is_refused(tmp_path: Path) -> None:
     async with served(tmp_path, access=access) as server, browsing(server) as browser:
         refusal = await browser.post("/mcp", json=large, headers=AS_ANN)
     assert refusal.status_code == 413
-
-
-async def test_a_connection_too_many_is_refused(tmp_path: Path) -> None:
-    access = replace(TEAM, connections=2)
-    async with served(tmp_path, access=access) as server:
-        port = int(server.root.rpartition(":")[2])
-        async with (
-            await anyio.connect_tcp("127.0.0.1", port),
-            await anyio.connect_tcp("127.0.0.1", port) as second,
-        ):
-            await second.send(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
-            with anyio.fail_after(5):
-                reply = await second.receive()
-    assert reply.startswith(b"HTTP/1.1 503")
 
 
 async def test_health_is_told_to_everybody_and_says_no_more(tmp_path: Path) -> None:
