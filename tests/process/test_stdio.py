@@ -276,3 +276,19 @@ def test_two_servers_share_their_runs(silent: dict[str, str], tmp_path: Path) ->
         reply: dict[str, Any] = one.answer(2)["structuredContent"]
         assert reply["status"] == "cancelled"
         assert reply["reasons"] == ["The run was cancelled: cancel_run was called"]
+
+
+@pytest.mark.parametrize("depth", [250, 50_000])
+def test_a_request_that_is_nested_too_deeply_is_refused_by_its_id(
+    depth: int, tmp_path: Path
+) -> None:
+    nested = "[" * depth + "]" * depth
+    deep = f'{{"jsonrpc": "2.0", "id": 7, "method": "x", "params": {{"a": {nested}}}}}'
+    with StdioServer(tmp_path) as server:
+        server.stdin.write(f"{deep}\n")
+        server.stdin.flush()
+        refusal = server.until(lambda message: message.get("id") == 7)
+        server.send("tools/list", 8)
+        assert server.answer(8)["tools"]
+    assert refusal["error"]["code"] == -32600
+    assert "nested too deeply" in refusal["error"]["message"]

@@ -1,8 +1,10 @@
 """The HTTP side of the server: who is let in, how often, and whether it is well."""
 
+import json
 import logging
 from collections import Counter
 from hashlib import sha256
+from typing import cast
 
 import anyio
 from limits import RateLimitItemPerMinute
@@ -23,12 +25,13 @@ from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from concertmaster.errors import ConcertmasterError
 from concertmaster.protocol.access import HttpAccess, ProtectedResource
 from concertmaster.protocol.callers import principal_of
 from concertmaster.protocol.connections import OpenRequests, client_address
+from concertmaster.protocol.incoming import request_id_in
 from concertmaster.protocol.oauth import IssuerUnavailableError
 from concertmaster.protocol.server import ConcertmasterServer
 from concertmaster.protocol.state import ServerState
@@ -36,6 +39,8 @@ from concertmaster.protocol.state import ServerState
 log = logging.getLogger(__name__)
 
 PATH = "/mcp"
+
+BAD_REQUEST = 400
 
 BAD_TOKENS = RateLimitItemPerMinute(30)
 """How many tokens of one address are checked that turn out bad."""
@@ -59,9 +64,9 @@ def http_app(
         transport_security=access.security(host),
         max_request_body_size=access.request_bytes,
     )
-    served: ASGIApp = mcp
+    served: ASGIApp = NamedErrors(mcp)
     if verifier is not None:
-        served = RequestRate(_guarded(mcp, access.resource), access.requests_a_minute)
+        served = RequestRate(_guarded(served, access.resource), access.requests_a_minute)
         backend = LimitedBearerAuth(verifier, access.requests_a_minute)
         served = AuthenticationMiddleware(
             AuthContextMiddleware(served), backend=backend, on_error=_unchecked
@@ -109,6 +114,53 @@ def _health(server: ServerState) -> list[Route]:
         return JSONResponse({"status": "ready"})
 
     return [Route("/healthz", alive), Route("/readyz", ready)]
+
+
+class NamedErrors:
+    """Gives errors the id of the request that they answer, also if it could not be parsed.
+
+    A client would wait for an answer with its id for ever.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        body: list[bytes] = []
+        held: list[Message] = []
+
+        async def keep(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] == BAD_REQUEST:
+                held.append(message)
+                return
+            if held:
+                message = _named(held[0], message, b"".join(body))
+                await send(held.pop())
+            body.clear()
+            await send(message)
+
+        async def read() -> Message:
+            message = await receive()
+            body.append(message.get("body", b""))
+            return message
+
+        await self._app(scope, read, keep)
+
+
+def _named(start: Message, message: Message, request: bytes) -> Message:
+    """Return the body of an error with the id of its request, and set its length in `start`."""
+    try:
+        error: object = json.loads(message.get("body", b""))
+    except ValueError:
+        return message
+    if not isinstance(error, dict) or cast("dict[str, object]", error).get("id", "") is not None:
+        return message
+    found = request_id_in(request.decode(errors="replace"))
+    named = json.dumps(cast("dict[str, object]", error) | {"id": found}).encode()
+    others = [(name, value) for name, value in start["headers"] if name != b"content-length"]
+    start["headers"] = [*others, (b"content-length", str(len(named)).encode())]
+    return {**message, "body": named}
 
 
 class LimitedBearerAuth(BearerAuthBackend):
