@@ -34,6 +34,7 @@ _TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[{]+|[\]}]+|[,:]|[^\s"\[\]{},:]
 SCANNED_CHARS = 1_000_000
 """How much of a text is searched for the id of a request."""
 
+NO_JSON = "This line is no JSON that can be read."
 TOO_DEEP = "This message is nested too deeply; fewer than 200 levels can be read."
 
 
@@ -140,12 +141,10 @@ def _refusal(error: Exception) -> JSONRPCError:
 
 def _unreadable(problem: "ErrorDetails | None") -> JSONRPCError:
     """Return the answer to a line that cannot be parsed."""
-    data = ErrorData(code=PARSE_ERROR, message="This line is no JSON that can be read.")
-    if problem is None:
-        return JSONRPCError(jsonrpc="2.0", id=None, error=data)
-    if "recursion limit" in problem["msg"]:
-        data = ErrorData(code=INVALID_REQUEST, message=TOO_DEEP)
-    return JSONRPCError(jsonrpc="2.0", id=request_id_in(str(problem["input"])), error=data)
+    too_deep = problem is not None and "recursion limit" in problem["msg"]
+    data = ErrorData(code=PARSE_ERROR, message=TOO_DEEP if too_deep else NO_JSON)
+    found = None if problem is None else request_id_in(str(problem["input"]))
+    return JSONRPCError(jsonrpc="2.0", id=found, error=data)
 
 
 def request_id_in(text: str) -> int | str | None:
