@@ -1,12 +1,17 @@
-"""What runs of fifty subtasks lose when their provider fails in every way at random."""
+"""What runs of fifty subtasks lose when their provider fails in every way at random.
+
+And what several runs lose that are under way together, when single replies are odd.
+"""
 
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import anyio
 
 from concertmaster.cli.wiring import open_runs
 from concertmaster.engine.conversations.replies import judge_reply
+from concertmaster.engine.plans.plan import Plan, Subtask
 from concertmaster.engine.record.events import CallFinished
 from concertmaster.fake_api import Behaviour, parse_faults, serve_fake_api
 from concertmaster.runs.orders import RunOrder
@@ -18,6 +23,16 @@ from measure import Figure
 SUBTASKS = 50
 SEEDS = (1, 2, 3)
 COUNTS = ("tokens_in", "cache_read", "cache_write")
+TOGETHER = 4
+"""Runs under way at the same time, of SUBTASKS_TOGETHER subtasks each."""
+SUBTASKS_TOGETHER = 16
+ODD = "not_a_stream=0.04,redirect=0.04,forbidden=0.04"
+PLAN = Plan(
+    subtasks=tuple(
+        Subtask(id=f"s{number}", worker="researcher", objective=f"Do part {number}.")
+        for number in range(SUBTASKS_TOGETHER)
+    )
+)
 
 
 class Outcome:
@@ -32,6 +47,39 @@ class Outcome:
         """Runs whose status is not what their results are."""
         self.requests = 0
         self.faults = 0
+
+
+async def run_together(seed: int, spread: "Spread") -> None:
+    """Have the endpoint send odd replies to single calls of several runs."""
+    behaviour = Behaviour(
+        faults=parse_faults(ODD), seed=seed, reply_tokens=40, first_token_seconds=0.05
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        async with serve_fake_api(behaviour) as api:
+            flags = {"api_key": "none", "base_url": api.address, "data_folder": Path(folder)}
+            flags |= {"max_subtasks": SUBTASKS_TOGETHER}
+            async with open_runs(Settings.load(flags), roots=()) as service:
+                orders = [RunOrder(task=f"part {n}", plan=PLAN) for n in range(TOGETHER)]
+                begun = [await service.start(order) for order in orders]
+                ended = [await service.wait(state.run_id, seconds=600) for state in begun]
+        met = Counter(entry.fault for entry in api.ledger.entries)
+    missing = sum(SUBTASKS_TOGETHER - len(succeeded(state)) for state in ended)
+    spread.subtasks += SUBTASKS_TOGETHER * TOGETHER
+    spread.missing += missing
+    spread.forbidden += met["forbidden"]
+    spread.odd += met.total() - met[None]
+
+
+class Spread:
+    """How far the odd replies of single calls reached, summed over runs."""
+
+    def __init__(self) -> None:
+        self.subtasks = 0
+        self.missing = 0
+        """Subtasks without a result."""
+        self.forbidden = 0
+        """Odd replies that end their own call."""
+        self.odd = 0
 
 
 async def run(seed: int, outcome: Outcome) -> None:
@@ -91,19 +139,32 @@ def honest(state: RunState) -> bool:
     return named and state.status == ("partial" if state.reasons else "succeeded")
 
 
-async def all_runs(outcome: Outcome) -> None:
+async def all_runs(outcome: Outcome, spread: Spread) -> None:
     """Run with one seed after another."""
     for seed in SEEDS:
         await run(seed, outcome)
+        await run_together(seed, spread)
 
 
 def fault_figures() -> list[Figure]:
     """Measure what is lost or miscounted."""
-    outcome = Outcome()
-    anyio.run(all_runs, outcome)
+    outcome, spread = Outcome(), Spread()
+    anyio.run(all_runs, outcome, spread)
     detail = f"{len(SEEDS)} runs, {outcome.requests} requests, {outcome.faults} faults"
     return [
         Figure("results lost to faults", outcome.lost, 0, unit="results", detail=detail),
         Figure("usage beside the ledger", outcome.miscounted, 0, unit="tokens", detail=detail),
         Figure("runs with a status that is not true", outcome.dishonest, 0, unit="runs"),
+        Figure(
+            "subtasks that failed by another's reply",
+            max(spread.missing - spread.forbidden, 0),
+            0,
+            unit="subtasks",
+            detail=f"of {spread.subtasks}; {spread.odd} odd replies, {spread.missing} failed",
+        ),
     ]
+
+
+if __name__ == "__main__":
+    for figure in fault_figures():
+        print(f"{figure.name}: {figure.value} {figure.unit} ({figure.detail})")

@@ -111,12 +111,16 @@ MODERN: Json = {
 
 
 class StdioServer:
-    """A server that is spoken to line by line, in the way of an era of the protocol."""
+    """A server that is spoken to line by line, in the way of an era of the protocol.
+
+    In the era `unopened`, opening the connection is left to the test.
+    """
 
     def __init__(
         self, folder: Path, extra: Mapping[str, str] | None = None, *, era: str = "legacy"
     ) -> None:
-        self._meta = {} if era == "legacy" else MODERN
+        self._era = era
+        self._meta = {} if era in ("legacy", "unopened") else MODERN
         command = running(
             COMMAND,
             stdin=subprocess.PIPE,
@@ -138,6 +142,8 @@ class StdioServer:
             raise
 
     def _begin(self) -> "StdioServer":
+        if self._era == "unopened":
+            return self
         if self._meta:
             self.send("server/discover", 1)
             self.answer(1)

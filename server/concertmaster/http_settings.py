@@ -1,6 +1,7 @@
 """What an operator can choose about serving several people over HTTP."""
 
 import re
+from ipaddress import ip_network
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr
@@ -24,6 +25,16 @@ def _host(name: str) -> str:
     return name.lower()
 
 
+def _network(text: str) -> str:
+    try:
+        return str(ip_network(text))
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is no address or network; write it as in 10.0.0.7 or 10.0.0.0/8"
+        ) from None
+
+
+Network = Annotated[str, AfterValidator(_network)]
 Host = Annotated[str, AfterValidator(_host)]
 Url = Annotated[str, Field(pattern=r"^https?://[^\s@]+$")]
 StateKey = Annotated[SecretStr, Field(min_length=32)]
@@ -73,6 +84,17 @@ class HttpSettings(BaseModel):
     )
     connections: int = Field(
         default=500, ge=1, description="HTTP connections at the same time, at most."
+    )
+    connections_per_address: int = Field(
+        default=100,
+        ge=1,
+        description="HTTP connections of one address at the same time, at most; proxies that are "
+        "trusted have no such limit.",
+    )
+    trusted_proxies: Annotated[tuple[Network, ...], BeforeValidator(_split)] = Field(
+        default=("127.0.0.0/8", "::1/128"),
+        description="Addresses and networks of reverse proxies, with commas between them: what "
+        "they say in X-Forwarded-For is believed.",
     )
     request_megabytes: int = Field(default=4, ge=1, description="Size of an HTTP request, at most.")
     user_runs: int = Field(

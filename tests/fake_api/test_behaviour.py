@@ -42,8 +42,8 @@ def test_another_seed_means_other_faults() -> None:
 
 def test_a_mix_is_written_as_shares() -> None:
     assert parse_faults("reset=0.1, silence=0.25") == {"reset": 0.1, "silence": 0.25}
-    assert set(parse_faults("all=0.13").values()) == {0.01}
-    assert tuple(parse_faults("all=0.13")) == FAULTS
+    assert set(parse_faults("all=0.16").values()) == {0.01}
+    assert tuple(parse_faults("all=0.16")) == FAULTS
     assert parse_faults("") == {}
 
 

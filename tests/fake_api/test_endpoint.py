@@ -255,6 +255,9 @@ async def test_requests_beyond_those_at_once_are_refused_until_one_has_ended() -
         ("rate_limit_bare", 429, None),
         ("overloaded", 529, None),
         ("server_error", 500, None),
+        ("not_a_stream", 200, None),
+        ("redirect", 302, None),
+        ("forbidden", 403, None),
     ],
 )
 async def test_some_faults_are_errors_that_cost_nothing(

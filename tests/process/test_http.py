@@ -1,17 +1,21 @@
 """The real command over HTTP: conversations, cancellation, and its end with streams open."""
 
+import importlib
 import json
 import re
 import signal
+import socket
 import sys
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import anyio
 import httpx2
 import pytest
+from anyio import to_thread
 from mcp import Client
 
 from clients import ERAS, structured
@@ -163,3 +167,32 @@ async def test_a_cancellation_of_an_answered_call_is_ignored(mode: str, tmp_path
             cancelled = {"requestId": 2, "reason": "done with it"}
             await client.tell("notifications/cancelled", cancelled)
             assert (await client.result(3, "get_run", {}))["runs"] == []
+
+
+@pytest.mark.usefixtures("enough_files")
+async def test_500_half_sent_heads_keep_nobody_out_and_are_closed(
+    mode: str, tmp_path: Path
+) -> None:
+    with anyio.fail_after(60), http_server(tmp_path) as server, ExitStack() as held:
+        url = urlsplit(server.address)
+        halves = [
+            held.enter_context(socket.create_connection(("127.0.0.1", url.port or 0)))
+            for _ in range(500)
+        ]
+        for half in halves:
+            half.sendall(b"POST /mcp HTTP/1.1\r\nhost: localhost\r\n")
+        async with httpx2.AsyncClient(timeout=10) as http:
+            assert (await http.get(f"http://{url.netloc}/healthz")).status_code == 200
+        async with Client(server.address, mode=mode) as client:
+            assert len((await client.list_tools()).tools) == 6
+        halves[-1].settimeout(30)
+        assert await to_thread.run_sync(halves[-1].recv, 1) == b""
+
+
+@pytest.fixture
+def enough_files() -> Generator[None]:
+    resource = importlib.import_module("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(max(soft, 2000), hard), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

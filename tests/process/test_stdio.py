@@ -14,7 +14,16 @@ from mcp.client.stdio import stdio_client
 
 from clients import ERAS, structured, text_of
 from outliving import held_provider
-from processes import COMMAND, RUNNING, WORK, StdioServer, environment, runs_in, silent_provider
+from processes import (
+    COMMAND,
+    MODERN,
+    RUNNING,
+    WORK,
+    StdioServer,
+    environment,
+    runs_in,
+    silent_provider,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -276,3 +285,56 @@ def test_two_servers_share_their_runs(silent: dict[str, str], tmp_path: Path) ->
         reply: dict[str, Any] = one.answer(2)["structuredContent"]
         assert reply["status"] == "cancelled"
         assert reply["reasons"] == ["The run was cancelled: cancel_run was called."]
+
+
+@pytest.mark.parametrize("depth", [250, 50_000])
+def test_a_request_that_is_nested_too_deeply_is_refused_by_its_id(
+    depth: int, tmp_path: Path
+) -> None:
+    nested = "[" * depth + "]" * depth
+    deep = f'{{"jsonrpc": "2.0", "id": 7, "method": "x", "params": {{"a": {nested}}}}}'
+    with StdioServer(tmp_path) as server:
+        server.stdin.write(f"{deep}\n")
+        server.stdin.flush()
+        refusal = server.until(lambda message: message.get("id") == 7)
+        server.send("tools/list", 8)
+        assert server.answer(8)["tools"]
+    assert refusal["error"]["code"] == -32700
+    assert "nested too deeply" in refusal["error"]["message"]
+
+
+def initialize(server: StdioServer, number: int) -> None:
+    client = {"name": "test", "version": "1"}
+    hello: dict[str, Any] = {"protocolVersion": "2025-11-25", "capabilities": {}}
+    server.send("initialize", number, clientInfo=client, **hello)
+
+
+def test_a_client_may_initialize_when_it_has_only_asked_what_the_server_can_do(
+    tmp_path: Path,
+) -> None:
+    with StdioServer(tmp_path, era="unopened") as server:
+        server.send("server/discover", 1, _meta=MODERN)
+        server.send("notifications/cancelled", requestId=1)
+        server.send("server/discover", 2, _meta=MODERN)
+        initialize(server, 3)
+        # All that it hears of the first is nothing or an answer.
+        discovered = server.until(lambda message: message["id"] != 1)
+        assert discovered["id"] == 2
+        assert "2026-07-28" in discovered["result"]["supportedVersions"]
+        assert server.answer(3)["protocolVersion"] == "2025-11-25"
+        server.send("notifications/initialized")
+        server.send("tools/list", 4)
+        assert len(server.answer(4)["tools"]) == 6
+        server.send("tools/call", 5, name="get_run", arguments={})
+        assert server.answer(5)["structuredContent"]["runs"] == []
+
+
+def test_a_client_may_not_initialize_after_other_requests(tmp_path: Path) -> None:
+    with StdioServer(tmp_path, era="auto") as server:
+        server.send("tools/list", 2)
+        assert server.answer(2)["tools"]
+        initialize(server, 3)
+        refusal = server.until(lambda message: message.get("id") == 3)
+        assert refusal["error"]["code"] == -32022
+        server.send("tools/list", 4)
+        assert server.answer(4)["tools"]

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import anyio
 import httpx2
 import pytest
 from mcp import Client, MCPError
@@ -21,6 +20,14 @@ pytestmark = pytest.mark.anyio
 
 NAME = "concertmaster.example.org"
 PING: dict[str, Any] = {"jsonrpc": "2.0", "id": 1, "method": "ping", "params": {}}
+HELLO: dict[str, Any] = PING | {
+    "method": "initialize",
+    "params": {
+        "protocolVersion": "2025-11-25",
+        "capabilities": {},
+        "clientInfo": {"name": "test", "version": "1"},
+    },
+}
 AS_ANN = {"authorization": f"Bearer {ANN}", "accept": "application/json, text/event-stream"}
 AS_BOB = AS_ANN | {"authorization": f"Bearer {BOB}"}
 
@@ -100,14 +107,8 @@ async def test_a_token_does_not_help_a_web_page_elsewhere(
 
 
 async def test_a_session_is_of_no_use_to_somebody_else(tmp_path: Path) -> None:
-    hello = {
-        "protocolVersion": "2025-11-25",
-        "capabilities": {},
-        "clientInfo": {"name": "test", "version": "1"},
-    }
-    start = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": hello}
     async with served(tmp_path, access=TEAM) as server, browsing(server) as browser:
-        opened = await browser.post("/mcp", json=start, headers=AS_ANN)
+        opened = await browser.post("/mcp", json=HELLO, headers=AS_ANN)
         session = {"mcp-session-id": opened.headers["mcp-session-id"]}
         stolen = await browser.post("/mcp", json=PING, headers=AS_BOB | session)
         own = await browser.post("/mcp", json=PING, headers=AS_ANN | session)
@@ -137,20 +138,6 @@ async def test_a_request_that_is_too_large_is_refused(tmp_path: Path) -> None:
     assert refusal.status_code == 413
 
 
-async def test_a_connection_too_many_is_refused(tmp_path: Path) -> None:
-    access = replace(TEAM, connections=2)
-    async with served(tmp_path, access=access) as server:
-        port = int(server.root.rpartition(":")[2])
-        async with (
-            await anyio.connect_tcp("127.0.0.1", port),
-            await anyio.connect_tcp("127.0.0.1", port) as second,
-        ):
-            await second.send(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
-            with anyio.fail_after(5):
-                reply = await second.receive()
-    assert reply.startswith(b"HTTP/1.1 503")
-
-
 async def test_health_is_told_to_everybody_and_says_no_more(tmp_path: Path) -> None:
     async with served(tmp_path, access=TEAM) as server, browsing(server) as browser:
         alive = await browser.get("/healthz", headers={"host": "10.0.0.7"})
@@ -166,3 +153,23 @@ async def test_a_server_whose_store_is_damaged_is_alive_and_not_ready(tmp_path: 
         assert (await browser.get("/healthz")).status_code == 200
         ready = await browser.get("/readyz")
     assert (ready.status_code, ready.json()) == (503, {"status": "not ready"})
+
+
+@pytest.mark.parametrize("version", ["2025-11-25", "2026-07-28"])
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [("[" * 50_000 + "]" * 50_000, -32700), ("[" * 1_200 + "]" * 1_200, -32700), ("oops", -32700)],
+)
+async def test_a_request_that_cannot_be_read_is_refused_by_its_id(
+    arguments: str, code: int, version: str, tmp_path: Path
+) -> None:
+    call = f'{{"jsonrpc": "2.0", "id": "a-7", "method": "tools/call", "params": {arguments}}}'
+    async with served(tmp_path, access=TEAM) as server, browsing(server) as browser:
+        opened = await browser.post("/mcp", json=HELLO, headers=AS_ANN)
+        headers = AS_ANN | {"mcp-protocol-version": version, "content-type": "application/json"}
+        if version == "2025-11-25":
+            headers["mcp-session-id"] = opened.headers["mcp-session-id"]
+        refusal = await browser.post("/mcp", content=call, headers=headers)
+    assert refusal.status_code == 400
+    assert refusal.json()["id"] == "a-7"
+    assert refusal.json()["error"]["code"] == code

@@ -13,6 +13,7 @@ from concertmaster.protocol.incoming import AnsweredStream, Item, mended
 
 pytestmark = pytest.mark.anyio
 
+DEEP = '{"jsonrpc": "2.0", "method": "tools/call", "params": {"a": %s%s}, "id": 7}'
 REQUEST = SessionMessage(JSONRPCRequest(jsonrpc="2.0", id=1, method="ping"))
 
 
@@ -72,6 +73,13 @@ def error_of(line: str) -> Exception:
     [
         ("garbage", -32700, None),
         ("[" * 100_000, -32700, None),
+        (DEEP % ("[" * 200, "]" * 200), -32700, 7),
+        (DEEP % ("[" * 5_000, "]" * 5_000), -32700, 7),
+        (DEEP % ('{"id": 8, "a": [' * 300, "]}" * 300), -32700, 7),
+        ('{"method": "x", "params": {"text": "\\" ,id"}, "id": "é", broken', -32700, "é"),
+        ('{"method": "x", "id": 7, "id": [1], oops', -32700, 7),
+        ('{"method": "x", "id": 1.5, oops', -32700, None),
+        ('{"id": 7, "result": {}, oops', -32700, None),
         ("[]", -32600, None),
         ('{"jsonrpc": "2.0"}', -32600, None),
         ('{"id": 7, "method": "ping"}', -32600, 7),

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx2
 import jwt
 import pytest
@@ -17,11 +18,15 @@ from jwt.algorithms import RSAAlgorithm
 
 from clients import structured
 from concertmaster.protocol.access import HttpAccess, ProtectedResource, always
+from concertmaster.protocol.http_app import BAD_TOKENS, MOST_TOKENS, RecentTokens
 from concertmaster.protocol.oauth import SignedTokens, open_introspection
 from fakes import plan_json, subtask
 from serving import Issuer, issuing, served
 
 pytestmark = pytest.mark.anyio
+
+ANSWERED = 400
+"""The status of a ping that belongs to no session: it was let in."""
 
 RESOURCE = "https://concertmaster.example.org/mcp"
 KEY = generate_private_key(65537, 2048)
@@ -78,11 +83,12 @@ def introspecting(issuer: Issuer) -> HttpAccess:
     )
 
 
-async def status(address: str, token: str) -> httpx2.Response:
+async def status(address: str, token: str, *, x_forwarded_for: str = "") -> httpx2.Response:
     """Return the answer to a request with a token."""
     headers = {
         "authorization": f"Bearer {token}",
         "accept": "application/json, text/event-stream",
+        "x-forwarded-for": x_forwarded_for,
     }
     body: dict[str, Any] = {"jsonrpc": "2.0", "id": 1, "method": "ping", "params": {}}
     async with httpx2.AsyncClient(timeout=10) as browser:
@@ -186,7 +192,7 @@ async def test_while_the_keys_cannot_be_had_nobody_is_let_in(
 ) -> None:
     del issuer.pages["/keys"]
     async with served(tmp_path, access=access_for(issuer)) as server:
-        assert (await status(server.address, signed(issuer))).status_code == 401
+        assert (await status(server.address, signed(issuer))).status_code == 503
     assert "cannot be had" in caplog.text
 
 
@@ -214,5 +220,62 @@ async def test_while_the_issuer_cannot_be_asked_nobody_is_let_in(
     issuer: Issuer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with served(tmp_path, access=introspecting(issuer)) as server:
-        assert (await status(server.address, "unheard-of")).status_code == 401
+        assert (await status(server.address, "unheard-of")).status_code == 503
+        issuer.worth["unheard-of"] = claims(issuer) | {"active": True}
+        assert (await status(server.address, "unheard-of")).status_code not in (401, 503)
     assert "cannot be asked" in caplog.text
+
+
+async def test_bad_tokens_of_one_address_are_not_all_asked_about(
+    issuer: Issuer, tmp_path: Path
+) -> None:
+    issuer.worth = {"good": claims(issuer) | {"active": True}}
+    issuer.worth |= {f"bad-{number}": {"active": False} for number in range(200)}
+    async with served(tmp_path, access=introspecting(issuer)) as server:
+        assert (await status(server.address, "good")).status_code == ANSWERED
+        guesses = [await status(server.address, f"bad-{number}") for number in range(200)]
+        good = await status(server.address, "good")
+        elsewhere = await status(server.address, "unheard-of", x_forwarded_for="203.0.113.7")
+    assert len(issuer.asked_by) == BAD_TOKENS.amount + 3
+    statuses = [guess.status_code for guess in guesses]
+    assert statuses == [401] * BAD_TOKENS.amount + [429] * (200 - BAD_TOKENS.amount)
+    assert guesses[-1].headers["retry-after"] == "60"
+    assert good.status_code == ANSWERED
+    assert elsewhere.status_code == 503
+
+
+async def test_bad_tokens_that_come_at_once_are_not_all_asked_about(
+    issuer: Issuer, tmp_path: Path
+) -> None:
+    issuer.worth = {f"bad-{number}": {"active": False} for number in range(100)}
+    async with served(tmp_path, access=introspecting(issuer)) as server:
+        await anyio.amap(partial(status, server.address), issuer.worth)
+    assert 0 < len(issuer.asked_by) <= BAD_TOKENS.amount
+
+
+async def test_a_refused_token_is_asked_about_once(issuer: Issuer, tmp_path: Path) -> None:
+    issuer.worth = {"revoked": {"active": False}}
+    async with served(tmp_path, access=introspecting(issuer)) as server:
+        refused = [await status(server.address, "revoked") for _ in range(3)]
+    assert [reply.status_code for reply in refused] == [401] * 3
+    assert len(issuer.asked_by) == 1
+
+
+async def test_a_good_token_is_asked_about_no_more_often_than_its_user_may_call(
+    issuer: Issuer, tmp_path: Path
+) -> None:
+    issuer.worth = {"good": claims(issuer) | {"active": True}}
+    access = replace(introspecting(issuer), requests_a_minute=3)
+    async with served(tmp_path, access=access) as server:
+        calls = [await status(server.address, "good") for _ in range(10)]
+    assert [reply.status_code for reply in calls].count(ANSWERED) == 3
+    assert len(issuer.asked_by) <= 4
+
+
+async def test_the_oldest_of_too_many_remembered_tokens_is_forgotten() -> None:
+    tokens = RecentTokens(60)
+    for number in range(MOST_TOKENS + 1):
+        tokens.add(f"token {number}")
+    assert "token 0" not in tokens
+    assert "token 1" in tokens
+    assert f"token {MOST_TOKENS}" in tokens

@@ -61,8 +61,8 @@ async def failure_of(
         (400, "invalid_request_error", ModelRequestError),
         (401, "authentication_error", ModelAccessError),
         (402, "billing_error", ModelAccessError),
-        (403, "permission_error", ModelAccessError),
-        (404, "not_found_error", ModelAccessError),
+        (403, "permission_error", ModelRequestError),
+        (404, "not_found_error", ModelRequestError),
         (408, "timeout_error", ModelUnavailableError),
         (409, "conflict_error", ModelUnavailableError),
         (413, "request_too_large", ModelRequestError),
@@ -232,7 +232,7 @@ async def test_a_reply_that_begins_without_its_beginning_is_no_reply() -> None:
 async def test_an_address_that_answers_with_a_page_is_named() -> None:
     page = httpx2.Response(200, html="<html>Welcome</html>")
     exc = await failure_of(page, base_url="http://gateway.test")
-    assert type(exc) is ModelAccessError
+    assert type(exc) is ModelReplyError
     assert "gateway.test answers with text/html" in str(exc)
     assert "CONCERTMASTER_BASE_URL" in str(exc)
 
@@ -244,12 +244,30 @@ async def test_a_stream_is_taken_for_one_whatever_it_calls_itself() -> None:
 
 
 async def test_a_redirect_is_not_followed_with_the_key() -> None:
-    elsewhere = httpx2.Response(307, headers={"location": "http://elsewhere.test/"})
+    elsewhere = httpx2.Response(301, headers={"location": "http://elsewhere.test/"})
     provider = Provider(elsewhere)
     async with connected(provider, base_url="http://gateway.test") as llm:
-        with pytest.raises(ModelRequestError, match="points elsewhere"):
+        with pytest.raises(ModelRequestError, match="redirects the request") as caught:
             await llm.complete(ask(), Draft())
+    assert type(caught.value) is ModelRequestError
     assert len(provider.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        httpx2.Response(200, json={"choices": []}),
+        httpx2.Response(200, html="<html>Please wait</html>"),
+        httpx2.Response(200),
+        httpx2.Response(302, headers={"location": "/maintenance"}),
+    ],
+    ids=["json", "page", "empty", "redirect"],
+)
+async def test_a_single_reply_that_is_no_stream_is_asked_for_again(odd: httpx2.Response) -> None:
+    provider = Provider(odd, stream(whole()))
+    async with connected(provider) as llm:
+        reply = await Gate(llm, first_wait=0.001).complete(ask(), Draft())
+    assert (reply.text, reply.usage.attempts) == ("done", 2)
 
 
 async def test_an_address_that_is_none_is_named() -> None:
@@ -285,20 +303,28 @@ async def test_a_refused_key_is_not_quoted_but_its_setting_is_named(
         ("condenser", "CONCERTMASTER_MODEL_SYNTHESIZER"),
     ],
 )
+@pytest.mark.parametrize("said", ["model: claude-sonnet-5-5", "The model does not exist."])
 async def test_an_unknown_model_is_named_with_the_setting_it_comes_from(
-    caller: str, setting: str
+    said: str, caller: str, setting: str
 ) -> None:
-    unknown = failure(404, "not_found_error", "model: claude-sonnet-5-5")
+    unknown = failure(404, "not_found_error", said)
     exc = await failure_of(unknown, caller=caller)
     assert "'claude-sonnet-5-5'" in str(exc)
     assert setting in str(exc)
     assert "CONCERTMASTER_BASE_URL" not in str(exc)
 
 
-async def test_behind_another_address_an_unknown_model_may_be_an_unknown_path() -> None:
+async def test_an_address_without_a_messages_api_is_not_taken_for_an_unknown_model() -> None:
     nowhere = httpx2.Response(404, text="<html>" + "not here " * 100)
     exc = await failure_of(nowhere, base_url="http://gateway.test")
-    assert "or CONCERTMASTER_BASE_URL (404)." in str(exc)
+    assert type(exc) is ModelRequestError
+    assert "has nothing at this address. Check CONCERTMASTER_BASE_URL;" in str(exc)
+
+
+async def test_a_forbidden_request_is_explained_by_the_key_or_by_its_text() -> None:
+    exc = await failure_of(failure(403, "permission_error", "blocked"))
+    assert "CONCERTMASTER_API_KEY" in str(exc)
+    assert "content filter" in str(exc)
 
 
 @pytest.mark.parametrize("code", ["contract_spend_limit_reached", "enforced_spend_limit_reached"])
@@ -376,8 +402,8 @@ EXPECTED_BY_STATUS = {
     400: ModelRequestError,
     401: ModelAccessError,
     402: ModelAccessError,
-    403: ModelAccessError,
-    404: ModelAccessError,
+    403: ModelRequestError,
+    404: ModelRequestError,
     408: ModelUnavailableError,
     409: ModelUnavailableError,
     412: ModelRequestError,
@@ -446,14 +472,13 @@ def test_every_error_of_the_sdk_is_mapped_to_one_of_ours(
     [
         (401, "authentication_error", None),
         (402, "billing_error", None),
-        (403, "permission_error", "claude-sonnet-5-5"),
         (404, "not_found_error", "claude-sonnet-5-5"),
     ],
 )
 async def test_an_error_that_other_calls_would_get_says_which(
     status: int, kind: str, model: str | None
 ) -> None:
-    exc = await failure_of(failure(status, kind))
+    exc = await failure_of(failure(status, kind, "of the model"))
     assert isinstance(exc, ModelAccessError)
     assert exc.model == model
 

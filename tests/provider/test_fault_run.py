@@ -1,5 +1,6 @@
 """A run of fifty subtasks over HTTP and the real SDK, while everything goes wrong at random."""
 
+from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -118,6 +119,29 @@ async def test_nothing_that_came_is_lost_and_every_token_is_counted(
     succeeded = {name for name, item in state.subtasks.items() if item.status == "succeeded"}
     assert succeeded == answered(events)
     assert_honest(state, missing=set(results) - succeeded)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+async def test_an_odd_reply_fails_no_call_but_the_one_it_answers(tmp_path: Path, seed: int) -> None:
+    """Gateways send single redirects, pages and refusals; calls of all runs wait meanwhile."""
+    behaviour = Behaviour(
+        faults={"not_a_stream": 0.06, "redirect": 0.06, "forbidden": 0.03},
+        seed=seed,
+        reply_tokens=20,
+        first_token_seconds=0.02,
+    )
+    async with serve_fake_api(behaviour) as api, runs_against(api, tmp_path) as (service, _):
+        with anyio.fail_after(60):
+            orders = [RunOrder(task=f"part {number}", plan=PLAN) for number in range(3)]
+            started = [await service.start(order) for order in orders]
+            ended = [await service.wait(run.run_id, seconds=60) for run in started]
+    met = Counter(entry.fault for entry in api.ledger.entries)
+    assert min(met["not_a_stream"], met["redirect"], met["forbidden"]) > 0
+    subtasks = [subtask for state in ended for subtask in state.subtasks.values()]
+    failed = [subtask for subtask in subtasks if subtask.status != "succeeded"]
+    assert len(failed) <= met["forbidden"]
+    told = [" ".join(subtask.result.errors) for subtask in failed if subtask.result is not None]
+    assert all("does not allow this request" in text for text in told)
 
 
 def assert_not_too_low(usage: Usage, ledger: Ledger) -> None:

@@ -81,6 +81,8 @@ def access_of(settings: Settings) -> HttpAccess:
         resource=resource,
         requests_a_minute=settings.requests_per_minute,
         connections=settings.connections,
+        connections_per_address=settings.connections_per_address,
+        trusted_proxies=settings.trusted_proxies,
         request_bytes=settings.request_megabytes * 1024 * 1024,
     )
 

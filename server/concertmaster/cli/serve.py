@@ -1,6 +1,7 @@
 """The subcommand `serve`: the MCP server, over stdio or HTTP."""
 
 import logging
+import sys
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -26,6 +27,15 @@ AS_SERVER = "--as-background-server"
 """The flag, followed by an identity, with which the first client starts a background server."""
 DRAIN_SECONDS = 3.0
 """How long calls under way may take to end over stdio; many clients kill a server after 4."""
+
+AT_TERMINAL = """\
+Waiting for an MCP client that writes JSON-RPC to stdin, one message a line. Clients usually start
+this command themselves: add it to your client's configuration, for instance with
+  claude mcp add concertmaster -- concertmaster serve --root .
+To do a task from this terminal, use:    concertmaster run "Review this code" app.py
+To serve clients over HTTP, use:         concertmaster serve --http
+Press Ctrl+C to stop."""
+"""What a person is told who starts a stdio server at a terminal, where it would only wait."""
 
 
 @click.command()
@@ -126,6 +136,8 @@ def _serve_behind(served: _Served, identity: str) -> int:
 
 
 def _serve_stdio(served: _Served) -> int:
+    if sys.stdin.isatty():
+        click.echo(AT_TERMINAL, err=True)
     if served.settings.background:
         background = load_module("background")
         status: int | None = background.serve_from_background(

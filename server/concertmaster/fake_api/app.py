@@ -26,16 +26,19 @@ MODELS = "claude-"
 """How the name of a model begins that the endpoint has."""
 
 
+NO_HEADERS: Mapping[str, str] = {}
+
+
 class RefusedError(Exception):
-    """A request is answered with an error."""
+    """A request is answered with JSON instead of a stream: mostly an error."""
 
     def __init__(
-        self, status: int, kind: str, message: str, *, retry_after: int | None = None
+        self, status: int, kind: str, message: str, *, headers: Mapping[str, str] = NO_HEADERS
     ) -> None:
         super().__init__(message)
         self.status = status
         self.kind = kind
-        self.headers = {} if retry_after is None else {"retry-after": str(retry_after)}
+        self.headers = dict(headers)
 
 
 class FakeApi:
@@ -187,6 +190,13 @@ def _fail(fault: Fault | None, behaviour: Behaviour) -> None:
             raise _rate_limited(Refusal("It was scripted.", retry_after=behaviour.retry_after))
         case "rate_limit_bare":
             raise _rate_limited(Refusal("It was scripted."))
+        case "not_a_stream":
+            raise RefusedError(200, "api_error", "It was scripted.")
+        case "redirect":
+            location = {"location": "/maintenance"}
+            raise RefusedError(302, "api_error", "It was scripted.", headers=location)
+        case "forbidden":
+            raise RefusedError(403, "permission_error", "It was scripted.")
         case "overloaded":
             raise RefusedError(529, "overloaded_error", "Overloaded")
         case "server_error":
@@ -196,4 +206,6 @@ def _fail(fault: Fault | None, behaviour: Behaviour) -> None:
 
 
 def _rate_limited(refusal: Refusal) -> RefusedError:
-    return RefusedError(429, "rate_limit_error", refusal.reason, retry_after=refusal.retry_after)
+    wait = refusal.retry_after
+    headers = NO_HEADERS if wait is None else {"retry-after": str(wait)}
+    return RefusedError(429, "rate_limit_error", refusal.reason, headers=headers)

@@ -25,14 +25,18 @@ Fault = Literal[
     "max_tokens",
     "empty",
     "silence",
+    "not_a_stream",
+    "redirect",
+    "forbidden",
 ]
 """What can go wrong with a call.
 
 `rate_limit` is a 429 with retry-after and `rate_limit_bare` one without, `overloaded` a 529,
 `server_error` a 500. In the middle of a stream, `reset` drops the connection, `cut` ends the
 stream as if it were whole, `error_event` and `malformed` send an error and broken JSON, and
-`silence` sends nothing for a while. The others are replies: of another schema, refused, cut
-at the token limit, without content.
+`silence` sends nothing for a while. `not_a_stream` is a 200 that is JSON, `redirect` a 302 and
+`forbidden` a 403, as gateways send them for single requests. The others are replies: of another
+schema, refused, cut at the token limit, without content.
 """
 
 FAULTS: tuple[Fault, ...] = get_args(Fault)

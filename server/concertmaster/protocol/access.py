@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
 
 from mcp.server.auth.provider import TokenVerifier
 from mcp.server.transport_security import TransportSecuritySettings
@@ -10,6 +11,8 @@ from mcp.server.transport_security import TransportSecuritySettings
 from concertmaster.errors import SettingsError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+LOOPBACK_NETWORKS = ("127.0.0.0/8", "::1/128")
 
 OpenVerifier = Callable[[], AbstractAsyncContextManager[TokenVerifier]]
 """Opens what tells whom a bearer token stands for."""
@@ -41,7 +44,24 @@ class HttpAccess:
     requests_a_minute: int = 600
     """Of one principal; and of one address, for those who have no valid token."""
     connections: int = 500
+    """Open requests, and connections; an idle one makes room for a new one."""
+    connections_per_address: int = 100
+    """The same of one address that is no trusted proxy."""
+    trusted_proxies: tuple[str, ...] = LOOPBACK_NETWORKS
+    """Addresses and networks that speak for others, and name them in X-Forwarded-For."""
+    head_seconds: float = 10.0
+    """How long the head of a request may take to arrive."""
+    body_seconds: float = 60.0
+    """How long its body may take."""
     request_bytes: int = 4 * 1024 * 1024
+
+    def trusts(self, address: str) -> bool:
+        """Tell whether an address is that of a trusted proxy."""
+        try:
+            given = ip_address(address)
+        except ValueError:
+            return False
+        return any(given in ip_network(network) for network in self.trusted_proxies)
 
     def check(self, host: str) -> None:
         """Do nothing if these terms will do for serving at an address.

@@ -1,7 +1,12 @@
 """The HTTP side of the server: who is let in, how often, and whether it is well."""
 
+import json
 import logging
+from collections import Counter
+from hashlib import sha256
+from typing import cast
 
+import anyio
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
@@ -15,22 +20,39 @@ from mcp.server.auth.provider import TokenVerifier
 from mcp.server.auth.routes import build_resource_metadata_url, create_protected_resource_routes
 from pydantic import AnyHttpUrl
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
+from starlette.authentication import AuthCredentials, AuthenticationError
 from starlette.middleware.authentication import AuthenticationMiddleware
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from concertmaster.errors import ConcertmasterError
 from concertmaster.protocol.access import HttpAccess, ProtectedResource
 from concertmaster.protocol.callers import principal_of
+from concertmaster.protocol.connections import OpenRequests, client_address
+from concertmaster.protocol.incoming import request_id_in
+from concertmaster.protocol.oauth import IssuerUnavailableError
 from concertmaster.protocol.server import ConcertmasterServer
 from concertmaster.protocol.state import ServerState
 
 log = logging.getLogger(__name__)
 
 PATH = "/mcp"
+
+BAD_REQUEST = 400
+
+BAD_TOKENS = RateLimitItemPerMinute(30)
+"""How many tokens of one address are checked that turn out bad."""
+
+REFUSED_SECONDS = 60.0
+"""How long a token that was refused is refused unchecked."""
+
+GOOD_SECONDS = 3600.0
+"""How long a token that was good is checked even if its address sends bad ones."""
+
+MOST_TOKENS = 10_000
+"""Tokens of either kind that are remembered."""
 
 
 def http_app(
@@ -42,17 +64,17 @@ def http_app(
         transport_security=access.security(host),
         max_request_body_size=access.request_bytes,
     )
-    served: ASGIApp = mcp
-    middleware: list[Middleware] = []
+    served: ASGIApp = NamedErrors(mcp)
     if verifier is not None:
-        served = RequestRate(_guarded(mcp, access.resource), access.requests_a_minute)
-        middleware = [
-            Middleware(AuthenticationMiddleware, backend=BearerAuthBackend(verifier)),
-            Middleware(AuthContextMiddleware),
-        ]
+        served = RequestRate(_guarded(served, access.resource), access.requests_a_minute)
+        backend = LimitedBearerAuth(verifier, access.requests_a_minute)
+        served = AuthenticationMiddleware(
+            AuthContextMiddleware(served), backend=backend, on_error=_unchecked
+        )
+    # Health is told whatever else is under way, and to whoever asks.
+    served = OpenRequests(served, access)
     return Starlette(
         routes=[*_health(server.state), *_metadata(access.resource), Mount("/", served)],
-        middleware=middleware,
         lifespan=mcp.router.lifespan_context,
     )
 
@@ -94,6 +116,144 @@ def _health(server: ServerState) -> list[Route]:
     return [Route("/healthz", alive), Route("/readyz", ready)]
 
 
+class NamedErrors:
+    """Gives errors the id of the request that they answer, also if it could not be parsed.
+
+    A client would wait for an answer with its id for ever.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        body: list[bytes] = []
+        held: list[Message] = []
+
+        async def keep(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] == BAD_REQUEST:
+                held.append(message)
+                return
+            if held:
+                message = _named(held[0], message, b"".join(body))
+                await send(held.pop())
+            body.clear()
+            await send(message)
+
+        async def read() -> Message:
+            message = await receive()
+            body.append(message.get("body", b""))
+            return message
+
+        await self._app(scope, read, keep)
+
+
+def _named(start: Message, message: Message, request: bytes) -> Message:
+    """Return the body of an error with the id of its request, and set its length in `start`."""
+    try:
+        error: object = json.loads(message.get("body", b""))
+    except ValueError:
+        return message
+    if not isinstance(error, dict) or cast("dict[str, object]", error).get("id", "") is not None:
+        return message
+    found = request_id_in(request.decode(errors="replace"))
+    named = json.dumps(cast("dict[str, object]", error) | {"id": found}).encode()
+    others = [(name, value) for name, value in start["headers"] if name != b"content-length"]
+    start["headers"] = [*others, (b"content-length", str(len(named)).encode())]
+    return {**message, "body": named}
+
+
+class LimitedBearerAuth(BearerAuthBackend):
+    """Checks bearer tokens, within limits: an issuer may have to be asked about each.
+
+    A token that was refused stays refused for a while. An address that has sent too many of them
+    has to wait before another token of its is checked, unless that has been good before.
+    """
+
+    def __init__(self, verifier: TokenVerifier, a_minute: int) -> None:
+        """Check a good token at most so many times a minute."""
+        super().__init__(verifier)
+        self._of_good = RateLimitItemPerMinute(a_minute)
+        self._limiter = MovingWindowRateLimiter(MemoryStorage())
+        self._refused = RecentTokens(REFUSED_SECONDS)
+        self._good = RecentTokens(GOOD_SECONDS)
+        self._checking: Counter[str] = Counter()
+
+    async def authenticate(
+        self, conn: HTTPConnection
+    ) -> tuple[AuthCredentials, AuthenticatedUser] | None:
+        """Return whom the token of a request stands for, if it has a good one.
+
+        Raises:
+            AuthenticationError: the token was not checked.
+        """
+        token = conn.headers.get("authorization", "")
+        if not token or token in self._refused:
+            return None
+        if token in self._good:
+            if not self._limiter.hit(self._of_good, _digest(token).hex()):
+                raise AuthenticationError(too_many(self._of_good))
+            return await super().authenticate(conn)
+        return await self._check_unknown(conn, token, client_address(conn.scope))
+
+    async def _check_unknown(
+        self, conn: HTTPConnection, token: str, address: str
+    ) -> tuple[AuthCredentials, AuthenticatedUser] | None:
+        # Those that are being checked may turn out bad as well.
+        if not self._limiter.test(BAD_TOKENS, address, cost=self._checking[address] + 1):
+            raise AuthenticationError("Too many tokens from your address were refused.")
+        self._checking[address] += 1
+        try:
+            found = await super().authenticate(conn)
+        finally:
+            self._checking[address] -= 1
+            if not self._checking[address]:
+                del self._checking[address]
+        if found is None:
+            self._limiter.hit(BAD_TOKENS, address)
+            self._refused.add(token)
+        else:
+            self._good.add(token)
+        return found
+
+
+class RecentTokens:
+    """Tokens that were seen lately, as digests."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._until: dict[bytes, float] = {}
+        """When each is forgotten; in the order in which they were added."""
+
+    def add(self, token: str) -> None:
+        """Remember a token, and forget the oldest if there are too many."""
+        digest = _digest(token)
+        self._until.pop(digest, None)
+        self._until[digest] = anyio.current_time() + self._seconds
+        if len(self._until) > MOST_TOKENS:
+            del self._until[next(iter(self._until))]
+
+    def __contains__(self, token: str) -> bool:
+        return self._until.get(_digest(token), 0.0) > anyio.current_time()
+
+
+def _digest(token: str) -> bytes:
+    return sha256(token.encode(errors="surrogatepass")).digest()
+
+
+def too_many(limit: RateLimitItemPerMinute) -> str:
+    """Return why a request is refused that is one too many."""
+    return f"More than {limit.amount} requests in a minute."
+
+
+def _unchecked(_conn: HTTPConnection, exc: Exception) -> JSONResponse:
+    """Return the answer to a request whose token was not checked."""
+    if isinstance(exc, IssuerUnavailableError):
+        return JSONResponse({"error": str(exc)}, 503, headers={"Retry-After": "5"})
+    headers = {"Retry-After": "60"}
+    return JSONResponse({"error": f"{exc} Try again later."}, 429, headers=headers)
+
+
 class RequestRate:
     """Turns requests away that come too often: of one user, or of one address without a token."""
 
@@ -108,7 +268,7 @@ class RequestRate:
             await self._app(scope, receive, send)
             return
         refusal = JSONResponse(
-            {"error": f"More than {self._limit.amount} requests in a minute. Try again later."},
+            {"error": f"{too_many(self._limit)} Try again later."},
             status_code=429,
             headers={"Retry-After": "60"},
         )
@@ -119,4 +279,4 @@ def _sender(scope: Scope) -> str:
     user = scope.get("user")
     if isinstance(user, AuthenticatedUser):
         return f"user {principal_of(user.access_token)}"
-    return f"address {(scope.get('client') or ('unknown',))[0]}"
+    return f"address {client_address(scope)}"

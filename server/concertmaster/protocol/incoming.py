@@ -1,14 +1,19 @@
 """What a client writes to a stdio server: each line is a message, or is answered with an error."""
 
+import json
 import re
+from collections.abc import Iterator
 from contextvars import Context
 from types import TracebackType
-from typing import Protocol, Self, cast
+from typing import TYPE_CHECKING, Protocol, Self, cast
 
 import anyio
 from mcp.shared.message import SessionMessage
 from mcp.types import INVALID_REQUEST, PARSE_ERROR, ErrorData, JSONRPCError
 from pydantic import ValidationError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 Item = SessionMessage | Exception
 """A message, or why a line is none."""
@@ -21,6 +26,16 @@ _ESCAPE = re.compile(
     """,
     re.VERBOSE,
 )
+
+
+_TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[{]+|[\]}]+|[,:]|[^\s"\[\]{},:]+', re.DOTALL)
+"""A part of JSON: a string, brackets of one kind in a row, a comma or colon, another value."""
+
+SCANNED_CHARS = 1_000_000
+"""How much of a text is searched for the id of a request."""
+
+NO_JSON = "This line is no JSON that can be read."
+TOO_DEEP = "This message is nested too deeply; fewer than 200 levels can be read."
 
 
 def mended(line: str) -> str:
@@ -117,12 +132,55 @@ class AnsweredStream:
 def _refusal(error: Exception) -> JSONRPCError:
     problems = error.errors(include_url=False) if isinstance(error, ValidationError) else []
     if not problems or problems[0]["type"] == "json_invalid":
-        data = ErrorData(code=PARSE_ERROR, message="This line is no JSON that can be read.")
-        return JSONRPCError(jsonrpc="2.0", id=None, error=data)
+        return _unreadable(problems[0] if problems else None)
     data = ErrorData(code=INVALID_REQUEST, message="This line is no JSON-RPC message.")
     whole = (_request_id(problem["input"]) for problem in problems)
     request_id = next((number for number in whole if number is not None), None)
     return JSONRPCError(jsonrpc="2.0", id=request_id, error=data)
+
+
+def _unreadable(problem: "ErrorDetails | None") -> JSONRPCError:
+    """Return the answer to a line that cannot be parsed."""
+    too_deep = problem is not None and "recursion limit" in problem["msg"]
+    data = ErrorData(code=PARSE_ERROR, message=TOO_DEEP if too_deep else NO_JSON)
+    found = None if problem is None else request_id_in(str(problem["input"]))
+    return JSONRPCError(jsonrpc="2.0", id=found, error=data)
+
+
+def request_id_in(text: str) -> int | str | None:
+    """Return the id of what was meant as a request, though it cannot be parsed as JSON.
+
+    Only the members of the outermost object are looked at, and no more than the beginning of a
+    very long text.
+    """
+    outermost = list(_outermost(text))
+    members = {
+        name: value
+        for name, colon, value in zip(outermost, outermost[1:], outermost[2:], strict=False)
+        if colon == ":" and value not in ",:"
+    }
+    return _plain_id(members.get('"id"', "")) if '"method"' in members else None
+
+
+def _outermost(text: str) -> Iterator[str]:
+    """Yield the tokens of the outermost object, without those of arrays and objects in it."""
+    depth = 0
+    for found in _TOKEN.finditer(text, 0, SCANNED_CHARS):
+        token = found[0]
+        if token[0] in "[{":
+            depth += len(token)
+        elif token[0] in "]}":
+            depth -= len(token)
+        elif depth == 1:
+            yield token
+
+
+def _plain_id(token: str) -> int | str | None:
+    try:
+        given: object = json.loads(token)
+    except ValueError:
+        return None
+    return given if isinstance(given, int | str) and not isinstance(given, bool) else None
 
 
 def _request_id(message: object) -> int | str | None:

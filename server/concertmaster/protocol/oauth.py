@@ -11,6 +11,7 @@ import jwt
 from anyio import to_thread
 from mcp.server.auth.provider import AccessToken, TokenVerifier
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from starlette.authentication import AuthenticationError
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,13 @@ FETCH_SECONDS = 5.0
 
 FETCHES = 4
 """How many requests may wait for the issuer's keys at the same time."""
+
+
+class IssuerUnavailableError(AuthenticationError):
+    """A token cannot be checked now, because its issuer does not answer."""
+
+    def __init__(self) -> None:
+        super().__init__("Tokens cannot be checked, as their issuer does not answer.")
 
 
 _OBJECT: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
@@ -86,12 +94,17 @@ class SignedTokens(TokenVerifier):
         self._checking = anyio.CapacityLimiter(FETCHES)
 
     async def verify_token(self, token: str) -> AccessToken | None:
-        """Return what a token allows, if it is a valid one for this server."""
+        """Return what a token allows, if it is a valid one for this server.
+
+        Raises:
+            IssuerUnavailableError: it cannot be checked now.
+        """
         try:
             said = await to_thread.run_sync(self._said, token, limiter=self._checking)
             return _access(token, said, issuer=self._issuer, resource=self._resource)
         except jwt.PyJWKClientConnectionError as exc:
             log.warning("the keys of %s cannot be had: %s", self._issuer, exc)
+            raise IssuerUnavailableError from exc
         except (jwt.PyJWTError, ValueError) as exc:
             log.info("token refused: %s", exc)
         return None
@@ -121,7 +134,11 @@ class IntrospectedTokens(TokenVerifier):
         self._resource = resource
 
     async def verify_token(self, token: str) -> AccessToken | None:
-        """Return what a token allows, if it is a valid one for this server."""
+        """Return what a token allows, if it is a valid one for this server.
+
+        Raises:
+            IssuerUnavailableError: it cannot be checked now.
+        """
         try:
             reply = await self._client.post(self._url, data={"token": token})
             said = _OBJECT.validate_json(reply.raise_for_status().content)
@@ -129,6 +146,7 @@ class IntrospectedTokens(TokenVerifier):
                 return _access(token, said, issuer=self._issuer, resource=self._resource)
         except httpx2.HTTPError as exc:
             log.warning("%s cannot be asked about tokens: %s", self._issuer, exc)
+            raise IssuerUnavailableError from exc
         except ValueError as exc:
             log.info("token refused: %s", exc)
         return None

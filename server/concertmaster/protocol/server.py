@@ -8,6 +8,7 @@ import anyio
 from mcp.server.caching import CacheableMethod
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import MCPServer, RequestStateSecurity
+from mcp.server.runner import serve_dual_era_loop
 from mcp.server.stdio import stdio_server
 from mcp.server.subscriptions import ListenHandler
 from mcp.types import (
@@ -25,8 +26,9 @@ from concertmaster import __version__
 from concertmaster.protocol.callers import principal_of_caller
 from concertmaster.protocol.completion import complete
 from concertmaster.protocol.elicitation import ANSWER_SECONDS
-from concertmaster.protocol.incoming import AnsweredStream, Incoming, Outgoing
+from concertmaster.protocol.incoming import Incoming, Outgoing
 from concertmaster.protocol.on_demand import OpenService, ServiceOnDemand, nobody
+from concertmaster.protocol.opening import Opening
 from concertmaster.protocol.prompts import JobPrompts, LoadJobs, no_jobs
 from concertmaster.protocol.resources import UNCHANGING, add_resources, hint_at_workers
 from concertmaster.protocol.results import short_errors
@@ -164,8 +166,15 @@ class ConcertmasterServer(MCPServer[ServerState]):
     async def serve_session(self, incoming: Incoming, outgoing: Outgoing) -> None:
         """Serve one client, in the way of the protocol version that it begins with."""
         server = self._lowlevel_server
-        answered = AnsweredStream(incoming, outgoing)
-        await server.run(answered, outgoing, server.create_initialization_options())
+        opening = Opening(incoming, outgoing)
+        options = server.create_initialization_options()
+        async with server.lifespan(server) as state:
+            serve = partial(
+                serve_dual_era_loop, server, opening, lifespan_state=state, init_options=options
+            )
+            await serve(opening.outgoing)
+            if opening.initialize is not None:
+                await serve(outgoing)
 
 
 def create_server(

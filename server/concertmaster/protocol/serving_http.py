@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from concertmaster.errors import SettingsError
 from concertmaster.protocol.access import OPEN, HttpAccess
+from concertmaster.protocol.connections import Connections
 from concertmaster.protocol.http_app import PATH, http_app
 from concertmaster.protocol.server import ConcertmasterServer
 from concertmaster.protocol.serving import Ending
@@ -67,9 +68,11 @@ async def serve_http(
 def _config(app: ASGIApp, access: HttpAccess) -> uvicorn.Config:
     return uvicorn.Config(
         app,
+        http=Connections(access).protocol,
+        ws="none",
         log_config=None,
         access_log=False,
-        limit_concurrency=access.connections,
+        forwarded_allow_ips=list(access.trusted_proxies),
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
 

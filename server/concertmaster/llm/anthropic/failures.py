@@ -63,15 +63,19 @@ _STATUS_OF_TYPE = {
     "overloaded_error": 529,
 }
 """The status that an error would have had, had it not come in the middle of a stream."""
-_MAY_PASS = {408, 409, 425, 429, 499}
-"""Statuses under 500 of what may be over the next time."""
+_MAY_PASS = {302, 303, 307, 408, 409, 425, 429, 499}
+"""Statuses under 500 of what may be over the next time. A temporary redirect is one: gateways
+send it to a page of theirs while they restart or are overloaded."""
 _WILL_NOT_PASS = {501}
 _OF_SERVER_TOOLS = re.compile(r"web[ _-]?search|web[ _-]?fetch|code[ _-]?execution", re.I)
 """What the provider says when it will not call one of its tools itself."""
 _OF_ANY_MODEL = {401, 402, 429}
-"""Statuses which, where they will not pass, every call over the connection would get."""
-_OF_ONE_MODEL = {403, 404}
-"""Statuses which every call of the same model would get."""
+"""Statuses which, where they will not pass, every call over the connection would get.
+
+A 403 is not among them, nor is a redirect: a gateway may send either for one request alone, such
+as one that its content filter objects to. A call that fails so takes no time and costs nothing,
+so nothing is gained by refusing the others unasked.
+"""
 _NO_CREDIT = "credit balance"
 """What the provider says of an account without money, as an error of the request: a 400."""
 _SPENDING_LIMITS = (ContractSpendLimitReachedError, EnforcedSpendLimitReachedError)
@@ -105,7 +109,7 @@ class Failures:
                 message, usage=usage, text=text, busy=_busy(exc), retry_after=wait
             )
         if kind is ModelAccessError:
-            concerned = model if _concerns_one_model(exc) else None
+            concerned = model if _says_no_such_model(exc, model) else None
             return ModelAccessError(message, usage=usage, text=text, model=concerned)
         return kind(message, usage=usage, text=text)
 
@@ -118,7 +122,7 @@ class Failures:
             case httpx2.HTTPError() | httpx2.StreamError():
                 return self._connection_failure(exc)
             case NoStreamError():
-                return ModelAccessError, (
+                return ModelReplyError, (
                     f"{self._host} answers with {exc}, not with a stream of events. "
                     "Check CONCERTMASTER_BASE_URL."
                 )
@@ -154,28 +158,51 @@ class Failures:
         status = _status_of(exc)
         said = f"{status}: {_quote(str(exc.api_message))}" if exc.api_message else str(status)
         if _may_pass(exc, status):
-            return ModelUnavailableError, f"{_occasion(status)} ({said})."
+            return ModelUnavailableError, f"{self._occasion(status)} ({said})."
         if status in (400, 403) and _first_asks(request) and _OF_SERVER_TOOLS.search(said):
             return ServerToolsRefusedError, f"{self._host} does not call tools itself ({said})."
-        kind = ModelAccessError if _concerns_others(exc, status) else ModelRequestError
-        return kind, f"{self._remedy(status, request, model)} ({said})."
+        if _says_no_such_model(exc, model):
+            return ModelAccessError, f"{self._unknown_model(request, model)} ({said})."
+        kind = ModelAccessError if _concerns_all_calls(exc, status) else ModelRequestError
+        return kind, f"{self._remedy(status)} ({said})."
 
-    def _remedy(self, status: int, request: Request, model: str) -> str:
+    def _occasion(self, status: int) -> str:
+        match status:
+            case 429:
+                return "The provider's rate limit is reached"
+            case 529:
+                return "The provider is overloaded"
+            case _ if 300 <= status < 400:
+                return f"{self._host} redirects the request. Check CONCERTMASTER_BASE_URL"
+            case _:
+                return "The provider failed"
+
+    def _unknown_model(self, request: Request, model: str) -> str:
+        role = request.caller.partition(":")[0]
+        setting = _SETTINGS_OF_CALLER.get(role, "CONCERTMASTER_MODEL_SYNTHESIZER")
+        return f"{self._host} has no model {model!r}. Check {setting}"
+
+    def _remedy(self, status: int) -> str:
         match status:
             case 401:
                 return f"{self._host} does not accept the key. Check {self._key_settings()}"
             case 402 | 429:
                 return f"{self._host} wants the account's billing or spending limit looked at"
             case 403:
-                return f"The key may not do this. Check what {_KEY_VARIABLES} gives access to"
+                return (
+                    f"{self._host} does not allow this request. If it allows none, check what "
+                    f"{_KEY_VARIABLES} gives access to; if it allows others, a content filter may "
+                    "object to the text of this one"
+                )
             case 404:
-                role = request.caller.partition(":")[0]
-                setting = _SETTINGS_OF_CALLER.get(role, "CONCERTMASTER_MODEL_SYNTHESIZER")
-                return f"{self._host} has no model {model!r}. Check {setting}{self._or_address()}"
+                return (
+                    f"{self._host} has nothing at this address. Check CONCERTMASTER_BASE_URL; "
+                    "/v1/messages is appended to it"
+                )
             case 413:
                 return "The request is too large. Give the subtask fewer or smaller inputs"
             case _ if 300 <= status < 400:
-                return f"{self._host} points elsewhere. Check CONCERTMASTER_BASE_URL"
+                return f"{self._host} redirects the request. Check CONCERTMASTER_BASE_URL"
             case _:
                 return f"{self._host} refuses the request"
 
@@ -185,9 +212,6 @@ class Failures:
         if self._connection.base_url:
             return f"{_KEY_VARIABLES}, and how it is sent, CONCERTMASTER_AUTH_HEADER"
         return _KEY_VARIABLES
-
-    def _or_address(self) -> str:
-        return ", or CONCERTMASTER_BASE_URL" if self._connection.base_url else ""
 
     def _without_secrets(self, message: str) -> str:
         for secret in (self._connection.api_key, self._connection.auth_token):
@@ -208,15 +232,17 @@ def _status_of(exc: APIStatusError) -> int:
     return exc.status_code
 
 
-def _concerns_others(exc: APIStatusError, status: int) -> bool:
-    """Tell whether other calls would get the same answer, whatever they ask."""
-    if 300 <= status < 400 or _NO_CREDIT in str(exc.api_message):
-        return True
-    return status in _OF_ANY_MODEL | _OF_ONE_MODEL
+def _concerns_all_calls(exc: APIStatusError, status: int) -> bool:
+    """Tell whether every call over the connection would get the same answer."""
+    return status in _OF_ANY_MODEL or _NO_CREDIT in str(exc.api_message)
 
 
-def _concerns_one_model(exc: Exception) -> bool:
-    return isinstance(exc, APIStatusError) and _status_of(exc) in _OF_ONE_MODEL
+def _says_no_such_model(exc: Exception, model: str) -> bool:
+    """Tell whether an answer says that there is no such model, and not merely no such page."""
+    if not isinstance(exc, APIStatusError) or _status_of(exc) != 404:
+        return False
+    said = str(exc.api_message)
+    return model in said or re.search(r"\bmodel\b", said, re.I) is not None
 
 
 def _busy(exc: Exception) -> bool:
@@ -230,16 +256,6 @@ def _may_pass(exc: APIStatusError, status: int) -> bool:
     if advice in ("true", "false"):
         return advice == "true"
     return status in _MAY_PASS or (status >= 500 and status not in _WILL_NOT_PASS)
-
-
-def _occasion(status: int) -> str:
-    match status:
-        case 429:
-            return "The provider's rate limit is reached"
-        case 529:
-            return "The provider is overloaded"
-        case _:
-            return "The provider failed"
 
 
 def _quote(text: str) -> str:
