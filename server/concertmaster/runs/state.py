@@ -8,6 +8,7 @@ from pydantic import JsonValue
 
 from concertmaster.engine.plans.plan import Plan
 from concertmaster.engine.record.amounts import Estimate
+from concertmaster.engine.record.earlier import and_dependants
 from concertmaster.engine.record.events import (
     FINAL_STATUSES,
     CallFailed,
@@ -26,6 +27,7 @@ from concertmaster.engine.record.events import (
     RunStatus,
     SubtaskDrafted,
     SubtaskFinished,
+    SubtaskKept,
     SubtaskResult,
     SubtaskStarted,
     SynthesisStarted,
@@ -165,7 +167,7 @@ class RunState:
                 self._apply_tools(event)
             case PlanAccepted() | PlanRevised():
                 self._apply_plan(event)
-            case SubtaskDrafted() | SubtaskStarted() | SubtaskFinished():
+            case SubtaskDrafted() | SubtaskStarted() | SubtaskKept() | SubtaskFinished():
                 self._apply_subtask(event)
             case _:
                 self._apply_run(event)
@@ -241,7 +243,9 @@ class RunState:
         if subtask is not None:
             subtask.usage += usage
 
-    def _apply_subtask(self, event: SubtaskDrafted | SubtaskStarted | SubtaskFinished) -> None:
+    def _apply_subtask(
+        self, event: SubtaskDrafted | SubtaskStarted | SubtaskKept | SubtaskFinished
+    ) -> None:
         match event:
             case SubtaskDrafted(subtask=subtask):
                 self.drafted.add(subtask.id)
@@ -249,8 +253,9 @@ class RunState:
                     self.subtasks[subtask.id] = SubtaskState(subtask=subtask)
             case SubtaskStarted():
                 if (state := self._planned(event.subtask_id)) is not None:
-                    state.status = "running"
-                    state.started_at = event.at
+                    state.begin(event.at)
+            case SubtaskKept():
+                self.subtasks[event.subtask_id].keep()
             case _:
                 self._apply_result(event)
 
@@ -312,9 +317,17 @@ class RunState:
         self.questions = {}
         for subtask in self.subtasks.values():
             subtask.calls.clear()
-            name, status, decision = subtask.subtask.id, subtask.status, self.last_decision
-            if not stands(name, status, decision, in_vain=self.in_vain):
-                subtask.try_again()
+            if subtask.is_unconfirmed:
+                subtask.keep()
+        open_ids = {name for name, subtask in self.subtasks.items() if not self._stands(subtask)}
+        planned = [subtask.subtask for subtask in self.subtasks.values()]
+        for name in and_dependants(open_ids, planned):
+            # Whether the result of a dependant stands is known once its dependencies have ended.
+            if name in open_ids or self.subtasks[name].status == "succeeded":
+                self.subtasks[name].try_again()
+
+    def _stands(self, subtask: SubtaskState) -> bool:
+        return stands(subtask.subtask.id, subtask.status, self.last_decision, in_vain=self.in_vain)
 
     def _end(self, event: RunEnded) -> None:
         self.status = event.status
@@ -328,9 +341,7 @@ class RunState:
         if self.request.kind != "plan" and event.status != "needs_approval":
             for subtask in self.subtasks.values():
                 if subtask.ended_at is None:
-                    earlier = subtask.result
-                    subtask.status = "cancelled" if earlier is None else earlier.status
-                    subtask.calls.clear()
+                    subtask.leave()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

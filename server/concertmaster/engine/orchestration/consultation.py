@@ -50,6 +50,10 @@ class Consultation:
         """Take in that the plan is whole, and whether it may change as results come in."""
         self._decided = not adaptive
 
+    def begun(self, subtask_id: str) -> None:
+        """Take in that a subtask is being done, perhaps again: how it ends will be news."""
+        self._occasions.forget(subtask_id)
+
     def due(
         self,
         plan: Plan,

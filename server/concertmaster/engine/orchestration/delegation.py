@@ -20,9 +20,11 @@ from concertmaster.engine.record.events import (
     PlanRevised,
     SubtaskDrafted,
     SubtaskFinished,
+    SubtaskKept,
     SubtaskResult,
     SubtaskStarted,
     SubtaskStatus,
+    consumed,
 )
 from concertmaster.engine.run import Run, Setup, work_result, workers_of
 from concertmaster.engine.subtasks.fingerprint import fingerprint
@@ -184,8 +186,9 @@ class Delegation:
     def _recall(self) -> None:
         """Take in how subtasks had ended before the run was resumed, if that is to stand."""
         recorded = self._run.steps.recorded
+        settled = recorded.settled(self._plan)
         for subtask in self._plan.subtasks:
-            if (result := recorded.standing(subtask.id)) is not None:
+            if (result := settled.get(subtask.id)) is not None:
                 self._results[subtask.id] = result
                 if result.status != "succeeded":
                     self._unneeded.add(subtask.id)
@@ -223,6 +226,9 @@ class Delegation:
             await steps.record(event, wait=False)
 
     async def _see_through(self, subtask: Subtask, scope: anyio.CancelScope) -> None:
+        if (kept := self._run.steps.recorded.unchanged(subtask, self._results)) is not None:
+            await self._keep(kept)
+            return
         result: SubtaskResult | None = None
         with scope:
             result = await self._result(subtask)
@@ -231,6 +237,13 @@ class Delegation:
             result = not_finished(subtask, usage, unneeded=subtask.id in self._unneeded)
         result = self._run.steps.recorded.reconcile(result)
         await self._record(result)
+        self._messages.send_nowait(result)
+
+    async def _keep(self, result: SubtaskResult) -> None:
+        """End a subtask with the result that it had, now that its dependencies are the same."""
+        steps, name = self._run.steps, f"subtask/{result.subtask_id}/kept"
+        event = SubtaskKept(name=name, at=steps.now(), subtask_id=result.subtask_id)
+        await steps.record(event, wait=False)
         self._messages.send_nowait(result)
 
     async def _result(self, subtask: Subtask) -> SubtaskResult:
@@ -250,15 +263,21 @@ class Delegation:
             take_slot=self._slot,
             leave_slot=self._aside,
         )
+        built_on = {name: consumed(self._results[name]) for name in subtask.depends_on}
+        steps.recorded.begin(subtask.id, built_on)
+        self._consultation.begun(subtask.id)
         started = SubtaskStarted(
             name=f"subtask/{subtask.id}/start",
             at=steps.now(),
             subtask_id=subtask.id,
             fingerprint=fingerprint(work),
+            built_on=built_on,
         )
         await steps.record(started, wait=False)
-        known = self._run.earlier.result_of(subtask, started.fingerprint)
-        return known if known is not None else await do_subtask(work, started.fingerprint)
+        result = self._run.earlier.result_of(subtask, started.fingerprint)
+        if result is None:
+            result = await do_subtask(work, started.fingerprint)
+        return result.model_copy(update={"built_on": built_on})
 
     @asynccontextmanager
     async def _slot(self, subtask_id: str) -> AsyncGenerator[None]:

@@ -46,6 +46,10 @@ class Occasions:
         """The subtasks of whose end the orchestrator has been told."""
         self._all_started: tuple[str, ...] = ()
 
+    def forget(self, subtask_id: str) -> None:
+        """Take in that what is known of the end of a subtask does not hold any more."""
+        self._known.discard(subtask_id)
+
     def of(self, plan: Plan, results: Mapping[str, SubtaskResult], scheduler: Scheduler) -> str:
         """Return why the orchestrator is to be asked now; nothing if it is not."""
         news = results.keys() - self._known
