@@ -14,10 +14,11 @@ from concertmaster.engine.plans.drafting import Drafts, PlanReader, settle
 from concertmaster.engine.plans.plan import Plan, Subtask
 from concertmaster.engine.plans.rules import PlanRules
 from concertmaster.engine.record.events import Event, PlanAccepted, SubtaskDrafted
-from concertmaster.engine.record.request import RunRequest
+from concertmaster.engine.record.request import Limits, RunRequest
 from concertmaster.errors import ModelUnavailableError
 from concertmaster.llm.protocol import Draft, Reply, Request
 from fakes import USAGE, FakeLLM, Script, plan_json, reply_with, subtask
+from patterns import decision
 
 pytestmark = pytest.mark.anyio
 
@@ -220,6 +221,62 @@ async def test_a_worker_starts_while_the_rest_of_the_plan_is_on_its_way() -> Non
         "s1": "succeeded",
         "s2": "succeeded",
     }
+
+
+async def test_where_slots_are_scarce_the_first_one_is_kept_for_what_matters_most() -> None:
+    log: list[str] = []
+    text = plan_json(subtask("s1", priority="low"), subtask("s2", worker="critic", priority="high"))
+    scripts = {"worker:analyst": working("s1", log), "worker:critic": working("s2", log)}
+    llm = WritingLLM(in_pieces(text, 2), scripts=scripts)
+    recorded = RecordedRun(RunRequest(task="why?", limits=Limits(slots=1)))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(recorded.drive, setup(llm))
+        with anyio.fail_after(5):
+            await anyio.wait_all_tasks_blocked()
+            assert log == []
+            llm.written[0].set()
+            # It starts before the plan is whole, and before what was written first.
+            await until(lambda: log == ["s2"])
+            assert not any(isinstance(event, PlanAccepted) for event in recorded.events)
+            llm.write_all()
+    assert log == ["s2", "s1"]
+    assert recorded.end.status == "succeeded"
+
+
+async def test_where_slots_are_free_low_priority_starts_at_once() -> None:
+    log: list[str] = []
+    text = plan_json(subtask("s1", priority="low"), subtask("s2", worker="critic"))
+    scripts = {"worker:analyst": working("s1", log), "worker:critic": working("s2", log)}
+    llm = WritingLLM(in_pieces(text, 2), scripts=scripts)
+    recorded = RecordedRun(RunRequest(task="why?", limits=Limits(slots=2, max_subtasks=4)))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(recorded.drive, setup(llm))
+        with anyio.fail_after(5):
+            await until(lambda: log == ["s1"])
+            llm.write_all()
+    assert log == ["s1", "s2"]
+
+
+async def test_nothing_after_a_decisive_subtask_starts_while_the_plan_may_become_adaptive() -> None:
+    log: list[str] = []
+    first = subtask("s1", decisive=True)
+    text = plan_json(first, subtask("s2", worker="critic", depends_on=["s1"]), mode="adaptive")
+    scripts: dict[str, Script] = {
+        "worker:analyst": working("s1", log),
+        "worker:critic": working("s2", log),
+        "orchestrator": decision(done=True, reason="enough"),
+    }
+    llm = WritingLLM(in_pieces(text, 2), scripts=scripts)
+    recorded = RecordedRun(RunRequest(task="why?"))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(recorded.drive, setup(llm))
+        with anyio.fail_after(5):
+            await until(lambda: "s1" in recorded.results)
+            llm.written[0].set()
+            await anyio.wait_all_tasks_blocked()
+            llm.write_all()
+    assert log == ["s1"]
+    assert recorded.end.status == "succeeded"
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -94,7 +94,10 @@ class Delegation:
         self._until = until
         self._plan = Plan()
         self._workers = setup.catalog
-        self._scheduler = Scheduler(slots=run.request.limits.slots)
+        # Until the plan is whole, it may still turn out to be an adaptive one.
+        self._scheduler = Scheduler(
+            slots=run.request.limits.slots, holds_for_decisions=run.request.mode != "static"
+        )
         self._results: dict[str, SubtaskResult] = {}
         self._running: dict[str, anyio.CancelScope] = {}
         self._drafted: dict[str, Subtask] = {}
@@ -121,6 +124,10 @@ class Delegation:
         new = [subtask for subtask in plan.subtasks if subtask.id not in self._drafted]
         self._drafted |= {subtask.id: subtask for subtask in new}
         self._plan = plan
+        # What is written first need not be what matters most. Where slots are scarce, one is
+        # kept for that until all is known.
+        limits = self._run.request.limits
+        self._scheduler.reserved = 1 if limits.slots < limits.max_subtasks else 0
         self._follow(self._scheduler.revise(plan.subtasks))
 
     async def carry_out(self, plan: Plan) -> Delegated:
@@ -157,7 +164,14 @@ class Delegation:
         ended: dict[str, SubtaskStatus] = {
             name: result.status for name, result in self._results.items()
         }
-        self._follow(self._scheduler.revise(subtasks, ended=ended))
+        self._scheduler.reserved = 0
+        if not self._consultation.open:
+            self._follow(self._scheduler.stop_holding())
+        known = self._run.steps.recorded.told
+        undecided = [
+            item.id for item in subtasks if item.decisive and item.id in ended.keys() - known
+        ]
+        self._follow(self._scheduler.revise(subtasks, ended=ended, undecided=undecided))
 
     def _leftovers(self) -> list[Subtask]:
         """Return the drafted subtasks that have been started and are not in the plan."""
@@ -179,6 +193,8 @@ class Delegation:
                     pass
             if self._whole:
                 self._consult()
+                if not self._consultation.open:
+                    self._follow(self._scheduler.stop_holding())
                 if self._scheduler.over and not self._consultation.asking:
                     self._over.set()
                     return
@@ -350,6 +366,7 @@ class Delegation:
         else:
             self._workers = workers_of(revision.plan, self._setup)
             self._follow(self._scheduler.revise(revision.plan.subtasks))
+            self._follow(self._scheduler.decided(advice.shown))
 
     def _take_in(self, revision: PlanRevised) -> None:
         self._consultation.take_in(revision, self._plan)

@@ -222,6 +222,11 @@ def _changes(
         for subtask in step.add
         if subtask.id in started
     ]
+    warnings += [
+        f"Subtask {name!r} was to be dropped, but had been started; it was left as it is."
+        for name in step.drop
+        if name in started
+    ]
     new = {subtask.id: subtask for subtask in step.add if subtask.id not in started}
     dropped = set(step.drop) - set(started) - new.keys()
     kept = [new.pop(subtask.id, subtask) for subtask in plan.subtasks if subtask.id not in dropped]
