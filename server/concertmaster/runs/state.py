@@ -76,6 +76,8 @@ class RunState:
     """By id, in the order of the plan."""
     drafted: set[str] = field(default_factory=set[str])
     """Subtasks that were started before the plan was finished."""
+    unplanned: dict[str, SubtaskState] = field(default_factory=dict[str, SubtaskState])
+    """Those of them that the accepted plan does not contain."""
     calls: dict[str, str] = field(default_factory=dict[str, str])
     """Who waits for a model besides the subtasks' workers, by step: `orchestrator`…"""
     questions: Mapping[str, ToolAsked] = field(default_factory=dict[str, ToolAsked])
@@ -131,6 +133,7 @@ class RunState:
             plan=None,
             estimate=None,
             subtasks={},
+            unplanned={},
             warnings=(),
             decisions=(),
             last_decision=None,
@@ -208,6 +211,10 @@ class RunState:
     def _apply_plan(self, event: PlanAccepted | PlanRevised) -> None:
         self.plan = event.plan
         self.warnings += event.warnings
+        planned = {item.id for item in event.plan.subtasks}
+        for name, item in self.subtasks.items():
+            if name in self.drafted - planned and item.started_at is not None:
+                self._take_in_unplanned(item)
         self.subtasks = {
             item.id: self.subtasks.get(item.id) or SubtaskState(subtask=item)
             for item in event.plan.subtasks
@@ -222,7 +229,8 @@ class RunState:
             self.last_decision = event
 
     def _apply_call(self, event: CallStarted | CallFinished | CallFailed) -> None:
-        subtask = self.subtasks.get(event.subtask_id or "")
+        subtask_id = event.subtask_id or ""
+        subtask = self.subtasks.get(subtask_id) or self.unplanned.get(subtask_id)
         match event:
             case CallStarted():
                 if subtask is not None:
@@ -241,7 +249,11 @@ class RunState:
         if usage != NO_USAGE:
             self.by_model[usage.model] = self.by_model.get(usage.model, NO_USAGE) + usage
         if subtask is not None:
+            before = subtask.unplanned_warning
             subtask.usage += usage
+            # What a subtask took that had to be stopped is known only once it has been.
+            now = subtask.unplanned_warning
+            self.warnings = tuple(now if text == before else text for text in self.warnings)
 
     def _apply_subtask(
         self, event: SubtaskDrafted | SubtaskStarted | SubtaskKept | SubtaskFinished
@@ -251,6 +263,9 @@ class RunState:
                 self.drafted.add(subtask.id)
                 if self.plan is None:
                     self.subtasks[subtask.id] = SubtaskState(subtask=subtask)
+                elif subtask.id not in self.subtasks:
+                    # It got its slot while the plan without it was being written down.
+                    self._take_in_unplanned(SubtaskState(subtask=subtask))
             case SubtaskStarted():
                 if (state := self._planned(event.subtask_id)) is not None:
                     state.begin(event.at)
@@ -258,6 +273,11 @@ class RunState:
                 self.subtasks[event.subtask_id].keep()
             case _:
                 self._apply_result(event)
+
+    def _take_in_unplanned(self, item: SubtaskState) -> None:
+        if item.subtask.id not in self.unplanned:
+            self.unplanned[item.subtask.id] = item
+            self.warnings += (item.unplanned_warning,)
 
     def _planned(self, subtask_id: str) -> SubtaskState | None:
         """Return the state of a subtask; none, if it was drafted and did not get into the plan."""

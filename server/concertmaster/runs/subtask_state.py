@@ -62,6 +62,17 @@ class SubtaskState:
         self.started_at, self.ended_at = self.earlier_times
 
     @property
+    def unplanned_warning(self) -> str:
+        """Return what to say if it was begun and the accepted plan does not contain it."""
+        usage, subtask = self.usage, self.subtask
+        usd = f" ({usage.usd:.4f} USD)" if usage.usd else ""
+        return (
+            f"Subtask {subtask.id!r} ({subtask.worker}) was begun from a draft of the plan, and "
+            f"the accepted plan does not contain it. It took {usage.tokens:,} tokens{usd}: "
+            f"{subtask.objective}"
+        )
+
+    @property
     def doing(self) -> str:
         """Return the models it waits for, such as `sonnet (3)`; nothing while it does not."""
         models = list(self.calls.values())
