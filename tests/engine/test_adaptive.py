@@ -124,7 +124,9 @@ async def test_the_end_of_a_decisive_subtask_is_asked_about_while_others_go_on()
     assert run.end.status == "succeeded"
 
 
-async def test_work_goes_on_while_the_orchestrator_decides() -> None:
+async def test_work_that_depends_on_nothing_decisive_continues_while_the_orchestrator_decides() -> (
+    None
+):
     next_started = anyio.Event()
 
     async def work(request: Request) -> str:
@@ -139,9 +141,83 @@ async def test_work_goes_on_while_the_orchestrator_decides() -> None:
 
     with anyio.fail_after(5):
         await drive(
-            adaptive(subtask("s1", decisive=True), subtask("s2", depends_on=["s1"])),
+            adaptive(subtask("s0"), subtask("s1", decisive=True), subtask("s2", depends_on=["s0"])),
             {"worker:analyst": work, "orchestrator": once_s2_runs},
         )
+
+
+AFTER_DECISIVE = (
+    subtask("s1", decisive=True),
+    subtask("s2", depends_on=["s1"]),
+    subtask("s3", depends_on=["s2"]),
+)
+
+
+async def test_what_depends_on_a_decisive_subtask_starts_only_once_that_is_decided_on() -> None:
+    workers = Workers()
+
+    async def advise(_request: Request) -> str:
+        await anyio.wait_all_tasks_blocked()
+        begun.append(list(workers.begun))
+        return WAIT if len(begun) == 1 else DONE
+
+    begun: list[list[str]] = []
+    llm = FakeLLM({"worker:analyst": workers, "orchestrator": advise})
+    run = RecordedRun(adaptive(*AFTER_DECISIVE))
+    with anyio.fail_after(5):
+        await run.drive(setup(llm))
+    assert begun[0] == ["s1"]
+    assert workers.begun == ["s1", "s2", "s3"]
+    assert run.end.status == "succeeded"
+
+
+async def test_what_a_decision_drops_after_a_decisive_subtask_is_never_paid_for() -> None:
+    for advice in (DONE, decide(drop=["s2", "s3"])):
+        workers = Workers()
+        scripts = {"worker:analyst": workers, "orchestrator": in_turn(advice, DONE)}
+        with anyio.fail_after(5):
+            run, _ = await drive(adaptive(*AFTER_DECISIVE), scripts)
+        assert workers.begun == ["s1"]
+        assert run.end.status == "succeeded"
+
+
+@pytest.mark.parametrize("rounds", [1, 6])
+async def test_what_waits_for_a_decision_starts_when_none_will_come(rounds: int) -> None:
+    busy = ModelUnavailableError("The provider is busy.")
+    # Either nobody can be asked, or nobody may be asked once more.
+    advice: Script = busy if rounds > 1 else WAIT
+    request = adaptive(
+        *AFTER_DECISIVE[:2],
+        subtask("s3", depends_on=["s2"], decisive=True),
+        subtask("s4", depends_on=["s3"]),
+        rounds=rounds,
+    )
+    with anyio.fail_after(5):
+        run, _ = await drive(request, {"orchestrator": advice})
+    assert {item.status for item in run.results.values()} == {"succeeded"}
+    assert len(run.results) == 4
+    assert run.end.status == "partial"
+
+
+async def test_in_a_static_run_nothing_waits_for_a_decision() -> None:
+    plan = Plan(subtasks=AFTER_DECISIVE)
+    with anyio.fail_after(5):
+        run, _ = await drive(RunRequest(task="t", plan=plan), {})
+    assert (run.end.status, len(run.results)) == ("succeeded", 3)
+
+
+async def test_a_run_cut_off_before_a_decision_still_waits_for_it() -> None:
+    whole, _ = await drive(adaptive(*AFTER_DECISIVE), {"orchestrator": in_turn(WAIT, DONE)})
+    asked = next(
+        number for number, event in enumerate(whole.events) if event.name == "subtask/s1/result"
+    )
+    workers = Workers()
+    scripts = {"worker:analyst": workers, "orchestrator": DONE}
+    resumed = RecordedRun(adaptive(*AFTER_DECISIVE), recorded=whole.events[: asked + 1])
+    with anyio.fail_after(5):
+        await resumed.drive(setup(FakeLLM(scripts)))
+    assert workers.begun == []
+    assert resumed.end.status == "succeeded"
 
 
 async def test_the_orchestrator_is_not_asked_after_every_result() -> None:
@@ -381,7 +457,11 @@ async def test_what_has_started_is_neither_dropped_nor_replaced() -> None:
     with anyio.fail_after(5):
         await run.drive(setup(llm))
     assert run.results["s2"].text == "result of s2"
-    assert "'s2' was to be replaced, but had been started" in revisions(run)[0].warnings[0]
+    assert revisions(run)[0].warnings == (
+        "Subtask 's2' was to be replaced, but had been started; it was left as it is.",
+        "Subtask 's1' was to be dropped, but had been started; it was left as it is.",
+        "Subtask 's2' was to be dropped, but had been started; it was left as it is.",
+    )
 
 
 async def test_a_slot_freed_while_a_decision_is_written_starts_nothing_that_it_drops() -> None:

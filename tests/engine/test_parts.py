@@ -135,7 +135,7 @@ async def test_as_many_parts_as_a_subtask_may_have_are_all_done() -> None:
 
 @pytest.mark.parametrize("failing", list(FILES))
 @pytest.mark.parametrize("failure", [ModelUnavailableError("overloaded"), ""])
-async def test_a_part_that_fails_is_named_and_leaves_the_others(
+async def test_a_part_that_fails_is_named_with_the_reason_and_leaves_the_others(
     failing: str, failure: str | Exception
 ) -> None:
     run, _ = await drive(
@@ -146,7 +146,9 @@ async def test_a_part_that_fails_is_named_and_leaves_the_others(
     result = run.results["s1"]
     assert result.status == "partial"
     assert f"{failing} failed: " in result.errors[0]
-    assert f"## {failing}\n\n(nothing)" in result.text
+    reason = "The reply was empty." if failure == "" else "overloaded"
+    assert f"## {failing}\n\n(This part failed: {reason})" in result.text
+    assert f"(This part failed: {reason})" in run.end.answer
     assert result.text.count("done") == 2
 
 

@@ -31,6 +31,26 @@ def test_a_plan_is_read_from_json_in_a_code_fence() -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "Here is {the plan}:\n\n{plan}\n\nIt has one subtask.",
+        "Two steps.\n```json\n{plan}\n```\nThat is all.",
+        "{plan} {}",
+        'First I thought of {"subtasks": []}, but then: {plan}',
+    ],
+)
+def test_a_plan_is_read_from_prose_around_it(text: str) -> None:
+    whole = text.replace("{plan}", plan_json(subtask("s1", objective='find "{" and }')))
+    assert [item.id for item in read_plan(whole).subtasks] == ["s1"]
+
+
+def test_a_plan_that_breaks_off_is_refused_however_much_of_it_there_is() -> None:
+    text = plan_json(*(subtask(f"s{number}") for number in range(500)))
+    with pytest.raises(InvalidPlanError, match="EOF"):
+        read_plan(text[:-2])
+
+
+@pytest.mark.parametrize(
     ("text", "hint"),
     [
         ("", "JSON"),

@@ -16,6 +16,7 @@ from concertmaster.engine.record.events import (
     RunResumed,
     RunStarted,
     SubtaskFinished,
+    SubtaskKept,
 )
 from concertmaster.engine.record.request import RunRequest
 from concertmaster.errors import ModelUnavailableError, StoreError
@@ -135,6 +136,27 @@ KINDS = {
             ),
         },
         status="partial",
+    ),
+    "mended, and so is what was made from it": Kind(
+        scripts={
+            "planner": plan_json(
+                subtask("s1"),
+                subtask("s2", "critic", depends_on=["s1"]),
+                subtask("s3", "writer", depends_on=["s2"]),
+                verify="mend",
+            ),
+            "verifier": findings(finding("It is wrong.", "s1")),
+            "worker:analyst": second_thoughts("text of s1", "revised s1"),
+            "worker:critic": lambda request: (
+                "revised s2" if "revised s1" in texts([request])[0] else "text of s2"
+            ),
+            "worker:writer": lambda request: (
+                "revised s3" if "revised s2" in texts([request])[0] else "text of s3"
+            ),
+            "synthesizer": lambda request: (
+                f"made of {sum(f'revised s{n}' in texts([request])[0] for n in (1, 2, 3))} revised"
+            ),
+        }
     ),
     "guarded": Kind(
         request=RunRequest(task="why?", guard="writer"),
@@ -389,10 +411,110 @@ async def test_a_guard_that_could_not_be_asked_is_asked_again() -> None:
     assert end_of(second).status == "succeeded"
 
 
-async def test_a_dependant_that_had_succeeded_keeps_its_result() -> None:
-    plan = plan_json(subtask("s1"), subtask("s2", "critic", depends_on=["s1"]))
-    _, second = await two_lives({"planner": plan, "worker:analyst": BUSY}, {})
-    assert calls(second) == ["subtask/s1/call/1", "synthesis/call/1"]
+CHAIN = plan_json(
+    subtask("s1"),
+    subtask("s2", "critic", depends_on=["s1"]),
+    subtask("s3", "writer", depends_on=["s2"]),
+    subtask("s4", "reader"),
+)
+
+
+def builds_on(name: str, *dependencies: str) -> Script:
+    """Return the script of a worker whose result says which results it was given."""
+
+    def work(request: Request) -> str:
+        (text,) = texts([request])
+        return f"{name} with {[item for item in dependencies if f'text of {item}' in text]}"
+
+    return work
+
+
+CHAIN_SCRIPTS: dict[str, Script] = {
+    "planner": CHAIN,
+    "worker:analyst": "text of s1",
+    "worker:critic": builds_on("text of s2", "s1"),
+    "worker:writer": builds_on("text of s3", "s1", "s2"),
+}
+
+
+async def test_what_was_made_without_a_failed_result_is_done_again_once_that_is_there() -> None:
+    first, second = await two_lives(
+        CHAIN_SCRIPTS | {"worker:analyst": BUSY, "worker:writer": "text of s3"}, CHAIN_SCRIPTS
+    )
+    assert end_of(first).status == "partial"
+    assert (end_of(second).status, end_of(second).reasons) == ("succeeded", ())
+    # The text of s2 is another, so s3 is done again; s4 depends on nothing and is not.
+    assert calls(second) == [
+        "subtask/s1/call/1",
+        "subtask/s2/call/1",
+        "subtask/s3/call/1",
+        "synthesis/call/1",
+    ]
+    state = state_after(Kind(scripts={}), [*first, resumed(), *second])
+    assert state.subtasks["s2"].result.text == "text of s2 with ['s1']"
+    assert {item.status for item in state.subtasks.values()} == {"succeeded"}
+
+
+async def test_a_dependant_keeps_its_result_where_what_it_was_made_from_comes_out_the_same() -> (
+    None
+):
+    first, second = await two_lives(
+        CHAIN_SCRIPTS | {"worker:analyst": BUSY},
+        CHAIN_SCRIPTS | {"worker:analyst": BUSY},
+    )
+    assert end_of(first).status == end_of(second).status == "partial"
+    assert calls(second) == []
+    kept = [event.subtask_id for event in second if isinstance(event, SubtaskKept)]
+    assert kept == ["s2", "s3"]
+    state = state_after(Kind(scripts={}), [*first, resumed(), *second])
+    assert [item.status for item in state.subtasks.values()] == ["failed", *["succeeded"] * 3]
+    assert all(item.ended_at is not None for item in state.subtasks.values())
+
+
+async def test_a_run_stays_partial_where_a_dependant_cannot_be_done_again() -> None:
+    first, second = await two_lives(
+        CHAIN_SCRIPTS | {"worker:analyst": BUSY}, CHAIN_SCRIPTS | {"worker:critic": BUSY}
+    )
+    assert end_of(first).status == end_of(second).status == "partial"
+    (reason,) = end_of(second).reasons
+    assert reason == (
+        "Subtask s2 (critic) is incomplete: It was made before results that it depends on changed. "
+        "Done again, it brought nothing: The provider is busy."
+    )
+
+
+async def test_a_run_cut_off_while_dependants_are_done_again_loses_nothing_paid_for() -> None:
+    scripts = CHAIN_SCRIPTS | {"planner": CHAIN.replace('"verify": "none"', '"verify": "report"')}
+    scripts |= {"verifier": findings()}
+    scripts["synthesizer"] = lambda request: f"made of {texts([request])[0].count('text of')}"
+    kind = Kind(scripts=scripts)
+    first = await go_on(kind, [], scripts | {"worker:analyst": BUSY, "worker:writer": "text of s3"})
+    whole = await go_on(kind, [*first, resumed()])
+    for cut in range(len(whole)):
+        before = [*first, resumed(), *whole[:cut]]
+        after = await go_on(kind, [*before, resumed(3)])
+        assert (end_of(after).status, end_of(after).answer) == ("succeeded", end_of(whole).answer)
+        assert sorted(calls([*whole[:cut], *after])) == sorted(calls(whole))
+        state = state_after(kind, [*before, resumed(3), *after])
+        assert {item.status for item in state.subtasks.values()} == {"succeeded"}
+        assert state.subtasks["s3"].result.text == "text of s3 with ['s2']"
+
+
+async def test_a_run_cancelled_before_a_dependant_is_done_again_does_not_call_it_done() -> None:
+    kind = Kind(scripts=CHAIN_SCRIPTS)
+    first = await go_on(kind, [], CHAIN_SCRIPTS | {"worker:analyst": BUSY})
+    again = await go_on(kind, [*first, resumed()])
+    begun = next(n for n, event in enumerate(again) if event.name == "subtask/s2/start")
+    stopped = RunEnded(name="run/end", at=9.0, status="cancelled")
+    journal = [*first, resumed(), *again[: begun + 1], stopped]
+    state = state_after(kind, journal)
+    assert (state.subtasks["s1"].status, state.subtasks["s2"].status) == ("succeeded", "cancelled")
+    after = await go_on(kind, [*journal, resumed(3)])
+    state = state_after(kind, [*journal, resumed(3), *after])
+    assert (state.status, state.subtasks["s2"].result.text) == (
+        "succeeded",
+        "text of s2 with ['s1']",
+    )
 
 
 async def test_the_trace_tells_which_calls_were_made_again() -> None:

@@ -50,6 +50,35 @@ def test_slots_go_to_higher_priority_first() -> None:
     assert started(scheduler.ended("mid", "succeeded")) == ["low"]
 
 
+def test_a_reserved_slot_is_for_high_priority_until_it_is_released() -> None:
+    scheduler = Scheduler(slots=2)
+    scheduler.reserved = 1
+    low = [subtask("low1", priority="low"), subtask("low2", priority="low")]
+    assert started(scheduler.revise(low)) == ["low1"]
+    high = subtask("high", priority="high")
+    assert started(scheduler.revise([*low, high])) == ["high"]
+    assert started(scheduler.ended("high", "succeeded")) == []
+    scheduler.reserved = 0
+    assert started(scheduler.revise([*low, high])) == ["low2"]
+
+
+def test_dependants_of_a_decisive_subtask_wait_until_that_is_decided_on() -> None:
+    scheduler = Scheduler(slots=8, holds_for_decisions=True)
+    plan = [
+        subtask("a", decisive=True),
+        subtask("b", depends_on=["a"]),
+        subtask("c", decisive=True),
+        subtask("d", depends_on=["c"]),
+    ]
+    assert started(scheduler.revise(plan)) == ["a", "c"]
+    assert scheduler.ended("a", "succeeded") == scheduler.ended("c", "failed") == []
+    assert not scheduler.over
+    added = subtask("e", depends_on=["a"])
+    assert scheduler.revise([*plan, added]) == []
+    assert started(scheduler.decided(["a"])) == ["b", "e"]
+    assert started(scheduler.stop_holding()) == ["d"]
+
+
 def test_among_equal_priorities_the_longest_remaining_chain_goes_first() -> None:
     scheduler = Scheduler(slots=1)
     plan = [

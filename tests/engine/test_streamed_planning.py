@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import anyio
@@ -13,11 +13,18 @@ from building import RecordedRun, setup
 from concertmaster.engine.plans.drafting import Drafts, PlanReader, settle
 from concertmaster.engine.plans.plan import Plan, Subtask
 from concertmaster.engine.plans.rules import PlanRules
-from concertmaster.engine.record.events import Event, PlanAccepted, SubtaskDrafted
-from concertmaster.engine.record.request import RunRequest
+from concertmaster.engine.record.events import (
+    Event,
+    PlanAccepted,
+    RunStarted,
+    SubtaskDrafted,
+)
+from concertmaster.engine.record.request import Limits, RunRequest
 from concertmaster.errors import ModelUnavailableError
 from concertmaster.llm.protocol import Draft, Reply, Request
+from concertmaster.runs.state import RunState, fold
 from fakes import USAGE, FakeLLM, Script, plan_json, reply_with, subtask
+from patterns import decision
 
 pytestmark = pytest.mark.anyio
 
@@ -156,6 +163,25 @@ def test_a_subtask_that_is_not_what_was_started_gets_another_id_and_so_does_what
     ]
 
 
+def test_work_that_was_started_keeps_its_id_where_the_plan_gives_it_another() -> None:
+    started = {item.id: item for item in (subtask("s1"), subtask("s2", depends_on=["s1"]))}
+    plan = Plan(
+        subtasks=(
+            subtask("s1", objective="something new"),
+            subtask("s2", objective="do s1"),
+            subtask("s3", objective="do s2", depends_on=["s2"]),
+            subtask("s4", depends_on=["s3", "s1"]),
+        )
+    )
+    settled = settle(plan, started)
+    assert [(item.id, item.objective, item.depends_on) for item in settled.subtasks] == [
+        ("s1_2", "something new", ()),
+        ("s1", "do s1", ()),
+        ("s2", "do s2", ("s1",)),
+        ("s4", "do s4", ("s2", "s1_2")),
+    ]
+
+
 class WritingLLM(FakeLLM):
     """A model whose planner writes its plan piece by piece, when it is told to go on."""
 
@@ -165,6 +191,7 @@ class WritingLLM(FakeLLM):
         super().__init__(scripts)
         self._attempts = list(attempts)
         self.written = [anyio.Event() for _ in range(20)]
+        self.streamed: dict[str, Callable[[Request, Draft], Awaitable[Reply]]] = {}
 
     def write_all(self) -> None:
         """Let it write without waiting."""
@@ -172,6 +199,9 @@ class WritingLLM(FakeLLM):
             event.set()
 
     async def complete(self, request: Request, draft: Draft, /) -> Reply:
+        if (script := self.streamed.get(request.caller)) is not None:
+            self.requests.append(request)
+            return await script(request, draft)
         if request.caller != "planner":
             return await super().complete(request, draft)
         self.requests.append(request)
@@ -220,6 +250,62 @@ async def test_a_worker_starts_while_the_rest_of_the_plan_is_on_its_way() -> Non
         "s1": "succeeded",
         "s2": "succeeded",
     }
+
+
+async def test_where_slots_are_scarce_the_first_one_is_kept_for_what_matters_most() -> None:
+    log: list[str] = []
+    text = plan_json(subtask("s1", priority="low"), subtask("s2", worker="critic", priority="high"))
+    scripts = {"worker:analyst": working("s1", log), "worker:critic": working("s2", log)}
+    llm = WritingLLM(in_pieces(text, 2), scripts=scripts)
+    recorded = RecordedRun(RunRequest(task="why?", limits=Limits(slots=1)))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(recorded.drive, setup(llm))
+        with anyio.fail_after(5):
+            await anyio.wait_all_tasks_blocked()
+            assert log == []
+            llm.written[0].set()
+            # It starts before the plan is whole, and before what was written first.
+            await until(lambda: log == ["s2"])
+            assert not any(isinstance(event, PlanAccepted) for event in recorded.events)
+            llm.write_all()
+    assert log == ["s2", "s1"]
+    assert recorded.end.status == "succeeded"
+
+
+async def test_where_slots_are_free_low_priority_starts_at_once() -> None:
+    log: list[str] = []
+    text = plan_json(subtask("s1", priority="low"), subtask("s2", worker="critic"))
+    scripts = {"worker:analyst": working("s1", log), "worker:critic": working("s2", log)}
+    llm = WritingLLM(in_pieces(text, 2), scripts=scripts)
+    recorded = RecordedRun(RunRequest(task="why?", limits=Limits(slots=2, max_subtasks=4)))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(recorded.drive, setup(llm))
+        with anyio.fail_after(5):
+            await until(lambda: log == ["s1"])
+            llm.write_all()
+    assert log == ["s1", "s2"]
+
+
+async def test_nothing_after_a_decisive_subtask_starts_while_the_plan_may_become_adaptive() -> None:
+    log: list[str] = []
+    first = subtask("s1", decisive=True)
+    text = plan_json(first, subtask("s2", worker="critic", depends_on=["s1"]), mode="adaptive")
+    scripts: dict[str, Script] = {
+        "worker:analyst": working("s1", log),
+        "worker:critic": working("s2", log),
+        "orchestrator": decision(done=True, reason="enough"),
+    }
+    llm = WritingLLM(in_pieces(text, 2), scripts=scripts)
+    recorded = RecordedRun(RunRequest(task="why?"))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(recorded.drive, setup(llm))
+        with anyio.fail_after(5):
+            await until(lambda: "s1" in recorded.results)
+            llm.written[0].set()
+            await anyio.wait_all_tasks_blocked()
+            llm.write_all()
+    assert log == ["s1"]
+    assert recorded.end.status == "succeeded"
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -277,6 +363,93 @@ async def test_what_had_ended_before_the_mended_plan_did_without_it_is_no_part_o
             llm.write_all()
     assert recorded.results["s1"].status == "succeeded"
     assert recorded.end.answer == "s2 done"
+
+
+def state_of(recorded: RecordedRun) -> RunState:
+    started = RunStarted(name="run/start", at=0.0, request=recorded.run.request)
+    return fold("r-1", [started, *recorded.events], alive=True)
+
+
+@pytest.mark.parametrize("has_ended", [True, False])
+async def test_what_was_begun_and_is_not_in_the_accepted_plan_is_named_with_its_cost(
+    has_ended: bool,
+) -> None:
+    never = anyio.Event()
+
+    async def work(_request: Request, draft: Draft) -> Reply:
+        draft.update(text="half", usage=USAGE)
+        await never.wait()
+        return reply_with("unreachable")
+
+    broken = plan_json(subtask("s1"), subtask("s2", worker="nobody"))
+    accepted = plan_json(subtask("s2", worker="critic"))
+    llm = WritingLLM(in_pieces(broken, 2), in_pieces(accepted, 1))
+    if not has_ended:
+        llm.streamed["worker:analyst"] = work
+    recorded = RecordedRun(RunRequest(task="why?"))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(recorded.drive, setup(llm))
+        with anyio.fail_after(5):
+            await until(
+                lambda: (
+                    "s1" in recorded.results
+                    if has_ended
+                    else any(request.caller == "worker:analyst" for request in llm.requests)
+                )
+            )
+            await anyio.wait_all_tasks_blocked()
+            llm.write_all()
+    state = state_of(recorded)
+    assert state.status == "succeeded"
+    assert state.warnings == (
+        "Subtask 's1' (analyst) was begun from a draft of the plan, and the accepted plan does not "
+        "contain it. It took 110 tokens (0.0100 USD): do s1",
+    )
+    assert list(state.subtasks) == ["s2"]
+
+
+async def test_what_was_begun_before_a_direct_answer_is_named() -> None:
+    log: list[str] = []
+    broken = plan_json(subtask("s1"), subtask("s2", worker="nobody"))
+    llm = WritingLLM(
+        in_pieces(broken, 2),
+        [plan_json(direct_answer="42")],
+        scripts={"worker:analyst": working("s1", log)},
+    )
+    recorded = RecordedRun(RunRequest(task="why?"))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(recorded.drive, setup(llm))
+        with anyio.fail_after(5):
+            await until(lambda: "s1" in recorded.results)
+            llm.write_all()
+    (warning,) = state_of(recorded).warnings
+    assert recorded.end.answer == "42"
+    assert warning.startswith("Subtask 's1' (analyst) was begun from a draft of the plan")
+
+
+async def test_a_whole_plan_wrapped_in_prose_is_carried_out_at_once() -> None:
+    text = f"Here is the plan:\n\n```json\n{plan_json(subtask('s1'))}\n```\n\nIt is short."
+    llm = WritingLLM([text])
+    llm.write_all()
+    recorded = RecordedRun(RunRequest(task="why?"))
+    with anyio.fail_after(5):
+        await recorded.drive(setup(llm))
+    assert (recorded.end.status, recorded.end.reasons) == ("succeeded", ())
+    assert llm.callers() == ["planner", "worker:analyst"]
+
+
+async def test_a_whole_plan_is_repaired_by_rule_where_the_planner_cannot_be_asked_again() -> None:
+    broken = plan_json(subtask("s1"), subtask("s2", worker="nobody"))
+    llm = WritingLLM(in_pieces(broken, 2), [ModelUnavailableError("The provider is busy.")])
+    llm.write_all()
+    recorded = RecordedRun(RunRequest(task="why?"))
+    with anyio.fail_after(5):
+        await recorded.drive(setup(llm))
+    assert recorded.end.status == "succeeded"
+    assert recorded.results.keys() == {"s1", "s2"}
+    assert recorded.first(PlanAccepted).warnings[0] == (
+        "The planner could not be asked to repair its plan: The provider is busy."
+    )
 
 
 async def test_a_planner_that_breaks_off_leaves_what_was_started() -> None:

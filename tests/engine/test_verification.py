@@ -149,6 +149,49 @@ async def test_a_worker_that_mends_has_the_results_that_it_built_on() -> None:
     assert "GROUNDWORK" in texts([mending])[0]
 
 
+CHAIN = (
+    subtask("s1"),
+    subtask("s2", "critic", depends_on=["s1"]),
+    subtask("s3", "writer", depends_on=["s2"]),
+    subtask("s4", "writer"),
+)
+
+
+async def test_what_was_made_from_a_revised_result_is_revised_too_down_to_the_last() -> None:
+    run, llm = await drive(
+        checked(*CHAIN, verify="mend"),
+        {
+            "worker:analyst": revising("s1 wrong", "s1 right"),
+            "worker:critic": revising("s2 wrong", "s2 right"),
+            "worker:writer": revising("s3 wrong", "s3 right"),
+            "verifier": found("s1"),
+        },
+    )
+    assert run.end.status == "succeeded"
+    final = {name: item.text for name, item in run.results.items()}
+    assert final == {"s1": "s1 right", "s2": "s2 right", "s3": "s3 right", "s4": "s3 wrong"}
+    revisions = {item.caller: item for item in llm.requests if len(item.messages) == 3}
+    for caller, new in (("worker:critic", "s1 right"), ("worker:writer", "s2 right")):
+        assert new in texts([revisions[caller]])[0]
+        assert "made from results that have been revised since" in getattr(
+            revisions[caller].messages[2], "text", ""
+        )
+
+
+async def test_a_result_that_cannot_be_brought_into_line_makes_the_run_partial() -> None:
+    run, _ = await drive(
+        checked(*CHAIN[:2], verify="mend"),
+        {
+            "worker:analyst": revising("s1 wrong", "s1 right"),
+            "worker:critic": revising("s2 wrong", BUSY),
+            "verifier": found("s1"),
+        },
+    )
+    assert run.end.status == "partial"
+    assert run.end.reasons[0].startswith("Subtask s2 (critic) is incomplete: It was not revised")
+    assert run.results["s2"].text == "s2 wrong"
+
+
 @pytest.mark.parametrize("mended", [BUSY, "", reply_with("", stop_reason="refusal")])
 async def test_mending_that_fails_keeps_the_old_result_and_says_so(mended: Answer) -> None:
     run, _ = await drive(

@@ -72,6 +72,22 @@ async def test_a_partial_answer_says_how_to_get_the_rest(mode: str, tmp_path: Pa
         assert "resume_run" in reply["next"]
 
 
+async def test_what_was_made_without_a_failed_result_is_made_again_when_the_run_is_resumed(
+    mode: str, tmp_path: Path
+) -> None:
+    chain = plan_json(subtask("s1"), subtask("s2", "critic", depends_on=["s1"]))
+    scripts = {"planner": chain, "worker:analyst": BUSY, "worker:critic": "made without s1"}
+    async with connected(tmp_path, scripts, mode=mode) as connection:
+        first = await connection.ask("run_orchestration", task="check it")
+        assert first["status"] == "partial"
+    async with connected(tmp_path, {"worker:critic": "made with s1"}, mode=mode) as connection:
+        reply = await connection.ask("resume_run", run_id=first["run_id"])
+        assert (reply["status"], reply.get("reasons", [])) == ("succeeded", [])
+        assert connection.llm.callers() == ["worker:analyst", "worker:critic", "synthesizer"]
+        result = await connection.ask("get_run", run_id=first["run_id"], subtask_id="s2")
+        assert (result["status"], result["result"]) == ("succeeded", "made with s1")
+
+
 async def test_a_run_that_failed_can_be_tried_again(mode: str, tmp_path: Path) -> None:
     async with connected(tmp_path, default=BUSY, mode=mode) as connection:
         failed = await connection.ask("run_worker", worker="analyst", task="x")

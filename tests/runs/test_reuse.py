@@ -10,13 +10,14 @@ import pytest
 
 from concertmaster.engine.plans.plan import Plan
 from concertmaster.engine.record.request import NOBODY, Limits, Origin
+from concertmaster.errors import ModelUnavailableError
 from concertmaster.protocol.reused import reused_line
 from concertmaster.runs import reuse
 from concertmaster.runs.orders import RunOrder
 from concertmaster.runs.service import RunService
 from concertmaster.runs.state import RunState
 from concertmaster.store.sqlite_queries import SELECT_OFFERING
-from fakes import FakeLLM, Script, plan_json, subtask
+from fakes import FakeLLM, Script, plan_json, subtask, texts
 from services import service_in
 from stores import SqliteStore, Store
 
@@ -63,6 +64,33 @@ async def test_a_run_takes_over_what_others_have_and_says_so(store: Store) -> No
     assert span.attributes["taken_from"] == first.run_id
     assert "0.01" in str(span.attributes["saved"])
     assert reused_line(third) == reused_line(state)
+
+
+async def test_what_was_made_without_a_failed_result_is_not_taken_over_once_that_is_there(
+    store: Store,
+) -> None:
+    chain = plan_json(subtask("s1"), subtask("s2", "critic", depends_on=["s1"]))
+    scripts: dict[str, Script] = {
+        "planner": chain,
+        "worker:critic": lambda request: f"with s1: {'GROUNDWORK' in texts([request])[0]}",
+    }
+    busy = ModelUnavailableError("The provider is busy.")
+    async with reusing(store, FakeLLM(scripts | {"worker:analyst": busy})) as service:
+        first = await over(service)
+    assert (first.status, first.subtasks["s2"].status) == ("partial", "succeeded")
+    llm = FakeLLM(scripts | {"worker:analyst": "GROUNDWORK"})
+    async with reusing(store, llm) as service:
+        await service.resume(first.run_id, by="test")
+        with anyio.fail_after(20):
+            resumed = await service.wait(first.run_id, seconds=60)
+        second = await over(service)
+    assert (resumed.status, second.status) == ("succeeded", "succeeded")
+    for state in (resumed, second):
+        result = state.subtasks["s2"].result
+        assert result is not None
+        assert result.text == "with s1: True"
+    assert set(second.reused) == {"s1", "s2"}
+    assert llm.callers().count("worker:critic") == 1
 
 
 async def test_nothing_is_taken_over_unless_it_is_wanted(store: Store) -> None:

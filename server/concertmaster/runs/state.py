@@ -8,6 +8,7 @@ from pydantic import JsonValue
 
 from concertmaster.engine.plans.plan import Plan
 from concertmaster.engine.record.amounts import Estimate
+from concertmaster.engine.record.earlier import and_dependants
 from concertmaster.engine.record.events import (
     FINAL_STATUSES,
     CallFailed,
@@ -26,6 +27,7 @@ from concertmaster.engine.record.events import (
     RunStatus,
     SubtaskDrafted,
     SubtaskFinished,
+    SubtaskKept,
     SubtaskResult,
     SubtaskStarted,
     SynthesisStarted,
@@ -74,6 +76,8 @@ class RunState:
     """By id, in the order of the plan."""
     drafted: set[str] = field(default_factory=set[str])
     """Subtasks that were started before the plan was finished."""
+    unplanned: dict[str, SubtaskState] = field(default_factory=dict[str, SubtaskState])
+    """Those of them that the accepted plan does not contain."""
     calls: dict[str, str] = field(default_factory=dict[str, str])
     """Who waits for a model besides the subtasks' workers, by step: `orchestrator`…"""
     questions: Mapping[str, ToolAsked] = field(default_factory=dict[str, ToolAsked])
@@ -129,6 +133,7 @@ class RunState:
             plan=None,
             estimate=None,
             subtasks={},
+            unplanned={},
             warnings=(),
             decisions=(),
             last_decision=None,
@@ -165,7 +170,7 @@ class RunState:
                 self._apply_tools(event)
             case PlanAccepted() | PlanRevised():
                 self._apply_plan(event)
-            case SubtaskDrafted() | SubtaskStarted() | SubtaskFinished():
+            case SubtaskDrafted() | SubtaskStarted() | SubtaskKept() | SubtaskFinished():
                 self._apply_subtask(event)
             case _:
                 self._apply_run(event)
@@ -206,6 +211,10 @@ class RunState:
     def _apply_plan(self, event: PlanAccepted | PlanRevised) -> None:
         self.plan = event.plan
         self.warnings += event.warnings
+        planned = {item.id for item in event.plan.subtasks}
+        for name, item in self.subtasks.items():
+            if name in self.drafted - planned and item.started_at is not None:
+                self._take_in_unplanned(item)
         self.subtasks = {
             item.id: self.subtasks.get(item.id) or SubtaskState(subtask=item)
             for item in event.plan.subtasks
@@ -220,7 +229,8 @@ class RunState:
             self.last_decision = event
 
     def _apply_call(self, event: CallStarted | CallFinished | CallFailed) -> None:
-        subtask = self.subtasks.get(event.subtask_id or "")
+        subtask_id = event.subtask_id or ""
+        subtask = self.subtasks.get(subtask_id) or self.unplanned.get(subtask_id)
         match event:
             case CallStarted():
                 if subtask is not None:
@@ -239,20 +249,35 @@ class RunState:
         if usage != NO_USAGE:
             self.by_model[usage.model] = self.by_model.get(usage.model, NO_USAGE) + usage
         if subtask is not None:
+            before = subtask.unplanned_warning
             subtask.usage += usage
+            # What a subtask took that had to be stopped is known only once it has been.
+            now = subtask.unplanned_warning
+            self.warnings = tuple(now if text == before else text for text in self.warnings)
 
-    def _apply_subtask(self, event: SubtaskDrafted | SubtaskStarted | SubtaskFinished) -> None:
+    def _apply_subtask(
+        self, event: SubtaskDrafted | SubtaskStarted | SubtaskKept | SubtaskFinished
+    ) -> None:
         match event:
             case SubtaskDrafted(subtask=subtask):
                 self.drafted.add(subtask.id)
                 if self.plan is None:
                     self.subtasks[subtask.id] = SubtaskState(subtask=subtask)
+                elif subtask.id not in self.subtasks:
+                    # It got its slot while the plan without it was being written down.
+                    self._take_in_unplanned(SubtaskState(subtask=subtask))
             case SubtaskStarted():
                 if (state := self._planned(event.subtask_id)) is not None:
-                    state.status = "running"
-                    state.started_at = event.steady_at
+                    state.begin(event.steady_at)
+            case SubtaskKept():
+                self.subtasks[event.subtask_id].keep()
             case _:
                 self._apply_result(event)
+
+    def _take_in_unplanned(self, item: SubtaskState) -> None:
+        if item.subtask.id not in self.unplanned:
+            self.unplanned[item.subtask.id] = item
+            self.warnings += (item.unplanned_warning,)
 
     def _planned(self, subtask_id: str) -> SubtaskState | None:
         """Return the state of a subtask; none, if it was drafted and did not get into the plan."""
@@ -312,9 +337,17 @@ class RunState:
         self.questions = {}
         for subtask in self.subtasks.values():
             subtask.calls.clear()
-            name, status, decision = subtask.subtask.id, subtask.status, self.last_decision
-            if not stands(name, status, decision, in_vain=self.in_vain):
-                subtask.try_again()
+            if subtask.is_unconfirmed:
+                subtask.keep()
+        open_ids = {name for name, subtask in self.subtasks.items() if not self._stands(subtask)}
+        planned = [subtask.subtask for subtask in self.subtasks.values()]
+        for name in and_dependants(open_ids, planned):
+            # Whether the result of a dependant stands is known once its dependencies have ended.
+            if name in open_ids or self.subtasks[name].status == "succeeded":
+                self.subtasks[name].try_again()
+
+    def _stands(self, subtask: SubtaskState) -> bool:
+        return stands(subtask.subtask.id, subtask.status, self.last_decision, in_vain=self.in_vain)
 
     def _end(self, event: RunEnded) -> None:
         self.status = event.status
@@ -328,9 +361,7 @@ class RunState:
         if self.request.kind != "plan" and event.status != "needs_approval":
             for subtask in self.subtasks.values():
                 if subtask.ended_at is None:
-                    earlier = subtask.result
-                    subtask.status = "cancelled" if earlier is None else earlier.status
-                    subtask.calls.clear()
+                    subtask.leave()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,6 +30,7 @@ from concertmaster.engine.record.events import (
     RunStarted,
     SubtaskDrafted,
     SubtaskFinished,
+    SubtaskKept,
     SubtaskStarted,
     SynthesisStarted,
     ToolAnswered,
@@ -183,7 +184,7 @@ class _Tree:
                 self._apply_plan(event)
             case SubtaskDrafted() | SubtaskStarted() | SubtaskFinished():
                 self._apply_subtask(event)
-            case ApprovalOffered():
+            case ApprovalOffered() | SubtaskKept():
                 pass
             case _:
                 self._apply_run(event)

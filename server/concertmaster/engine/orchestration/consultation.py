@@ -24,7 +24,9 @@ class Advice:
     step: NextStep | None
     problem: str = ""
     ended: tuple[str, ...] = ()
-    """The subtasks whose results it was shown."""
+    """The subtasks whose results it was shown, as far as that is certain."""
+    shown: frozenset[str] = frozenset()
+    """The subtasks that had ended when it was asked."""
 
 
 class Consultation:
@@ -46,9 +48,18 @@ class Consultation:
         self.gaps: list[str] = []
         """What is missing because of the answers, or for want of them; a sentence each."""
 
+    @property
+    def open(self) -> bool:
+        """Tell whether the orchestrator is still to be asked what to do next."""
+        return not self._decided
+
     def begin(self, *, adaptive: bool) -> None:
         """Take in that the plan is whole, and whether it may change as results come in."""
         self._decided = not adaptive
+
+    def begun(self, subtask_id: str) -> None:
+        """Take in that a subtask is being done, perhaps again: how it ends will be news."""
+        self._occasions.forget(subtask_id)
 
     def due(
         self,
@@ -91,7 +102,8 @@ class Consultation:
             return Advice(None, f"The orchestrator could not be asked what to do next: {exc}")
         # What it said before a restart it may have said when less had ended than has now.
         again = self._recorded.was_made(f"next-step/{situation.number}")
-        return Advice(step, ended=() if again else tuple(situation.results))
+        shown = frozenset(situation.results)
+        return Advice(step, ended=() if again else tuple(situation.results), shown=shown)
 
     def heed(self, advice: Advice, plan: Plan, started: Collection[str]) -> PlanRevised | None:
         """Return what advice makes of the plan, which it leaves alone where there is none."""

@@ -20,9 +20,11 @@ from concertmaster.engine.record.events import (
     PlanRevised,
     SubtaskDrafted,
     SubtaskFinished,
+    SubtaskKept,
     SubtaskResult,
     SubtaskStarted,
     SubtaskStatus,
+    consumed,
 )
 from concertmaster.engine.run import Run, Setup, work_result, workers_of
 from concertmaster.engine.subtasks.fingerprint import fingerprint
@@ -92,7 +94,10 @@ class Delegation:
         self._until = until
         self._plan = Plan()
         self._workers = setup.catalog
-        self._scheduler = Scheduler(slots=run.request.limits.slots)
+        # Until the plan is whole, it may still turn out to be an adaptive one.
+        self._scheduler = Scheduler(
+            slots=run.request.limits.slots, holds_for_decisions=run.request.mode != "static"
+        )
         self._results: dict[str, SubtaskResult] = {}
         self._running: dict[str, anyio.CancelScope] = {}
         self._drafted: dict[str, Subtask] = {}
@@ -119,6 +124,10 @@ class Delegation:
         new = [subtask for subtask in plan.subtasks if subtask.id not in self._drafted]
         self._drafted |= {subtask.id: subtask for subtask in new}
         self._plan = plan
+        # What is written first need not be what matters most. Where slots are scarce, one is
+        # kept for that until all is known.
+        limits = self._run.request.limits
+        self._scheduler.reserved = 1 if limits.slots < limits.max_subtasks else 0
         self._follow(self._scheduler.revise(plan.subtasks))
 
     async def carry_out(self, plan: Plan) -> Delegated:
@@ -155,7 +164,14 @@ class Delegation:
         ended: dict[str, SubtaskStatus] = {
             name: result.status for name, result in self._results.items()
         }
-        self._follow(self._scheduler.revise(subtasks, ended=ended))
+        self._scheduler.reserved = 0
+        if not self._consultation.open:
+            self._follow(self._scheduler.stop_holding())
+        known = self._run.steps.recorded.told
+        undecided = [
+            item.id for item in subtasks if item.decisive and item.id in ended.keys() - known
+        ]
+        self._follow(self._scheduler.revise(subtasks, ended=ended, undecided=undecided))
 
     def _leftovers(self) -> list[Subtask]:
         """Return the drafted subtasks that have been started and are not in the plan."""
@@ -177,6 +193,8 @@ class Delegation:
                     pass
             if self._whole:
                 self._consult()
+                if not self._consultation.open:
+                    self._follow(self._scheduler.stop_holding())
                 if self._scheduler.over and not self._consultation.asking:
                     self._over.set()
                     return
@@ -184,8 +202,9 @@ class Delegation:
     def _recall(self) -> None:
         """Take in how subtasks had ended before the run was resumed, if that is to stand."""
         recorded = self._run.steps.recorded
+        settled = recorded.settled(self._plan)
         for subtask in self._plan.subtasks:
-            if (result := recorded.standing(subtask.id)) is not None:
+            if (result := settled.get(subtask.id)) is not None:
                 self._results[subtask.id] = result
                 if result.status != "succeeded":
                     self._unneeded.add(subtask.id)
@@ -223,6 +242,9 @@ class Delegation:
             await steps.record(event, wait=False)
 
     async def _see_through(self, subtask: Subtask, scope: anyio.CancelScope) -> None:
+        if (kept := self._run.steps.recorded.unchanged(subtask, self._results)) is not None:
+            await self._keep(kept)
+            return
         result: SubtaskResult | None = None
         with scope:
             result = await self._result(subtask)
@@ -231,6 +253,13 @@ class Delegation:
             result = not_finished(subtask, usage, unneeded=subtask.id in self._unneeded)
         result = self._run.steps.recorded.reconcile(result)
         await self._record(result)
+        self._messages.send_nowait(result)
+
+    async def _keep(self, result: SubtaskResult) -> None:
+        """End a subtask with the result that it had, now that its dependencies are the same."""
+        steps, name = self._run.steps, f"subtask/{result.subtask_id}/kept"
+        event = SubtaskKept(name=name, at=steps.now(), subtask_id=result.subtask_id)
+        await steps.record(event, wait=False)
         self._messages.send_nowait(result)
 
     async def _result(self, subtask: Subtask) -> SubtaskResult:
@@ -250,15 +279,21 @@ class Delegation:
             take_slot=self._slot,
             leave_slot=self._aside,
         )
+        built_on = {name: consumed(self._results[name]) for name in subtask.depends_on}
+        steps.recorded.begin(subtask.id, built_on)
+        self._consultation.begun(subtask.id)
         started = SubtaskStarted(
             name=f"subtask/{subtask.id}/start",
             at=steps.now(),
             subtask_id=subtask.id,
             fingerprint=fingerprint(work),
+            built_on=built_on,
         )
         await steps.record(started, wait=False)
-        known = self._run.earlier.result_of(subtask, started.fingerprint)
-        return known if known is not None else await do_subtask(work, started.fingerprint)
+        result = self._run.earlier.result_of(subtask, started.fingerprint)
+        if result is None:
+            result = await do_subtask(work, started.fingerprint)
+        return result.model_copy(update={"built_on": built_on})
 
     @asynccontextmanager
     async def _slot(self, subtask_id: str) -> AsyncGenerator[None]:
@@ -331,6 +366,7 @@ class Delegation:
         else:
             self._workers = workers_of(revision.plan, self._setup)
             self._follow(self._scheduler.revise(revision.plan.subtasks))
+            self._follow(self._scheduler.decided(advice.shown))
 
     def _take_in(self, revision: PlanRevised) -> None:
         self._consultation.take_in(revision, self._plan)

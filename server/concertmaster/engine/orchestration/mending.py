@@ -1,6 +1,6 @@
 """Having workers mend, once, what a check found between their results."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import anyio
@@ -10,7 +10,13 @@ from concertmaster.engine.conversations.replies import Verdict
 from concertmaster.engine.orchestration.delegation import Delegated
 from concertmaster.engine.plans.plan import Subtask
 from concertmaster.engine.plans.strategy import Map
-from concertmaster.engine.record.events import Finding, PartResult, SubtaskFinished, SubtaskResult
+from concertmaster.engine.record.events import (
+    Finding,
+    PartResult,
+    SubtaskFinished,
+    SubtaskResult,
+    consumed,
+)
 from concertmaster.engine.run import Run, Setup, bullets, work_result, workers_of
 from concertmaster.engine.subtasks.condensing import with_condensed_dependencies
 from concertmaster.engine.subtasks.parts import Part, combined, parts_of
@@ -27,15 +33,30 @@ NOT_REVISED = "It was not revised after the check of all results"
 async def mended(
     run: Run, setup: Setup, delegated: Delegated, findings: Sequence[Finding], *, until: float
 ) -> tuple[SubtaskResult, ...]:
-    """Return the results, where each that a finding concerns has been revised by its worker."""
+    """Return the results, where each that a finding concerns has been revised by its worker.
+
+    So has each that was made from one which has changed by that, directly or further down. One
+    that could not be brought into line is `partial`, and says so.
+    """
     results = {result.subtask_id: result for result in delegated.results}
     subtasks = {subtask.id: subtask for subtask in delegated.plan.subtasks}
     workers = workers_of(delegated.plan, setup)
     slots = anyio.CapacityLimiter(run.request.limits.slots)
+    ready = {name: anyio.Event() for name in subtasks}
+
+    async def mend_in_order(subtask: Subtask) -> SubtaskResult:
+        for name in subtask.depends_on:
+            await ready[name].wait()
+        results[subtask.id] = await mend(subtask)
+        ready[subtask.id].set()
+        return results[subtask.id]
 
     async def mend(subtask: Subtask) -> SubtaskResult:
         result = results[subtask.id]
         concerning = [finding for finding in findings if subtask.id in finding.subtasks]
+        built_on = {name: consumed(results[name]) for name in subtask.depends_on}
+        if outdated := _outdated(result, built_on):
+            concerning.append(outdated)
         if not concerning:
             return result
         work = Work(
@@ -49,12 +70,33 @@ async def mended(
             until=until,
             take_slot=lambda _: slots,
         )
-        return await _mended(await with_condensed_dependencies(work), result, concerning)
+        work = await with_condensed_dependencies(work)
+        return await _mended(work, result, concerning, built_on)
 
-    return tuple(await at_once(mend, delegated.plan.subtasks))
+    return tuple(await at_once(mend_in_order, delegated.plan.subtasks))
 
 
-async def _mended(work: Work, result: SubtaskResult, findings: Sequence[Finding]) -> SubtaskResult:
+def _outdated(result: SubtaskResult, built_on: Mapping[str, str]) -> Finding | None:
+    """Return that a result was made from others than these, if it was."""
+    if not result.text or result.built_on is None:
+        return None
+    changed = [name for name, digest in built_on.items() if result.built_on.get(name) != digest]
+    if not changed:
+        return None
+    return Finding(
+        subtasks=(result.subtask_id,),
+        severity="medium",
+        what=f"It was made from results that have been revised since: {', '.join(changed)}.",
+        mend="Bring it into line with them as they are now.",
+    )
+
+
+async def _mended(
+    work: Work,
+    result: SubtaskResult,
+    findings: Sequence[Finding],
+    built_on: Mapping[str, str],
+) -> SubtaskResult:
     before = Verdict(
         status=result.status,
         text=result.text,
@@ -69,6 +111,9 @@ async def _mended(work: Work, result: SubtaskResult, findings: Sequence[Finding]
     else:
         verdict = await _mended_whole(work, before, findings)
     revised = result_of(work, verdict, seconds=result.seconds)
+    # One that could not be revised is still made from what it was made from.
+    made_from = dict(built_on) if verdict.status == "succeeded" else result.built_on
+    revised = revised.model_copy(update={"built_on": made_from})
     steps = work.run.steps
     await steps.record(
         SubtaskFinished(

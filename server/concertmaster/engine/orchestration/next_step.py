@@ -46,6 +46,10 @@ class Occasions:
         """The subtasks of whose end the orchestrator has been told."""
         self._all_started: tuple[str, ...] = ()
 
+    def forget(self, subtask_id: str) -> None:
+        """Take in that what is known of the end of a subtask does not hold any more."""
+        self._known.discard(subtask_id)
+
     def of(self, plan: Plan, results: Mapping[str, SubtaskResult], scheduler: Scheduler) -> str:
         """Return why the orchestrator is to be asked now; nothing if it is not."""
         news = results.keys() - self._known
@@ -217,6 +221,11 @@ def _changes(
         f"Subtask {subtask.id!r} was to be replaced, but had been started; it was left as it is."
         for subtask in step.add
         if subtask.id in started
+    ]
+    warnings += [
+        f"Subtask {name!r} was to be dropped, but had been started; it was left as it is."
+        for name in step.drop
+        if name in started
     ]
     new = {subtask.id: subtask for subtask in step.add if subtask.id not in started}
     dropped = set(step.drop) - set(started) - new.keys()

@@ -108,9 +108,13 @@ class Orchestrator:
             if not delegation.drafted:
                 raise
             # What was started of an unfinished plan is worth an answer of its own.
+            what = "not finished" if isinstance(exc, ModelError) else "not one that can be run"
             made = RepairedPlan(
                 plan=Plan(subtasks=tuple(delegation.drafted.values())),
-                left_out=(f"The plan was not finished, so there may be more to it. {exc}",),
+                left_out=(
+                    f"The plan was {what}, so only what had been started of it was done, and there "
+                    f"may be more to it. {exc}",
+                ),
             )
             return await self._accept(run, delegation, made)
 

@@ -10,7 +10,7 @@ from concertmaster.engine.plans.repair import RepairedPlan, repair_plan
 from concertmaster.engine.plans.rules import PlanRules, plan_problems, plan_schema
 from concertmaster.engine.record.events import PlanRejected
 from concertmaster.engine.run import Run, Setup, bullets, fenced_inputs, input_names
-from concertmaster.errors import InvalidPlanError
+from concertmaster.errors import InvalidPlanError, ModelError
 from concertmaster.llm.protocol import (
     AssistantMessage,
     Document,
@@ -54,7 +54,12 @@ async def make_plan(
     for attempt in range(1, REPAIRS + 2):
         request = _request(run, setup, rules, messages, problems)
         draft = Draft(lambda draft: watch(draft.text)) if watch is not None else None
-        reply = await run.steps.call(f"plan/call/{attempt}", setup.llm, request, draft=draft)
+        try:
+            reply = await run.steps.call(f"plan/call/{attempt}", setup.llm, request, draft=draft)
+        except ModelError as exc:
+            if plan is None:
+                raise
+            return _repaired_without_planner(plan, rules, run, exc)
         plan, problems = _judge(reply, rules, last=plan, lenient=attempt > REPAIRS)
         if plan is not None and not problems:
             return _accepted(plan, rules)
@@ -72,6 +77,15 @@ async def make_plan(
     if plan is None:
         raise InvalidPlanError(problems)
     return _accepted(plan, rules, repair_plan(plan, rules, task=run.request.task))
+
+
+def _repaired_without_planner(
+    plan: Plan, rules: PlanRules, run: Run, error: ModelError
+) -> RepairedPlan:
+    """Return a plan that is whole, repaired by rule because its planner could not be asked to."""
+    repaired = repair_plan(plan, rules, task=run.request.task)
+    warning = f"The planner could not be asked to repair its plan: {error}"
+    return _accepted(plan, rules, replace(repaired, warnings=(warning, *repaired.warnings)))
 
 
 def _accepted(plan: Plan, rules: PlanRules, repaired: RepairedPlan | None = None) -> RepairedPlan:

@@ -2,6 +2,8 @@
 
 A subtask is ready the moment its own dependencies have ended. Ready subtasks get slots in
 order of priority, then of the longest chain of subtasks that hangs on them, then of the plan.
+While the plan is still being written, slots can be reserved for subtasks of high priority. What
+depends on a decisive subtask can be held until it has been decided what to do next.
 A running subtask asks for a slot for each piece of its work; the first takes the one that it
 was started with, and the others wait in the same order as subtasks do.
 """
@@ -56,6 +58,10 @@ class _Waiting(NamedTuple):
     subtask_id: str
     work: object
 
+    @property
+    def is_important(self) -> bool:
+        return self.order[0] == 0
+
 
 class Scheduler:
     """The subtasks of one run and what has become of them.
@@ -64,7 +70,8 @@ class Scheduler:
     answers with what to do next.
     """
 
-    def __init__(self, *, slots: int) -> None:
+    def __init__(self, *, slots: int, holds_for_decisions: bool = False) -> None:
+        """With `holds_for_decisions`, dependants of decisive subtasks wait until `decided`."""
         self._subtasks: dict[str, Subtask] = {}
         self._free = slots
         self._waits_for: dict[str, int] = {}
@@ -79,6 +86,11 @@ class Scheduler:
         self._asked: dict[str, int] = defaultdict(int)
         """The pieces of each running subtask that wait for a slot."""
         self._ended: dict[str, SubtaskStatus] = {}
+        self._holds = holds_for_decisions
+        self._undecided: set[str] = set()
+        """Decisive subtasks that have ended and whose dependants still wait for a decision."""
+        self.reserved = 0
+        """Free slots that only subtasks of high priority may take."""
 
     @property
     def over(self) -> bool:
@@ -151,14 +163,34 @@ class Scheduler:
         self._asked[subtask_id] -= 1
         return []
 
+    def decided(self, subtask_ids: Collection[str]) -> list[Decision]:
+        """Take in that it has been decided what to do after these, and return what to do next."""
+        ready: list[str] = []
+        for name in self._undecided & set(subtask_ids):
+            self._undecided.remove(name)
+            ready += self._release(name)
+        return [*self._advance(ready), *self._fill()]
+
+    def stop_holding(self) -> list[Decision]:
+        """Take in that nothing more will be decided, and return what to do next."""
+        self._holds = False
+        return self.decided(self._undecided) if self._undecided else []
+
     def revise(
-        self, subtasks: Sequence[Subtask], *, ended: Mapping[str, SubtaskStatus] = NONE_ENDED
+        self,
+        subtasks: Sequence[Subtask],
+        *,
+        ended: Mapping[str, SubtaskStatus] = NONE_ENDED,
+        undecided: Collection[str] = (),
     ) -> list[Decision]:
         """Take in the plan from here on, and return what to do next.
 
         What has not been started and is not in it is forgotten; what has been must be in it.
-        Of what is new in it, what is among `ended` has ended already.
+        Of what is new in it, what is among `ended` has ended already; of that, `undecided` are
+        those decisive subtasks after which nothing has been decided yet.
         """
+        if self._holds:
+            self._undecided |= set(undecided) - self._ended.keys()
         for subtask in self._unstarted():
             del self._subtasks[subtask.id]
         pieces = [entry for entry in self._queue if entry.subtask_id in self._held]
@@ -197,8 +229,9 @@ class Scheduler:
             subtask.id: (PRIORITIES.index(subtask.priority), -chain[subtask.id], position)
             for position, subtask in enumerate(subtasks)
         }
+        released = self._ended.keys() - self._undecided
         for subtask in new:
-            self._waits_for[subtask.id] = len(set(subtask.depends_on) - self._ended.keys())
+            self._waits_for[subtask.id] = len(set(subtask.depends_on) - released)
         return self._advance(
             [item.id for item in new if not self._waits_for[item.id] and item.id not in self._ended]
         )
@@ -206,6 +239,13 @@ class Scheduler:
     def _end(self, subtask_id: str, status: SubtaskStatus) -> list[str]:
         """Record an end, and return the subtasks that wait for nothing any more."""
         self._ended[subtask_id] = status
+        if self._holds and self._subtasks[subtask_id].decisive:
+            self._undecided.add(subtask_id)
+            return []
+        return self._release(subtask_id)
+
+    def _release(self, subtask_id: str) -> list[str]:
+        """Return the subtasks that wait for nothing any more, now that they need not for this."""
         ready: list[str] = []
         for dependant in self._dependants[subtask_id]:
             self._waits_for[dependant] -= 1
@@ -241,6 +281,8 @@ class Scheduler:
     def _fill(self) -> list[Decision]:
         decisions: list[Decision] = []
         while self._queue and self._free > 0:
+            if self._free <= self.reserved and not self._queue[0].is_important:
+                break
             entry = heapq.heappop(self._queue)
             self._free -= 1
             self._held[entry.subtask_id] = self._held.get(entry.subtask_id, 0) + 1

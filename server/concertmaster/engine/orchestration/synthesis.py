@@ -1,6 +1,9 @@
 """How the results of a run become its answer."""
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
+from hashlib import sha256
 
 import anyio
 
@@ -28,7 +31,9 @@ async def synthesize(
     Where no synthesis can be made, the answer is `partial`: the results as they are, one
     after another. What workers have done is never lost to a failure of this last step.
     """
-    started = SynthesisStarted(name="synthesis/start", at=run.steps.now())
+    made_from = _digest(results, gaps)
+    run.steps.recorded.begin_synthesis(made_from)
+    started = SynthesisStarted(name="synthesis/start", at=run.steps.now(), made_from=made_from)
     await run.steps.record(started, wait=False)
     now = anyio.current_time()
     short = await condensed(run, setup, results, until=now + seconds / 2)
@@ -45,6 +50,12 @@ async def synthesize(
     if not verdict.text:
         return _side_by_side(results, gaps, verdict.problem)
     return verdict.with_problem(TOO_DEAR) if too_long else verdict
+
+
+def _digest(results: Sequence[WorkResult], gaps: Sequence[str]) -> str:
+    """Return a digest of what an answer is made from."""
+    plain = json.dumps([[asdict(result) for result in results], list(gaps)])
+    return sha256(plain.encode()).hexdigest()[:16]
 
 
 def _request(run: Run, setup: Setup, results: Sequence[WorkResult], gaps: Sequence[str]) -> Request:

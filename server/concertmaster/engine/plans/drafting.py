@@ -87,23 +87,42 @@ class Drafts:
 
 
 def settle(plan: Plan, started: Mapping[str, Subtask]) -> Plan:
-    """Return `plan` with other ids for subtasks that are not what was started under theirs.
+    """Return `plan` with the ids under which its subtasks were started, where they were.
 
-    What has been done under an id is in the journal, and must not pass for other work.
+    Other subtasks get other ids than those: what has been done under an id is in the journal, and
+    must not pass for other work.
     """
     subtasks = {subtask.id: subtask for subtask in plan.subtasks}
+    same = {name for name in subtasks.keys() & started if _same_work(subtasks[name], started[name])}
+    begun = {name: item for name, item in started.items() if name not in same}
     names: dict[str, str] = {}
     settled: dict[str, Subtask] = {}
     order = TopologicalSorter({item.id: item.depends_on for item in plan.subtasks}).static_order()
     for old in order:
         depends_on = tuple(names[name] for name in subtasks[old].depends_on)
         subtask = subtasks[old].model_copy(update={"depends_on": depends_on})
-        if old in started and not _same_work(subtask, started[old]):
-            name = free_id(old, {*subtasks, *names.values(), *started})
-            subtask = subtask.model_copy(update={"id": name})
+        if old not in started or not _same_work(subtask, started[old]):
+            name = _begun_as(subtask, begun)
+            if name:
+                del begun[name]
+            elif old in started:
+                name = free_id(old, {*subtasks, *names.values(), *started})
+            subtask = subtask.model_copy(update={"id": name or old})
         names[old] = subtask.id
         settled[old] = subtask
     return plan.model_copy(update={"subtasks": tuple(settled[name] for name in subtasks)})
+
+
+def _begun_as(subtask: Subtask, begun: Mapping[str, Subtask]) -> str:
+    """Return the id under which the work of a subtask was started; empty if it was not."""
+    return next(
+        (
+            name
+            for name, item in begun.items()
+            if _same_work(subtask.model_copy(update={"id": name}), item)
+        ),
+        "",
+    )
 
 
 def _same_work(one: Subtask, other: Subtask) -> bool:

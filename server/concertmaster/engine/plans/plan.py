@@ -31,6 +31,8 @@ Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 ID_CHARS = 40
 """The longest id of a subtask."""
 
+_DECODER = json.JSONDecoder()
+
 ID_PATTERN = rf"^[A-Za-z][A-Za-z0-9_-]{{0,{ID_CHARS - 1}}}$"
 
 
@@ -95,12 +97,13 @@ def free_id(subtask_id: str, taken: Collection[str]) -> str:
 def read_plan(text: str, *, lenient: bool = False) -> Plan:
     """Return the plan that a planner's JSON reply describes, not yet checked against rules.
 
-    A `lenient` reader leaves out keys that a plan does not have.
+    Text around the plan does not matter. A `lenient` reader leaves out keys that a plan does not
+    have.
 
     Raises:
         InvalidPlanError: it is no JSON, or not of a plan's shape.
     """
-    text = _strip_fence(text)
+    text = _plan_within(text)
     try:
         return Plan.model_validate_json(text)
     except ValidationError as exc:
@@ -133,6 +136,25 @@ def shape_problems(error: ValidationError) -> list[str]:
             what = "there is no such key; leave it out"
         problems.append(f"{where}: {what}." if where else f"{what}.")
     return problems
+
+
+def _plan_within(text: str) -> str:
+    """Return the JSON of the plan that a reply wraps in prose; of several, the longest one."""
+    found: list[str] = []
+    at = text.find("{")
+    while at >= 0:
+        try:
+            value, end = _DECODER.raw_decode(text, at)
+        except json.JSONDecodeError as exc:
+            # What is broken from there on is not looked into: parts of a plan are no plan.
+            end = max(exc.pos, at + 1)
+        except RecursionError:
+            break
+        else:
+            if value.keys() & {"subtasks", "direct_answer"}:
+                found.append(text[at:end])
+        at = text.find("{", end)
+    return max(found, key=len, default=_strip_fence(text))
 
 
 def _strip_fence(text: str) -> str:

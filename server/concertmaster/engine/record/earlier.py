@@ -84,6 +84,8 @@ def earlier_results(events: Iterable[Event]) -> dict[str, SubtaskResult]:
         match event:
             case SubtaskStarted():
                 fingerprints[event.subtask_id] = event.fingerprint
+                # The result of an earlier attempt may have come of other work.
+                results.pop(event.subtask_id, None)
             # What was mended came of more than its own work.
             case SubtaskFinished(result=result) if not verified:
                 results[result.subtask_id] = result

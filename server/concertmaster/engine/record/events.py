@@ -5,6 +5,8 @@ Every event has a name that is its own within a run and an epoch of it: `plan/1`
 what starts first differs after a restart.
 """
 
+import json
+from hashlib import sha256
 from typing import Annotated, Literal, get_args
 
 from pydantic import ConfigDict, Field, JsonValue, TypeAdapter
@@ -87,6 +89,21 @@ class SubtaskResult(Frozen):
     """That run."""
     fingerprint: str = ""
     """Of the work that it came of, where other runs may take it over."""
+    built_on: dict[str, str] | None = None
+    """The `consumed` digest of each dependency's result that it was made from; None where that
+    is not known."""
+
+
+def consumed(result: SubtaskResult) -> str:
+    """Return a digest of what dependants read of a result; empty where there is nothing to read.
+
+    Why a dependency has no text does not count: its dependants do without it either way.
+    """
+    if not result.text:
+        return ""
+    sources = [source.line for source in result.sources]
+    plain = json.dumps([result.status, result.text, sources])
+    return sha256(plain.encode()).hexdigest()[:16]
 
 
 def _is_zero(value: float) -> bool:
@@ -307,6 +324,15 @@ class SubtaskStarted(_Event):
     subtask_id: str
     fingerprint: str = ""
     """A digest of all that its result depends on."""
+    built_on: dict[str, str] | None = None
+    """The `consumed` digest of each dependency's result that it is made from."""
+
+
+class SubtaskKept(_Event):
+    """The result of an earlier attempt stands: what it was made from has not changed since."""
+
+    kind: Literal["subtask-kept"] = "subtask-kept"
+    subtask_id: str
 
 
 class SubtaskFinished(_Event):
@@ -320,6 +346,8 @@ class SynthesisStarted(_Event):
     """All subtasks have ended; the answer is being written."""
 
     kind: Literal["synthesis-started"] = "synthesis-started"
+    made_from: str = ""
+    """A digest of the results and gaps that the answer is made from."""
 
 
 class CancelRequested(_Event):
@@ -361,6 +389,7 @@ Event = Annotated[
     | GuardDecided
     | ResultsVerified
     | SubtaskStarted
+    | SubtaskKept
     | SubtaskFinished
     | SynthesisStarted
     | CancelRequested

@@ -1,6 +1,7 @@
 """What the journal of a run tells those who resume it: what stands, and what is tried again."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from graphlib import TopologicalSorter
 
 from concertmaster.engine.plans.digest import plan_digest
 from concertmaster.engine.plans.plan import Plan, Subtask
@@ -18,11 +19,14 @@ from concertmaster.engine.record.events import (
     SubtaskDrafted,
     SubtaskFinished,
     SubtaskResult,
+    SubtaskStarted,
     SubtaskStatus,
+    SynthesisStarted,
     ToolAnswered,
     ToolAsked,
     ToolCalled,
     ToolStarted,
+    consumed,
 )
 from concertmaster.llm.protocol import NO_USAGE, Reply, ToolOutcome, Usage
 
@@ -33,6 +37,9 @@ class Recorded:
     A run that was cut off or cancelled goes on with all replies that it has. One that ended
     without success goes on with those that can still lead to something else: what a subtask
     was told in vain is forgotten, unless a call of it failed, which is then made again.
+
+    Nothing stands that was made from results which have changed since: neither a subtask's
+    result or replies, nor the synthesis.
     """
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
@@ -48,6 +55,12 @@ class Recorded:
         """The latest result of each subtask."""
         self._unmended: dict[str, SubtaskResult] = {}
         """The latest that its worker had before all results were checked."""
+        self._before_fixes: dict[str, SubtaskResult] = {}
+        """Those that a check under way has revised since, as they were before."""
+        self._built_on: dict[str, Mapping[str, str]] = {}
+        """What each subtask's replies were made from."""
+        self._synthesis_of = ""
+        """What the replies to the synthesis were made from."""
         self.plan: PlanAccepted | None = None
         self.drafted: dict[str, Subtask] = {}
         """Subtasks that were started before there was a plan."""
@@ -79,10 +92,8 @@ class Recorded:
                 self._take_in_question(event)
             case PlanAccepted() | PlanRevised() | GuardDecided() | ResultsVerified():
                 self._take_in_decision(event)
-            case SubtaskDrafted(subtask=subtask):
-                self.drafted[subtask.id] = subtask
-            case SubtaskFinished():
-                self._take_in_result(event)
+            case SubtaskDrafted() | SubtaskStarted() | SubtaskFinished() | SynthesisStarted():
+                self._take_in_progress(event)
             case RunStarted() | RunResumed() | RunEnded():
                 self._take_in_life(event)
             case _:
@@ -97,11 +108,29 @@ class Recorded:
             case _:
                 self._end = event
 
+    def _take_in_progress(
+        self, event: SubtaskDrafted | SubtaskStarted | SubtaskFinished | SynthesisStarted
+    ) -> None:
+        match event:
+            case SubtaskDrafted(subtask=subtask):
+                self.drafted[subtask.id] = subtask
+            case SubtaskStarted(subtask_id=subtask_id, built_on=built_on):
+                if built_on is not None:
+                    self.begin(subtask_id, built_on)
+            case SynthesisStarted(made_from=made_from):
+                self.begin_synthesis(made_from)
+            case _:
+                self._take_in_result(event)
+
     def _take_in_result(self, event: SubtaskFinished) -> None:
         subtask_id = event.result.subtask_id
-        self.results[subtask_id] = event.result
-        if not event.name.endswith("/result/mended"):
+        if event.name.endswith("/result/mended"):
+            self._before_fixes.setdefault(subtask_id, self.results[subtask_id])
+        else:
+            self._before_fixes.pop(subtask_id, None)
+            self._forget_if_news(event.result)
             self._unmended[subtask_id] = event.result
+        self.results[subtask_id] = event.result
 
     def _go_on(self, event: RunResumed) -> None:
         if self._end is not None and self._end.status in ("failed", "partial"):
@@ -199,9 +228,60 @@ class Recorded:
         return f"{conversation}/call/1" in self.replies
 
     def standing(self, subtask_id: str) -> SubtaskResult | None:
-        """Return the result of a subtask that is not to be done again."""
-        result = self.results.get(subtask_id)
+        """Return the result of a subtask that is not to be done again.
+
+        It may still have to be, once the results that it depends on have changed. One that a
+        check was revising when the run was cut off is returned as it was before.
+        """
+        result = self._before_fixes.get(subtask_id) or self.results.get(subtask_id)
         return result if result is not None and self._stands(result) else None
+
+    def settled(self, plan: Plan) -> dict[str, SubtaskResult]:
+        """Return the results of a plan that stand, and so does all that they were made from."""
+        subtasks = {subtask.id: subtask for subtask in plan.subtasks}
+        graph = {name: subtask.depends_on for name, subtask in subtasks.items()}
+        found: dict[str, SubtaskResult] = {}
+        for name in TopologicalSorter(graph).static_order():
+            result = self.standing(name)
+            if result is None:
+                continue
+            # What succeeded was made from something; what was not needed was not made at all.
+            unneeded = result.status != "succeeded"
+            if unneeded or self.unchanged(subtasks[name], found) is not None:
+                found[name] = result
+        return {name: found[name] for name in subtasks if name in found}
+
+    def unchanged(
+        self, subtask: Subtask, results: Mapping[str, SubtaskResult]
+    ) -> SubtaskResult | None:
+        """Return the result that stands of a subtask, if it was made from these results."""
+        result = self.standing(subtask.id)
+        if result is None or not results.keys() >= set(subtask.depends_on):
+            return None
+        built_on = result.built_on
+        if built_on is None:
+            # It is from a journal that does not tell; so it was made from what was there last.
+            built_on = {
+                name: consumed(self.results[name])
+                for name in subtask.depends_on
+                if name in self.results
+            }
+        now = {name: consumed(results[name]) for name in subtask.depends_on}
+        return result if built_on == now else None
+
+    def begin(self, subtask_id: str, built_on: Mapping[str, str]) -> None:
+        """Take in what a subtask is made from; replies that came of something else are void."""
+        if self._built_on.get(subtask_id, built_on) != built_on:
+            self._forget(self._replies_for(subtask_id))
+            for step in [step for step, of in self._failed.items() if of == subtask_id]:
+                del self._failed[step]
+        self._built_on[subtask_id] = built_on
+
+    def begin_synthesis(self, made_from: str) -> None:
+        """Take in what the answer is made from; one that came of something else is void."""
+        if self._synthesis_of not in ("", made_from):
+            self._forget(name for name in self._replies_for(None) if _is_synthesis(name))
+        self._synthesis_of = made_from
 
     def _stands(self, result: SubtaskResult) -> bool:
         decision = self.revisions[-1] if self.revisions else None
@@ -214,21 +294,21 @@ class Recorded:
         """
         earlier = self.results.get(result.subtask_id)
         if earlier is not None and earlier.text and not result.text:
-            problem = f"Tried again, it brought nothing: {' '.join(result.errors)}"
-            result = earlier.model_copy(
-                update={
-                    "errors": tuple(dict.fromkeys((*earlier.errors, problem))),
-                    "usage": result.usage,
-                }
-            )
+            result = _with_failed_attempt(earlier, result)
+        self._forget_if_news(result)
+        return result
+
+    def _forget_if_news(self, result: SubtaskResult) -> None:
+        """Forget what was made of all results, if this is not the one that it was made of."""
         before = self._unmended.get(result.subtask_id)
         if before is None or _said(before) != _said(result):
             self._forget(name for name in self._replies_for(None) if _is_afterwards(name))
             self._forget(name for name in self.replies if _is_mending(name))
-        return result
+            self._settled -= {"verify"}
 
     def _forget_what_was_in_vain(self) -> None:
         self._in_vain = True
+        self._before_fixes.clear()
         to_do = {name for name, result in self.results.items() if not self._stands(result)}
         for subtask_id in to_do:
             if subtask_id not in self._failed.values():
@@ -276,13 +356,34 @@ def _said(result: SubtaskResult) -> tuple[object, ...]:
     return (result.status, result.text, result.value, result.errors)
 
 
+def _with_failed_attempt(earlier: SubtaskResult, attempt: SubtaskResult) -> SubtaskResult:
+    """Return what there was of a subtask before another attempt that brought nothing."""
+    why = " ".join(attempt.errors)
+    problem = f"Tried again, it brought nothing: {why}"
+    changed: dict[str, object] = {"usage": attempt.usage}
+    if earlier.status == "succeeded":
+        # What succeeded is done again only because what it was made from has changed.
+        problem = (
+            "It was made before results that it depends on changed. Done again, it brought "
+            f"nothing: {why}"
+        )
+        changed |= {"status": "partial", "fingerprint": ""}
+    errors = tuple(dict.fromkeys((*earlier.errors, problem)))
+    return earlier.model_copy(update=changed | {"errors": errors})
+
+
 def _conversation_of(step: str) -> str:
     return step.partition("/call/")[0]
 
 
 def _is_afterwards(step: str) -> bool:
     """Tell whether a step is one that is made with the results of all subtasks."""
-    return step.startswith(("verify/", "condense/", "synthesis/"))
+    # Condensing is not among them: its steps are named after what they condense.
+    return step.startswith("verify/") or _is_synthesis(step)
+
+
+def _is_synthesis(step: str) -> bool:
+    return step.startswith("synthesis/")
 
 
 def _is_mending(step: str) -> bool:

@@ -92,7 +92,7 @@ def combined(parts: Sequence[PartResult]) -> Verdict:
     problem = _problem(parts)
     if not any(part.text for part in parts):
         return Verdict(status="failed", problem=problem)
-    text = "\n\n".join(f"## {part.name}\n\n{part.text or '(nothing)'}" for part in parts)
+    text = "\n\n".join(f"## {part.name}\n\n{part.text or _missing(part)}" for part in parts)
     values: list[JsonValue] = [
         {"part": part.name, "value": part.value} for part in parts if part.value is not None
     ]
@@ -104,6 +104,11 @@ def combined(parts: Sequence[PartResult]) -> Verdict:
         sources=distinct(*(part.sources for part in parts)),
     )
     return whole.with_problem(problem) if problem else whole
+
+
+def _missing(part: PartResult) -> str:
+    """Return what stands in the place of a part without a result: why there is none."""
+    return f"(This part failed: {part.problem})"
 
 
 def _problem(parts: Sequence[PartResult]) -> str:
