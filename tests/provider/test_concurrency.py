@@ -1,5 +1,6 @@
 """The limit on concurrent calls, as a state machine, over random and scripted sequences."""
 
+import math
 import random
 from collections import deque
 
@@ -15,11 +16,18 @@ from concertmaster.llm.concurrency import (
 )
 
 
+def begin(limit: ConcurrencyLimit, *, now: float = 0.0) -> int:
+    """Begin a call whose request is sent at once."""
+    episode = limit.begin()
+    limit.sent(now=now)
+    return episode
+
+
 def begin_all(limit: ConcurrencyLimit, *, now: float = 0.0) -> list[int]:
     """Begin as many calls as there is room for."""
     episodes: list[int] = []
     while limit.has_room:
-        episodes.append(limit.begin(now=now))
+        episodes.append(begin(limit, now=now))
     return episodes
 
 
@@ -67,7 +75,7 @@ def test_whatever_happens_the_limit_keeps_its_bounds_and_moves_only_as_it_should
             assert limit.width in (before, min(2 * before, 40))
         before, calls = limit.width, len(under_way)
         if limit.has_room and (not under_way or numbers.random() < 0.6):
-            under_way.append(limit.begin(now=step))
+            under_way.append(begin(limit, now=step))
             assert limit.width == before
         else:
             outcome = numbers.choices(outcomes, weights)[0]
@@ -118,7 +126,7 @@ def test_the_limit_grows_by_one_while_it_is_used_up_once() -> None:
 def test_calls_that_leave_room_say_nothing_about_more_room() -> None:
     limit = additive(first=8)
     for _ in range(1000):
-        limit.end(limit.begin(now=0.0), "served")
+        limit.end(begin(limit), "served")
     assert limit.width == 8
 
 
@@ -161,7 +169,7 @@ def test_refused_before_it_is_back_the_limit_grows_by_one_at_a_time(served_betwe
 
 def test_a_refusal_that_others_had_room_beside_is_no_fixed_limit() -> None:
     limit = grown(to=17)
-    limit.end(limit.begin(now=0.0), "refused")
+    limit.end(begin(limit), "refused")
     serve(limit, 9)
     assert limit.width == 9
 
@@ -170,7 +178,7 @@ def ramp_up(limit: ConcurrencyLimit, *, allowed: int, rounds: int = 20) -> list[
     """Begin calls for some rounds of slow start at a provider that takes `allowed` at once."""
     taken: list[int] = []
     for number in range(rounds):
-        now = number * ROUND_SECONDS
+        now = min(limit.widens_at, number * 1.0)
         limit.widen(now=now)
         begun = begin_all(limit, now=now)
         fits = max(0, allowed - len(taken))
@@ -182,21 +190,29 @@ def ramp_up(limit: ConcurrencyLimit, *, allowed: int, rounds: int = 20) -> list[
 
 def test_slow_start_doubles_the_limit_each_round_in_which_it_is_used_up() -> None:
     limit = ConcurrencyLimit()
-    for number in range(4):
-        limit.widen(now=number * ROUND_SECONDS)
+    now = 0.0
+    for number in range(5):
         assert limit.width == FIRST * 2**number
-        begin_all(limit, now=number * ROUND_SECONDS)
-    assert limit.width == MOST // 2
-    limit.widen(now=100.0)
-    begin_all(limit, now=100.0)
-    limit.widen(now=200.0)
+        begin_all(limit, now=now)
+        now = limit.widens_at
+        limit.widen(now=now)
     assert limit.width == MOST
+
+
+def test_slow_start_waits_for_a_round_after_the_last_request_has_been_sent() -> None:
+    limit = ConcurrencyLimit()
+    while limit.has_room:
+        limit.begin()
+    assert limit.widens_at == math.inf
+    for number in range(FIRST):
+        limit.sent(now=float(number))
+    assert limit.widens_at == FIRST - 1 + ROUND_SECONDS
 
 
 def test_slow_start_does_not_widen_a_limit_that_is_not_used_up() -> None:
     limit = ConcurrencyLimit()
-    episodes = begin_all(limit, now=0.0)
-    limit.end(episodes[0], "served")
+    episodes = begin_all(limit)
+    limit.end(episodes[0], "neither")
     limit.widen(now=10.0)
     assert limit.width == FIRST
 
@@ -215,10 +231,10 @@ def test_a_provider_that_refuses_the_whole_first_burst_is_approached_again_quick
     assert limit.width == FIRST // 2
 
 
-def test_calls_served_in_slow_start_do_not_add_to_its_doubling() -> None:
+def test_slow_start_grows_by_one_for_each_call_served_while_it_is_used_up() -> None:
     limit = ConcurrencyLimit()
-    serve(limit, 100)
-    assert limit.width == FIRST
+    serve(limit, FIRST)
+    assert limit.width == 2 * FIRST
 
 
 @pytest.mark.parametrize("allowed", [4, 10, 50])
@@ -240,7 +256,7 @@ def test_a_limit_that_was_never_refused_continues_with_slow_start() -> None:
 
 def test_a_limit_that_nothing_is_known_of_leaves_nothing_to_the_next_process() -> None:
     limit = ConcurrencyLimit()
-    limit.end(limit.begin(now=0.0), "served")
+    limit.end(begin(limit), "served")
     assert limit.learned is None
 
 
@@ -253,7 +269,7 @@ def test_a_provider_with_a_fixed_limit_is_used_to_nine_tenths_and_refuses_few(al
     busy = now = 0.0
     while now < 400:
         while limit.has_room:
-            episode = limit.begin(now=now)
+            episode = begin(limit, now=now)
             if len(ends) >= allowed:
                 limit.end(episode, "refused")
                 done += ["refused"] * (now > 100)

@@ -45,6 +45,7 @@ class Calls:
     async def _call(self, run_id: str, use: Callable[[Place], None]) -> None:
         async with self.places.place(run_id) as place:
             self.began.append((anyio.current_time() - self._start, run_id))
+            place.sent()
             use(place)
             await anyio.sleep(1)
 

@@ -18,9 +18,9 @@ from typing import Literal
 FIRST = 16
 """The limit before anything is known: what every account of the provider allows, and two runs with
 their default slots."""
-ROUND_SECONDS = 0.025
-"""How long slow start waits for a refusal before it doubles the limit. Refusals arrive within a
-round trip, long before replies do."""
+ROUND_SECONDS = 0.03
+"""How long after the last request has been sent slow start waits for a refusal before it doubles
+the limit. Refusals arrive within a round trip, long before replies do."""
 MOST = 256
 """The highest limit: beyond it connections are the bottleneck, not the provider."""
 PROBING = 16
@@ -41,7 +41,7 @@ class Learned:
 
 
 class ConcurrencyLimit:
-    """The limit for calls of one model. It is informed of the begin and the end of every call."""
+    """The limit for calls of one model. It is informed of every call's begin, sending and end."""
 
     def __init__(
         self,
@@ -69,6 +69,7 @@ class ConcurrencyLimit:
         self._full_since: float | None = None
         self.in_flight = 0
         """Calls that have begun and not ended."""
+        self._unsent = 0
         if learned is not None:
             self._continue_from(learned)
 
@@ -111,15 +112,21 @@ class ConcurrencyLimit:
             self._grown = True
             self._full_since = None
 
-    def begin(self, *, now: float) -> int:
+    def begin(self) -> int:
         """Count a call that begins; returns the episode to pass to `end`."""
         self.in_flight += 1
-        if not self.has_room and self._full_since is None:
-            self._full_since = now
+        self._unsent += 1
+        self._full_since = None
         return self._episode
 
+    def sent(self, *, now: float) -> None:
+        """Note that the request of a call has been sent, which is some time after its begin."""
+        self._unsent -= 1
+        if not self._unsent and not self.has_room:
+            self._full_since = now
+
     def end(self, episode: int, outcome: Outcome) -> None:
-        """Count a call that began in `episode` and has ended."""
+        """Count a call that began in `episode` and has ended. Its request has been `sent`."""
         # A call from an earlier episode says nothing about the limit since: calls that are
         # refused together reduce it once, and those served together do not restore it.
         if episode == self._episode:
@@ -160,11 +167,11 @@ class ConcurrencyLimit:
         self._width = max(1.0, self._width / 2)
 
     def _increase(self) -> None:
-        if self._slow_start:
-            return
         if self._refused_at is not None and self._width >= self._refused_at + 1:
             self._refused_at = None
-        if self._refused_at is None:
+        if self._slow_start:
+            grown = self._width + self._share
+        elif self._refused_at is None:
             grown = self._width + self._share / self._width
         elif self._width < self._refused_at - 1:
             grown = min(self._width + 1, self._refused_at - 1)

@@ -210,6 +210,8 @@ class _Attempts:
 
     def _mirror(self, spent: Usage, place: Place) -> Callable[[Draft], None]:
         def show(draft: Draft) -> None:
+            # A model updates the draft for the first time when it sends the request.
+            place.sent()
             place.heed(draft.allowance)
             self._draft.update(text=draft.text, usage=_one_call(spent, draft.usage))
 

@@ -95,7 +95,7 @@ class Places:
         now = anyio.current_time()
         self._limit.widen(now=now)
         while self._turns.any and self._limit.has_room and not self._pace.wait(now=now):
-            self._turns.next().admit(self._limit.begin(now=now))
+            self._turns.next().admit(self._limit.begin())
             self._pace.begin(now=now)
             self._unheard += 1
         if self._opening() < self._alarm:
@@ -109,8 +109,15 @@ class Places:
 
     def _leave(self, place: "Place", episode: int) -> None:
         self._heard(place)
+        place.sent()
         self._limit.end(episode, place.outcome)
         self._admit()
+
+    def sent(self) -> None:
+        """Note that the request of an admitted call has been sent."""
+        self._limit.sent(now=anyio.current_time())
+        if self._turns.any and self._opening() < self._alarm:
+            self._turns.wake()
 
     def _heard(self, place: "Place") -> None:
         if not place.heard:
@@ -143,6 +150,7 @@ class Place:
         """When it began, as the limit counts; None until then."""
         self.heard = False
         """Whether the provider has begun to answer."""
+        self._sent = False
         self.outcome: Outcome = "neither"
         self._allowance: Allowance | None = None
 
@@ -150,6 +158,12 @@ class Place:
         """Let the call begin."""
         self.episode = episode
         self.woken.set()
+
+    def sent(self) -> None:
+        """Note that the request has been sent."""
+        if not self._sent:
+            self._sent = True
+            self._places.sent()
 
     def heed(self, allowance: Allowance | None) -> None:
         """Take in what the provider says it will still take, if it says so anew."""
