@@ -21,6 +21,7 @@ from prefix import prefix_figures
 from scheduling import makespan_figures, scheduler_figures
 from sharing import sharing_figures
 from spending import spending_figures
+from wide import wide_figures
 from window import window_figures
 
 
@@ -50,6 +51,7 @@ def main() -> int:
         *planning_figures(),
         *prefix_figures(),
         *spending_figures(),
+        *wide_figures(),
         *gate_figures(),
         *fault_figures(),
         *journal_figures(),

@@ -1,6 +1,7 @@
 """Attempts at a call: on both back ends, and the waits between them in virtual time."""
 
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -14,8 +15,9 @@ from concertmaster.errors import (
     ModelRequestError,
     ModelUnavailableError,
 )
-from concertmaster.llm.concurrency import FIRST
-from concertmaster.llm.gate import FIRST_WAIT, LONGEST_BACKOFF, Gate
+from concertmaster.llm.concurrency import Learned
+from concertmaster.llm.gate import FIRST_WAIT, LONGEST_BACKOFF, SAVE_SECONDS, Gate
+from concertmaster.llm.learned_limits import KEEP_SECONDS, LearnedLimits
 from concertmaster.llm.protocol import NO_USAGE, Draft, Reply, Request, Usage
 from scripted_anthropic import ask
 
@@ -345,14 +347,18 @@ async def test_a_wait_too_long_for_one_call_does_not_hold_up_the_others() -> Non
     assert anyio.current_time() == started
 
 
-async def test_calls_that_wait_while_access_is_refused_are_not_made_and_later_ones_are() -> None:
+async def test_calls_that_wait_while_access_is_refused_are_not_made_and_later_ones_are(
+    tmp_path: Path,
+) -> None:
     async def refuse(request: Request) -> Reply:
         del request
         await anyio.sleep(1)
         raise ModelAccessError("The key is not accepted.", usage=spent(0))
 
     llm = ByRequest(refuse)
-    gate = Gate(llm)
+    limits = LearnedLimits(tmp_path / "limits.json")
+    limits.save({llm.model_name(ask().model): Learned(width=8, refused_at=9)})
+    gate = Gate(llm, limits=limits)
     attempts: list[int] = []
 
     async def call() -> None:
@@ -364,9 +370,9 @@ async def test_calls_that_wait_while_access_is_refused_are_not_made_and_later_on
     async with anyio.create_task_group() as tasks:
         for _ in range(30):
             tasks.start_soon(call)
-    assert sorted(attempts) == [0] * (30 - FIRST) + [1] * FIRST
+    assert sorted(attempts) == [0] * 22 + [1] * 8
     await call()
-    assert len(llm.times) == FIRST + 1
+    assert len(llm.times) == 9
 
 
 async def test_waiting_for_a_place_is_no_attempt() -> None:
@@ -385,3 +391,80 @@ async def test_waiting_for_a_place_is_no_attempt() -> None:
         for _ in range(30):
             tasks.start_soon(call)
     assert attempts == [1] * 30
+
+
+def busy_beyond(allowed: int) -> "ByRequest":
+    """Return a model that takes so many calls at once, which last a second each."""
+    in_flight: list[Request] = []
+
+    async def answer(request: Request) -> Reply:
+        if len(in_flight) >= allowed:
+            raise ModelUnavailableError("Too many calls.", busy=True)
+        in_flight.append(request)
+        try:
+            await anyio.sleep(1)
+        finally:
+            in_flight.remove(request)
+        return done()
+
+    return ByRequest(answer)
+
+
+async def call_together(gate: Gate, count: int) -> None:
+    async with anyio.create_task_group() as tasks:
+        for _ in range(count):
+            tasks.start_soon(gate.complete, ask(), Draft())
+
+
+async def test_a_limit_that_one_process_has_learned_is_where_the_next_one_starts(
+    tmp_path: Path,
+) -> None:
+    llm = busy_beyond(10)
+    limits = LearnedLimits(tmp_path / "limits.json", endpoint="http://one")
+    first = Gate(llm, limits=limits)
+    await call_together(first, 16)
+    first.save_limits()
+    made = len(llm.times)
+    await call_together(Gate(llm, limits=limits), 16)
+    assert len(llm.times) - made == 16
+    elsewhere = LearnedLimits(tmp_path / "limits.json", endpoint="http://another")
+    assert elsewhere.of(llm.model_name(ask().model)) is None
+
+
+async def test_what_has_been_learned_is_kept_while_calls_are_made_since_a_process_may_be_killed(
+    tmp_path: Path,
+) -> None:
+    llm = busy_beyond(10)
+    limits = LearnedLimits(tmp_path / "limits.json")
+    gate = Gate(llm, limits=limits)
+    await call_together(gate, 16)
+    await anyio.sleep(SAVE_SECONDS)
+    await gate.complete(ask(), Draft())
+    assert limits.of(llm.model_name(ask().model)) == Learned(width=10, refused_at=11)
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[1]", b'{"m": {"width": "wide"}}', b"\xff"])
+def test_a_damaged_file_of_limits_is_as_good_as_none(tmp_path: Path, damage: bytes) -> None:
+    file = tmp_path / "limits.json"
+    file.write_bytes(damage)
+    limits = LearnedLimits(file)
+    assert limits.of("m") is None
+    limits.save({"m": Learned(4, 5)})
+    assert limits.of("m") == Learned(4, 5)
+
+
+def test_limits_are_forgotten_after_a_week(tmp_path: Path) -> None:
+    now = [1000.0]
+    limits = LearnedLimits(tmp_path / "limits.json", clock=lambda: now[0])
+    limits.save({"m": Learned(4, 5)})
+    now[0] += KEEP_SECONDS
+    assert limits.of("m") == Learned(4, 5)
+    now[0] += 1
+    assert limits.of("m") is None
+
+
+def test_a_folder_that_cannot_be_written_costs_only_the_memory(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    limits = LearnedLimits(tmp_path / "file" / "limits.json")
+    limits.save({"m": Learned(4, 5)})
+    assert limits.of("m") is None

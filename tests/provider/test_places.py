@@ -8,13 +8,17 @@ import pytest
 from anyio.abc import TaskGroup
 from trio.testing import MockClock
 
-from concertmaster.llm.concurrency import FIRST
+from concertmaster.llm.concurrency import FIRST, MOST, ROUND_SECONDS, Learned
 from concertmaster.llm.pace import Allowance
 from concertmaster.llm.places import Place, Places
 
 pytestmark = pytest.mark.anyio
 
 JITTER = 1.0
+
+WIDTH = 8
+KNOWN = Learned(width=WIDTH, refused_at=WIDTH + 1)
+"""A limit that an earlier process has learned, and that hardly moves."""
 
 
 @pytest.fixture
@@ -25,8 +29,8 @@ def anyio_backend() -> tuple[str, dict[str, object]]:
 class Calls:
     """Calls that take a second each, and note when they began and for which run."""
 
-    def __init__(self, tasks: TaskGroup, *, share: float) -> None:
-        self.places = Places(jitter=JITTER, share=share)
+    def __init__(self, tasks: TaskGroup, *, share: float, learned: Learned | None) -> None:
+        self.places = Places(jitter=JITTER, share=share, learned=learned)
         self.began: list[tuple[float, str]] = []
         self._tasks = tasks
         self._start = anyio.current_time()
@@ -41,6 +45,7 @@ class Calls:
     async def _call(self, run_id: str, use: Callable[[Place], None]) -> None:
         async with self.places.place(run_id) as place:
             self.began.append((anyio.current_time() - self._start, run_id))
+            place.sent()
             use(place)
             await anyio.sleep(1)
 
@@ -50,10 +55,10 @@ class Calls:
 
 
 @asynccontextmanager
-async def calls(*, share: float = 1.0) -> AsyncGenerator[Calls]:
+async def calls(*, share: float = 1.0, learned: Learned | None = KNOWN) -> AsyncGenerator[Calls]:
     """Yield calls, and wait until all have ended."""
     async with anyio.create_task_group() as tasks:
-        yield Calls(tasks, share=share)
+        yield Calls(tasks, share=share, learned=learned)
 
 
 async def settled(seconds: float = 0.5) -> None:
@@ -72,8 +77,8 @@ def refused(wait: float | None) -> Callable[[Place], None]:
 
 async def test_as_many_calls_begin_as_there_are_places_and_others_when_one_is_free() -> None:
     async with calls() as made:
-        made.start(count=FIRST + 3)
-    assert made.times == [0.0] * FIRST + [1.0] * 3
+        made.start(count=WIDTH + 3)
+    assert made.times == [0.0] * WIDTH + [1.0] * 3
 
 
 async def test_a_run_with_many_calls_does_not_hold_up_one_with_few() -> None:
@@ -86,7 +91,7 @@ async def test_a_run_with_many_calls_does_not_hold_up_one_with_few() -> None:
 
 
 async def test_the_calls_of_one_run_begin_in_their_order() -> None:
-    places = Places(jitter=JITTER)
+    places = Places(jitter=JITTER, learned=KNOWN)
     order: list[int] = []
 
     async def call(number: int) -> None:
@@ -111,12 +116,12 @@ async def test_a_refusal_with_a_wait_holds_up_all_calls_for_that_long() -> None:
 
 async def test_a_refusal_without_a_wait_only_leaves_fewer_places() -> None:
     async with calls() as made:
-        made.start(count=FIRST - 1)
+        made.start(count=WIDTH - 1)
         await settled()
         async with made.places.place("b") as place:
             place.refused(wait=None)
-        made.start(count=FIRST)
-    assert made.times[FIRST - 1 :].count(1.0) == FIRST // 2
+        made.start(count=WIDTH)
+    assert made.times[WIDTH - 1 :].count(1.0) == WIDTH // 2
 
 
 async def test_what_the_provider_will_still_take_begins_and_the_rest_waits_its_interval() -> None:
@@ -157,7 +162,7 @@ async def test_an_allowance_that_is_better_than_feared_wakes_those_who_wait() ->
 
 
 async def test_an_allowance_is_heeded_once() -> None:
-    places = Places(jitter=JITTER)
+    places = Places(jitter=JITTER, learned=KNOWN)
     allowance = Allowance(1, 10)
     async with places.place("a") as place:
         place.heed(allowance)
@@ -168,23 +173,23 @@ async def test_an_allowance_is_heeded_once() -> None:
         assert anyio.current_time() - started == pytest.approx(5 - 0.0)
 
 
-@pytest.mark.parametrize("others", [0, FIRST])
+@pytest.mark.parametrize("others", [0, WIDTH])
 async def test_a_call_cancelled_in_the_queue_gives_up_its_turn(others: int) -> None:
     async with calls() as made:
-        made.start(count=FIRST)
+        made.start(count=WIDTH)
         await settled()
         made.start("b", count=others)
         with anyio.move_on_after(0.25) as scope:
             async with made.places.place("b"):
                 raise AssertionError("unreachable")
         assert scope.cancelled_caught
-        made.start("c", count=FIRST)
-    assert made.times[FIRST : 2 * FIRST] == [1.0] * FIRST
-    assert len(made.times) == 2 * FIRST + others
+        made.start("c", count=WIDTH)
+    assert made.times[WIDTH : 2 * WIDTH] == [1.0] * WIDTH
+    assert len(made.times) == 2 * WIDTH + others
 
 
 async def test_a_call_cancelled_as_it_is_admitted_gives_up_its_place() -> None:
-    places = Places(jitter=JITTER)
+    places = Places(jitter=JITTER, learned=KNOWN)
     waiting = anyio.CancelScope()
     began: list[str] = []
 
@@ -205,7 +210,7 @@ async def test_a_call_cancelled_as_it_is_admitted_gives_up_its_place() -> None:
             await anyio.sleep(10)
 
     async with anyio.create_task_group() as tasks:
-        for number in range(FIRST - 1):
+        for number in range(WIDTH - 1):
             tasks.start_soon(follow, f"long-{number}")
         tasks.start_soon(hold)
         await anyio.sleep(0.5)
@@ -214,3 +219,23 @@ async def test_a_call_cancelled_as_it_is_admitted_gives_up_its_place() -> None:
         tasks.start_soon(follow, "next")
         await anyio.sleep(1)
         assert began[-1] == "next"
+
+
+async def test_calls_that_wait_begin_in_rounds_that_double_until_one_is_refused() -> None:
+    async with calls(learned=None) as made:
+        made.start(count=200)
+    rounds = [made.times.count(at) for at in sorted(set(made.times))]
+    assert rounds == [FIRST, FIRST, 2 * FIRST, 4 * FIRST, 200 - 8 * FIRST]
+    assert max(made.times) == pytest.approx(4 * ROUND_SECONDS)
+    assert made.places.learned == Learned(width=MOST, refused_at=None)
+
+
+async def test_a_refusal_ends_the_doubling_and_the_rest_waits_for_calls_to_end() -> None:
+    async with calls(learned=None) as made:
+        made.start(count=FIRST - 1)
+        await settled(0.01)
+        async with made.places.place("a") as place:
+            place.refused(wait=None)
+        made.start(count=100)
+    assert made.times.count(0.0) == FIRST - 1
+    assert made.times[FIRST - 1] == 1.0

@@ -25,6 +25,7 @@ from concertmaster.errors import SettingsError, StoreError, did_you_mean
 from concertmaster.llm.anthropic import Connection, open_anthropic
 from concertmaster.llm.brake import Brake, Braked
 from concertmaster.llm.gate import Gate
+from concertmaster.llm.learned_limits import LearnedLimits
 from concertmaster.llm.missing import MissingKeyLLM
 from concertmaster.llm.offline import OfflineLLM
 from concertmaster.llm.prefixes import SharedPrefixes
@@ -209,9 +210,15 @@ async def open_llm(
                 Braked(llm, brake or Brake()),
                 max_attempts=settings.max_attempts,
                 share=settings.provider_share,
+                limits=LearnedLimits(
+                    settings.data_folder / "learned-limits.json", endpoint=settings.base_url or ""
+                ),
             )
             telemetry.watch_gate(gate)
-            yield SharedPrefixes(gate, prices)
+            try:
+                yield SharedPrefixes(gate, prices)
+            finally:
+                gate.save_limits()
 
 
 @asynccontextmanager

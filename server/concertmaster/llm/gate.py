@@ -4,7 +4,7 @@ One gate serves one endpoint and all runs of the process. How many calls of a mo
 way at once is learnt from the provider: see `concurrency`, `pace` and `places`.
 """
 
-from collections import defaultdict
+import math
 from collections.abc import Callable
 from copy import copy
 
@@ -23,6 +23,7 @@ from concertmaster.errors import (
     ModelReplyError,
     ModelUnavailableError,
 )
+from concertmaster.llm.learned_limits import LearnedLimits
 from concertmaster.llm.places import Occupancy, Place, Places
 from concertmaster.llm.protocol import LLM, NO_USAGE, Draft, Reply, Request, Usage
 from concertmaster.llm.through import Through
@@ -31,6 +32,8 @@ FIRST_WAIT = 1.0
 """Seconds that the wait before the second attempt is at most; it doubles from there."""
 LONGEST_BACKOFF = 30.0
 """Seconds that a wait is at most when the provider has not asked for one."""
+SAVE_SECONDS = 60.0
+"""How often what has been learned of the limits is kept while calls are made."""
 
 
 class Gate(Through):
@@ -50,10 +53,12 @@ class Gate(Through):
         first_wait: float = FIRST_WAIT,
         longest_wait: float = 60.0,
         share: float = 1.0,
+        limits: LearnedLimits | None = None,
     ) -> None:
         """Ask `llm` up to `max_attempts` times, waiting at most `longest_wait` seconds.
 
         This process has a `share` of the provider; others that it does not know have the rest.
+        The concurrency of each model starts from what `limits` has of it, and is kept there.
 
         A provider that asks for a longer wait is taken at its word: the call fails at once.
         So does one whose next attempt would come after the deadline it is made under.
@@ -62,12 +67,34 @@ class Gate(Through):
         self._enough = stop_after_attempt(max_attempts)
         self._longest_wait = longest_wait
         self._backoff = wait_random_exponential(multiplier=first_wait, max=LONGEST_BACKOFF)
-        self._places = defaultdict[str, Places](lambda: Places(jitter=first_wait, share=share))
+        self._first_wait = first_wait
+        self._share = share
+        self._limits = limits or LearnedLimits()
+        self._saved_at = -math.inf
+        self._places: dict[str, Places] = {}
 
     @property
     def occupancy(self) -> dict[str, Occupancy]:
         """Return how full the places for calls are, by model."""
         return {model: places.occupancy for model, places in self._places.items()}
+
+    def save_limits(self) -> None:
+        """Keep what has been learned of the provider's limits for the next process."""
+        learned = {model: places.learned for model, places in self._places.items()}
+        self._limits.save({model: limit for model, limit in learned.items() if limit is not None})
+
+    def _save_in_time(self) -> None:
+        # A process may be killed, and then saves nothing at its end.
+        if anyio.current_time() - self._saved_at >= SAVE_SECONDS:
+            self._saved_at = anyio.current_time()
+            self.save_limits()
+
+    def _places_for(self, model: str) -> Places:
+        if (places := self._places.get(model)) is None:
+            places = self._places[model] = Places(
+                jitter=self._first_wait, share=self._share, learned=self._limits.of(model)
+            )
+        return places
 
     async def complete(self, request: Request, draft: Draft, /) -> Reply:
         """Return the reply of the first attempt that brings one.
@@ -79,7 +106,7 @@ class Gate(Through):
             ModelUnavailableError: all attempts failed, or there is no time for another.
             ModelReplyError: what came back is not a reply, time and again.
         """
-        places = self._places[self.model_name(request.model)]
+        places = self._places_for(self.model_name(request.model))
         attempts = _Attempts(places, draft, longest_wait=self._longest_wait)
         retrying = AsyncRetrying(
             sleep=anyio.sleep,
@@ -92,6 +119,8 @@ class Gate(Through):
             return await retrying(attempts.make, self._llm, request)
         except ModelError as exc:
             raise self._told(exc, attempts) from exc
+        finally:
+            self._save_in_time()
 
     def _may_help(self, exc: BaseException) -> bool:
         if isinstance(exc, ModelUnavailableError):
@@ -181,6 +210,8 @@ class _Attempts:
 
     def _mirror(self, spent: Usage, place: Place) -> Callable[[Draft], None]:
         def show(draft: Draft) -> None:
+            # A model updates the draft for the first time when it sends the request.
+            place.sent()
             place.heed(draft.allowance)
             self._draft.update(text=draft.text, usage=_one_call(spent, draft.usage))
 

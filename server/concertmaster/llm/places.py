@@ -11,7 +11,7 @@ from random import SystemRandom
 import anyio
 
 from concertmaster.errors import ModelAccessError
-from concertmaster.llm.concurrency import ConcurrencyLimit, Outcome
+from concertmaster.llm.concurrency import ConcurrencyLimit, Learned, Outcome
 from concertmaster.llm.pace import Allowance, Pace
 
 _RANDOM = SystemRandom()
@@ -32,13 +32,16 @@ class Places:
     Runs take turns, however many calls each has waiting.
     """
 
-    def __init__(self, *, jitter: float, share: float = 1.0) -> None:
+    def __init__(
+        self, *, jitter: float, share: float = 1.0, learned: Learned | None = None
+    ) -> None:
         """Spread the end of pauses over `jitter` seconds: other processes pause as well.
 
-        They have what is not this one's `share` of the provider.
+        They have what is not this one's `share` of the provider. `learned` is what an earlier
+        process knew of its limit.
         """
         self._jitter = jitter
-        self._limit = ConcurrencyLimit(share=share)
+        self._limit = ConcurrencyLimit(share=share, learned=learned)
         self._pace = Pace(share=share)
         self._turns = _Turns()
         self._unheard = 0
@@ -49,7 +52,12 @@ class Places:
     def occupancy(self) -> Occupancy:
         """Return how full they are."""
         limit = self._limit
-        return Occupancy(places=limit.width, under_way=limit.under_way, waiting=self._turns.waiting)
+        return Occupancy(places=limit.width, under_way=limit.in_flight, waiting=self._turns.waiting)
+
+    @property
+    def learned(self) -> Learned | None:
+        """Return what is known of the provider's limit; None before there is anything to know."""
+        return self._limit.learned
 
     @asynccontextmanager
     async def place(self, run_id: str) -> AsyncGenerator["Place"]:
@@ -85,6 +93,7 @@ class Places:
     def _admit(self) -> None:
         """Let calls begin, as many as may."""
         now = anyio.current_time()
+        self._limit.widen(now=now)
         while self._turns.any and self._limit.has_room and not self._pace.wait(now=now):
             self._turns.next().admit(self._limit.begin())
             self._pace.begin(now=now)
@@ -93,14 +102,22 @@ class Places:
             self._turns.wake()
 
     def _opening(self) -> float:
-        """Return when the next call may begin; never, as long as no call leaves its place."""
+        """Return when the next call may begin, even if no call leaves its place until then."""
         now = anyio.current_time()
-        return now + self._pace.wait(now=now) if self._limit.has_room else math.inf
+        permitted = now + self._pace.wait(now=now)
+        return permitted if self._limit.has_room else max(permitted, self._limit.widens_at)
 
     def _leave(self, place: "Place", episode: int) -> None:
         self._heard(place)
+        place.sent()
         self._limit.end(episode, place.outcome)
         self._admit()
+
+    def sent(self) -> None:
+        """Note that the request of an admitted call has been sent."""
+        self._limit.sent(now=anyio.current_time())
+        if self._turns.any and self._opening() < self._alarm:
+            self._turns.wake()
 
     def _heard(self, place: "Place") -> None:
         if not place.heard:
@@ -133,6 +150,7 @@ class Place:
         """When it began, as the limit counts; None until then."""
         self.heard = False
         """Whether the provider has begun to answer."""
+        self._sent = False
         self.outcome: Outcome = "neither"
         self._allowance: Allowance | None = None
 
@@ -140,6 +158,12 @@ class Place:
         """Let the call begin."""
         self.episode = episode
         self.woken.set()
+
+    def sent(self) -> None:
+        """Note that the request has been sent."""
+        if not self._sent:
+            self._sent = True
+            self._places.sent()
 
     def heed(self, allowance: Allowance | None) -> None:
         """Take in what the provider says it will still take, if it says so anew."""
