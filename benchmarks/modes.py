@@ -111,13 +111,14 @@ def _rubric() -> Pattern:
 
 
 def _consensus() -> Pattern:
-    calls = _answers(0.4, 0.6, 30.0)
+    calls = _answers(0.4, 0.6, 30.0, same=True)
     return _voting("vote of 3, consensus of the first 2", calls, 0.6, decide="consensus")
 
 
-def _answers(*seconds: float) -> dict[str, tuple[Timed, ...]]:
+def _answers(*seconds: float, same: bool = False) -> dict[str, tuple[Timed, ...]]:
     return {
-        worker: ((time_taken, "yes"),) for worker, time_taken in zip(WORKERS, seconds, strict=False)
+        worker: ((time_taken, "yes" if same else f"yes, says {worker}"),)
+        for worker, time_taken in zip(WORKERS, seconds, strict=False)
     }
 
 

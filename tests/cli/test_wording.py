@@ -61,6 +61,7 @@ def test_nothing_is_said_of_what_no_call_was_made_for() -> None:
 
 def test_of_replies_that_were_broken_off_it_is_said_that_their_length_is_an_estimate() -> None:
     assert estimated(Usage(calls=1)) == ""
+    assert estimated(Usage(calls=1, estimated_in=1000, estimated_out=2)) == "1,002 tokens estimated"
     assert (
         estimated(Usage(calls=1, tokens_out=5000, estimated_out=1200)) == "1,200 tokens estimated"
     )

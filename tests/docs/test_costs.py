@@ -12,7 +12,7 @@ from clients import connected
 from concertmaster.engine.plans.plan import Plan
 from concertmaster.errors import ModelRequestError
 from concertmaster.llm.protocol import Request
-from fakes import Script, plan_json, subtask, texts
+from fakes import Script, in_turn, plan_json, subtask, texts
 from patterns import critique, decision, finding, findings, judging, ran, scores, screening
 
 pytestmark = pytest.mark.anyio
@@ -94,8 +94,19 @@ async def test_a_strategy_makes_as_many_calls_as_the_readme_says(
 ) -> None:
     assert formula in row_of(name)
     plan = plan_json(subtask("s1", strategy=strategy, inputs=list("abcd")))
-    run = await ran(tmp_path, {"planner": plan, **SCRIPTS}, inputs=INPUTS)
+    answers = in_turn("done", *(f"answer {number}" for number in range(2, 20)))
+    scripts = {"planner": plan, "worker:analyst": answers, **SCRIPTS}
+    run = await ran(tmp_path, scripts, inputs=INPUTS)
     assert len(run.llm.requests) - run.calls["planner"] == calls
+
+
+@pytest.mark.parametrize("name", ["judge", "rubric"])
+async def test_identical_answers_cost_what_the_readme_says(name: str, tmp_path: Path) -> None:
+    row, _, strategy, _ = STRATEGIES[name]
+    assert "only `k` if all answers are the same" in row_of(row)
+    plan = plan_json(subtask("s1", strategy=strategy))
+    run = await ran(tmp_path, {"planner": plan, **SCRIPTS})
+    assert len(run.llm.requests) - 1 == 4
 
 
 async def test_a_satisfied_critic_costs_what_the_readme_says(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 
 from building import RecordedRun, setup, worker
-from concertmaster.engine.budget.tokens import IMAGE_TOKENS, most_tokens_in
 from concertmaster.engine.conversations.images import NOT_SHOWN, REFUSED
 from concertmaster.engine.plans.plan import Plan
 from concertmaster.engine.record.events import (
@@ -19,6 +18,7 @@ from concertmaster.engine.record.request import RunRequest
 from concertmaster.errors import ModelAccessError, ModelRequestError, ServerToolsRefusedError
 from concertmaster.llm.images import Image
 from concertmaster.llm.protocol import Request, ToolMessage, ToolOutcome
+from concertmaster.llm.token_count import IMAGE_TOKENS, most_tokens_in
 from concertmaster.tools.images import OfferedImage
 from concertmaster.tools.registry import WorkerTool
 from fakes import FakeCamera, FakeLLM, FakeTool, in_turn, subtask, wants

@@ -107,6 +107,35 @@ async def test_the_judge_sees_the_answers_in_an_order_of_its_own_that_stays_the_
     assert len({tuple(order) for order in orders}) > 1
 
 
+SAME_TEXTS = ("Red.", "**red**", " red ")
+SAME_VALUES = ('{"a": 1, "b": ["Yes."]}', '{"b": ["yes"], "a": 1.0}', '{"a":1,"b":["YES"]}')
+
+
+@pytest.mark.parametrize("decide", ["judge", "rubric"])
+@pytest.mark.parametrize(("answers", "schema"), [(SAME_TEXTS, None), (SAME_VALUES, {})])
+async def test_identical_answers_are_not_judged(
+    decide: str, answers: tuple[str, ...], schema: dict[str, object] | None
+) -> None:
+    run, llm = await drive(
+        vote(voters=voters(1, 1, 1), decide=decide, criteria=[{"name": "right"}]),
+        by_voter(*answers),
+        workers=[worker(f"v{number}", output_schema=schema) for number in (1, 2, 3)],
+    )
+    result = run.results["s1"]
+    assert (result.status, result.text) == ("succeeded", answers[0].strip())
+    assert result.notes == ("All 3 answers are the same, so none was judged.",)
+    assert sorted(llm.callers()) == ["worker:v1", "worker:v2", "worker:v3"]
+
+
+async def test_identical_answers_are_not_judged_although_a_voter_failed() -> None:
+    run, llm = await drive(
+        vote(voters=voters(1, 1, 1)), by_voter("red", BUSY, "red"), workers=VOTERS
+    )
+    assert run.results["s1"].status == "succeeded"
+    assert run.results["s1"].notes[1].startswith("Answer 2 did not count: ")
+    assert "judge" not in llm.callers()
+
+
 @pytest.mark.parametrize("failing", [1, 2, 3])
 @pytest.mark.parametrize("failure", [BUSY, "", reply_with("cut", stop_reason="max_tokens")])
 async def test_a_voter_that_fails_leaves_the_choice_to_the_others(
@@ -507,7 +536,7 @@ async def test_a_run_cancelled_at_any_call_of_a_vote_writes_no_result(call: int)
         if len(llm.requests) == call:
             scope.cancel()
             await anyio.sleep_forever()
-        return "done"
+        return f"answer {len(llm.requests)}"
 
     llm = FakeLLM(default=stop)
     run = RecordedRun(vote(answers=3, slots=1))

@@ -74,24 +74,28 @@ async def test_parts_and_majorities_need_no_judgement(
 
 
 @pytest.mark.parametrize(
-    ("strategy", "act"),
-    [
-        ({"kind": "revise"}, "criticise a result"),
-        ({"kind": "vote"}, "judge between answers"),
-        (
-            {"kind": "vote", "decide": "rubric", "criteria": [{"name": "true"}]},
-            "score an answer",
-        ),
-    ],
+    "strategy",
+    [{"kind": "vote"}, {"kind": "vote", "decide": "rubric", "criteria": [{"name": "true"}]}],
 )
-async def test_what_needs_a_judgement_keeps_the_result_and_says_what_is_missing(
-    strategy: Mapping[str, Any], act: str, service: RunService
+async def test_answers_by_the_same_rules_are_the_same_and_need_no_judgement(
+    strategy: Mapping[str, Any], service: RunService
 ) -> None:
     alone = await done_by(service, {"kind": "single"})
     state = await done_by(service, strategy)
+    assert (state.status, state.answer) == ("succeeded", alone.answer)
+    result = state.subtasks["s1"].result
+    assert result is not None
+    assert result.notes == ("All 3 answers are the same, so none was judged.",)
+
+
+async def test_what_needs_a_judgement_keeps_the_result_and_says_what_is_missing(
+    service: RunService,
+) -> None:
+    alone = await done_by(service, {"kind": "single"})
+    state = await done_by(service, {"kind": "revise"})
     assert (state.status, state.answer) == ("partial", alone.answer)
     (reason,) = state.reasons
-    sentence = f"The offline model works by fixed rules, which cannot {act}. For that, configure"
+    sentence = "The offline model works by fixed rules, which cannot criticise a result. For that,"
     assert reason.count(sentence) == 1
 
 

@@ -186,12 +186,12 @@ async def test_usage_tells_what_came_from_the_cache_and_what_that_saved(tmp_path
 
 
 async def test_usage_tells_how_much_of_it_is_an_estimate(tmp_path: Path) -> None:
-    broken_off = dear(10, estimated_out=7)
+    broken_off = dear(10, estimated_in=5, estimated_out=7)
     async with connected(tmp_path, {"worker:analyst": broken_off}) as connection:
         result = await connection.client.call_tool("run_worker", {"task": "x", "worker": "analyst"})
     (line,) = dict[str, Any](result.structured_content or {})["usage"]
-    assert (line["tokens_out"], line["estimated_out"]) == (10, 7)
-    assert "10 out (7 of them estimated), 0 cache read" in text_of(result)
+    assert (line["tokens_out"], line["estimated_in"], line["estimated_out"]) == (10, 5, 7)
+    assert "in (5 of them estimated), 10 out (7 of them estimated), 0 cache read" in text_of(result)
 
 
 async def test_where_nothing_was_cached_nothing_is_said_of_it(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from concertmaster.llm.anthropic import Connection
 from concertmaster.llm.anthropic.failures import Failures
 from concertmaster.llm.gate import Gate
 from concertmaster.llm.protocol import NO_USAGE, Draft
+from concertmaster.llm.token_count import most_tokens_in
 from scripted_anthropic import (
     KEY,
     Provider,
@@ -212,7 +213,11 @@ async def test_a_malformed_event_makes_the_reply_unusable_but_counts(malformed: 
 
 @pytest.mark.parametrize(
     ("events", "cost"),
-    [([BEGUN], 1000), ([BEGUN, ended().partition(b"event: message_stop")[0]], 1000), ([], 0)],
+    [
+        ([BEGUN], 1000),
+        ([BEGUN, ended().partition(b"event: message_stop")[0]], 1000),
+        ([], most_tokens_in(ask()).all),
+    ],
 )
 async def test_a_stream_that_ends_before_the_reply_does_is_no_reply(
     events: list[bytes], cost: int
@@ -222,6 +227,27 @@ async def test_a_stream_that_ends_before_the_reply_does_is_no_reply(
     assert "ends before it is complete" in str(exc)
     assert exc.usage is not None
     assert exc.usage.tokens_in == cost
+
+
+@pytest.mark.parametrize(
+    ("error", "charged"),
+    [
+        (httpx2.ReadTimeout("idle"), True),
+        (httpx2.ReadError("reset"), True),
+        (httpx2.RemoteProtocolError("closed"), True),
+        (httpx2.ConnectError("refused"), False),
+        (httpx2.ConnectTimeout("no route"), False),
+        (httpx2.WriteError("reset"), False),
+    ],
+)
+async def test_the_input_of_a_request_that_left_and_brought_nothing_is_estimated(
+    error: Exception, charged: bool
+) -> None:
+    exc = await failure_of(error)
+    expected = most_tokens_in(ask()).all if charged else 0
+    assert exc.usage is not None
+    assert (exc.usage.tokens_in, exc.usage.estimated_in) == (expected, expected)
+    assert exc.usage.usd == pytest.approx(expected * 2 / 1e6)
 
 
 async def test_a_reply_that_begins_without_its_beginning_is_no_reply() -> None:

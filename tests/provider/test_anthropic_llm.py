@@ -26,6 +26,7 @@ from concertmaster.llm.protocol import (
     Usage,
     UserMessage,
 )
+from concertmaster.llm.token_count import most_tokens_in
 from scripted_anthropic import (
     EVENT_STREAM,
     KEY,
@@ -67,6 +68,7 @@ async def test_a_reply_has_the_text_of_all_its_pieces_and_what_it_cost() -> None
         "calls": 1,
         "attempts": 1,
         "tokens_in": 1000,
+        "estimated_in": 0,
         "tokens_out": 200,
         "estimated_out": 0,
         "cache_read": 5000,
@@ -417,7 +419,14 @@ async def test_the_draft_shows_the_text_and_the_cost_as_they_come() -> None:
         draft = Draft(watch)
         reply = await llm.complete(ask(), draft)
     assert draft.usage == reply.usage
-    assert seen == [("", 0, 0), ("", 1000, 1), ("a", 1000, 1), ("ab", 1000, 1), ("ab", 1000, 200)]
+    assert seen == [
+        ("", 0, 0),
+        ("", most_tokens_in(ask()).all, 0),
+        ("", 1000, 1),
+        ("a", 1000, 1),
+        ("ab", 1000, 1),
+        ("ab", 1000, 200),
+    ]
 
 
 class Hanging(httpx2.AsyncByteStream):
@@ -510,6 +519,49 @@ async def test_a_call_that_is_cancelled_tells_what_it_had_cost_and_lets_the_conn
     assert (draft.usage.attempts, draft.usage.tokens_in) == (1, 1000)
     assert draft.usage.usd == pytest.approx((1000 * 2 + (1 + 3) * 10) / 1e6)
     assert body.closed
+
+
+class Withholding(httpx2.AsyncBaseTransport):
+    """Has a response ready, and hands it over once it is released."""
+
+    def __init__(self, response: httpx2.Response) -> None:
+        self._response = response
+        self.asked = anyio.Event()
+        self.released = anyio.Event()
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        await request.aread()
+        self.asked.set()
+        await self.released.wait()
+        return self._response
+
+
+async def test_a_reply_that_has_arrived_when_its_call_is_cancelled_is_counted_as_reported() -> None:
+    provider, draft = Withholding(stream(whole())), Draft()
+    async with connected(provider) as llm:
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(llm.complete, ask(), draft)
+                await provider.asked.wait()
+                provider.released.set()
+                tasks.cancel_scope.cancel()
+    assert (draft.usage.tokens_in, draft.usage.tokens_out) == (1000, 200)
+    assert draft.usage.estimated == 0
+
+
+async def test_the_input_of_a_call_that_is_cancelled_before_its_first_byte_is_estimated() -> None:
+    provider, draft = Withholding(stream(whole())), Draft()
+    request = ask(UserMessage(text="x" * 10_000))
+    async with connected(provider) as llm:
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(llm.complete, request, draft)
+                await provider.asked.wait()
+                tasks.cancel_scope.cancel()
+    usage = draft.usage
+    assert usage.tokens_in == usage.estimated_in == most_tokens_in(request).all > 4000
+    assert (usage.attempts, usage.tokens_out) == (1, 0)
+    assert usage.usd == pytest.approx(usage.tokens_in * 2 / 1e6)
 
 
 async def test_a_whole_reply_is_handed_on_though_its_response_does_not_end() -> None:

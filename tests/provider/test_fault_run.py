@@ -12,7 +12,7 @@ import pytest
 from building import setup, worker
 from concertmaster.engine.conversations.replies import judge_reply
 from concertmaster.engine.plans.plan import Plan
-from concertmaster.engine.record.events import CallFinished, Event
+from concertmaster.engine.record.events import CallFailed, CallFinished, Event
 from concertmaster.engine.record.request import Limits
 from concertmaster.fake_api import Behaviour, ServedApi, parse_faults, serve_fake_api
 from concertmaster.fake_api.ledger import Ledger, Totals
@@ -65,9 +65,10 @@ async def runs_against(api: ServedApi, folder: Path) -> AsyncGenerator[tuple[Run
 
 
 def counted(usage: Usage) -> tuple[int, ...]:
+    # A machine that is slow enough lets a call time out before its reply begins.
     return (
         usage.attempts,
-        usage.tokens_in,
+        usage.tokens_in - usage.estimated_in,
         usage.cache_read,
         usage.cache_write,
     )
@@ -142,6 +143,30 @@ async def test_an_odd_reply_fails_no_call_but_the_one_it_answers(tmp_path: Path,
     assert len(failed) <= met["forbidden"]
     told = [" ".join(subtask.result.errors) for subtask in failed if subtask.result is not None]
     assert all("does not allow this request" in text for text in told)
+
+
+async def test_a_vote_that_is_decided_early_counts_what_the_others_had_cost(
+    tmp_path: Path,
+) -> None:
+    """The replies come at the same time, so that the last one is under way or sent."""
+    voted = subtask("s1", "critic", strategy={"kind": "vote", "answers": 3, "decide": "consensus"})
+    order = RunOrder(task="all of it", plan=Plan(subtasks=(voted,)))
+    behaviour = Behaviour(reply_tokens=400)
+    async with serve_fake_api(behaviour) as api, runs_against(api, tmp_path) as (service, journal):
+        with anyio.fail_after(60):
+            started = await service.start(order)
+            state = await service.wait(started.run_id, seconds=60)
+        events = await journal.events(started.run_id)
+    assert state.status == "succeeded"
+    lost = [event.usage for event in events if isinstance(event, CallFailed)]
+    assert all(usage.tokens_in + usage.cache_read + usage.cache_write > 0 for usage in lost)
+    totals = api.ledger.totals
+    assert state.usage.attempts == totals.requests == 3
+    read = totals.tokens_in + totals.cache_read + totals.cache_write
+    assert state.usage.tokens_in + state.usage.cache_read + state.usage.cache_write >= read
+    assert state.usage.tokens_out >= totals.tokens_out - sum(
+        usage.estimated_in > 0 for usage in lost
+    )
 
 
 def assert_not_too_low(usage: Usage, ledger: Ledger) -> None:

@@ -76,6 +76,26 @@ class ScriptedLLM:
         return [after - before for before, after in zip(self.times, self.times[1:], strict=False)]
 
 
+async def test_a_call_that_is_cancelled_while_it_waits_for_a_place_costs_nothing() -> None:
+    under_way: list[Draft] = []
+
+    async def hang(draft: Draft) -> Reply:
+        draft.update(usage=spent(1))
+        under_way.append(draft)
+        await anyio.sleep_forever()
+        raise AssertionError("unreachable")
+
+    gate = Gate(ScriptedLLM(hang))
+    drafts = [Draft() for _ in range(FIRST + 1)]
+    async with anyio.create_task_group() as tasks:
+        for draft in drafts:
+            tasks.start_soon(gate.complete, ask(), draft)
+        await anyio.wait_all_tasks_blocked()
+        tasks.cancel_scope.cancel()
+    assert len(under_way) == FIRST
+    assert sorted(draft.usage.calls for draft in drafts) == [0] + [1] * FIRST
+
+
 @pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
 async def test_a_reply_passes_as_it_is() -> None:
     draft = Draft()

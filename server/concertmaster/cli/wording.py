@@ -78,9 +78,7 @@ def cached(usage: Usage) -> str:
 
 def estimated(usage: Usage) -> str:
     """Return how many of the tokens nobody has reported, or nothing if all are."""
-    if not usage.estimated_out:
-        return ""
-    return f"{usage.estimated_out:,} tokens estimated"
+    return f"{usage.estimated:,} tokens estimated" if usage.estimated else ""
 
 
 def looked_up(usage: Usage) -> str:

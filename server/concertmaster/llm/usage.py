@@ -17,6 +17,8 @@ class Usage(Frozen):
     """Requests that were sent for them, retries included."""
     tokens_in: int = 0
     """Input tokens charged at the full price; cached ones are counted apart."""
+    estimated_in: int = 0
+    """Of those in, how many no provider has reported: they follow from the length of requests."""
     tokens_out: int = 0
     estimated_out: int = 0
     """Of those out, how many nobody has reported: they are told by the length of what came."""
@@ -46,6 +48,11 @@ class Usage(Frozen):
         return self.tokens - self.cache_read
 
     @property
+    def estimated(self) -> int:
+        """Return the tokens that no provider has reported."""
+        return self.estimated_in + self.estimated_out
+
+    @property
     def cached(self) -> bool:
         """Tell whether anything was written to the cache or read from it."""
         return bool(self.cache_read or self.cache_write)
@@ -67,6 +74,7 @@ class Usage(Frozen):
             calls=self.calls + other.calls,
             attempts=self.attempts + other.attempts,
             tokens_in=self.tokens_in + other.tokens_in,
+            estimated_in=self.estimated_in + other.estimated_in,
             tokens_out=self.tokens_out + other.tokens_out,
             estimated_out=self.estimated_out + other.estimated_out,
             cache_read=self.cache_read + other.cache_read,

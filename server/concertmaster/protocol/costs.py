@@ -36,6 +36,7 @@ def usage_lines(by_model: Mapping[str, Usage]) -> tuple[ModelUsage, ...]:
             calls=usage.calls,
             attempts=usage.attempts,
             tokens_in=usage.tokens_in,
+            estimated_in=usage.estimated_in,
             tokens_out=usage.tokens_out,
             estimated_out=usage.estimated_out,
             cache_read=usage.cache_read,

@@ -178,14 +178,15 @@ def _usage(usage: ModelUsage) -> str:
     price = "price unknown" if usage.usd is None else f"{usage.usd:g} USD"
     return (
         f"{usage.model}: {usage.calls} calls, {usage.attempts} attempts; tokens: "
-        f"{usage.tokens_in} in, {usage.tokens_out} out{_estimated(usage)}, "
+        f"{usage.tokens_in} in{_estimated(usage.estimated_in)}, "
+        f"{usage.tokens_out} out{_estimated(usage.estimated_out)}, "
         f"{usage.cache_read} cache read, {usage.cache_write} cache written; "
         f"{price}{_cache(usage)}{_served(usage)}"
     )
 
 
-def _estimated(usage: ModelUsage) -> str:
-    return f" ({usage.estimated_out} of them estimated)" if usage.estimated_out else ""
+def _estimated(tokens: int) -> str:
+    return f" ({tokens} of them estimated)" if tokens else ""
 
 
 def _served(usage: ModelUsage) -> str:

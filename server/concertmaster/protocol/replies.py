@@ -27,6 +27,7 @@ class ModelUsage(Frozen):
     calls: int = 0
     attempts: int = 0
     tokens_in: int = 0
+    estimated_in: int = Field(default=0, description="Of tokens_in, not reported by anybody.")
     tokens_out: int = 0
     estimated_out: int = Field(default=0, description="Of tokens_out, not reported by anybody.")
     cache_read: int = 0

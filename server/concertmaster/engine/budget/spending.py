@@ -15,18 +15,18 @@ from concertmaster.engine.budget.account import (
     Reservation,
     amount_of,
 )
-from concertmaster.engine.budget.tokens import (
-    ENVELOPE_TOKENS,
-    TokensIn,
-    most_served,
-    most_tokens_in,
-)
 from concertmaster.engine.concurrency import Changes
 from concertmaster.engine.record.request import Limits
 from concertmaster.errors import BudgetError, ModelError
 from concertmaster.llm.lengths import BYTES_OF_SHORT_TOKENS
 from concertmaster.llm.prefixes import WARM_SECONDS, prefix_key
 from concertmaster.llm.protocol import LLM, Draft, Request, Usage
+from concertmaster.llm.token_count import (
+    ENVELOPE_TOKENS,
+    TokensIn,
+    most_served,
+    most_tokens_in,
+)
 
 LEAST_REPLY = 2048
 """Tokens of a reply that a call must be able to pay for: enough for most answers."""

@@ -12,7 +12,6 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 from concertmaster.catalog.definitions import WorkerDefinition
-from concertmaster.engine.budget.tokens import most_served
 from concertmaster.engine.plans.plan import Plan, Subtask, Verify
 from concertmaster.engine.plans.strategy import MOST_PARTS, Map, Revise, Vote
 from concertmaster.engine.record.amounts import Amounts, Counts, Estimate
@@ -20,6 +19,7 @@ from concertmaster.engine.run import Run, Setup, workers_of
 from concertmaster.engine.subtasks.parts import TOKEN_CHARS
 from concertmaster.llm.lengths import BYTES_OF_LONG_TOKENS, BYTES_OF_SHORT_TOKENS, size
 from concertmaster.llm.protocol import NO_USAGE, Usage
+from concertmaster.llm.token_count import most_served
 
 PROMPT_TOKENS = 2000
 """What the prompts of all kinds have, about, without the texts that are put into them."""

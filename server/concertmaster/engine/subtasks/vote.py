@@ -69,11 +69,22 @@ def _without_vote(ballots: Sequence[_Ballot]) -> Verdict:
     return none.with_problem(problem)
 
 
+def _unanimous(ballots: Sequence[_Ballot]) -> Verdict | None:
+    """Return the answer if all that count are the same, so that there is nothing to judge."""
+    valid = [ballot for ballot in ballots if ballot.valid]
+    if len({normal_form(ballot.verdict) for ballot in valid}) != 1:
+        return None
+    note = f"All {len(valid)} answers are the same, so none was judged."
+    return valid[0].verdict.with_notes(note, *_uncounted(ballots))
+
+
 async def _by_judge(work: Work, strategy: Vote) -> Verdict:
     ballots = await _ballots(work, strategy)
     valid = [ballot for ballot in ballots if ballot.valid]
     if len(valid) < 2:
         return _without_vote(ballots)
+    if (unanimous := _unanimous(ballots)) is not None:
+        return unanimous
     try:
         answers = {ballot.number: ballot.verdict.text for ballot in valid}
         best, reasons = await best_of(work, answers)
@@ -90,6 +101,8 @@ async def _by_rubric(work: Work, strategy: Vote) -> Verdict:
     valid = [ballot for ballot in ballots if ballot.valid]
     if len(valid) < 2:
         return _without_vote(ballots)
+    if (unanimous := _unanimous(ballots)) is not None:
+        return unanimous
     scores: dict[int, float] = {}
     unscored: dict[int, str] = {}
 

@@ -1,27 +1,44 @@
 """One request over the SDK: sent, received and accounted for, whatever becomes of it."""
 
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import anyio
+import anyio.lowlevel
 import httpx2
 from anthropic import APIStatusError, AsyncAnthropic, DefaultAsyncHttpxClient, Omit
 
 from concertmaster.errors import ModelAccessError
 from concertmaster.llm.anthropic.allowances import read_allowance
 from concertmaster.llm.anthropic.connection import Connection
-from concertmaster.llm.anthropic.failures import FAILURES, Failures, NoStreamError, NotSentError
+from concertmaster.llm.anthropic.failures import (
+    FAILURES,
+    Failures,
+    NoStreamError,
+    NotSentError,
+    may_have_been_charged,
+)
 from concertmaster.llm.anthropic.incoming import Incoming
 from concertmaster.llm.anthropic.names import ToolNames
 from concertmaster.llm.anthropic.outgoing import message_params
 from concertmaster.llm.prices import Prices
 from concertmaster.llm.protocol import Draft, Reply, Request, Usage
+from concertmaster.llm.token_count import most_tokens_in
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from anthropic import AsyncStream
     from anthropic.types import RawMessageStreamEvent
+
+T = TypeVar("T")
+
+GRACE_SECONDS = 0.1
+"""How long a cancelled call may still take to read what has arrived of its reply.
+
+The provider charges for it, and only the reply's end reports how much it charges.
+"""
 
 END_SECONDS = 0.02
 """How long a response that has brought its whole reply may take to end. Nothing it still says
@@ -48,9 +65,9 @@ class Calls:
         model = self._prices.resolve(request.model)
         call = _Call(model, request, self._prices, draft)
         try:
-            await self._receive(await self._send(request, call), call)
-            return ToolNames.of(request).in_ours(call.incoming.reply(call.account()))
+            return await _with_grace(lambda: self._reply(request, call))
         except FAILURES as exc:
+            call.sent &= may_have_been_charged(exc)
             if isinstance(exc, APIStatusError) and not exc.response.is_success:
                 draft.update(allowance=read_allowance(exc.response.headers))
             raise self._failures.translate(
@@ -60,9 +77,15 @@ class Calls:
             call.account()
             raise
 
+    async def _reply(self, request: Request, call: "_Call") -> Reply:
+        await self._receive(await self._send(request, call), call)
+        return ToolNames.of(request).in_ours(call.incoming.reply(call.account()))
+
     async def _send(self, request: Request, call: "_Call") -> "AsyncStream[RawMessageStreamEvent]":
         try:
             params = message_params(request, model=call.incoming.usage.model)
+            call.sent = True
+            call.account()
             return await self._client.messages.create(**params, extra_headers=self._headers)
         except ValueError as exc:
             call.incoming.withdraw()
@@ -82,6 +105,30 @@ class Calls:
             raise NoStreamError(content_type)
 
 
+async def _with_grace(make: Callable[[], Awaitable[T]]) -> T:
+    """Return what `make` returns; when cancelled, give it a moment to read what has arrived."""
+    outcome: T | Exception | None = None
+    async with anyio.create_task_group() as tasks:
+        with anyio.CancelScope(shield=True) as shielded:
+            tasks.start_soon(_limit_once_cancelled, shielded)
+            try:
+                outcome = await make()
+            except Exception as exc:  # noqa: BLE001 (raised below, outside of the task group)
+                outcome = exc
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        tasks.cancel_scope.cancel()
+    if isinstance(outcome, Exception):
+        raise outcome
+    return cast("T", outcome)
+
+
+async def _limit_once_cancelled(shielded: anyio.CancelScope) -> None:
+    try:
+        await anyio.sleep_forever()
+    finally:
+        shielded.deadline = anyio.current_time() + GRACE_SECONDS
+
+
 async def _read_to_end(events: "AsyncIterator[RawMessageStreamEvent]") -> None:
     """Read the rest of a response, as far as it comes soon, so that others get its connection."""
     with anyio.move_on_after(END_SECONDS), suppress(*FAILURES):
@@ -94,6 +141,9 @@ class _Call:
 
     def __init__(self, model: str, request: Request, prices: Prices, draft: Draft) -> None:
         self.incoming = Incoming(model, request)
+        self.sent = False
+        """Whether the request has left, and may be charged for."""
+        self._request = request
         self._prices = prices
         self.draft = draft
         self._started_at = anyio.current_time()
@@ -113,8 +163,12 @@ class _Call:
     def account(self) -> Usage:
         """Return what the call has taken so far, having put it into the draft."""
         usage = self.incoming.usage
-        # Before the provider has begun to reply, the price is known whatever the model.
-        usd = self._prices.cost(usage.model, usage) if self.incoming.started else 0.0
+        charged = self.sent or self.incoming.started
+        if self.sent and not self.incoming.started:
+            tokens = most_tokens_in(self._request).all
+            usage = usage.model_copy(update={"tokens_in": tokens, "estimated_in": tokens})
+        # What was not sent costs nothing, even if the model's price is unknown.
+        usd = self._prices.cost(usage.model, usage) if charged else 0.0
         saved = self._prices.saving(usage.model, usage)
         seconds = anyio.current_time() - self._started_at
         usage = usage.model_copy(update={"usd": usd, "saved_usd": saved, "seconds": seconds})

@@ -87,6 +87,29 @@ _KEY_VARIABLES = "CONCERTMASTER_API_KEY or ANTHROPIC_API_KEY"
 _LONGEST_QUOTE = 300
 
 
+_NOTHING_SENT = (
+    httpx2.ConnectError,
+    httpx2.ConnectTimeout,
+    httpx2.LocalProtocolError,
+    httpx2.PoolTimeout,
+    httpx2.UnsupportedProtocol,
+    httpx2.WriteError,
+    httpx2.WriteTimeout,
+)
+"""What becomes of a request that does not leave, or not as a whole."""
+
+
+def may_have_been_charged(exc: Exception) -> bool:
+    """Return whether the provider may have worked on a request whose reply did not begin.
+
+    It does not charge for a request that it answers with an error.
+    """
+    cause = exc.__cause__ if isinstance(exc, APIConnectionError) else exc
+    if isinstance(cause, (AnthropicError, NoStreamError, NotSentError, *_NOTHING_SENT)):
+        return isinstance(cause, APIResponseValidationError)
+    return cause is not None
+
+
 class Failures:
     """Translates what calls over one connection raise. No message has a secret in it."""
 
