@@ -166,6 +166,17 @@ async def test_properties_have_the_values_that_were_asked_for() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("outcome", "line"), [("not_met", "Not done: "), ("partly_met", "Partly done: "), ("met", "")]
+)
+async def test_a_reply_in_words_begins_with_the_outcome_that_was_asked_for(
+    outcome: str, line: str
+) -> None:
+    async with client(values={"outcome": outcome}) as given:
+        text = text_of(await given.events())
+    assert text.startswith(line or "Some words")
+
+
 async def test_the_ledger_tells_when_a_whole_reply_had_been_sent() -> None:
     async with client(faults={"cut": 1.0}) as asking:
         await asking.events()

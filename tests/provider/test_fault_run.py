@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from building import setup, worker
-from concertmaster.engine.conversations.replies import judge_reply
+from concertmaster.engine.conversations.replies import judge_work
 from concertmaster.engine.plans.plan import Plan
 from concertmaster.engine.record.events import CallFailed, CallFinished, Event
 from concertmaster.engine.record.request import Limits
@@ -91,7 +91,7 @@ def answered(events: Sequence[Event]) -> set[str]:
         for event in events
         if isinstance(event, CallFinished)
         and event.caller in schemas
-        and judge_reply(event.reply, schemas[event.caller]).status == "succeeded"
+        and judge_work(event.reply, schemas[event.caller]).status == "succeeded"
     }
 
 

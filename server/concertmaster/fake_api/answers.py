@@ -11,16 +11,25 @@ from concertmaster.fake_api.requests import Json, MessagesRequest
 
 CHARS_PER_TOKEN = 4
 WORDS = "Some words of an answer that nobody thought about, one after another. "
+REPORTS = {
+    "not_met": "Not done: It was scripted so.\n\n",
+    "partly_met": "Partly done: It was scripted so.\n\n",
+}
+"""How a worker's reply in words begins, by the value that is given for `outcome`."""
 
 
 def answer(
     request: MessagesRequest, *, subtasks: int, tokens: int, values: Mapping[str, JsonValue]
 ) -> str:
-    """Return a whole answer to `request`; in JSON, properties have these `values` by name."""
+    """Return a whole answer to `request`; in JSON, properties have these `values` by name.
+
+    Words begin with the report that a value for `outcome` stands for.
+    """
     schema = request.output_schema
     if schema is None:
         chars = tokens * CHARS_PER_TOKEN
-        return (WORDS * (chars // len(WORDS) + 1))[:chars]
+        report = REPORTS.get(str(values.get("outcome")), "")
+        return report + (WORDS * (chars // len(WORDS) + 1))[:chars]
     scripted = _Scripted(schema, values)
     if workers := _workers(schema):
         return json.dumps(_plan(scripted, workers, subtasks))

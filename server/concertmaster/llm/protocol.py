@@ -207,6 +207,8 @@ class Request:
     """Upper bound of the reply, in tokens."""
     output_schema: JsonSchema | None = None
     """When set, the reply's text is to be one JSON value of this schema."""
+    reports_outcome: bool = False
+    """Whether the reply may also report that the objective was not met; see `outcomes`."""
     tools: Sequence[ToolSpec] = ()
     server_tools: Sequence[ServerTool] = ()
     """What the provider may call itself, within this call."""

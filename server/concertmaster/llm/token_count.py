@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from concertmaster.llm.lengths import most_tokens, size
+from concertmaster.llm.outcomes import with_report
 from concertmaster.llm.protocol import (
     NO_USAGE,
     AssistantMessage,
@@ -62,8 +63,8 @@ def most_tokens_in(request: Request) -> TokensIn:
     parts += [
         tool.name + tool.description + json.dumps(tool.input_schema) for tool in request.tools
     ]
-    if request.output_schema is not None:
-        parts.append(json.dumps(request.output_schema))
+    if (schema := request.output_schema) is not None:
+        parts.append(json.dumps(with_report(schema) if request.reports_outcome else schema))
     return TokensIn(
         prefix=_most_tokens(parts),
         rest=ENVELOPE_TOKENS

@@ -10,7 +10,12 @@ import anyio
 
 from concertmaster.engine.concurrency import at_once
 from concertmaster.engine.conversations.images import Images
-from concertmaster.engine.conversations.replies import Verdict, judge_reply
+from concertmaster.engine.conversations.replies import (
+    Verdict,
+    judge_reply,
+    judge_work,
+    reported,
+)
 from concertmaster.engine.conversations.served import Served
 from concertmaster.engine.conversations.time_limit import TimeLimit
 from concertmaster.engine.run import Run, Setup
@@ -21,6 +26,7 @@ from concertmaster.errors import (
     ServerToolsRefusedError,
     StoreError,
 )
+from concertmaster.llm.outcomes import read_report
 from concertmaster.llm.protocol import (
     AssistantMessage,
     Draft,
@@ -168,16 +174,19 @@ class Conversation:
             text = text or self._unsatisfying.text
             problem = f"{self._unsatisfying.problem} Then: {problem}"
         text = text or "\n\n".join(self._said)
-        return Verdict(status="partial" if text else "failed", text=text, problem=problem)
+        verdict = Verdict(status="partial" if text else "failed", text=text, problem=problem)
+        if not self._request.reports_outcome:
+            return verdict
+        report, text = read_report(text, self._request.output_schema)
+        return reported(replace(verdict, text=text), report)
 
     async def _converse(self, time: TimeLimit) -> Verdict:
         if self._offered is None:
             self._offered = await self._tools.offer()
             self._request = replace(self._request, tools=self._offered)
             self._served.offer(self._tools.served)
-        schema = self._request.output_schema
-        first = judge_reply(await self._answer(time), schema)
-        if first.status == "succeeded":
+        first = self._judged(await self._answer(time))
+        if first.status == "succeeded" or first.outcome != "met":
             return first
         self._unsatisfying = first
         retry = self._setup.prompts.render("retry", reason=first.problem)
@@ -185,8 +194,13 @@ class Conversation:
             AssistantMessage(text=first.text or "(nothing)"),
             UserMessage(text=retry.user),
         ]
-        second = judge_reply(await self._answer(time), schema)
-        return second if second.text or not first.text else first
+        second = self._judged(await self._answer(time))
+        keeps = second.text or second.outcome == "not_met"
+        return second if keeps or not first.text else first
+
+    def _judged(self, reply: Reply) -> Verdict:
+        judged = judge_work if self._request.reports_outcome else judge_reply
+        return judged(reply, self._request.output_schema)
 
     async def _answer(self, time: TimeLimit) -> Reply:
         """Return the next reply that asks for no tools, having called those that others did."""

@@ -6,6 +6,7 @@ from pydantic import JsonValue
 
 from concertmaster.engine.record.events import PartResult, SubtaskStatus
 from concertmaster.llm import structured
+from concertmaster.llm.outcomes import Outcome, Report, read_report
 from concertmaster.llm.protocol import JsonSchema, Reply
 from concertmaster.llm.server_tools import Source
 
@@ -27,11 +28,19 @@ class Verdict:
     """What the answer cites."""
     notes: tuple[str, ...] = ()
     """How the answer came about, where more than one model's word decided it."""
+    outcome: Outcome = "met"
+    """What the worker reports of its objective, in a reply that has the form asked for."""
+
+    @property
+    def usable(self) -> bool:
+        """Tell whether there is an answer in the form asked for, to at least a part of it."""
+        return self.status == "succeeded" or self.outcome == "partly_met"
 
     def with_problem(self, problem: str) -> "Verdict":
         """Return the verdict that what there is, is incomplete: one more thing is wrong."""
         whole = " ".join(filter(None, [self.problem, problem]))
-        return replace(self, status="partial" if self.text else "failed", problem=whole)
+        usable = self.text and self.outcome != "not_met"
+        return replace(self, status="partial" if usable else "failed", problem=whole)
 
     def with_notes(self, *notes: str) -> "Verdict":
         """Return the verdict with notes on how the answer came about."""
@@ -52,6 +61,35 @@ def judge_reply(reply: Reply, schema: JsonSchema | None) -> Verdict:
     if schema is None:
         return Verdict(status="succeeded", text=text)
     return _judge_json(text, schema)
+
+
+def judge_work(reply: Reply, schema: JsonSchema | None) -> Verdict:
+    """Return what a worker's reply is worth, by its form and by what it reports itself."""
+    if reply.stop_reason == "refusal":
+        return judge_reply(reply, schema)
+    report, text = read_report(reply.text.strip(), schema)
+    if report.outcome == "partly_met" and schema is None:
+        # Some say in that one line all that there is to say.
+        text = text or report.reason
+    verdict = judge_reply(reply.model_copy(update={"text": text}), schema)
+    if report.outcome == "not_met" and reply.stop_reason == "end":
+        # What could be established need not have the form of a result, nor need there be any.
+        verdict = replace(verdict, problem="")
+    return reported(verdict, report)
+
+
+def reported(verdict: Verdict, report: Report) -> Verdict:
+    """Return the verdict on a reply that also reports on the worker's objective."""
+    match report.outcome:
+        case "not_met":
+            problem = " ".join(filter(None, [report.sentence, verdict.problem]))
+            return replace(verdict, status="failed", problem=problem, outcome="not_met")
+        case "partly_met" if verdict.status == "succeeded":
+            return replace(verdict.with_problem(report.sentence), outcome="partly_met")
+        case "partly_met":
+            return verdict.with_problem(report.sentence)
+        case _:
+            return verdict
 
 
 def _cut(reply: Reply) -> str:

@@ -125,7 +125,7 @@ async def _mended(
 
 async def _mended_whole(work: Work, before: Verdict, findings: Sequence[Finding]) -> Verdict:
     after = await _revision(work, Piece(step="mend"), before.text, findings)
-    if after.status != "succeeded":
+    if not after.usable:
         return before.with_problem(f"{NOT_REVISED}: {after.problem}")
     # A revision mends what was found, and not what had been missing before.
     if before.problem:
@@ -148,12 +148,17 @@ async def _mended_in_parts(
         if not concerning or not done.text:
             return done
         after = await _revision(work, part.piece(f"mend/part/{number}"), done.text, concerning)
-        if after.status != "succeeded":
+        if not after.usable:
             problem = f"{done.problem} {NOT_REVISED}: {after.problem}".strip()
             return done.model_copy(update={"problem": problem})
         sources = distinct(done.sources, after.sources)
         return done.model_copy(
-            update={"text": after.text, "value": after.value, "sources": sources}
+            update={
+                "text": after.text,
+                "value": after.value,
+                "sources": sources,
+                "problem": " ".join(filter(None, [done.problem, after.problem])),
+            }
         )
 
     pairs = zip(parts, before.parts, strict=True)

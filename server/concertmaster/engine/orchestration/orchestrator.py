@@ -180,7 +180,11 @@ class Orchestrator:
             work_result(subtask, result)
             for subtask, result in zip(delegated.plan.subtasks, delegated.results, strict=True)
         ]
-        return await self._synthesis(run, work, gaps, told, deadline=deadline)
+        end = await self._synthesis(run, work, gaps, told, deadline=deadline)
+        if all(result.status == "failed" for result in done):
+            # What the workers could establish makes an answer, but none of the work was done.
+            return end.model_copy(update={"status": "failed"})
+        return end
 
     async def _synthesis(
         self,
@@ -281,6 +285,8 @@ def _end_like(run: Run, result: SubtaskResult, gaps: Sequence[str]) -> RunEnded:
     if not result.text:
         return _end(run, "failed", reasons=gaps)
     status = "partial" if gaps else "succeeded"
+    if result.status == "failed":
+        status = "failed"
     return _end(run, status, answer=result.text, value=result.value, reasons=gaps)
 
 

@@ -61,6 +61,8 @@ class PartResult(Frozen):
     value: JsonValue = None
     problem: str = ""
     """What is wrong with it; nothing if it is all that it should be."""
+    failed: bool = False
+    """Whether its objective was not met, although there may be text."""
     sources: tuple[Source, ...] = ()
 
 

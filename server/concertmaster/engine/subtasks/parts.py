@@ -53,6 +53,7 @@ async def do_in_parts(work: Work, strategy: Map) -> Verdict:
             text=verdict.text,
             value=verdict.value,
             problem=verdict.problem,
+            failed=verdict.status == "failed",
             sources=verdict.sources,
         )
 
@@ -92,6 +93,7 @@ def combined(parts: Sequence[PartResult]) -> Verdict:
     problem = _problem(parts)
     if not any(part.text for part in parts):
         return Verdict(status="failed", problem=problem)
+    none_met = all(part.failed for part in parts)
     text = "\n\n".join(f"## {part.name}\n\n{part.text or _missing(part)}" for part in parts)
     values: list[JsonValue] = [
         {"part": part.name, "value": part.value} for part in parts if part.value is not None
@@ -102,6 +104,7 @@ def combined(parts: Sequence[PartResult]) -> Verdict:
         value=values or None,
         parts=tuple(parts),
         sources=distinct(*(part.sources for part in parts)),
+        outcome="not_met" if none_met else "met",
     )
     return whole.with_problem(problem) if problem else whole
 
@@ -114,7 +117,8 @@ def _missing(part: PartResult) -> str:
 def _problem(parts: Sequence[PartResult]) -> str:
     """Return a sentence for each part that is not all it should be."""
     return " ".join(
-        f"{part.name} {'is incomplete' if part.text else 'failed'}: {part.problem}"
+        f"{part.name} {'failed' if part.failed or not part.text else 'is incomplete'}: "
+        f"{part.problem}"
         for part in parts
         if part.problem
     )

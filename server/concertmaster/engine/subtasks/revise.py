@@ -34,10 +34,10 @@ async def do_with_revisions(work: Work, strategy: Revise) -> Verdict:
         talk = conversation(work)
         verdict = await talk.verdict(seconds=work.seconds())
         for revisions in itertools.count():
-            if verdict.status != "succeeded":
+            if not verdict.usable:
                 return verdict
             try:
-                critique = await _critique(work, strategy, verdict.text, revisions + 1)
+                critique = await _critique(work, strategy, verdict, revisions + 1)
             except NoJudgementError as exc:
                 return verdict.with_problem(f"No critic could judge it: {exc}")
             verdict = verdict.with_notes(_note(revisions))
@@ -51,9 +51,10 @@ async def do_with_revisions(work: Work, strategy: Revise) -> Verdict:
     raise AssertionError("unreachable")
 
 
-async def _critique(work: Work, strategy: Revise, result: str, number: int) -> Critique:
+async def _critique(work: Work, strategy: Revise, verdict: Verdict, number: int) -> Critique:
     setup, subtask = work.setup, work.subtask
     critic = work.workers.get(strategy.critic) if strategy.critic else None
+    result = "\n\n".join(filter(None, [verdict.text, verdict.problem]))
     prompt = setup.prompts.render(
         "critique",
         role=critic.instructions if critic else NEUTRAL_CRITIC,
@@ -82,7 +83,7 @@ async def _revised(work: Work, talk: Conversation, verdict: Verdict, critique: C
     """Return the worker's next result; the last one, if no other comes."""
     wish = work.setup.prompts.render("revise", points=bullets(critique.points))
     revised = await talk.revise(verdict.text, wish.user, seconds=work.seconds())
-    if revised.status == "succeeded":
+    if revised.usable:
         return revised
     points = " ".join(critique.points)
     return verdict.with_problem(f"The critic objects: {points} No revision came: {revised.problem}")

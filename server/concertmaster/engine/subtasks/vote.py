@@ -26,6 +26,10 @@ async def do_by_vote(work: Work, strategy: Vote) -> Verdict:
             return await _by_majority(work, strategy)
 
 
+DENIED = "\0"
+"""The form of all ballots that say that the objective cannot be met."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Ballot:
     """One voter's answer."""
@@ -36,7 +40,27 @@ class _Ballot:
 
     @property
     def valid(self) -> bool:
-        return self.verdict.status == "succeeded"
+        return self.verdict.usable
+
+    @property
+    def denies(self) -> bool:
+        """Tell whether the voter says that the objective cannot be met."""
+        return self.verdict.outcome == "not_met"
+
+    @property
+    def counts(self) -> bool:
+        """Tell whether it takes part in a vote by majority."""
+        return self.valid or self.denies
+
+    @property
+    def form(self) -> str:
+        """Return what is the same for all ballots that say the same."""
+        return DENIED if self.denies else normal_form(self.verdict)
+
+    @property
+    def answer(self) -> str:
+        """Return what a judge reads of it."""
+        return "\n\n".join(filter(None, [self.verdict.text, self.verdict.problem]))
 
 
 async def _ballots(
@@ -78,15 +102,27 @@ def _unanimous(ballots: Sequence[_Ballot]) -> Verdict | None:
     return valid[0].verdict.with_notes(note, *_uncounted(ballots))
 
 
+def _mostly_denied(ballots: Sequence[_Ballot]) -> Verdict | None:
+    """Return the verdict of most voters, if they say that the objective cannot be met."""
+    denying = [ballot for ballot in ballots if ballot.denies]
+    answering = [ballot for ballot in ballots if ballot.valid]
+    if len(denying) <= len(answering):
+        return None
+    count = f"{len(denying)} of {len(ballots)} answers say that the objective was not met."
+    return denying[0].verdict.with_notes(count, *_uncounted(ballots))
+
+
 async def _by_judge(work: Work, strategy: Vote) -> Verdict:
     ballots = await _ballots(work, strategy)
+    if denied := _mostly_denied(ballots):
+        return denied
     valid = [ballot for ballot in ballots if ballot.valid]
     if len(valid) < 2:
         return _without_vote(ballots)
     if (unanimous := _unanimous(ballots)) is not None:
         return unanimous
     try:
-        answers = {ballot.number: ballot.verdict.text for ballot in valid}
+        answers = {ballot.number: ballot.answer for ballot in valid}
         best, reasons = await best_of(work, answers)
     except NoJudgementError as exc:
         first = valid[0].verdict.with_problem(f"No judge chose between the answers: {exc}")
@@ -98,6 +134,8 @@ async def _by_judge(work: Work, strategy: Vote) -> Verdict:
 
 async def _by_rubric(work: Work, strategy: Vote) -> Verdict:
     ballots = await _ballots(work, strategy)
+    if denied := _mostly_denied(ballots):
+        return denied
     valid = [ballot for ballot in ballots if ballot.valid]
     if len(valid) < 2:
         return _without_vote(ballots)
@@ -109,7 +147,7 @@ async def _by_rubric(work: Work, strategy: Vote) -> Verdict:
     async def score_one(ballot: _Ballot) -> None:
         try:
             scores[ballot.number] = await score(
-                work, strategy, ballot.verdict.text, step=f"score/{ballot.number}"
+                work, strategy, ballot.answer, step=f"score/{ballot.number}"
             )
         except NoJudgementError as exc:
             unscored[ballot.number] = str(exc)
@@ -151,12 +189,16 @@ def _told(of_one: str, of_many: str, reasons: Mapping[int, str]) -> list[str]:
 async def _by_majority(work: Work, strategy: Vote) -> Verdict:
     count = _Count(strategy)
     ballots = await _ballots(work, strategy, count.decided)
-    if sum(ballot.valid for ballot in ballots) < 2 and not count.decided(ballots):
+    if sum(ballot.counts for ballot in ballots) < 2 and not count.decided(ballots):
         return _without_vote(ballots)
-    form, most = count.leaders(ballots)[0]
-    first = next(
-        ballot for ballot in ballots if ballot.valid and normal_form(ballot.verdict) == form
-    )
+    leaders = count.leaders(ballots)
+    if leaders[0][0] == DENIED and leaders[0][1] <= count.needed and len(leaders) > 1:
+        # Too few deny it to keep the answers of the others from the reader.
+        del leaders[0]
+    form, most = leaders[0]
+    alike = [ballot for ballot in ballots if ballot.counts and ballot.form == form]
+    # Of those that say the same, one that has nothing to hold against itself.
+    first = min(alike, key=lambda ballot: ballot.verdict.status != "succeeded")
     agree = f"{float(most):g} of {float(count.whole):g}"
     uncounted = _uncounted(ballots)
     if most > count.needed:
@@ -184,18 +226,18 @@ class _Count:
         """Return the answers and what each has, most first; among equals, the first given."""
         sums: dict[str, Fraction] = defaultdict(Fraction)
         for ballot in ballots:
-            if ballot.valid:
-                sums[normal_form(ballot.verdict)] += self._weight(ballot)
+            if ballot.counts:
+                sums[ballot.form] += self._weight(ballot)
         return sorted(sums.items(), key=lambda item: -item[1])
 
     def decided(self, ballots: Sequence[_Ballot]) -> bool:
         """Tell whether the leader stays in the lead, and has won or cannot win, come what may."""
-        valid = [ballot for ballot in ballots if ballot.valid]
-        if not valid:
+        counting = [ballot for ballot in ballots if ballot.counts]
+        if not counting:
             return False
-        if len(valid) < 2:
+        if len(counting) < 2:
             # One answer alone is a vote only if it outweighs whatever the others could say.
-            ballots = valid
+            ballots = counting
         leaders = self.leaders(ballots)
         most = leaders[0][1]
         next_most = leaders[1][1] if len(leaders) > 1 else Fraction()

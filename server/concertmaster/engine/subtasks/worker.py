@@ -189,4 +189,5 @@ def _request(
         ),
         max_tokens=work.max_tokens(worker.name),
         output_schema=asked_for or worker.output_schema,
+        reports_outcome=True,
     )

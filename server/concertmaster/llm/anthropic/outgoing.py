@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 from concertmaster.llm.anthropic.names import ToolNames
 from concertmaster.llm.anthropic.schemas import closed_schema
 from concertmaster.llm.images import Image
+from concertmaster.llm.outcomes import with_report
 from concertmaster.llm.protocol import (
     AssistantMessage,
     JsonSchema,
@@ -37,6 +38,11 @@ _SCHEMA_IN_WORDS = (
 )
 
 
+_REPORT_IN_WORDS = (
+    "\nOnly if the objective was not wholly met, a line above it says so: `Not done: ` or "
+    "`Partly done: `, and the reason."
+)
+
 _REFUSED_KEYS = ("allOf", "anyOf", "oneOf")
 """What the provider refuses at the top of a tool's schema; the tool checks its arguments anyway."""
 
@@ -51,8 +57,9 @@ def message_params(request: Request, *, model: str) -> "MessageCreateParamsStrea
     }
     if request.system:
         params["system"] = [_cached(request.system)]
-    if request.output_schema is not None and not _in_words(request):
-        closed = cast("JsonSchema", closed_schema(request.output_schema))
+    if (schema := request.output_schema) is not None and not _in_words(request):
+        whole = with_report(schema) if request.reports_outcome else schema
+        closed = cast("JsonSchema", closed_schema(whole))
         params["output_config"] = {"format": {"type": "json_schema", "schema": closed}}
     if tools := _tools(request):
         params["tools"] = tools
@@ -124,7 +131,9 @@ def _messages(request: Request) -> "list[MessageParam]":
     shared = [_cached(request.shared)] if request.shared else []
     # Below what is shared, so that it does not keep that from being read from the cache.
     schema = request.output_schema
-    words = [_text(_SCHEMA_IN_WORDS + json.dumps(schema))] if schema and _in_words(request) else []
+    report = _REPORT_IN_WORDS if request.reports_outcome else ""
+    schema_words = f"{_SCHEMA_IN_WORDS}{json.dumps(schema)}{report}"
+    words = [_text(schema_words)] if schema and _in_words(request) else []
     messages[0] = {"role": "user", "content": [*shared, *own, *words]}
     return messages
 
