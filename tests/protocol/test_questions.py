@@ -15,8 +15,8 @@ from clients import ERAS, Connection, connected, structured
 from concertmaster.engine.plans.plan import Plan
 from concertmaster.engine.record.events import Event, PlanAccepted, RunStarted, ToolAsked
 from concertmaster.engine.record.request import Limits, RunRequest
-from concertmaster.protocol.pages import REPLY_CHARS
-from concertmaster.protocol.results import run_result
+from concertmaster.protocol.client_profiles import profile_named
+from concertmaster.protocol.results import run_result, size_read
 from concertmaster.protocol.tools import TOOLS
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.state import fold
@@ -295,8 +295,9 @@ def test_a_reply_fits_however_much_is_asked() -> None:
         )
         for item in subtasks
     ]
-    result = run_result(fold("r-1", events, alive=True))
-    assert len(result.model_dump_json(by_alias=True)) < REPLY_CHARS
+    client = profile_named("unheard-of")
+    result = run_result(fold("r-1", events, alive=True), client=client)
+    assert size_read(result, client) <= client.size
     assert structured(result)["questions"][0]["question_id"] == "q-s0"
 
 

@@ -70,6 +70,26 @@ async def test_workers_are_listed_and_shown(mode: str, tmp_path: Path) -> None:
     assert shown["instructions"] == "Write verse."
 
 
+async def test_the_catalog_of_all_built_in_workers_is_short(mode: str, tmp_path: Path) -> None:
+    async with connected(tmp_path, mode=mode, built_in=True) as connection:
+        _, text = await read(connection, "workers://catalog")
+        names = [worker.name for worker in connection.service.catalog]
+    cards = json.loads(text)["workers"]
+    assert len(text) < 10_000
+    assert [card["name"] for card in cards] == names
+    assert all(card["description"] and card["best_for"] and card["needs"] for card in cards)
+
+
+async def test_the_catalog_says_how_many_workers_it_leaves_out(mode: str, tmp_path: Path) -> None:
+    many = [worker(f"poet-{number}", description="Writes odes. " * 20) for number in range(400)]
+    async with connected(tmp_path, workers=many, mode=mode) as connection:
+        _, text = await read(connection, "workers://catalog")
+    catalog = json.loads(text)
+    assert 8_000 < len(text) < 10_000
+    assert len(catalog["workers"]) + catalog["more_workers"] == 400 + 3
+    assert "workers://NAME" in catalog["next"]
+
+
 async def test_all_parts_of_a_run_can_be_read(mode: str, tmp_path: Path) -> None:
     async with connected(tmp_path, SCRIPTS, mode=mode) as connection:
         run_id = (await connection.ask("run_orchestration", task="x"))["run_id"]

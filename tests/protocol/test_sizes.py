@@ -1,19 +1,27 @@
 """No reply is longer than clients can take, whatever is in it, and nothing is lost."""
 
 import json
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from mcp.types import CallToolResult
+from mcp.types import CallToolResult, Implementation, InitializeRequestParams
 
-from clients import Connection, connected, text_of
+from clients import ERAS, Connection, connected, structured, text_of
 from concertmaster.engine.plans.plan import Subtask
 from concertmaster.engine.record.request import Limits
 from concertmaster.errors import ModelRequestError
+from concertmaster.protocol.client_profiles import (
+    ClientProfile,
+    client_profiles,
+    profile_named,
+    profile_of,
+)
 from concertmaster.protocol.lines import one_line
-from concertmaster.protocol.pages import REPLY_CHARS, page_of
+from concertmaster.protocol.pages import page_of
 from concertmaster.runs.intake import RunPolicy
 from fakes import plan_json, reply_with, subtask
 
@@ -29,9 +37,24 @@ LONG_TEXTS = {
 }
 
 
+UNKNOWN = Implementation(name="unheard-of", version="1")
+REPLY_CHARS = profile_named(UNKNOWN.name).size
+
+
 def size(result: CallToolResult) -> int:
     message = result.model_dump(mode="json", by_alias=True, exclude_none=True)
     return len(json.dumps(message, ensure_ascii=False))
+
+
+def read_by_model(result: CallToolResult, reads: str) -> str:
+    """Return what a client that `reads` so passes to its model."""
+    shown = json.dumps(result.structured_content, ensure_ascii=False, separators=(",", ":"))
+    text = text_of(result)
+    return {"structured": shown, "text": text}.get(reads, text + shown)
+
+
+def named(name: str) -> Implementation:
+    return Implementation(name=name, version="1")
 
 
 async def ask(connection: Connection, tool: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,7 +81,7 @@ async def read_on(
 
 @pytest.mark.parametrize("text", LONG_TEXTS.values(), ids=LONG_TEXTS)
 async def test_a_long_answer_comes_in_pages(text: str, tmp_path: Path) -> None:
-    async with connected(tmp_path, default=text) as connection:
+    async with connected(tmp_path, default=text, client_info=UNKNOWN) as connection:
         reply = await ask(connection, "run_worker", {"worker": "analyst", "task": "write"})
         assert reply["answer_chars"] == len(text.strip())
         whole, pages = await read_on(connection, reply, "answer", run_id=reply["run_id"])
@@ -70,7 +93,7 @@ async def test_a_long_answer_comes_in_pages(text: str, tmp_path: Path) -> None:
 
 
 async def test_pages_of_plain_text_use_most_of_the_room(tmp_path: Path) -> None:
-    async with connected(tmp_path, default=PARAGRAPH * 700) as connection:
+    async with connected(tmp_path, default=PARAGRAPH * 700, client_info=UNKNOWN) as connection:
         result = await connection.client.call_tool(
             "run_worker", {"worker": "analyst", "task": "write"}
         )
@@ -82,7 +105,7 @@ async def test_pages_of_plain_text_use_most_of_the_room(tmp_path: Path) -> None:
 async def test_a_value_that_does_not_fit_comes_as_its_json(tmp_path: Path) -> None:
     value = {"findings": [f"finding {number}" for number in range(3_000)]}
     schema = {"type": "object"}
-    async with connected(tmp_path, default=json.dumps(value)) as connection:
+    async with connected(tmp_path, default=json.dumps(value), client_info=UNKNOWN) as connection:
         arguments = {"worker": "analyst", "task": "list", "output_schema": schema}
         reply = await ask(connection, "run_worker", arguments)
         assert "value" not in reply
@@ -126,7 +149,7 @@ async def test_a_wide_run_fits_however_much_it_has_to_tell(
     scripts = {"planner": plan, "synthesizer": text * 50}
     policy = RunPolicy(limits=Limits(slots=50))
     async with connected(
-        tmp_path, scripts, default=reply, policy=policy, notice="Offline. " * 9
+        tmp_path, scripts, default=reply, policy=policy, notice="Offline. " * 9, client_info=UNKNOWN
     ) as connection:
         planned = await ask(connection, "plan_task", wide_run(text))
         assert planned["shortened"]
@@ -141,7 +164,7 @@ async def test_a_wide_run_fits_however_much_it_has_to_tell(
 async def test_a_plan_too_long_for_a_reply_is_read_in_pages(tmp_path: Path) -> None:
     objectives = [f"Look into {number}. {PARAGRAPH * 9}" for number in range(40)]
     plan = plan_json(*(subtask(f"s{n}", objective=text) for n, text in enumerate(objectives)))
-    async with connected(tmp_path, {"planner": plan}) as connection:
+    async with connected(tmp_path, {"planner": plan}, client_info=UNKNOWN) as connection:
         planned = await ask(connection, "plan_task", {"task": "x", "max_subtasks": 40})
         assert planned["shortened"]
         reply = await ask(connection, "get_run", {"run_id": planned["plan_id"]})
@@ -151,7 +174,8 @@ async def test_a_plan_too_long_for_a_reply_is_read_in_pages(tmp_path: Path) -> N
 
 async def test_a_long_direct_answer_is_read_on_with_get_run(tmp_path: Path) -> None:
     answer = PARAGRAPH * 700
-    async with connected(tmp_path, {"planner": plan_json(direct_answer=answer)}) as connection:
+    scripts = {"planner": plan_json(direct_answer=answer)}
+    async with connected(tmp_path, scripts, client_info=UNKNOWN) as connection:
         planned = await ask(connection, "plan_task", {"task": "x"})
         first = planned["direct_answer"]
         assert f"offset {planned['next_offset']}" in planned["next"]
@@ -162,6 +186,94 @@ async def test_a_long_direct_answer_is_read_on_with_get_run(tmp_path: Path) -> N
         )
         more, _ = await read_on(connection, rest, "answer", run_id=planned["plan_id"])
     assert first + more == answer
+
+
+@pytest.mark.parametrize("mode", ERAS)
+@pytest.mark.parametrize(
+    ("name", "calls"),
+    [
+        ("claude-code", 1),
+        ("Claude-Code", 1),
+        ("gemini-cli-mcp-client-concertmaster", 1),
+        ("opencode", 1),
+        ("qwen-cli-mcp-client-concertmaster", 1),
+        ("mcp", 1),
+        ("codex-mcp-client", 2),
+        ("github-copilot-developer", 2),
+        ("@cline/core", 3),
+        ("unheard-of", 3),
+    ],
+)
+async def test_an_answer_of_18_000_characters_takes_as_few_calls_as_the_client_allows(
+    name: str, calls: int, mode: str, tmp_path: Path
+) -> None:
+    answer = (PARAGRAPH * 300)[:18_000].strip()
+    client, read = profile_named(name), list[str]()
+    async with connected(
+        tmp_path, default=answer, mode=mode, client_info=named(name)
+    ) as connection:
+        await connection.client.list_tools()
+        arguments: dict[str, Any] = {"worker": "analyst", "task": "write"}
+        result = await connection.client.call_tool("run_worker", arguments)
+        run_id = structured(result)["run_id"]
+        while True:
+            read.append(read_by_model(result, client.reads))
+            offset = re.search(r"offset (\d+) for the rest", read[-1])
+            if offset is None:
+                break
+            arguments = {"run_id": run_id, "offset": int(offset[1])}
+            result = await connection.client.call_tool("get_run", arguments)
+    assert len(read) == calls
+    assert all(client.measure(text) <= client.size for text in read)
+    copies = 2 if client.reads == "either" else 1
+    found = sum(text.count("It was found that") for text in read)
+    assert found == answer.count("It was found that") * copies
+
+
+@pytest.mark.parametrize("mode", ERAS)
+@pytest.mark.parametrize("client", client_profiles(), ids=lambda client: client.client)
+async def test_every_client_reads_each_fact_of_a_run(
+    client: ClientProfile, mode: str, tmp_path: Path
+) -> None:
+    plan = plan_json(subtask("s1", "analyst", objective="count them"), subtask("s2", "critic"))
+    scripts = {
+        "planner": plan,
+        "worker:critic": ModelRequestError("no"),
+        "synthesizer": "41 in all",
+    }
+    name = client.names[0].replace("*", "-x")
+    async with connected(tmp_path, scripts, mode=mode, client_info=named(name)) as connection:
+        await connection.client.list_tools()
+        result = await connection.client.call_tool("run_orchestration", {"task": "count"})
+        runs = await connection.client.call_tool("get_run", {})
+    run_id = structured(result)["run_id"]
+    read = read_by_model(result, client.reads)
+    facts = ("41 in all", "partial", "count them", "s2", "critic", "failed", "subtask_id", "/trace")
+    assert [fact for fact in (run_id, *facts) if fact not in read] == []
+    assert run_id in read_by_model(runs, client.reads)
+
+
+@pytest.mark.parametrize("client", client_profiles(), ids=lambda client: client.client)
+async def test_a_wide_run_fits_into_what_each_client_takes(
+    client: ClientProfile, tmp_path: Path
+) -> None:
+    plan = plan_json(*(wide(number, WIDE) for number in range(50)))
+    scripts = {"planner": plan, "synthesizer": QUOTES * 50}
+    policy = RunPolicy(limits=Limits(slots=50))
+    name = client.names[0].replace("*", "-x")
+    async with connected(
+        tmp_path, scripts, policy=policy, notice="Offline. " * 9, client_info=named(name)
+    ) as connection:
+        call = connection.client.call_tool
+        planned = await call("plan_task", wide_run(WIDE))
+        plan_id = structured(planned)["plan_id"]
+        run = await call("run_orchestration", {"plan_id": plan_id})
+        run_id = structured(run)["run_id"]
+        found = await call("get_run", {"run_id": run_id, "subtask_id": f"s1-{'i' * 35}"})
+        listed = await call("get_run", {})
+    for result in (planned, run, found, listed):
+        assert not result.is_error
+        assert client.measure(read_by_model(result, client.reads)) <= client.size
 
 
 async def test_an_offset_past_the_end_is_told_so(tmp_path: Path) -> None:
@@ -198,3 +310,18 @@ def test_a_line_is_cut_and_freed_of_control_characters() -> None:
     assert one_line("two\nlines \x1b[31mred", 40) == "two lines [31mred"
     assert one_line("abcdef", 4) == "abc…"
     assert one_line(" " * 40 + "x", 4) == "…"
+
+
+def test_a_client_that_does_not_say_its_name_is_treated_as_an_unknown_one() -> None:
+    @dataclass
+    class Session:
+        client_params: InitializeRequestParams | None = None
+
+    assert profile_of(Session()) == profile_named("unheard-of")
+
+
+def test_each_client_profile_says_where_it_was_observed_and_no_name_has_two() -> None:
+    names = [name for client in client_profiles() for name in client.names]
+    assert len(set(names)) == len(names)
+    assert all(len(client.source) > 40 for client in client_profiles())
+    assert [profile_named(client.names[0]) for client in client_profiles()] == [*client_profiles()]

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 from mcp import MCPError
 from mcp.types import INVALID_PARAMS, TextResourceContents
+from pydantic import JsonValue
 
 from clients import ERAS, Connection, connected
 from concertmaster.engine.record.request import Limits
-from concertmaster.protocol.trace_pages import TRACE_CHARS
+from concertmaster.protocol.trace_pages import trace_page
 from concertmaster.runs.intake import RunPolicy
+from concertmaster.runs.trace import Span
 from fakes import plan_json, subtask
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("mode", ERAS)]
@@ -24,12 +26,12 @@ async def read(connection: Connection, uri: str) -> dict[str, Any]:
     return json.loads(content.text)
 
 
-def spans(tree: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def spans_of(tree: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield all spans of a page that are told of, and not merely named, in their order."""
     if "started_at" in tree:
         yield tree
     for part in tree["spans"]:
-        yield from spans(part)
+        yield from spans_of(part)
 
 
 async def test_a_short_trace_is_one_page(mode: str, tmp_path: Path) -> None:
@@ -37,7 +39,7 @@ async def test_a_short_trace_is_one_page(mode: str, tmp_path: Path) -> None:
         run = await connection.ask("run_worker", worker="analyst", task="x")
         trace = await read(connection, f"runs://{run['run_id']}/trace")
     assert "next" not in trace
-    assert [span["kind"] for span in spans(trace)] == ["run", "plan", "subtask", "call"]
+    assert [span["kind"] for span in spans_of(trace)] == ["run", "plan", "subtask", "call"]
 
 
 async def test_a_long_trace_is_read_on_from_page_to_page(mode: str, tmp_path: Path) -> None:
@@ -51,12 +53,39 @@ async def test_a_long_trace_is_read_on_from_page_to_page(mode: str, tmp_path: Pa
         while "next" in page:
             page = await read(connection, page["next"])
             pages.append(page)
-    names = [span["name"] for page in pages for span in spans(page)]
+    names = [span["name"] for page in pages for span in spans_of(page)]
     assert len(pages) > 1
-    assert names == [span["name"] for span in spans(whole.model_dump(mode="json"))]
+    assert names == [span["name"] for span in spans_of(whole.model_dump(mode="json"))]
     assert pages[0]["total"] == len(names)
-    assert all(len(json.dumps(page)) < TRACE_CHARS * 1.5 for page in pages)
+    assert all(len(json.dumps(page, ensure_ascii=False)) < 10_000 for page in pages)
     assert [page["name"] for page in pages] == ["invoke_workflow"] * len(pages)
+
+
+async def test_a_span_with_long_texts_is_cut_to_fit_on_a_page(mode: str) -> None:
+    del mode
+    texts: list[JsonValue] = ["what was found " * 100] * 500
+    spans = [span("s0", objective="x" * 20_000), span("s1"), span("s2", objective="y" * 20_000)]
+    root = span("r", findings=texts).model_copy(update={"spans": tuple(spans)})
+    pages, offset = list[dict[str, Any]](), 0
+    while True:
+        text = trace_page(root, uri="runs://r/trace", offset=offset)
+        assert len(text) < 10_000
+        pages.append(json.loads(text))
+        if "next_offset" not in pages[-1]:
+            break
+        offset = pages[-1]["next_offset"]
+    assert [item["name"] for page in pages for item in spans_of(page)] == ["r", "s0", "s1", "s2"]
+
+
+def span(name: str, **attributes: JsonValue) -> Span:
+    return Span(
+        name=name,
+        kind="subtask",
+        started_at=1,
+        ended_at=2,
+        status="succeeded",
+        attributes=attributes,
+    )
 
 
 @pytest.mark.parametrize("offset", ["99", "next", "", "9" * 5_000])

@@ -7,6 +7,7 @@ from mcp.types import CallToolResult
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from concertmaster.errors import LostRunError, RequestError
+from concertmaster.protocol.client_profiles import profile_of
 from concertmaster.protocol.elicitation import Answer, Question, Session, can_ask
 from concertmaster.protocol.lines import one_line
 from concertmaster.protocol.results import run_result
@@ -104,7 +105,8 @@ async def reply_on(ctx: Ctx, state: RunState, *, offset: int = 0) -> CallToolRes
         RequestError: the answer ends before `offset`.
     """
     token = await approval_token(await state_of(ctx).service(), state, ctx.session)
-    return run_result(state, offset=offset, approval_token=token)
+    client = profile_of(ctx.session)
+    return run_result(state, client=client, offset=offset, approval_token=token)
 
 
 async def approval_token(runs: "Runs", state: RunState, session: Session) -> str:

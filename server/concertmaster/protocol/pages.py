@@ -7,9 +7,6 @@ from typing import TypeVar
 
 from concertmaster.errors import RequestError
 
-REPLY_CHARS = 20_000
-"""The longest reply, serialised, with everything that is in it."""
-
 T = TypeVar("T")
 
 
@@ -64,16 +61,16 @@ def _boundary(part: str) -> int:
 
 
 def longest_page(
-    text: str, *, offset: int, make: Callable[[Page], T], size: Callable[[T], int]
+    text: str, *, offset: int, most: int, make: Callable[[Page], T], size: Callable[[T], int]
 ) -> T:
-    """Return what `make` makes of the longest page with which its size is in bounds."""
+    """Return what `make` makes of the longest page with which its size is at most `most`."""
 
     def attempt(limit: int) -> T:
         return make(page_of(text, offset=offset, limit=limit))
 
     rest = len(text) - offset
-    if rest <= REPLY_CHARS and size(whole := attempt(REPLY_CHARS)) <= REPLY_CHARS:
+    if rest <= most and size(whole := attempt(most)) <= most:
         return whole
-    limits = range(1, min(rest, REPLY_CHARS))
-    best = bisect.bisect_right(limits, REPLY_CHARS, key=lambda limit: size(attempt(limit)))
+    limits = range(1, min(rest, most))
+    best = bisect.bisect_right(limits, most, key=lambda limit: size(attempt(limit)))
     return attempt(limits[max(best - 1, 0)])

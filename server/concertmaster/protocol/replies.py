@@ -187,7 +187,7 @@ class SubtaskReply(Reply):
 class RunsReply(Reply):
     """The latest runs, newest first."""
 
-    runs: tuple[RunLine, ...]
+    runs: tuple[RunLine, ...] = ()
     unreadable: tuple[str, ...] = Field(
         default=(), description="Runs that are there and cannot be read, and why."
     )

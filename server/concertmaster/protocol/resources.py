@@ -1,9 +1,10 @@
 """The MCP resources: workers, runs, and what runs consist of."""
 
+import bisect
 import json
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 from mcp.server.mcpserver.resources import FunctionResource
 
 from concertmaster.errors import ConcertmasterError, RequestError
+from concertmaster.protocol.lines import one_line
 from concertmaster.protocol.pages import page_of
 from concertmaster.protocol.sources import cited_answer
 from concertmaster.protocol.state import Ctx, ServerState, state_of
@@ -23,6 +25,7 @@ from concertmaster.tools.changes import unified_diff
 
 if TYPE_CHECKING:
     from concertmaster.catalog.definitions import WorkerDefinition
+    from concertmaster.llm.protocol import WorkerCard
 
 JSON = "application/json"
 MARKDOWN = "text/markdown"
@@ -30,6 +33,30 @@ DIFF = "text/x-diff"
 
 UNCHANGING = CacheHint(ttl_ms=300_000, scope="public")
 """For what is the same for everybody for as long as the server lives: lists, and workers."""
+
+CATALOG_CHARS = 9_500
+"""The longest catalog: there are clients that cut what is over 10,000 characters."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardDetail:
+    """How much the catalog shows of each worker."""
+
+    items: int
+    """How many items of a list; if none, only name and description are shown."""
+    text: int
+    """How many characters of a text."""
+
+
+CARD_DETAILS = (
+    CardDetail(items=100, text=2_000),
+    CardDetail(items=5, text=400),
+    CardDetail(items=4, text=300),
+    CardDetail(items=3, text=200),
+    CardDetail(items=0, text=200),
+    CardDetail(items=0, text=80),
+)
+"""From the fullest down."""
 
 
 @contextmanager
@@ -47,8 +74,45 @@ async def worker_catalog(server: ServerState) -> str:
     """Return all workers: what each is for and what it needs."""
     with protocol_errors():
         catalog = (await server.service()).catalog
-    cards = [asdict(worker.card()) for worker in catalog]
-    return json.dumps({"workers": cards}, ensure_ascii=False, indent=2)
+    return catalog_page([worker.card() for worker in catalog])
+
+
+def catalog_page(cards: Sequence["WorkerCard"]) -> str:
+    """Return the fullest list of workers of at most CATALOG_CHARS characters.
+
+    Its items are shortened or left out as far as needed; it says so, and where the rest is.
+    """
+    for detail in CARD_DETAILS:
+        shown = [_shortened_card(card, detail) for card in cards]
+        page = _catalog_json(shown, shortened=detail != CARD_DETAILS[0])
+        if len(page) <= CATALOG_CHARS:
+            return page
+    shown = [_shortened_card(card, CARD_DETAILS[-1]) for card in cards]
+    fitting = bisect.bisect_right(
+        range(len(shown)),
+        CATALOG_CHARS,
+        key=lambda count: len(_catalog_json(shown[:count], more=len(shown) - count)),
+    )
+    return _catalog_json(shown[: fitting - 1], more=len(shown) - fitting + 1)
+
+
+def _shortened_card(card: "WorkerCard", detail: CardDetail) -> dict[str, Any]:
+    facts = {name: value for name, value in asdict(card).items() if value}
+    if not detail.items:
+        return {"name": card.name, "description": one_line(card.description, detail.text)}
+    for name, value in facts.items():
+        if isinstance(value, str):
+            facts[name] = one_line(value, detail.text)
+        elif name != "tools":
+            facts[name] = value[: detail.items]
+    return facts
+
+
+def _catalog_json(cards: Sequence[dict[str, Any]], *, shortened: bool = True, more: int = 0) -> str:
+    lines = ",\n".join(json.dumps(card, ensure_ascii=False) for card in cards)
+    where = ', "next": "Texts are shortened; workers://NAME has all of one worker."'
+    left_out = f', "more_workers": {more}' if more else ""
+    return f'{{"workers": [\n{lines}\n]{left_out}{where if shortened else ""}}}'
 
 
 async def recent_runs(server: ServerState) -> str:

@@ -1,17 +1,26 @@
-"""Replies as results of MCP tool calls, never longer than clients can take."""
+"""Replies as results of MCP tool calls, as each client reads them and no longer than it takes."""
 
+import json
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
 
 from mcp import MCPError
 from mcp.server.mcpserver.exceptions import ResourceError, ToolError
-from mcp.types import INTERNAL_ERROR, INVALID_PARAMS, CallToolResult, ResourceLink, TextContent
+from mcp.types import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    CallToolResult,
+    ContentBlock,
+    ResourceLink,
+    TextContent,
+)
 
 from concertmaster.errors import ConcertmasterError, InputError, RequestError
 from concertmaster.llm.protocol import whole_characters
+from concertmaster.protocol.client_profiles import ClientProfile
 from concertmaster.protocol.markdown import markdown
-from concertmaster.protocol.pages import EMPTY_PAGE, REPLY_CHARS, Page, longest_page
+from concertmaster.protocol.pages import EMPTY_PAGE, Page, longest_page
 from concertmaster.protocol.replies import AnyReply, RunsReply
 from concertmaster.protocol.resources import DIFF, JSON, MARKDOWN
 from concertmaster.protocol.views import DETAILS, Detail, long_text, run_reply
@@ -26,8 +35,8 @@ MIME_TYPES = {"answer": MARKDOWN, "diff": DIFF}
 ERROR_CHARS = 4_000
 """About how long the message of an error may be, which can quote what the caller gave."""
 
-BASE_CHARS = REPLY_CHARS // 2
-"""How much of a reply the rest may take, so that a page of text is worth reading."""
+IN_TEXT = "All of this reply is in its text."
+"""Says in structured content where the rest is, for clients that read both."""
 
 
 @contextmanager
@@ -62,9 +71,18 @@ def _short(message: str) -> str:
     return f"{message[:half]} […cut: {left_out:,} characters…] {message[-half:]}"
 
 
-def tool_result(reply: AnyReply) -> CallToolResult:
-    """Return a reply as text and as structured content, with the same facts in both, and links."""
+def tool_result(reply: AnyReply, client: ClientProfile) -> CallToolResult:
+    """Return a reply as text and as structured content, so that a client reads each fact once.
+
+    Both have all of it, unless the client reads both: then the structured content has no more
+    than the output schema requires.
+    """
     structured = reply.model_dump(mode="json", exclude_defaults=True)
+    if isinstance(reply, RunsReply):
+        structured.setdefault("runs", [])
+    if client.reads == "both":
+        required = {name for name, field in type(reply).model_fields.items() if field.is_required()}
+        structured = {name: structured[name] for name in required} | {"notice": IN_TEXT}
     text = TextContent(type="text", text=markdown(reply))
     return CallToolResult(content=[text, *_links(reply)], structured_content=structured)
 
@@ -76,7 +94,11 @@ def _links(reply: AnyReply) -> Iterator[ResourceLink]:
 
 
 def fitted_result(
-    make: Callable[[Page, Detail], AnyReply], text: str = "", *, offset: int = 0
+    make: Callable[[Page, Detail], AnyReply],
+    text: str = "",
+    *,
+    client: ClientProfile,
+    offset: int = 0,
 ) -> CallToolResult:
     """Return the fullest reply that fits, with the longest page of `text` from `offset`.
 
@@ -84,20 +106,27 @@ def fitted_result(
         RequestError: the text ends before `offset`.
     """
     if not text and not offset:
-        room, base = REPLY_CHARS, EMPTY_PAGE
+        room, base = client.size, EMPTY_PAGE
     else:
-        room, base = BASE_CHARS, Page(text="", start=offset, total=len(text))
+        # The rest takes half at most, so that a page of text is worth reading.
+        room, base = client.size // 2, Page(text="", start=offset, total=len(text))
 
     def fits(detail: Detail) -> bool:
-        return _size(tool_result(make(base, detail))) <= room
+        return size_read(tool_result(make(base, detail), client), client) <= room
 
     detail = next(filter(fits, DETAILS), DETAILS[-1])
     return longest_page(
-        text, offset=offset, make=lambda page: tool_result(make(page, detail)), size=_size
+        text,
+        offset=offset,
+        most=client.size,
+        make=lambda page: tool_result(make(page, detail), client),
+        size=lambda result: size_read(result, client),
     )
 
 
-def run_result(state: RunState, *, offset: int = 0, approval_token: str = "") -> CallToolResult:
+def run_result(
+    state: RunState, *, client: ClientProfile, offset: int = 0, approval_token: str = ""
+) -> CallToolResult:
     """Return where a run stands, with the longest page of its answer from `offset`.
 
     A client that is given an `approval_token` is told how its plan is approved with it.
@@ -106,8 +135,26 @@ def run_result(state: RunState, *, offset: int = 0, approval_token: str = "") ->
         RequestError: the answer ends before `offset`.
     """
     make = partial(run_reply, state, approval_token=approval_token)
-    return fitted_result(make, long_text(state), offset=offset)
+    return fitted_result(make, long_text(state), client=client, offset=offset)
 
 
-def _size(result: CallToolResult) -> int:
-    return len(result.model_dump_json(by_alias=True, exclude_none=True)) + ENVELOPE_CHARS
+def size_read(result: CallToolResult, client: ClientProfile) -> int:
+    """Return how much of a result a client reads, in the unit in which it counts."""
+    match client.reads:
+        case "structured":
+            compact = json.dumps(
+                result.structured_content, ensure_ascii=False, separators=(",", ":")
+            )
+            return client.measure(compact)
+        case "text":
+            return sum(client.measure(_shown(block)) for block in result.content)
+        case _:
+            whole = result.model_dump_json(by_alias=True, exclude_none=True)
+            return client.measure(whole) + ENVELOPE_CHARS
+
+
+def _shown(block: ContentBlock) -> str:
+    """Return what a client shows its model of a content block."""
+    if isinstance(block, TextContent):
+        return block.text
+    return block.model_dump_json(by_alias=True, exclude_none=True)

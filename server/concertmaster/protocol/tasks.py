@@ -25,6 +25,7 @@ from starlette.requests import Request
 
 from concertmaster.protocol.approving import approval_of, approval_token, decide
 from concertmaster.protocol.asking import form_of, take_answers
+from concertmaster.protocol.client_profiles import ClientProfile, ClientSession, profile_of
 from concertmaster.protocol.elicitation import Question, Session, can_ask
 from concertmaster.protocol.lines import one_line
 from concertmaster.protocol.next_calls import FOLLOW_SECONDS
@@ -89,6 +90,10 @@ def _iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
+class TaskSession(Session, ClientSession, Protocol):
+    """A session that says which client is at the other end, and whether it can be asked."""
+
+
 class TaskSource(Protocol):
     """What answers calls with tasks, and knows where those stand.
 
@@ -101,7 +106,7 @@ class TaskSource(Protocol):
         """Answer a tool call of a client that takes tasks."""
         ...
 
-    async def get(self, task_id: str, session: Session) -> Task:
+    async def get(self, task_id: str, session: TaskSession) -> Task:
         """Return where a task stands, for the client of a session."""
         ...
 
@@ -218,7 +223,7 @@ class RunTasks:
         run_id = _run_under_way(result)
         return result if run_id is None else (await self.get(run_id, ctx.session)).created()
 
-    async def get(self, task_id: str, session: Session) -> Task:
+    async def get(self, task_id: str, session: TaskSession) -> Task:
         """Return the task of a run, as the client of a session can go on with it.
 
         Raises:
@@ -229,7 +234,8 @@ class RunTasks:
         if can_ask(session) and (questions := _questions(state)):
             return self._kept(question_task(state, questions))
         token = await approval_token(service, state, session)
-        return self._kept(run_task(state, approval_token=token))
+        client = profile_of(session)
+        return self._kept(run_task(state, client=client, approval_token=token))
 
     def _kept(self, task: Task) -> Task:
         """Return a task that is kept as long as its run."""
@@ -304,7 +310,7 @@ def question_task(state: RunState, questions: Sequence[Question[Any]]) -> Task:
     )
 
 
-def run_task(state: RunState, *, approval_token: str = "") -> Task:
+def run_task(state: RunState, *, client: ClientProfile, approval_token: str = "") -> Task:
     """Return the task of a run in this state."""
     status: TaskStatus = "working"
     message = progress_line(state)
@@ -316,7 +322,7 @@ def run_task(state: RunState, *, approval_token: str = "") -> Task:
     elif state.still:
         status = "completed"
         message = one_line(" ".join((f"The run has ended: {state.status}.", *state.reasons)), 300)
-        result = run_result(state, approval_token=approval_token)
+        result = run_result(state, client=client, approval_token=approval_token)
         details["result"] = result.model_dump(mode="json", by_alias=True, exclude_none=True)
     return Task(
         task_id=state.run_id,

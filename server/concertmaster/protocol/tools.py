@@ -12,6 +12,7 @@ from concertmaster.engine.record import request
 from concertmaster.errors import RequestError
 from concertmaster.protocol.approving import reply_on
 from concertmaster.protocol.arguments import Inputs, Texts
+from concertmaster.protocol.client_profiles import profile_of
 from concertmaster.protocol.next_calls import FOLLOW_SECONDS
 from concertmaster.protocol.replies import FoundReply, PlanReply, RunReply
 from concertmaster.protocol.results import fitted_result, tool_result
@@ -94,7 +95,8 @@ async def plan_task(
         budget_usd=budget_usd,
     )
     state = await start_and_follow(ctx, order, seconds=FOLLOW_SECONDS)
-    return fitted_result(partial(plan_reply, state), state.answer)
+    client = profile_of(ctx.session)
+    return fitted_result(partial(plan_reply, state), state.answer, client=client)
 
 
 async def run_worker(
@@ -198,15 +200,17 @@ async def get_run(
 ) -> CallToolResult:
     """Look at a run."""
     service = await state_of(ctx).service()
+    client = profile_of(ctx.session)
     if not run_id:
         if subtask_id:
             raise RequestError("subtask_id needs the run_id of the run that has the subtask.")
-        return tool_result(runs_reply(await service.recent(), notice=service.notice))
+        return tool_result(runs_reply(await service.recent(), notice=service.notice), client)
     state = await follow(ctx, run_id, seconds=wait_seconds)
     if not subtask_id:
         return await reply_on(ctx, state, offset=offset)
     result = await service.result(run_id, subtask_id)
-    return fitted_result(partial(subtask_reply, state, result), result_text(result), offset=offset)
+    reply = partial(subtask_reply, state, result)
+    return fitted_result(reply, result_text(result), client=client, offset=offset)
 
 
 async def cancel_run(

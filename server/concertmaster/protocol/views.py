@@ -116,7 +116,17 @@ def long_text(state: RunState) -> str:
 
 
 def run_reply(state: RunState, page: Page, detail: Detail, *, approval_token: str = "") -> RunReply:
-    """Return where a run stands, with one page of its answer."""
+    """Return where a run stands, with one page of its answer; only that from the second page on."""
+    if page.start:
+        return RunReply(
+            run_id=state.run_id,
+            status=state.status,
+            task=one_line(state.request.task, 160),
+            answer=page.text,
+            next_offset=page.next_offset,
+            answer_chars=page.total,
+            next=next_after_run(state, page, approval_token=approval_token),
+        )
     as_value = state.value is not None and page.whole
     sources = sources_of(state)
     run = f"runs://{state.run_id}"
@@ -249,8 +259,20 @@ def _shortened_worker(worker: CustomWorker, detail: Detail) -> CustomWorker:
 def subtask_reply(
     state: RunState, result: SubtaskResult, page: Page, detail: Detail
 ) -> SubtaskReply:
-    """Return one subtask of a run, with one page of its result."""
+    """Return a subtask with one page of its result; only that from the second page on."""
     item = state.subtasks[result.subtask_id]
+    if page.start:
+        return SubtaskReply(
+            run_id=state.run_id,
+            subtask_id=result.subtask_id,
+            worker=result.worker,
+            status=result.status,
+            objective=one_line(item.subtask.objective, 160),
+            result=page.text,
+            next_offset=page.next_offset,
+            result_chars=page.total,
+            next=next_after_subtask(state, result, page),
+        )
     as_value = result.value is not None and page.whole
     return SubtaskReply(
         run_id=state.run_id,
