@@ -8,6 +8,7 @@ import re
 import signal
 import sqlite3
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from contextlib import closing, redirect_stdout
 from pathlib import Path
@@ -25,7 +26,7 @@ from concertmaster.cli.app import cli
 from concertmaster.cli.show import runs_table, subtask_table
 from concertmaster.llm.protocol import Request
 from concertmaster.runs.state import RunState
-from fakes import FakeLLM, plan_json, subtask
+from fakes import FakeLLM, plan_json, subtask, texts
 
 Invoke = Callable[..., Result]
 
@@ -80,6 +81,105 @@ def test_a_plan_as_json_has_its_subtasks(invoke: Invoke) -> None:
     assert "security-reviewer" in [item["worker"] for item in plan["subtasks"]]
 
 
+def test_a_plan_in_a_file_is_run_without_a_planner(
+    invoke: Invoke, answer_with: Callable[[FakeLLM], None], tmp_path: Path
+) -> None:
+    as_json = plan_json(subtask("s1", inputs=["app.py"]), subtask("s2", "writer"))
+    as_yaml = """
+        tasks:
+          - task_id: s1
+            task_type: analyst
+            description: "Find faults: all of them."
+          - {id: s2, worker: writer, objective: Write., depends_on: [s1]}
+        """
+    for name, text in (("plan.json", as_json), ("plan.yaml", textwrap.dedent(as_yaml))):
+        (tmp_path / name).write_text(text)
+        answer_with(llm := FakeLLM())
+        result = invoke("run", "Do it", "app.py", "--plan", str(tmp_path / name), "--json")
+        assert result.exit_code == 0, result.stderr
+        assert [item["subtask_id"] for item in json.loads(result.stdout)["subtasks"]] == [
+            "s1",
+            "s2",
+        ]
+        assert sorted(llm.callers()) == ["synthesizer", "worker:analyst", "worker:writer"]
+
+
+def test_a_plan_is_run_from_stdin(invoke: Invoke, answer_with: Callable[[FakeLLM], None]) -> None:
+    answer_with(llm := FakeLLM())
+    result = invoke("run", "Do it", "--plan", "-", text=plan_json(subtask("s1")))
+    assert (result.exit_code, result.stdout) == (0, "done\n"), result.stderr
+    assert llm.callers() == ["worker:analyst"]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('{"subtasks": [{"id": "s1"}', "is no plan. It is neither JSON nor YAML: "),
+        ("subtasks: [a: b: c]", "is no plan. It is neither JSON nor YAML: "),
+        ("no plan at all", "is no plan. "),
+        ("", "is no plan. "),
+        ("subtasks:\n- id: s1\n  worker: analyst\n", "subtasks.0.objective: Field required."),
+        (
+            "subtasks:\n- {id: s1, worker: analyst, objectiv: x}\n",
+            "subtasks.0.objectiv: there is no such key; did you mean 'objective'?",
+        ),
+        (
+            "subtasks: [{id: s1, worker: poet, objective: x}]",
+            "cannot be run. Subtask 's1' names the worker 'poet', which does not exist; ",
+        ),
+        (
+            "subtasks: [{id: s1, worker: analyst, objective: x, inputs: [b.py]}]",
+            "Subtask 's1' wants the input 'b.py', which does not exist; available: app.py",
+        ),
+    ],
+)
+def test_a_faulty_plan_file_is_refused_with_file_and_field(
+    text: str, sentence: str, invoke: Invoke, tmp_path: Path
+) -> None:
+    (tmp_path / "my.plan").write_text(text)
+    result = invoke("run", "Do it", "app.py", "--plan", str(tmp_path / "my.plan"))
+    assert result.exit_code == 2
+    assert "my.plan" in result.stderr
+    assert sentence in " ".join(result.stderr.split())
+
+
+def test_workers_context_and_constraints_are_chosen_on_the_command_line(
+    invoke: Invoke, answer_with: Callable[[FakeLLM], None]
+) -> None:
+    answer_with(llm := FakeLLM({"planner": plan_json(subtask("s1"), subtask("s2", "writer"))}))
+    options = ("--worker", "analyst", "--worker", "writer", "--context", "It is May.")
+    options += ("--constraint", "Be brief.", "--constraint", "Name no customer.")
+    for command in ("run", "plan"):
+        llm.requests.clear()
+        result = invoke(command, "Do it", *options)
+        assert result.exit_code == 0, result.stderr
+        planner = llm.requests[0]
+        assert "- **analyst**" in planner.system
+        assert "- **researcher**" not in planner.system
+        for request in llm.requests:
+            assert "It is May." in texts([request])[0]
+            assert "- Be brief.\n- Name no customer." in texts([request])[0]
+    shown = " ".join(invoke("show", run_id_of(result)).stdout.split())
+    assert "context It is May." in shown
+    assert "constraints Be brief. Name no customer." in shown
+    refused = invoke("run", "Do it", "--worker", "analist")
+    assert refused.exit_code == 2
+    assert "analist" in refused.stderr
+
+
+def test_one_worker_may_be_given_a_model_context_and_constraints(
+    invoke: Invoke, answer_with: Callable[[FakeLLM], None]
+) -> None:
+    answer_with(llm := FakeLLM())
+    options = ("--model", "haiku", "--context", "It is May.", "--constraint", "Be brief.")
+    result = invoke("worker", "analyst", "Think", *options)
+    assert result.exit_code == 0, result.stderr
+    (request,) = llm.requests
+    assert request.model == "haiku"
+    assert "It is May." in texts([request])[0]
+    assert "- Be brief." in texts([request])[0]
+
+
 def test_one_worker_does_one_subtask(invoke: Invoke) -> None:
     result = invoke("worker", "security-reviewer", "Find injection faults", "app.py")
     assert result.exit_code == 0, result.stderr
@@ -115,7 +215,7 @@ def test_an_output_schema_reaches_the_model(
         (["run", "Review", "~nobody-of-that-name/x.py"], "x.py"),
         (["worker", "security-reviwer", "Review"], "Available workers: "),
         (["run", "Review", "--max-subtasks", "0"], "max_subtasks"),
-        (["run", "Review", "--workers", "none"], "none"),
+        (["run", "Review", "--workers-dir", "none"], "none"),
         (["run", "Review", "--output-schema", "app.py"], "app.py is no JSON object"),
         (["show", "r-none"], "concertmaster runs"),
         (["show", "r-none", "--trace"], "concertmaster runs"),
@@ -145,7 +245,7 @@ def test_a_shell_completes_subcommands_and_their_flags_but_none_of_unknown_ones(
         return CliRunner().invoke(cli, env=env, prog_name="concertmaster").stdout
 
     assert "plain,workers" in completions("work")
-    assert "plain,--prompts" in completions("workers", "--p")
+    assert "plain,--prompts-dir" in completions("workers", "--p")
     assert completions("rum", "--p").strip() == ""
 
 
@@ -383,13 +483,13 @@ def worker_file(folder: Path, name: str, header: str = "") -> Path:
 def test_workers_are_listed_with_those_of_further_folders(invoke: Invoke, tmp_path: Path) -> None:
     worker_file(tmp_path / "mine", "my-own", "color: red\n")
     overriding = worker_file(tmp_path / "mine", "analyst")
-    result = invoke("workers", "--workers", str(tmp_path / "mine"))
+    result = invoke("workers", "--workers-dir", str(tmp_path / "mine"))
     assert result.exit_code == 0, result.stderr
     assert "my-own" in result.stdout
     assert "security-reviewer" in result.stdout
     assert "color" in result.stderr
     assert f"gives way to {overriding}" in result.stderr
-    data = json.loads(invoke("workers", "--workers", str(tmp_path / "mine"), "--json").stdout)
+    data = json.loads(invoke("workers", "--workers-dir", str(tmp_path / "mine"), "--json").stdout)
     mine = next(item for item in data["workers"] if item["name"] == "my-own")
     assert mine["ignored"] == ["color"]
     assert len(data["overridden"]) == 1
@@ -410,7 +510,7 @@ def test_a_worker_that_goes_without_a_tool_is_named(
 def test_every_fault_of_worker_files_is_told(invoke: Invoke, tmp_path: Path) -> None:
     worker_file(tmp_path / "mine", "one", "tols: []\n")
     worker_file(tmp_path / "mine", "two", "max_tokens: many\n")
-    folders = ("--workers", str(tmp_path / "mine"), "--workers", str(tmp_path / "none"))
+    folders = ("--workers-dir", str(tmp_path / "mine"), "--workers-dir", str(tmp_path / "none"))
     result = invoke("workers", *folders)
     assert result.exit_code == 1
     for part in ("one.md:4", "tols", "two.md:4", str(tmp_path / "none")):

@@ -381,7 +381,7 @@ def test_jobs_of_ones_own_are_done_like_the_others(
 ) -> None:
     own_job(folder / "mine", "dear_one")
     llm = scripted()
-    result = invoke("job", "--jobs", "mine", "greet", "--dear-one", "you")
+    result = invoke("job", "--jobs-dir", "mine", "greet", "--dear-one", "you")
     assert (result.exit_code, result.stdout) == (0, "done\n")
     brief = llm.requests[0].brief
     assert isinstance(brief, WorkBrief)
@@ -396,11 +396,11 @@ def test_jobs_in_the_configuration_folder_are_there(invoke: Invoke) -> None:
 def test_a_faulty_job_is_told_and_leaves_the_others(invoke: Invoke, folder: Path) -> None:
     own_job(folder / "mine", "whom")
     (folder / "mine" / "wrong.md").write_text("nothing")
-    result = invoke("job", "--jobs", "mine")
+    result = invoke("job", "--jobs-dir", "mine")
     assert result.exit_code == 1
     assert "greet" in result.stdout
     assert "wrong.md:1: a header must come first" in result.stderr
-    result = invoke("job", "--jobs", "mine", "wrong")
+    result = invoke("job", "--jobs-dir", "mine", "wrong")
     assert result.exit_code == 2
     assert "There is no job 'wrong'. " in result.stderr
     assert "wrong.md:1: a header must come first" in result.stderr
@@ -408,6 +408,6 @@ def test_a_faulty_job_is_told_and_leaves_the_others(invoke: Invoke, folder: Path
 
 def test_an_argument_with_the_name_of_a_flag_is_refused(invoke: Invoke, folder: Path) -> None:
     own_job(folder / "mine", "json")
-    result = invoke("job", "--jobs", "mine", "greet", "--json", "you")
+    result = invoke("job", "--jobs-dir", "mine", "greet", "--json", "you")
     assert result.exit_code == 2
     assert "--json is a flag of all jobs" in result.stderr

@@ -184,7 +184,7 @@ def ran(invoke: Invoke, answer_with: Callable[[FakeLLM], None], tmp_path: Path) 
         "guard": screening(allowed=True),
     }
     answer_with(FakeLLM(scripts))
-    result = invoke("run", "Taste it", "--guard", "warden", "--workers", str(folder))
+    result = invoke("run", "Taste it", "--guard", "warden", "--workers-dir", str(folder))
     assert result.exit_code == 0, result.stderr
     assert "Results do not agree: Hot is not cold." in result.stderr
     found = re.search(r"concertmaster show (r-\S+)", result.stderr)

@@ -188,7 +188,7 @@ def test_what_is_no_plan_says_what_is_wrong(
     (tmp_path / "plan.json").write_text('{"subtasks": [{"id": 1}]}')
     result = invoke("resume", run_id, "--plan", str(tmp_path / "plan.json"))
     assert result.exit_code == 2
-    assert "plan.json is no plan: subtasks: 0: " in result.stderr
+    assert "plan.json is no plan. subtasks.0.id: " in result.stderr
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])

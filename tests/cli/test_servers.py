@@ -201,7 +201,7 @@ def test_a_worker_uses_a_server_that_others_made(
     call = ("time.convert_time", CONVERSION)
     llm = FakeLLM({"worker:clerk": in_turn(wants(call), "Noon.")})
     connect(llm)
-    result = invoke("worker", "clerk", "When is it?", "--workers", clerk)
+    result = invoke("worker", "clerk", "When is it?", "--workers-dir", clerk)
     assert result.exit_code == 0, result.stderr
     text, failed = outcome(llm.requests[-1])
     assert not failed, text
@@ -224,7 +224,7 @@ def test_a_tool_with_effects_has_them_only_if_the_operator_allows_it(
     call = ("foreign.commit", {"text": "it happened"})
     llm = FakeLLM({"worker:clerk": in_turn(wants(call), "Done.")})
     connect(llm)
-    result = invoke("worker", "clerk", "Commit.", "--workers", clerk, "--json")
+    result = invoke("worker", "clerk", "Commit.", "--workers-dir", clerk, "--json")
     assert result.exit_code == 0, result.stderr
     run = json.loads(result.stdout)
     assert effects.exists() == (decision == "allow")
@@ -255,7 +255,7 @@ def test_a_call_that_nobody_can_agree_to_is_not_made_and_shows_no_key(
     monkeypatch.setenv("CONCERTMASTER_API_KEY", "sk-the-provider's")
     told = f"{KEY} and sk-the-provider's"
     connect(FakeLLM({"worker:clerk": in_turn(wants(("foreign.commit", {"text": told})), "Done.")}))
-    result = invoke("worker", "clerk", "Commit.", "--workers", clerk, "--json")
+    result = invoke("worker", "clerk", "Commit.", "--workers-dir", clerk, "--json")
     assert result.exit_code == 0, result.stderr
     assert not effects.exists()
     run = json.loads(result.stdout)
@@ -275,7 +275,7 @@ def test_a_worker_whose_server_is_broken_does_without_and_the_reply_says_so(
 ) -> None:
     configure({"time": {"command": "no-such-command"}, "foreign": foreign("--die")})
     connect(FakeLLM(default="I had no clock."))
-    result = invoke("worker", "clerk", "When is it?", "--workers", clerk, "--json")
+    result = invoke("worker", "clerk", "When is it?", "--workers-dir", clerk, "--json")
     assert result.exit_code == 0, result.stderr
     warnings = " ".join(json.loads(result.stdout)["warnings"])
     assert "'time' cannot be used" in warnings
@@ -314,6 +314,6 @@ def test_offline_no_server_is_started(
     invoke: Invoke, configure: Callable[..., None], clerk: str, tmp_path: Path
 ) -> None:
     configure({"time": TIME, "foreign": foreign(PIDS=str(tmp_path / "pids"))})
-    result = invoke("worker", "clerk", "When is it?", "--workers", clerk)
+    result = invoke("worker", "clerk", "When is it?", "--workers-dir", clerk)
     assert result.exit_code in (0, 1, 3), result.stderr
     assert not (tmp_path / "pids").exists()

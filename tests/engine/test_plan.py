@@ -1,5 +1,5 @@
 import json
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -67,6 +67,75 @@ def test_text_that_is_no_plan_is_refused_with_the_place(text: str, hint: str) ->
     with pytest.raises(InvalidPlanError) as caught:
         read_plan(text)
     assert hint in " ".join(caught.value.problems)
+
+
+OTHER_NAMES = {
+    "id": "task_id",
+    "worker": "task_type",
+    "objective": "description",
+    "depends_on": "dependencies",
+    "subtasks": "tasks",
+}
+
+
+def with_other_names(value: Any) -> Any:
+    """Return a plan as JSON data, with the second name of each key that has one."""
+    if isinstance(value, list):
+        return [with_other_names(item) for item in cast("list[Any]", value)]
+    if isinstance(value, dict):
+        fields = cast("dict[str, Any]", value).items()
+        return {OTHER_NAMES.get(key, key): with_other_names(inner) for key, inner in fields}
+    return value
+
+
+def test_a_plan_may_use_the_other_common_names_of_its_keys() -> None:
+    made = plan(subtask("s1"), subtask("s2", "writer", depends_on=["s1"]))
+    text = json.dumps(with_other_names(json.loads(made.model_dump_json())))
+    assert all(f'"{name}"' in text for name in OTHER_NAMES.values())
+    assert read_plan(text) == made
+
+
+def test_schemas_and_stored_plans_have_one_name_for_each_key() -> None:
+    stored = read_plan('{"tasks": [{"task_id": "s1", "task_type": "critic", "description": "x"}]}')
+    written = stored.model_dump(mode="json")
+    published, schema = Plan.model_json_schema(), plan_schema(RULES)
+    for keys in (
+        written | written["subtasks"][0],
+        published["properties"] | published["$defs"]["Subtask"]["properties"],
+        schema["properties"] | schema["properties"]["subtasks"]["items"]["properties"],
+    ):
+        assert OTHER_NAMES.keys() <= keys.keys()
+        assert not set(OTHER_NAMES.values()) & keys.keys()
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('{"subtask": []}', "subtask: there is no such key; did you mean 'subtasks'?"),
+        (
+            '{"tasks": [{"id": "s1", "worker": "a", "objective": "x", "dependency": []}]}',
+            "tasks.0.dependency: there is no such key; did you mean 'depends_on'?",
+        ),
+        (
+            '{"tasks": [{"id": "s1", "task_id": "s2", "worker": "a", "objective": "x"}]}',
+            "tasks.0.task_id: it means the same as 'id', which is given too; "
+            "leave one of them out.",
+        ),
+        (
+            '{"subtasks": [{"id": "s1", "agent": "a", "worker": "a", "objective": "x"}]}',
+            "subtasks.0.agent: there is no such key; leave it out, or use one of id, worker, "
+            "objective, why,",
+        ),
+        (
+            '{"custom_workers": [{"name": "a", "role": "x", "descripton": "x"}]}',
+            "custom_workers.0.descripton: there is no such key; did you mean 'description'?",
+        ),
+    ],
+)
+def test_a_wrong_key_is_refused_with_the_right_one(text: str, sentence: str) -> None:
+    with pytest.raises(InvalidPlanError) as caught:
+        read_plan(text)
+    assert any(problem.startswith(sentence) for problem in caught.value.problems)
 
 
 def test_a_lenient_reader_leaves_out_what_a_plan_does_not_have() -> None:

@@ -81,6 +81,20 @@ def test_text_of_another_attempt_is_read_from_its_start() -> None:
     assert again.subtasks[0].id == "s9"
 
 
+def test_a_subtask_is_found_in_a_plan_that_uses_the_other_names_of_keys() -> None:
+    text = (
+        '{"tasks": [{"task_id": "s1", "task_type": "critic", "description": "x"}, '
+        '{"task_id": "s2", "task_type": "analyst", "description": "y", "dependencies": ["s1"]}, '
+    )
+    found = PlanReader().read(text)
+    assert found is not None
+    assert [(item.id, item.worker) for item in found.subtasks] == [
+        ("s1", "critic"),
+        ("s2", "analyst"),
+    ]
+    assert found.subtasks[1].depends_on == ("s1",)
+
+
 @pytest.mark.parametrize("text", ["", "}", "I plan {nothing}", '{"subtasks": 1}', '{"a": {}}'])
 def test_text_that_is_no_plan_has_no_subtasks(text: str) -> None:
     assert PlanReader().read(text) is None

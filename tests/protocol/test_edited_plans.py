@@ -121,6 +121,37 @@ async def test_a_plan_runs_by_its_id_with_its_strategies(tmp_path: Path) -> None
     assert run.steps == ["subtask/s1/call/1", "subtask/s1/critique/1/call/1"]
 
 
+async def test_a_client_s_plan_may_use_the_other_common_names_of_its_keys(
+    tmp_path: Path,
+) -> None:
+    given = {
+        "tasks": [
+            {"task_id": "s1", "task_type": "analyst", "description": "find"},
+            {
+                "task_id": "s2",
+                "task_type": "writer",
+                "description": "write",
+                "dependencies": ["s1"],
+            },
+        ]
+    }
+    async with connected(tmp_path) as connection:
+        run = await run_on(connection, plan=given)
+        assert run.statuses == ["succeeded"] * 2
+        assert "planner" not in run.calls
+        again = await connection.ask("resume_run", run_id=run.reply["run_id"], plan=given)
+        assert again["status"] == "succeeded"
+
+
+async def test_a_wrong_key_of_a_client_s_plan_is_refused_with_the_right_one(
+    tmp_path: Path,
+) -> None:
+    wrong = {"tasks": [{"id": "s1", "worker": "analyst", "objektive": "find"}]}
+    async with connected(tmp_path) as connection:
+        refusal = await connection.refusal("run_orchestration", task="t", plan=wrong)
+    assert "plan.tasks.0.objektive: there is no such key; did you mean 'objective'?" in refusal
+
+
 @pytest.mark.parametrize(
     ("strategy", "sentence"),
     [
@@ -132,7 +163,7 @@ async def test_a_plan_runs_by_its_id_with_its_strategies(tmp_path: Path) -> None
         ),
         (
             {"kind": "revise", "critik": "critic"},
-            "strategy.revise.critik: there is no such key; leave it out.",
+            "strategy.revise.critik: there is no such key; did you mean 'critic'?",
         ),
         (
             {"kind": "revise", "critic": "warden"},

@@ -5,13 +5,15 @@ from typing import Any, cast
 import anyio
 import pytest
 
+from building import worker
 from clients import ERAS, connected, hang, text_of
 from concertmaster import __version__
 from concertmaster.errors import ModelRequestError
 from concertmaster.llm.protocol import PlanBrief, Usage
 from concertmaster.protocol.tools import TOOLS
 from concertmaster.runs.intake import RunPolicy
-from fakes import plan_json, reply_with, subtask
+from fakes import Script, plan_json, reply_with, subtask, texts
+from patterns import decision, screening
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("mode", ERAS)]
 
@@ -139,6 +141,71 @@ async def test_text_and_structured_content_carry_the_same_facts(mode: str, tmp_p
         missing = [fact for fact in facts(result.structured_content) if fact not in text]
         assert missing == []
         assert "No model is in use." in text
+
+
+GIVEN: dict[str, Any] = {
+    "context": "The shop closes in May.",
+    "constraints": ["Name no customer."],
+}
+
+
+async def test_context_and_constraints_reach_everyone_who_works_on_a_task(
+    mode: str, tmp_path: Path
+) -> None:
+    decided = decision(done=True, reason="enough")
+    planned = plan_json(subtask("s1", decisive=True), subtask("s2", "critic"), mode="adaptive")
+    scripts: dict[str, Script] = {
+        "planner": planned,
+        "orchestrator": decided,
+        "guard": screening(allowed=True),
+    }
+    async with connected(tmp_path, SCRIPTS | scripts, mode=mode) as connection:
+        reply = await connection.ask("run_orchestration", task="check it", guard="critic", **GIVEN)
+        found = await connection.ask("get_run", run_id=reply["run_id"])
+        asked = {request.caller: texts([request])[0] for request in connection.llm.requests}
+    callers = {"guard", "planner", "worker:analyst", "worker:critic", "orchestrator", "synthesizer"}
+    assert asked.keys() == callers
+    for text in asked.values():
+        assert "The shop closes in May." in text
+        assert "Name no customer." in text
+    assert {key: found[key] for key in GIVEN} == GIVEN
+
+
+async def test_a_plan_keeps_its_context_and_constraints_and_a_run_may_add_to_them(
+    mode: str, tmp_path: Path
+) -> None:
+    async with connected(tmp_path, SCRIPTS, mode=mode) as connection:
+        plan = await connection.ask("plan_task", task="check it", **GIVEN)
+        reply = await connection.ask(
+            "run_orchestration",
+            plan_id=plan["plan_id"],
+            context="It opens in June.",
+            constraints=["Be brief.", "Name no customer."],
+        )
+        analyst = next(item for item in connection.llm.requests if item.caller == "worker:analyst")
+    assert reply["constraints"] == ["Name no customer.", "Be brief."]
+    (text,) = texts([analyst])
+    assert "The shop closes in May.\n\nIt opens in June." in text
+
+
+async def test_a_client_says_which_model_a_worker_uses_and_how_long_it_may_take(
+    mode: str, tmp_path: Path
+) -> None:
+    picky = worker("picky", model="opus")
+    async with connected(tmp_path, workers=[picky], mode=mode) as connection:
+        for model in ("haiku", ""):
+            await connection.ask("run_worker", worker="picky", task="think", model=model)
+        assert [request.model for request in connection.llm.requests] == ["haiku", "opus"]
+        refusal = await connection.refusal(
+            "run_worker", worker="picky", task="think", deadline_seconds=-1
+        )
+        assert "deadline_seconds is -1" in refusal
+    async with connected(tmp_path / "slow", default=hang, mode=mode) as connection:
+        reply = await connection.ask(
+            "run_worker", worker="analyst", task="think", deadline_seconds=1
+        )
+    assert reply["status"] == "failed"
+    assert "deadline of 1 s" in " ".join(reply["reasons"] + [reply["subtasks"][0]["error"]])
 
 
 async def test_a_plan_is_returned_without_being_run(mode: str, tmp_path: Path) -> None:

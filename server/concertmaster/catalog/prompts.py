@@ -55,13 +55,22 @@ class Placeholders:
 PLACEHOLDERS: Mapping[PromptName, Placeholders] = {
     "plan": Placeholders(
         system=frozenset({"workers", "max_subtasks"}),
-        user=frozenset({"task", "input_names", "constraints", "decisions"}),
+        user=frozenset({"task", "context", "input_names", "constraints", "decisions"}),
     ),
     "repair": Placeholders(user=frozenset({"problems"})),
     "next_step": Placeholders(
         system=frozenset({"workers"}),
         user=frozenset(
-            {"task", "input_names", "constraints", "subtasks", "results", "left", "occasion"}
+            {
+                "task",
+                "context",
+                "input_names",
+                "constraints",
+                "subtasks",
+                "results",
+                "left",
+                "occasion",
+            }
         ),
     ),
     "work": Placeholders(
@@ -93,9 +102,13 @@ PLACEHOLDERS: Mapping[PromptName, Placeholders] = {
         user=frozenset({"task", "objective", "expects", "dependencies", "criteria", "answer"})
     ),
     "verify": Placeholders(user=frozenset({"task", "results"})),
-    "guard": Placeholders(user=frozenset({"role", "task", "input_names"})),
+    "guard": Placeholders(
+        user=frozenset({"role", "task", "context", "constraints", "input_names"})
+    ),
     "condense": Placeholders(user=frozenset({"task", "results"})),
-    "synthesize": Placeholders(user=frozenset({"task", "results", "gaps", "form"})),
+    "synthesize": Placeholders(
+        user=frozenset({"task", "context", "constraints", "results", "gaps", "form"})
+    ),
 }
 """Every prompt there is, and its placeholders."""
 

@@ -34,6 +34,8 @@ def run_data(state: RunState) -> JsonValue:
             run_id=state.run_id,
             status=state.status,
             task=state.request.task,
+            context=state.request.context,
+            constraints=state.request.constraints,
             answer=state.answer,
             value=state.value,
             subtasks=tuple(_line(item) for item in state.subtasks.values()),

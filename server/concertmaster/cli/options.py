@@ -2,6 +2,7 @@
 
 import codecs
 import functools
+import json
 import logging
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -10,9 +11,10 @@ from typing import Any, BinaryIO, TypeVar, cast
 
 import anyio
 import click
+import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from concertmaster.engine.plans.plan import Plan
+from concertmaster.engine.plans.plan import Plan, shape_problems
 from concertmaster.errors import ConcertmasterError, RequestError
 from concertmaster.llm.protocol import JsonSchema
 from concertmaster.settings import LoadedSettings, Settings
@@ -41,7 +43,7 @@ data_option = click.option(
 
 definition_options = _together(
     click.option(
-        "--workers",
+        "--workers-dir",
         "worker_folders",
         type=FOLDER,
         metavar="DIR",
@@ -49,7 +51,7 @@ definition_options = _together(
         help="Also use the worker files in this folder. May be given again.",
     ),
     click.option(
-        "--prompts",
+        "--prompts-dir",
         "prompt_folders",
         type=FOLDER,
         metavar="DIR",
@@ -59,7 +61,7 @@ definition_options = _together(
 )
 
 job_folders_option = click.option(
-    "--jobs",
+    "--jobs-dir",
     "job_folders",
     type=FOLDER,
     metavar="DIR",
@@ -113,7 +115,28 @@ order_options = _together(
     json_option,
 )
 
+background_options = _together(
+    click.option(
+        "--context", default="", metavar="TEXT", help="Background that everyone at work is given."
+    ),
+    click.option(
+        "--constraint",
+        "constraints",
+        metavar="TEXT",
+        multiple=True,
+        help="What the work must or must not do. May be given again.",
+    ),
+)
+
 planning_options = _together(
+    background_options,
+    click.option(
+        "--worker",
+        "workers",
+        metavar="NAME",
+        multiple=True,
+        help="Use this worker only, or these. May be given again.",
+    ),
     click.option(
         "--mode",
         type=click.Choice(["auto", "static", "adaptive"]),
@@ -185,6 +208,11 @@ def task_text(task: str) -> str:
     return text
 
 
+def name_of(file: BinaryIO) -> str:
+    """Return the name of an open file, as a message has it."""
+    return str(getattr(file, "name", "<stdin>"))
+
+
 def _text_of(file: BinaryIO) -> str:
     """Return the text in an open file: UTF-8, or UTF-16 as PowerShell writes it with `>`."""
     data = file.read()
@@ -192,7 +220,9 @@ def _text_of(file: BinaryIO) -> str:
     try:
         return data.decode("utf-16" if marked else "utf-8-sig")
     except UnicodeDecodeError:
-        raise RequestError(f"{file.name} is no text in UTF-8. Save it in that encoding.") from None
+        raise RequestError(
+            f"{name_of(file)} is no text in UTF-8. Save it in that encoding."
+        ) from None
 
 
 def read_schema(file: BinaryIO | None) -> JsonSchema | None:
@@ -203,17 +233,23 @@ def read_schema(file: BinaryIO | None) -> JsonSchema | None:
         return _JSON_OBJECT.validate_json(_text_of(file))
     except ValidationError as exc:
         problem = exc.errors(include_url=False, include_input=False)[0]["msg"]
-        raise RequestError(f"The output schema {file.name} is no JSON object: {problem}.") from None
+        raise RequestError(
+            f"The output schema {name_of(file)} is no JSON object: {problem}."
+        ) from None
 
 
 def read_plan(file: BinaryIO) -> Plan:
-    """Return the plan in an open file."""
+    """Return the plan in an open file, which is JSON or YAML."""
+    text = _text_of(file)
     try:
-        return Plan.model_validate_json(_text_of(file))
+        # JSON is read as JSON: YAML knows fewer escapes, and has words for numbers and dates.
+        json_alone = text.lstrip().startswith("{")
+        return Plan.model_validate(json.loads(text) if json_alone else yaml.safe_load(text))
     except ValidationError as exc:
-        problem = exc.errors(include_url=False, include_input=False)[0]
-        where = "".join(f"{part}: " for part in problem["loc"])
-        raise RequestError(f"{file.name} is no plan: {where}{problem['msg']}.") from None
+        problems = " ".join(shape_problems(exc))
+    except (ValueError, RecursionError, yaml.YAMLError) as exc:
+        problems = f"It is neither JSON nor YAML: {' '.join(str(exc).split())}."
+    raise RequestError(f"{name_of(file)} is no plan. {problems}")
 
 
 def run_async(work: Callable[[], Awaitable[T]]) -> T:

@@ -128,6 +128,8 @@ def run_parts(state: RunState) -> list[RenderableType]:
     facts.add_column(overflow="fold")
     rows = {
         "task": harmless(state.request.task),
+        "context": state.request.context,
+        "constraints": "\n".join(state.request.constraints),
         "run": joined((state.run_id, state.request.kind)),
         "status": state.status,
         "started": moment(state.started_at),

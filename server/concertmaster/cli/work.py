@@ -13,9 +13,11 @@ from concertmaster.cli.data import run_data
 from concertmaster.cli.follow import Followed, follow
 from concertmaster.cli.frame import style_of
 from concertmaster.cli.options import (
+    background_options,
     budget_option,
     json_option,
     load,
+    name_of,
     order_options,
     planning_options,
     read_plan,
@@ -30,6 +32,7 @@ from concertmaster.cli.terminal import print_aside, print_json, print_markdown, 
 from concertmaster.cli.wiring import open_runs
 from concertmaster.engine.plans.plan import Verify
 from concertmaster.engine.record.request import Mode
+from concertmaster.errors import InvalidPlanError, RequestError
 from concertmaster.protocol.reused import reused_line
 from concertmaster.runs.orders import Order, PlanOrder, RunOrder, WorkerOrder
 from concertmaster.runs.service import RunService
@@ -46,6 +49,13 @@ _files = click.argument("files", nargs=-1)
 @click.command()
 @_task
 @_files
+@click.option(
+    "--plan",
+    "plan_file",
+    type=click.File("rb"),
+    metavar="FILE",
+    help="Run the plan in this file (JSON or YAML) instead of making one; - reads it from stdin.",
+)
 @planning_options
 @running_options
 @order_options
@@ -53,6 +63,10 @@ _files = click.argument("files", nargs=-1)
 def run(
     task: str,
     files: tuple[str, ...],
+    plan_file: BinaryIO | None,
+    context: str,
+    constraints: tuple[str, ...],
+    workers: tuple[str, ...],
     mode: Mode,
     verify: Verify | None,
     guard: str,
@@ -66,15 +80,32 @@ def run(
     from stdin. The answer goes to stdout, all else to stderr.
     """
     schema = read_schema(output_schema)
+    plan = read_plan(plan_file) if plan_file is not None else None
     order = RunOrder(
         task=task_text(task),
+        context=context,
+        constraints=constraints,
         inputs=files,
+        plan=plan,
+        workers=workers,
         mode=mode,
         verify=verify,
         guard=guard,
         output_schema=schema,
     )
-    _work(order, flags, as_json)
+    if plan_file is None:
+        _work(order, flags, as_json)
+        return
+    file_name = name_of(plan_file)
+
+    async def begin(service: RunService) -> RunState:
+        try:
+            return await service.start(order)
+        except InvalidPlanError as exc:
+            problems = " ".join(exc.problems)
+            raise RequestError(f"The plan in {file_name} cannot be run. {problems}") from None
+
+    _follow(flags, as_json, begin, inputs=files)
 
 
 @click.command()
@@ -82,21 +113,43 @@ def run(
 @_files
 @planning_options
 @order_options
-def plan(task: str, files: tuple[str, ...], mode: Mode, as_json: bool, **flags: Any) -> None:
+def plan(
+    task: str,
+    files: tuple[str, ...],
+    context: str,
+    constraints: tuple[str, ...],
+    workers: tuple[str, ...],
+    mode: Mode,
+    as_json: bool,
+    **flags: Any,
+) -> None:
     """Print the plan for TASK, without running it."""
-    _work(PlanOrder(task=task_text(task), inputs=files, mode=mode), flags, as_json)
+    order = PlanOrder(
+        task=task_text(task),
+        context=context,
+        constraints=constraints,
+        inputs=files,
+        workers=workers,
+        mode=mode,
+    )
+    _work(order, flags, as_json)
 
 
 @click.command()
 @click.argument("name")
 @_task
 @_files
+@background_options
+@click.option("--model", default="", metavar="MODEL", help="Use this model: an alias or an id.")
 @order_options
 @schema_option
 def worker(
     name: str,
     task: str,
     files: tuple[str, ...],
+    context: str,
+    constraints: tuple[str, ...],
+    model: str,
     as_json: bool,
     output_schema: BinaryIO | None,
     **flags: Any,
@@ -106,7 +159,10 @@ def worker(
     order = WorkerOrder(
         worker=name,
         task=task_text(task),
+        context=context,
+        constraints=constraints,
         inputs=files,
+        model=model,
         output_schema=schema,
         deadline_seconds=flags["run_seconds"],
     )

@@ -52,10 +52,7 @@ Inputs = Annotated[
             },
         }
     ),
-    Field(
-        description="Files, folders, globs, file:// URIs (under the server's roots), or texts as "
-        "{name, text}."
-    ),
+    Field(description="Paths, globs or file:// URIs under the server's roots, or {name, text}."),
 ]
 
 

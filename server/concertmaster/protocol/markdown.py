@@ -39,6 +39,8 @@ def markdown(reply: AnyReply) -> str:
 def _run(reply: RunReply) -> Iterable[str]:
     yield f"Run {reply.run_id}: **{reply.status}**{_figures(reply.seconds, reply.usd)}"
     yield f"Task: {reply.task}"
+    yield f"Context: {reply.context}" if reply.context else ""
+    yield _bullets("Constraints", reply.constraints)
     yield f"Progress: {reply.progress}" if reply.progress else ""
     yield _bullets("Waits for a person to agree to", map(_question, reply.questions))
     yield f"Guard: {reply.guard}" if reply.guard != "none" else ""

@@ -97,6 +97,8 @@ class RunReply(Reply):
     run_id: str
     status: RunStatus
     task: str
+    context: str = ""
+    constraints: tuple[str, ...] = ()
     progress: str = ""
     questions: tuple[QuestionLine, ...] = Field(
         default=(), description="Tool calls that wait for a person to agree, which you are not."

@@ -9,6 +9,7 @@ from mcp.server.mcpserver.tools import Tool
 from mcp.types import CallToolResult, ToolAnnotations
 from pydantic import BaseModel, ValidationError
 
+from concertmaster.engine.plans.plan import unknown_key
 from concertmaster.errors import ConcertmasterError, did_you_mean
 from concertmaster.llm.protocol import JsonSchema
 from concertmaster.protocol.elicitation import AnswerNeededError
@@ -80,6 +81,6 @@ class SentenceTool(Tool):
             if item["type"] == "missing":
                 what = "this argument is required"
             elif item["type"] == "extra_forbidden":
-                what = "there is no such key; leave it out"
-            sentences.append(f"{where}: {what}.")
+                what = unknown_key(item["loc"])
+            sentences.append(f"{where}: {what}" + ("" if what.endswith("?") else "."))
         return f"{self.name} was called wrongly. {' '.join(sentences[:10])}"

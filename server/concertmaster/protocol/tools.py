@@ -30,28 +30,31 @@ from concertmaster.runs.orders import PlanOrder, RunOrder, WorkerOrder
 
 Workers = Annotated[
     Texts,
-    Field(description="Workers to choose from (workers://catalog), if not all."),
+    Field(description="Names from workers://catalog. Default: all."),
 ]
 MaxSubtasks = Annotated[
     int | None,
-    Field(ge=1, description="Most subtasks of a plan (usually 8)."),
+    Field(ge=1, description="Default: 8."),
 ]
 Mode = Annotated[
     request.Mode,
     WithJsonSchema({"enum": ["auto", "static", "adaptive"], "type": "string"}),
-    Field(
-        description="static: plan once; adaptive: plan on as results come in; auto: the planner "
-        "decides."
-    ),
+    Field(description="static: plan once; adaptive: replan as results come in."),
 ]
 Decomposition = Annotated[
     request.Decomposition | None,
     WithJsonSchema({"enum": ["constrained", "hybrid", "dynamic"]}),
-    Field(description="Workers the planner may write for the run: none, one, any."),
+    Field(description="Workers the planner may write: none, one, any."),
 ]
 BudgetUsd = Annotated[
     float | None,
-    Field(description="Most USD to spend (usually 2)."),
+    Field(description="Spending limit. Default: 2."),
+]
+Context = Annotated[str, Field(description="Background to know.")]
+Constraints = Annotated[Texts, Field(description="What must or must not be done.")]
+DeadlineSeconds = Annotated[
+    float | None,
+    Field(description="Time for all of it."),
 ]
 OutputSchema = Annotated[
     dict[str, Any] | None,
@@ -77,7 +80,9 @@ Offset = Annotated[int, Field(ge=0, description="Read on from here: next_offset 
 async def plan_task(
     ctx: Ctx,
     task: Annotated[str, Field(description="What is to be achieved, with all that matters.")],
+    context: Context = "",
     inputs: Inputs = (),
+    constraints: Constraints = (),
     workers: Workers = (),
     max_subtasks: MaxSubtasks = None,
     mode: Mode = "auto",
@@ -87,7 +92,9 @@ async def plan_task(
     """Plan a task."""
     order = PlanOrder(
         task=task,
+        context=context,
         inputs=inputs,
+        constraints=constraints,
         workers=workers,
         max_subtasks=max_subtasks,
         mode=mode,
@@ -103,9 +110,11 @@ async def run_worker(
     ctx: Ctx,
     worker: Annotated[str, Field(description="Name of the worker (workers://catalog).")],
     task: Annotated[str, Field(description="The worker's objective.")],
-    context: Annotated[str, Field(description="Background the worker should know.")] = "",
+    context: Context = "",
     inputs: Inputs = (),
-    constraints: Annotated[Texts, Field(description="What the worker must or must not do.")] = (),
+    constraints: Constraints = (),
+    model: Annotated[str, Field(description="opus, sonnet, haiku or an id.")] = "",
+    deadline_seconds: DeadlineSeconds = None,
     budget_usd: BudgetUsd = None,
     output_schema: OutputSchema = None,
     idempotency_key: IdempotencyKey = "",
@@ -118,6 +127,8 @@ async def run_worker(
         context=context,
         inputs=inputs,
         constraints=constraints,
+        model=model,
+        deadline_seconds=deadline_seconds,
         budget_usd=budget_usd,
         output_schema=output_schema,
         idempotency_key=idempotency_key,
@@ -142,7 +153,9 @@ async def run_orchestration(
             "objective, depends_on, inputs, …}], …}. Needs task and inputs."
         ),
     ] = None,
+    context: Context = "",
     inputs: Inputs = (),
+    constraints: Constraints = (),
     workers: Workers = (),
     max_subtasks: MaxSubtasks = None,
     mode: Mode = "auto",
@@ -154,10 +167,7 @@ async def run_orchestration(
     guard: Annotated[
         str, Field(description="Worker that screens task and inputs before anything gets out.")
     ] = "",
-    deadline_seconds: Annotated[
-        float | None,
-        Field(description="Seconds for the whole run (usually 900)."),
-    ] = None,
+    deadline_seconds: DeadlineSeconds = None,
     budget_usd: BudgetUsd = None,
     approve: Annotated[
         request.Approve | None,
@@ -173,7 +183,9 @@ async def run_orchestration(
         task=task,
         plan_id=plan_id or None,
         plan=plan,
+        context=context,
         inputs=inputs,
+        constraints=constraints,
         workers=workers,
         max_subtasks=max_subtasks,
         mode=mode,
@@ -258,26 +270,24 @@ async def resume_run(
 
 PLAN_TASK = """\
 Return a checked plan for a task without running it, to see or change it before paying for the \
-work; to simply get it done, call run_orchestration. A request that needs no workers has a \
-direct_answer. Next: run_orchestration with the plan_id or the edited plan."""
+work; to simply get it done, call run_orchestration. Next: run_orchestration with the plan_id or \
+the edited plan."""
 
 RUN_WORKER = """\
 Have one specialist do one well-defined thing and return its result. Several calls may run at \
 once. For a task with several parts call run_orchestration. The worker starts with an empty \
-context: put all it needs into task, context and inputs. Status running: follow it with get_run."""
+context: put all it needs into task, context and inputs. Status running: do what next says."""
 
 RUN_ORCHESTRATION = """\
 Get a large or many-sided task done: specialist workers do its subtasks in parallel, and their \
 findings are merged into one answer. For reviews, analyses and research with several angles, \
 above all over many files, which do not enter your context; not for what you can answer at once \
-or one worker can do (run_worker). Status running: call get_run with the run_id. Status \
-needs_approval: do what next says. Status partial: something is missing, named in reasons; say so \
-when you pass the answer on."""
+or one worker can do (run_worker). Status running, needs_approval: do what next says. Status \
+partial: something is missing, named in reasons; say so when you pass the answer on."""
 
 GET_RUN = """\
 See where a run stands and read its answer; changes nothing. Use it after a reply with status \
-running, with wait_seconds (such as 45): it returns when the run is over or the time is up. With \
-subtask_id: one result in full. Without run_id: the latest runs."""
+running, with wait_seconds (such as 45): it returns when the run is over or the time is up."""
 
 CANCEL_RUN = """\
 Stop a run that is no longer wanted. What is finished is kept and can be read with get_run. Does \
@@ -285,8 +295,8 @@ nothing to a run that is over."""
 
 RESUME_RUN = """\
 Go on with a run that is interrupted, cancelled, failed or partial, or needs approval: what \
-succeeded is kept and not paid for again; the rest is tried again. A run under way is only \
-followed. With plan or from_subtask: a new run, which takes over what nothing has changed for."""
+succeeded is kept; the rest is tried again. A run under way is only followed. With plan or \
+from_subtask: a new run, which takes over what nothing has changed for."""
 
 _answering = partial(SentenceTool.answering, schemas_of(PlanReply, RunReply, FoundReply))
 

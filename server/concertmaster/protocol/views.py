@@ -141,6 +141,8 @@ def run_reply(state: RunState, page: Page, detail: Detail, *, approval_token: st
         run_id=state.run_id,
         status=state.status,
         task=one_line(state.request.task, 160),
+        context=one_line(state.request.context, 160),
+        constraints=_sentences(state.request.constraints, detail),
         progress="" if state.still else progress_line(state),
         questions=question_lines(state, most=detail.sentences, chars=detail.sentence),
         guard=state.guard,

@@ -150,6 +150,8 @@ def _plan_request(order: PlanOrder, catalog: Catalog, policy: RunPolicy) -> RunR
     return RunRequest(
         kind="plan",
         task=_text(order.task, "task"),
+        context=_context(order),
+        constraints=_constraints(order),
         workers=_workers(order.workers, catalog),
         mode=order.mode,
         decomposition=order.decomposition or policy.decomposition,
@@ -164,6 +166,8 @@ def _run_request(order: RunOrder, catalog: Catalog, policy: RunPolicy) -> RunReq
     return RunRequest(
         kind="orchestration",
         task=_text(order.task, "task"),
+        context=_context(order),
+        constraints=_constraints(order),
         workers=_workers(order.workers, catalog),
         plan=order.plan,
         plan_gaps=order.plan_gaps,
@@ -194,13 +198,22 @@ def _worker_request(
     return RunRequest(
         kind="worker",
         task=task,
-        context=_text(order.context, "context", empty=True),
-        constraints=tuple(_text(item, "constraints") for item in order.constraints),
+        context=_context(order),
+        constraints=_constraints(order),
+        model=_text(order.model, "model", empty=True),
         plan=Plan(subtasks=(subtask,)),
         approve=policy.approve,
         output_schema=_schema(order.output_schema),
         limits=limits,
     )
+
+
+def _context(order: Order) -> str:
+    return _text(order.context, "context", empty=True)
+
+
+def _constraints(order: Order) -> tuple[str, ...]:
+    return tuple(_text(item, "constraints") for item in order.constraints)
 
 
 def _text(text: str, name: str, *, empty: bool = False) -> str:

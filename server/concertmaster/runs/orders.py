@@ -14,6 +14,10 @@ LONGEST_KEY = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Order:
+    context: str = ""
+    """Background that the planner, the workers and the synthesis are given."""
+    constraints: tuple[str, ...] = ()
+    """What the work must or must not do, a sentence each."""
     inputs: tuple[InputSpec, ...] = ()
     idempotency_key: str = ""
     """Of all orders that have the same, one is done; none where this is empty."""
@@ -54,7 +58,8 @@ class RunOrder(_PlannedOrder):
     """Plan, delegate and synthesize; or run a plan that exists.
 
     One of `task`, `plan_id` and `plan` is needed. With `plan_id`, the task and the inputs
-    are those the plan was made for; `plan` needs the task too, and its inputs.
+    are those the plan was made for, and so are context and constraints, to which the order
+    may add; `plan` needs the task too, and its inputs.
     """
 
     task: str = ""
@@ -77,8 +82,8 @@ class WorkerOrder(_Order):
 
     worker: str
     task: str
-    context: str = ""
-    constraints: tuple[str, ...] = ()
+    model: str = ""
+    """The model that does it; the worker's own where this is empty."""
     output_schema: JsonSchema | None = None
     deadline_seconds: float | None = None
 

@@ -186,6 +186,8 @@ class OrderReader:
         filled = replace(
             order,
             task=planned.request.task,
+            context="\n\n".join(filter(None, [planned.request.context, order.context])),
+            constraints=tuple(dict.fromkeys([*planned.request.constraints, *order.constraints])),
             plan=planned.plan,
             plan_gaps=() if planned.status == "needs_approval" else planned.reasons,
             plan_id=None,

@@ -294,7 +294,8 @@ class _Reckoning:
         turns = definition.max_turns if case.high and definition.tools else 1
         prompt = PROMPT_TOKENS + self._tokens(size(definition.instructions))
         prompt += len(subtask.depends_on) * case.reply
-        model = model or definition.model or self._setup.models.worker
+        asked_for = model or self._run.request.model
+        model = asked_for or definition.model or self._setup.models.worker
         load = NO_LOAD
         for turn in range(turns):
             words = min(case.tool_call if turn < turns - 1 else case.reply, bound)

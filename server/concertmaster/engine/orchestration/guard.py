@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from concertmaster.engine.concurrency import together
 from concertmaster.engine.conversations.judgement import NoJudgementError, Question, judge
 from concertmaster.engine.record.events import GuardDecided, RunEnded
-from concertmaster.engine.run import Run, Setup, input_names
+from concertmaster.engine.run import Run, Setup, bullets, input_names
 from concertmaster.engine.subtasks.condensing import READABLE_CHARS
 from concertmaster.llm.protocol import Frozen, closed_object
 
@@ -68,6 +68,8 @@ async def _screen(run: Run, setup: Setup) -> GuardDecided:
         "guard",
         role=worker.instructions,
         task=run.request.task,
+        context=run.request.context or "None.",
+        constraints=bullets(run.request.constraints),
         input_names=input_names(documents),
     )
     question = Question(

@@ -140,6 +140,7 @@ def _prompt(
         "next_step",
         workers=describe_workers(workers),
         task=run.request.task,
+        context=run.request.context or "None.",
         input_names=input_names(run.documents.values()),
         constraints=bullets(run.request.constraints),
         subtasks=bullets(_state(subtask, situation) for subtask in situation.plan.subtasks),

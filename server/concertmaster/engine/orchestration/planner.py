@@ -132,6 +132,7 @@ def _request(
         workers=describe_workers(cards),
         max_subtasks=str(rules.max_subtasks),
         task=request.task,
+        context=request.context or "None.",
         input_names=input_names(documents),
         constraints=bullets(request.constraints),
         decisions=bullets([*_decisions(run, rules), *_money(run, setup)]),

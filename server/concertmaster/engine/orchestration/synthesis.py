@@ -62,6 +62,8 @@ def _request(run: Run, setup: Setup, results: Sequence[WorkResult], gaps: Sequen
     prompt = setup.prompts.render(
         "synthesize",
         task=run.request.task,
+        context=run.request.context or "None.",
+        constraints=bullets(run.request.constraints),
         results=fenced_results(results),
         gaps=bullets(gaps),
         form=SCHEMA_FORM if run.request.output_schema else PLAIN_FORM,

@@ -1,14 +1,15 @@
 """The plan of a run: its shape, and how it is read from what a planner wrote."""
 
+import difflib
 import itertools
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Literal, cast, get_args
 
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import AliasChoices, BaseModel, Field, StringConstraints, ValidationError
 
-from concertmaster.engine.plans.strategy import SINGLE, Strategy
+from concertmaster.engine.plans.strategy import SINGLE, Map, Revise, Strategy, Vote
 from concertmaster.errors import InvalidPlanError
 from concertmaster.llm.protocol import Frozen
 
@@ -39,11 +40,14 @@ ID_PATTERN = rf"^[A-Za-z][A-Za-z0-9_-]{{0,{ID_CHARS - 1}}}$"
 class Subtask(Frozen):
     """One unit of a plan: a worker, its objective, and what it depends on."""
 
-    id: str = Field(pattern=ID_PATTERN)
-    worker: str = Field(min_length=1)
-    objective: str = Field(min_length=1)
+    # The second name of a key is accepted when a plan is read, and never written.
+    id: str = Field(pattern=ID_PATTERN, validation_alias=AliasChoices("id", "task_id"))
+    worker: str = Field(min_length=1, validation_alias=AliasChoices("worker", "task_type"))
+    objective: str = Field(min_length=1, validation_alias=AliasChoices("objective", "description"))
     why: str = ""
-    depends_on: tuple[str, ...] = ()
+    depends_on: tuple[str, ...] = Field(
+        default=(), validation_alias=AliasChoices("depends_on", "dependencies")
+    )
     priority: Priority = "medium"
     inputs: tuple[str, ...] = ()
     """Names of the run's inputs that the worker gets; it gets no others."""
@@ -80,8 +84,21 @@ class Plan(Frozen):
     why: str = ""
     """Why it is done in this mode, or answered directly."""
     verify: Verify = "none"
-    subtasks: tuple[Subtask, ...] = ()
+    subtasks: tuple[Subtask, ...] = Field(
+        default=(), validation_alias=AliasChoices("subtasks", "tasks")
+    )
     custom_workers: tuple[CustomWorker, ...] = ()
+
+
+_MODELS: Mapping[str, type[BaseModel]] = {
+    "plan": Plan,
+    **dict.fromkeys(("subtasks", "tasks", "add"), Subtask),
+    "custom_workers": CustomWorker,
+    "vote": Vote,
+    "revise": Revise,
+    "map": Map,
+}
+"""What is read at a place in a plan, by the last name on the way there."""
 
 
 def free_id(subtask_id: str, taken: Collection[str]) -> str:
@@ -129,12 +146,14 @@ def _remove(value: object, place: Sequence[int | str]) -> None:
 def shape_problems(error: ValidationError) -> list[str]:
     """Return one sentence for each thing that is wrong with a plan's shape."""
     problems: list[str] = []
+    root = "plan" if error.title == Plan.__name__ else ""
     for item in error.errors(include_url=False, include_input=False):
         where = ".".join(str(part) for part in item["loc"])
         what = item["msg"].removeprefix("Value error, ").rstrip(".")
         if item["type"] == "extra_forbidden":
-            what = "there is no such key; leave it out"
-        problems.append(f"{where}: {what}." if where else f"{what}.")
+            what = unknown_key((root, *item["loc"]))
+        end = "" if what.endswith("?") else "."
+        problems.append(f"{where}: {what}{end}" if where else f"{what}{end}")
     return problems
 
 
@@ -151,10 +170,36 @@ def _plan_within(text: str) -> str:
         except RecursionError:
             break
         else:
-            if value.keys() & {"subtasks", "direct_answer"}:
+            if value.keys() & {"subtasks", "tasks", "direct_answer"}:
                 found.append(text[at:end])
         at = text.find("{", end)
     return max(found, key=len, default=_strip_fence(text))
+
+
+def unknown_key(place: Sequence[int | str]) -> str:
+    """Return what is wrong with the key at a place in a plan, and which key was probably meant.
+
+    A place begins with "plan", and is made of the keys and indexes that lead to the key.
+    """
+    key = str(place[-1])
+    parents = [part for part in place[:-1] if isinstance(part, str)]
+    model = _MODELS.get(parents[-1]) if parents else None
+    if model is None:
+        return "there is no such key; leave it out"
+    names = {
+        str(name): field_name
+        for field_name, field in model.model_fields.items()
+        for name in _names_of(field.validation_alias, field_name)
+    }
+    if key in names:
+        return f"it means the same as {names[key]!r}, which is given too; leave one of them out"
+    if near := difflib.get_close_matches(key.lower(), names, n=1):
+        return f"there is no such key; did you mean {names[near[0]]!r}?"
+    return f"there is no such key; leave it out, or use one of {', '.join(model.model_fields)}"
+
+
+def _names_of(alias: object, name: str) -> Sequence[object]:
+    return alias.choices if isinstance(alias, AliasChoices) else [name]
 
 
 def _strip_fence(text: str) -> str:

@@ -60,6 +60,8 @@ class RunRequest(Frozen):
     inputs: tuple[InputRef, ...] = ()
     left_out: tuple[str, ...] = ()
     """What is not among the inputs although it was in a folder that is, a sentence each."""
+    model: Text = ""
+    """The model of a run of one worker; that worker's own where this is empty."""
     workers: tuple[str, ...] = ()
     """Names of the workers a planner may choose from; all when empty."""
     plan: Plan | None = None

@@ -74,11 +74,15 @@ class Work:
         """Return the inputs that the subtask gets."""
         return self.run.inputs_of(self.subtask)
 
+    def chosen_model(self, piece: Piece = WHOLE) -> str:
+        """Return the model that does a piece of the work, as it was named."""
+        worker = self.workers.get(piece.worker or self.subtask.worker)
+        asked_for = piece.model or self.run.request.model
+        return asked_for or worker.model or self.setup.models.worker
+
     def model(self, piece: Piece = WHOLE) -> str:
         """Return the id of the model that does a piece of the work."""
-        worker = self.workers.get(piece.worker or self.subtask.worker)
-        model = piece.model or worker.model or self.setup.models.worker
-        return self.setup.llm.model_name(model)
+        return self.setup.llm.model_name(self.chosen_model(piece))
 
     def max_tokens(self, worker: str = "") -> int:
         """Return the upper bound of a reply in a piece of the work."""

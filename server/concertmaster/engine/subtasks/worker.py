@@ -173,7 +173,7 @@ def _request(
     asked_for = request.output_schema if request.kind == "worker" else None
     return Request(
         caller=f"worker:{worker.name}",
-        model=piece.model or worker.model or work.setup.models.worker,
+        model=work.chosen_model(piece),
         system=prompt.system,
         shared=fenced_inputs(documents),
         messages=(UserMessage(text=prompt.user),),
