@@ -35,6 +35,8 @@ def migrate(url: str) -> tuple[str, ...]:
     try:
         with closing(address.connect()) as guard:
             check_encoding(guard, address.place)
+            # Another process may take as long as it needs.
+            guard.execute("SET lock_timeout = 0")
             # Yoyo's own lock is a row, which stays where its process was killed.
             guard.execute("SELECT pg_advisory_lock(hashtext('concertmaster'))")
             backend = core.PostgresqlPsycopgBackend(uri, APPLIED)

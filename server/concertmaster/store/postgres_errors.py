@@ -16,6 +16,10 @@ _READ_ONLY = (
     "of the primary server."
 )
 _FULL = "The disk of the store at {place} is full ({reason}). Make room on it."
+_LOCKED = (
+    "Another session keeps a run in the store at {place} locked ({reason}). pg_locks and "
+    "pg_stat_activity show which; end it, or wait for it, and try again."
+)
 _UNUSABLE = "The store at {place} cannot be used ({reason}). CONCERTMASTER_STORE sets another one."
 
 NO_TABLES = "The store at {place} has no tables yet. To make them: concertmaster store migrate"
@@ -37,6 +41,7 @@ _SENTENCES: list[tuple[type[psycopg.Error], str]] = [
     (errors.InsufficientPrivilege, _DENIED),
     (errors.ReadOnlySqlTransaction, _READ_ONLY),
     (errors.DiskFull, _FULL),
+    (errors.LockNotAvailable, _LOCKED),
 ]
 
 

@@ -21,6 +21,9 @@ READ_SECONDS = 5
 WRITE_SECONDS = 20
 """How long to try again to write to one: what is to be written may have been paid for."""
 
+LOCKED_SECONDS = 4
+"""How long to try again what another session keeps locked: all other runs wait meanwhile."""
+
 RETRY_SECONDS = 0.1
 
 APPLIED = "concertmaster_migrations"
@@ -37,6 +40,23 @@ _DEFAULTS = {
     "fallback_application_name": "concertmaster",
 }
 """What an address may say otherwise. Without it a server that is gone is missed for hours."""
+
+_BOUNDS = {
+    "idle_in_transaction_session_timeout": "3s",
+    "lock_timeout": "2s",
+    "tcp_keepalives_idle": "4",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "2",
+}
+"""How long the server lets a session of ours hold or wait for locks, and be out of reach."""
+
+_BOUND: LiteralString = """
+SELECT set_config(name, bound, FALSE)
+FROM unnest(%s::text[], %s::text[]) AS bounds (name, bound) JOIN pg_settings USING (name)
+WHERE source IN ('default', 'configuration file', 'command line', 'environment variable')
+"""
+"""What the address (`options`), the role or the database say takes precedence. Poolers refuse most
+settings at the start of a connection, so they are made after it."""
 
 _FIXED = {"client_encoding": "UTF8"}
 """What neither an address nor a server says otherwise: texts are of any language."""
@@ -58,6 +78,10 @@ that is yet to become the primary."""
 Connection = psycopg.Connection[tuple[object, ...]]
 
 T = TypeVar("T")
+
+
+class LockedError(StoreError):
+    """Another session keeps locked what is to be written."""
 
 
 class Address:
@@ -84,11 +108,18 @@ class Address:
 
     def connect(self) -> Connection:
         """Return a new connection on which every statement is a transaction of its own."""
-        return psycopg.connect(self.conninfo, autocommit=True)
+        connection = psycopg.connect(self.conninfo, autocommit=True)
+        try:
+            connection.execute(_BOUND, (list(_BOUNDS), list(_BOUNDS.values())))
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     def store_error(self, error: psycopg.Error) -> StoreError:
         """Return an error that says what is wrong with the store."""
-        return StoreError(explain(error, self.place))
+        kind = LockedError if isinstance(error, errors.LockNotAvailable) else StoreError
+        return kind(explain(error, self.place))
 
 
 class Link:
@@ -107,9 +138,10 @@ class Link:
         Where the connection is lost, work that was committed may be attempted again.
 
         Raises:
+            LockedError: another session keeps locked what is to be written.
             StoreError: the store cannot be used.
         """
-        until = time.monotonic() + self._patience
+        began = time.monotonic()
         again = False
         while True:
             try:
@@ -117,7 +149,9 @@ class Link:
             except psycopg.Error as exc:
                 lost = self._connection is None or self._connection.closed
                 passing = lost or isinstance(exc, _PASSING)
-                if not (passing and self._checked and time.monotonic() < until):
+                locked = isinstance(exc, errors.LockNotAvailable)
+                patience = min(self._patience, LOCKED_SECONDS) if locked else self._patience
+                if not (passing and self._checked and time.monotonic() < began + patience):
                     raise self._address.store_error(exc) from exc
                 self.close()
             again = True

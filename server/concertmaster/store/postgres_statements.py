@@ -3,6 +3,9 @@
 Every write holds the row of its run until it is committed, and so does a take-over: what an
 owner has written is there when the next one begins, and nothing of it comes after. Clocks
 are compared on the server alone.
+
+Each transaction reaches the server in one message, so that the server can bring it to its end
+without its client: a process that is stopped at any moment leaves no row locked.
 """
 
 from typing import LiteralString
@@ -115,6 +118,9 @@ FROM added
 FIRST_EVENT: LiteralString = _FIRST_ADDED + _FIRST_TELL
 
 FIRST_EVENT_WITH_TEXTS: LiteralString = _FIRST_ADDED + _FIRST_REFERRING + _KEPT + _FIRST_TELL
+
+WAIT_BRIEFLY: LiteralString = "SELECT set_config('lock_timeout', '500ms', TRUE)"
+"""For claims: a run that another session keeps locked is not free, and others must not wait."""
 
 LOCK: LiteralString = "SELECT pg_advisory_xact_lock(hashtext('concertmaster runs'))"
 """Held by whoever counts the runs under way, so that nobody adds to them meanwhile."""
@@ -230,20 +236,29 @@ HOLD_TEXTS: LiteralString = "LOCK TABLE run_texts IN SHARE ROW EXCLUSIVE MODE"
 """Else an event that is added could refer to a text that is just being deleted. Whoever keeps
 texts waits for this before all else, so that he then sees which of them are gone."""
 
-BUSY: LiteralString = """
-SELECT run_id, NOT ended AND (alive OR owner IS NULL) FROM run_rows WHERE run_id = ANY (%s)
-ORDER BY run_id FOR UPDATE
+HOLD_RUNS: LiteralString = """
+SELECT FROM runs WHERE run_id = ANY (%(run_ids)s) ORDER BY run_id FOR UPDATE
 """
 
 DELETE: LiteralString = """
-WITH one AS (DELETE FROM runs WHERE run_id = ANY (%(run_ids)s)),
-two AS (DELETE FROM events WHERE run_id = ANY (%(run_ids)s)),
-three AS (DELETE FROM run_texts WHERE run_id = ANY (%(run_ids)s) RETURNING digest)
-SELECT DISTINCT digest FROM three
-"""
-
-DELETE_TEXTS: LiteralString = """
-DELETE FROM texts WHERE digest = ANY (%s) AND NOT EXISTS (
-    SELECT FROM run_texts WHERE run_texts.digest = texts.digest
+WITH wanted AS (
+    SELECT run_id, NOT ended AND (alive OR owner IS NULL) AS busy
+    FROM run_rows WHERE run_id = ANY (%(run_ids)s)
+), doomed AS (
+    SELECT run_id FROM wanted WHERE NOT EXISTS (SELECT FROM wanted WHERE busy)
+    AND (%(again)s OR (SELECT count(*) FROM wanted) = cardinality(%(run_ids)s::text[]))
+), one AS (
+    DELETE FROM runs WHERE run_id IN (SELECT run_id FROM doomed)
+), two AS (
+    DELETE FROM events WHERE run_id IN (SELECT run_id FROM doomed)
+), three AS (
+    DELETE FROM run_texts WHERE run_id IN (SELECT run_id FROM doomed) RETURNING digest
+), four AS (
+    DELETE FROM texts WHERE digest IN (SELECT digest FROM three) AND NOT EXISTS (
+        SELECT FROM run_texts
+        WHERE run_texts.digest = texts.digest AND run_id NOT IN (SELECT run_id FROM doomed)
+    )
 )
+SELECT run_id, busy FROM wanted
 """
+"""Deletes all of the runs or none, and the texts that no other refers to."""

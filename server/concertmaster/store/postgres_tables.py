@@ -2,9 +2,13 @@
 
 import logging
 import secrets
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any, LiteralString, cast
+
+import psycopg
+from psycopg import errors
 
 from concertmaster.engine.record.events import (
     SCHEMA_VERSION,
@@ -24,7 +28,7 @@ from concertmaster.errors import (
 )
 from concertmaster.store import postgres_statements as sql
 from concertmaster.store.journal import MOST_OFFERING, Outline, RunRow, Standing, StoredRun
-from concertmaster.store.postgres_link import Connection, Link
+from concertmaster.store.postgres_link import Connection, Link, LockedError
 from concertmaster.store.stored import Write, as_kept, events_of, outlined, standings
 from concertmaster.store.texts import needed
 
@@ -62,10 +66,34 @@ class PostgresTables:
 
     def commit(self, writes: Sequence[Write]) -> Sequence[ConcertmasterError | None]:
         """Commit the writes together and return, for each, why it was left out, if it was."""
-        return self._writing.run(lambda connection, again: self._commit(connection, writes, again))
+        try:
+            return self._writing.run(partial(self._commit, writes))
+        except LockedError:
+            if len({write.run_id for write in writes}) == 1:
+                raise
+        return self._commit_apart(writes)
+
+    def _commit_apart(self, writes: Sequence[Write]) -> list[ConcertmasterError | None]:
+        """Commit the writes to each run by themselves, so that no run waits for a locked one."""
+        reasons: dict[int, ConcertmasterError | None] = {}
+        failure: StoreError | None = None
+        for run_id in dict.fromkeys(write.run_id for write in writes):
+            places = [place for place, write in enumerate(writes) if write.run_id == run_id]
+            own = [writes[place] for place in places]
+            try:
+                if failure is not None:
+                    raise failure
+                # Some may have been committed by the attempt to commit all of them.
+                done = self._writing.run(lambda link, _, own=own: self._commit(own, link, True))
+            except StoreError as exc:
+                if not isinstance(exc, LockedError):
+                    failure = exc
+                done = [StoreError(str(exc)) for _ in own]
+            reasons |= dict(zip(places, done, strict=True))
+        return [reasons[place] for place in range(len(writes))]
 
     def _commit(
-        self, connection: Connection, writes: Sequence[Write], again: bool
+        self, writes: Sequence[Write], connection: Connection, again: bool
     ) -> list[ConcertmasterError | None]:
         self.writer = connection.info.backend_pid
         reasons: list[ConcertmasterError | None] = []
@@ -119,33 +147,38 @@ class PostgresTables:
         }
         statement = sql.BEGIN if write.begins else sql.TAKE_OVER
         statement += sql.FIRST_EVENT_WITH_TEXTS if write.texts else sql.FIRST_EVENT
-        with connection.transaction():
-            if write.most is not None:
-                connection.execute(sql.LOCK)
-            return connection.execute(statement, parameters | _text_columns([write])).rowcount == 1
+        if write.most is not None:
+            statement = sql.LOCK + ";" + statement
+        if write.takes_over:
+            statement = sql.WAIT_BRIEFLY + ";" + statement
+        try:
+            added = _together(connection, statement, parameters | _text_columns([write]))
+        except errors.LockNotAvailable:
+            if write.begins:
+                raise
+            return False
+        return len(added) == 1
 
     def let_go(self, run_id: str, epoch: int) -> None:
         """Own a run no more that is still in this epoch; for the writing thread."""
         parameters = {"run_id": run_id, "epoch": epoch, "me": self.me, "channel": CHANNEL}
-        self._writing.run(lambda connection, _: connection.execute(sql.LET_GO, parameters))
+        statements = sql.WAIT_BRIEFLY + ";" + sql.LET_GO
+        self._writing.run(lambda connection, _: _together(connection, statements, parameters))
 
     def delete(self, run_ids: Sequence[str]) -> None:
         """Delete runs and the texts that no other refers to; for the writing thread."""
         self._writing.run(lambda connection, again: self._delete(connection, run_ids, again))
 
     def _delete(self, connection: Connection, run_ids: Sequence[str], again: bool) -> None:
-        with connection.transaction():
-            connection.execute(sql.HOLD_TEXTS)
-            busy = dict(
-                cast("Iterable[tuple[str, bool]]", connection.execute(sql.BUSY, (list(run_ids),)))
-            )
-            for run_id in run_ids:
-                if run_id not in busy and not again:
-                    raise UnknownRunError(run_id)
-                if busy.get(run_id):
-                    raise BusyRunError(run_id)
-            gone = connection.execute(sql.DELETE, {"run_ids": list(run_ids)}).fetchall()
-            connection.execute(sql.DELETE_TEXTS, ([digest for (digest,) in gone],))
+        ids = list(dict.fromkeys(run_ids))
+        statements = ";".join((sql.HOLD_TEXTS, sql.HOLD_RUNS, sql.DELETE))
+        found = _together(connection, statements, {"run_ids": ids, "again": again})
+        busy = dict(cast("list[tuple[str, bool]]", found))
+        for run_id in ids:
+            if run_id not in busy and not again:
+                raise UnknownRunError(run_id)
+            if busy.get(run_id):
+                raise BusyRunError(run_id)
 
     def row(self, run_id: str) -> RunRow:
         """Return what is known of a run, or raise UnknownRunError."""
@@ -258,6 +291,17 @@ class PostgresTables:
 
     def _leave(self, connection: Connection) -> None:
         connection.execute(sql.LEAVE, {"me": self.me, "channel": CHANNEL})
+
+
+def _together(
+    connection: Connection, statements: LiteralString, parameters: Mapping[str, object]
+) -> list[tuple[Any, ...]]:
+    """Run statements as one transaction, sent in one message; return the rows of the last."""
+    with psycopg.ClientCursor[tuple[Any, ...]](connection) as cursor:
+        cursor.execute(statements, parameters)
+        while cursor.nextset():
+            pass
+        return cursor.fetchall()
 
 
 def _text_columns(writes: Sequence[Write]) -> dict[str, list[Any]]:
