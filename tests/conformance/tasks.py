@@ -20,11 +20,11 @@ from mcp.types import (
 )
 
 from concertmaster.llm.protocol import Request
-from concertmaster.protocol.elicitation import Session
+from concertmaster.protocol.client_profiles import profile_of
 from concertmaster.protocol.replies import RunReply
 from concertmaster.protocol.results import run_result
 from concertmaster.protocol.subscriptions import Work
-from concertmaster.protocol.tasks import RunTasks, Task, TaskStatus, tasks_needed
+from concertmaster.protocol.tasks import RunTasks, Task, TaskSession, TaskStatus, tasks_needed
 from concertmaster.protocol.waiting import start_and_follow
 from concertmaster.runs.orders import WorkerOrder
 from conformance.fixtures import form
@@ -41,7 +41,8 @@ async def slow_compute(
     ctx: Ctx, seconds: float, label: str = "", wait_seconds: float = 45
 ) -> Annotated[CallToolResult, RunReply]:
     order = WorkerOrder(worker="analyst", task=f"Compute {label} for {seconds} s.")
-    return run_result(await start_and_follow(ctx, order, seconds=wait_seconds))
+    state = await start_and_follow(ctx, order, seconds=wait_seconds)
+    return run_result(state, client=profile_of(ctx.session))
 
 
 async def compute(request: Request) -> str:
@@ -169,7 +170,7 @@ class ScriptedTasks:
         self._start_soon(lambda: _follow(task, SCRIPTS[params.name]))
         return (await self.get(task_id, ctx.session)).created()
 
-    async def get(self, task_id: str, session: Session) -> Task:
+    async def get(self, task_id: str, session: TaskSession) -> Task:
         task = self._tasks.get(task_id)
         if task is None:
             return await self._runs.get(task_id, session)

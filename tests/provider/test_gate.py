@@ -15,7 +15,7 @@ from concertmaster.errors import (
     ModelRequestError,
     ModelUnavailableError,
 )
-from concertmaster.llm.concurrency import Learned
+from concertmaster.llm.concurrency import FIRST, Learned
 from concertmaster.llm.gate import FIRST_WAIT, LONGEST_BACKOFF, SAVE_SECONDS, Gate
 from concertmaster.llm.learned_limits import KEEP_SECONDS, LearnedLimits
 from concertmaster.llm.protocol import NO_USAGE, Draft, Reply, Request, Usage
