@@ -95,22 +95,28 @@ def _time_to_tools(command: list[str]) -> tuple[float, list[dict[str, object]]]:
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        hello = {
-            "protocolVersion": "2025-11-25",
-            "capabilities": {},
-            "clientInfo": {"name": "benchmark", "version": "1"},
-        }
-        _send(process.stdin, {"id": 1, "method": "initialize", "params": hello})
-        process.stdout.readline()
-        _send(process.stdin, {"method": "notifications/initialized"})
-        _send(process.stdin, {"id": 2, "method": "tools/list", "params": {}})
-        answer = json.loads(process.stdout.readline())
+        tools = open_session(process.stdin, process.stdout)
         elapsed = time.perf_counter() - started
         process.stdin.close()
         process.wait(10)
-    return elapsed, answer["result"]["tools"]
+    return elapsed, tools
 
 
-def _send(stream: IO[str], message: dict[str, object]) -> None:
+def open_session(stdin: IO[str], stdout: IO[str]) -> list[dict[str, object]]:
+    """Open a session with a stdio server and return its tools."""
+    hello = {
+        "protocolVersion": "2025-11-25",
+        "capabilities": {},
+        "clientInfo": {"name": "benchmark", "version": "1"},
+    }
+    send(stdin, {"id": 1, "method": "initialize", "params": hello})
+    stdout.readline()
+    send(stdin, {"method": "notifications/initialized"})
+    send(stdin, {"id": 2, "method": "tools/list", "params": {}})
+    return json.loads(stdout.readline())["result"]["tools"]
+
+
+def send(stream: IO[str], message: dict[str, object]) -> None:
+    """Send a message to a stdio server."""
     stream.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
     stream.flush()

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from crashes import crash_figures
 from faults import fault_figures
+from first_call import first_call_figures
 from gate import gate_figures
 from hand_offs import hand_off_figures
 from journal import journal_figures
@@ -47,6 +48,7 @@ def main() -> int:
         *makespan_figures(),
         *pattern_figures(),
         *startup_figures(),
+        *first_call_figures(),
         *run_cpu_figures(),
         *planning_figures(),
         *prefix_figures(),

@@ -155,7 +155,7 @@ async def test_the_server_gets_each_key_once(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(http, "create_server", note)
     monkeypatch.setattr(http, "serve_http", end_at_once)
     chosen = settings(request_state_keys=f"{KEY}1 {KEY}2 {KEY}1", keep_days=2)
-    options: dict[str, Any] = {"host": "127.0.0.1", "port": 0, "ready": note}
+    options: dict[str, Any] = {"host": "127.0.0.1", "port": 0, "ready": note, "listed": note}
     assert await http.serve(chosen, not_opened, no_jobs, **options) == 0
     assert (given["state_keys"], given["keep_days"]) == ([f"{KEY}1", f"{KEY}2"], 2)
 

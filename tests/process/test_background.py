@@ -18,6 +18,7 @@ from mcp.client.stdio import stdio_client
 from mcp.types import ResourceUpdatedNotification
 
 from clients import ERAS, structured, watching
+from concertmaster.cli.serve import AT_TERMINAL
 from outliving import (
     BACKGROUND,
     alive_in,
@@ -107,7 +108,8 @@ def test_a_server_whose_terminal_has_gone_ends(settings: dict[str, str], folder:
         assert b'"result"' in server.stdout.readline()
         os.close(terminal)
         assert server.wait(10) == 0
-        assert server.stderr.read() == b""
+        # What a person at the terminal is told, and nothing else.
+        assert server.stderr.read().decode() == f"{AT_TERMINAL}\n"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import anyio
 import pytest
 from mcp import Client, MCPError
 
@@ -51,6 +52,29 @@ async def test_listing_what_a_server_can_do_opens_nothing(tmp_path: Path) -> Non
         await client.list_resource_templates()
     assert opener.opened == 0
     assert not (tmp_path / "data").exists()
+
+
+async def test_what_calls_will_need_is_prepared_once_after_the_tools_were_listed(
+    tmp_path: Path,
+) -> None:
+    prepared = anyio.Event()
+    times = 0
+
+    def prepare() -> None:
+        nonlocal times
+        times += 1
+        prepared.set()
+
+    server = create_server(Opener(tmp_path), listed=prepare)
+    async with Client(server) as client:
+        await client.list_resources()
+        await anyio.wait_all_tasks_blocked()
+        assert times == 0
+        await client.list_tools()
+        with anyio.fail_after(10):
+            await prepared.wait()
+        await client.list_tools()
+    assert times == 1
 
 
 async def test_the_service_is_opened_once_and_closed_with_the_server(tmp_path: Path) -> None:

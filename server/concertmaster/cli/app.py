@@ -138,6 +138,9 @@ def main() -> None:
         told = "The output could not be written"
         click.echo(f"Error: {told} ({exc.strerror}). {_PRINT_AGAIN}", err=True)
         sys.exit(FAILED)
+    finally:
+        # Python looks for garbage when it ends, among all that was imported too.
+        gc.freeze()
 
 
 def _run_command() -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Callable
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def serve_behind(
     identity: str,
     accept_only: bool,
     at_once: bool,
+    listed: Callable[[], object],
 ) -> int:
     """Serve front ends until nobody has needed that for long; return the exit status.
 
@@ -49,7 +51,9 @@ def serve_behind(
         files.sweep()
         _log_to(files, settings.log_level)
         keep_days = settings.keep_days
-        sessions = Sessions(open_service, load_jobs, at_once=at_once, keep_days=keep_days)
+        sessions = Sessions(
+            open_service, load_jobs, at_once=at_once, keep_days=keep_days, listed=listed
+        )
 
         def ready() -> None:
             if working_folder(settings) is None:

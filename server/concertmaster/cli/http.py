@@ -34,6 +34,7 @@ async def serve(
     host: str,
     port: int,
     ready: Callable[[str], object],
+    listed: Callable[[], object],
 ) -> int:
     """Serve until a signal comes; return the exit status.
 
@@ -49,6 +50,7 @@ async def serve(
         principals=principals,
         state_keys=[key.get_secret_value() for key in dict.fromkeys(settings.request_state_keys)],
         keep_days=settings.keep_days,
+        listed=listed,
     )
     return await serve_http(
         server,

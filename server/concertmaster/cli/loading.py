@@ -3,6 +3,8 @@
 import gc
 import importlib
 import sys
+import threading
+from contextlib import suppress
 from typing import Any
 
 
@@ -20,3 +22,18 @@ def load_module(name: str) -> Any:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def load_in_background(name: str) -> None:
+    """Import a module of this room in a thread, so that it is there when it is needed.
+
+    A module that cannot be imported is reported to the caller that needs it.
+    """
+    if f"concertmaster.cli.{name}" in sys.modules:
+        return
+
+    def load() -> None:
+        with suppress(ImportError):
+            load_module(name)
+
+    threading.Thread(target=load, name=f"import {name}", daemon=True).start()

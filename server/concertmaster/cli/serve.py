@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from anyio import to_thread
 
+from concertmaster.cli.answering import answering
 from concertmaster.cli.extras import check_store
-from concertmaster.cli.loading import load_module
+from concertmaster.cli.loading import load_in_background, load_module
 from concertmaster.cli.options import job_folders_option, load, run_async, setup_options
 from concertmaster.errors import SettingsError
 from concertmaster.settings import LoadedSettings, Settings
@@ -64,7 +65,7 @@ def serve(
     seconds = loaded.settings.drain_seconds
     if not http and identity is None:
         seconds = min(seconds, DRAIN_SECONDS)
-    served = _Served(loaded=loaded, accept_only=accept_only, drain_seconds=seconds)
+    served = Served(loaded=loaded, accept_only=accept_only, drain_seconds=seconds)
     if http:
         status = _serve_http(served, host=host, port=port)
     elif identity is not None:
@@ -75,7 +76,7 @@ def serve(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Served:
+class Served:
     """What is served, opened and imported when it is first needed: see ServiceOnDemand."""
 
     loaded: LoadedSettings
@@ -85,14 +86,22 @@ class _Served:
 
     @property
     def settings(self) -> Settings:
+        """Return the settings in force."""
         return self.loaded.settings
 
     @property
     def at_once(self) -> bool:
+        """Tell whether runs may wait for this process, so that it opens its service at start."""
         return self.settings.resume_interrupted or self.settings.store is not None
+
+    def prepare(self) -> None:
+        """Import in the background what calls will need, as no call is under way."""
+        connected = answering(self.loaded) == "anthropic" and not self.accept_only
+        load_in_background("first_call" if connected else "wiring")
 
     @asynccontextmanager
     async def open_service(self) -> AsyncGenerator["RunService"]:
+        """Open the run service."""
         wiring = await to_thread.run_sync(load_module, "wiring")
         part = wiring.part_of(self.settings, accept_only=self.accept_only)
         async with (
@@ -102,6 +111,7 @@ class _Served:
             yield service
 
     async def load_jobs(self) -> Mapping[str, "Job"]:
+        """Return the ready-made jobs; a faulty one is logged and left out."""
         jobs = await to_thread.run_sync(load_module, "jobs")
         reading: JobsReading = await to_thread.run_sync(jobs.find_jobs, self.settings)
         for error in reading.errors:
@@ -113,16 +123,21 @@ class _Served:
 # for them.
 
 
-def _serve_http(served: _Served, *, host: str, port: int) -> int:
+def _serve_http(served: Served, *, host: str, port: int) -> int:
     check_store(served.settings)
     http = load_module("http")
-    options: dict[str, Any] = {"host": host, "port": port, "ready": _tell}
+    options: dict[str, Any] = {
+        "host": host,
+        "port": port,
+        "ready": _tell,
+        "listed": served.prepare,
+    }
     return run_async(
         lambda: http.serve(served.settings, served.open_service, served.load_jobs, **options)
     )
 
 
-def _serve_behind(served: _Served, identity: str) -> int:
+def _serve_behind(served: Served, identity: str) -> int:
     check_store(served.settings)
     server = load_module("background_server")
     return server.serve_behind(
@@ -132,10 +147,11 @@ def _serve_behind(served: _Served, identity: str) -> int:
         identity=identity,
         accept_only=served.accept_only,
         at_once=served.at_once,
+        listed=served.prepare,
     )
 
 
-def _serve_stdio(served: _Served) -> int:
+def _serve_stdio(served: Served) -> int:
     if sys.stdin.isatty():
         click.echo(AT_TERMINAL, err=True)
     if served.settings.background:
@@ -154,6 +170,7 @@ def _serve_stdio(served: _Served) -> int:
             at_once=served.at_once,
             keep_days=served.settings.keep_days,
             drain_seconds=served.drain_seconds,
+            listed=served.prepare,
         )
     )
 

@@ -1,5 +1,7 @@
 """Serving the client that has started this process."""
 
+from collections.abc import Callable
+
 from concertmaster.protocol.on_demand import OpenService
 from concertmaster.protocol.prompts import LoadJobs
 from concertmaster.protocol.server import create_server
@@ -13,7 +15,10 @@ async def serve(
     at_once: bool,
     keep_days: float | None,
     drain_seconds: float,
+    listed: Callable[[], object],
 ) -> int:
     """Serve until the client leaves or a signal comes; return the exit status."""
-    server = create_server(open_service, load_jobs, at_once=at_once, keep_days=keep_days)
+    server = create_server(
+        open_service, load_jobs, at_once=at_once, keep_days=keep_days, listed=listed
+    )
     return await serve_stdio(server, drain_seconds=drain_seconds)

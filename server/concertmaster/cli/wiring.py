@@ -19,6 +19,7 @@ from concertmaster.catalog.prompts import Prompts, load_prompts
 from concertmaster.cli.answering import answering
 from concertmaster.cli.environment import program_environment
 from concertmaster.cli.extras import postgres_module
+from concertmaster.cli.loading import load_in_background
 from concertmaster.cli.served import served_tools
 from concertmaster.engine.run import Setup
 from concertmaster.errors import SettingsError, StoreError, did_you_mean
@@ -291,6 +292,8 @@ async def open_runs(
         StoreError: the store cannot be used.
     """
     settings = loaded.settings
+    if answering(loaded) == "anthropic":
+        load_in_background("first_call")
     catalog = build_catalog(settings)
     prompts = build_prompts(settings)
     custom_tools = custom_worker_tools(settings)

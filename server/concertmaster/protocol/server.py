@@ -1,11 +1,12 @@
 """The MCP server, put together."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
 from mcp.server.caching import CacheableMethod
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import MCPServer, RequestStateSecurity
 from mcp.server.runner import serve_dual_era_loop
@@ -78,6 +79,14 @@ LISTS: tuple[CacheableMethod, ...] = (
 )
 
 
+LISTED_SECONDS = 0.1
+"""How long the answer to `tools/list` has to get out before `listed` is called."""
+
+
+def nothing() -> None:
+    """Do nothing."""
+
+
 class ConcertmasterServer(MCPServer[ServerState]):
     """An MCP server over one run service, which is opened when it is first needed."""
 
@@ -88,8 +97,10 @@ class ConcertmasterServer(MCPServer[ServerState]):
         *,
         state_keys: Sequence[str] = (),
         keep_days: float | None = None,
+        listed: Callable[[], object] = nothing,
     ) -> None:
         self.state = state
+        self._listed: Callable[[], object] | None = listed
         self._keep_days = keep_days
         self._jobs = JobPrompts(self.state, load_jobs)
         tasks = self.task_source()
@@ -105,6 +116,7 @@ class ConcertmasterServer(MCPServer[ServerState]):
             cache_hints=dict.fromkeys(LISTS, UNCHANGING),
             middleware=[
                 hint_at_workers,
+                self._notice_listing,
                 *([GuardedSubscriptions(self.state)] if state.tells_people_apart else []),
                 FollowedListening(self.state),
             ],
@@ -122,6 +134,21 @@ class ConcertmasterServer(MCPServer[ServerState]):
     def task_source(self) -> TaskSource:
         """Return what answers calls with tasks."""
         return RunTasks(self.state, TASK_TOOLS, keep_days=self._keep_days)
+
+    async def _notice_listing(
+        self, ctx: ServerRequestContext[Any, Any], call_next: CallNext
+    ) -> HandlerResult:
+        """Call `listed` once, soon after a client has been sent the tools."""
+        result = await call_next(ctx)
+        if ctx.method == "tools/list" and self._listed is not None:
+            listed, self._listed = self._listed, None
+
+            async def call_later() -> None:
+                await anyio.sleep(LISTED_SECONDS)
+                listed()
+
+            self.state.start_soon(call_later)
+        return result
 
     def _serve_subscriptions(self, tasks: TaskSource) -> None:
         bus = self.state.bus
@@ -185,6 +212,7 @@ def create_server(
     principals: "Principals | None" = None,
     state_keys: Sequence[str] = (),
     keep_days: float | None = None,
+    listed: Callable[[], object] = nothing,
 ) -> ConcertmasterServer:
     """Return the server that gives MCP clients access to a service, and to ready-made jobs.
 
@@ -192,8 +220,12 @@ def create_server(
     use. With `principals`, callers must have a token, and see their own runs only. What clients
     carry from one call to the next is sealed with the first of `state_keys`, and opened with any;
     without one, this server alone can open it. Clients are told that tasks are kept `keep_days`.
+    Soon after the tools have been listed for the first time, `listed` is called: a client that has
+    them is about to call one.
     """
     whose = nobody if principals is None else principal_of_caller
     service = ServiceOnDemand(open_service, at_once=at_once, whose=whose)
     state = ServerState(service, principals=principals)
-    return ConcertmasterServer(state, load_jobs, state_keys=state_keys, keep_days=keep_days)
+    return ConcertmasterServer(
+        state, load_jobs, state_keys=state_keys, keep_days=keep_days, listed=listed
+    )

@@ -18,7 +18,7 @@ from concertmaster.engine.concurrency import Changes
 from concertmaster.protocol.incoming import Item, mended
 from concertmaster.protocol.on_demand import OpenService, ServiceOnDemand
 from concertmaster.protocol.prompts import LoadJobs, no_jobs
-from concertmaster.protocol.server import ConcertmasterServer
+from concertmaster.protocol.server import ConcertmasterServer, nothing
 from concertmaster.protocol.state import ServerState
 
 
@@ -32,7 +32,9 @@ class Sessions:
         *,
         at_once: bool = False,
         keep_days: float | None = None,
+        listed: Callable[[], object] = nothing,
     ) -> None:
+        self._listed = listed
         self._service = ServiceOnDemand(open_service, at_once=at_once)
         self._load_jobs = load_jobs
         self._keep_days = keep_days
@@ -56,7 +58,9 @@ class Sessions:
     def join(self) -> Generator["Session"]:
         """Yield a session that there is for as long as the block lasts."""
         state = ServerState(self._service, shares_service=True)
-        server = ConcertmasterServer(state, self._load_jobs, keep_days=self._keep_days)
+        server = ConcertmasterServer(
+            state, self._load_jobs, keep_days=self._keep_days, listed=self._listed
+        )
         self._open.add(state)
         self._changes.tell()
         try:

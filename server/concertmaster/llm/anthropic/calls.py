@@ -176,6 +176,11 @@ class _Call:
         return usage
 
 
+def warm_up() -> None:
+    """Import what the SDK imports only for its first client."""
+    DefaultAsyncHttpxClient()
+
+
 def _open_client(connection: Connection) -> AsyncAnthropic:
     own_header = connection.api_key and connection.auth_header == "x-api-key"
     try:
