@@ -17,7 +17,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     uv = os.environ.get("UV") or shutil.which("uv")
     assert uv, "the tests are started with uv"
     out = tmp_path_factory.mktemp("wheel")
-    subprocess.run([uv, "build", "--quiet", "--wheel", "--out-dir", out, ROOT], check=True)
+    pinned = ["--build-constraints", ROOT / ".ci" / "requirements.txt", "--require-hashes"]
+    command = [uv, "build", "--quiet", "--wheel", *pinned, "--out-dir", out, ROOT]
+    subprocess.run(command, check=True)
     (built,) = out.glob("*.whl")
     return built
 

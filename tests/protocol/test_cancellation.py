@@ -68,7 +68,7 @@ async def test_a_call_that_is_abandoned_cancels_its_run(
             pass
         state = await over(connection)
     assert state.status == "cancelled"
-    assert state.reasons[0].endswith("the client cancelled the call that was waiting for it")
+    assert state.reasons[0].endswith("the client cancelled the call that was waiting for it.")
     assert worker.cleaned_up
 
 
