@@ -45,6 +45,8 @@ class Consultation:
         """Whether there is nothing to ask, or nothing more."""
         self.asking = False
         """Whether a question is out."""
+        self.failed = False
+        """Whether it could not be asked, so that another attempt may lead to more."""
         self.gaps: list[str] = []
         """What is missing because of the answers, or for want of them; a sentence each."""
 
@@ -110,6 +112,7 @@ class Consultation:
         self.asking = False
         if advice.step is None:
             self._decided = True
+            self.failed = True
             self.gaps.append(advice.problem)
             return None
         change = revise_plan(plan, advice.step, started, self._run, self._setup)

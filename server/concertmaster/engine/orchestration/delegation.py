@@ -43,6 +43,8 @@ class Delegated:
     """One for each subtask, in the order of the plan."""
     gaps: tuple[str, ...] = ()
     """What is missing besides, a sentence each."""
+    undirected: bool = False
+    """Whether the orchestrator could not be asked what to do next."""
     unneeded: frozenset[str] = frozenset()
     """Subtasks that were not done, or not to the end, because the orchestrator had enough."""
 
@@ -146,6 +148,7 @@ class Delegation:
             plan=self._plan,
             results=tuple(self._results[subtask.id] for subtask in self._plan.subtasks),
             gaps=tuple(self._consultation.gaps),
+            undirected=self._consultation.failed,
             # What ended by itself while it was being stopped is there after all.
             unneeded=frozenset(
                 name
