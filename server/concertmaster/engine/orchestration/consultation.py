@@ -59,6 +59,10 @@ class Consultation:
         """Take in that the plan is whole, and whether it may change as results come in."""
         self._decided = not adaptive
 
+    def knows(self, subtask_id: str) -> bool:
+        """Tell whether the orchestrator has been asked with the result of a subtask known."""
+        return self._occasions.knows(subtask_id)
+
     def begun(self, subtask_id: str) -> None:
         """Take in that a subtask is being done, perhaps again: how it ends will be news."""
         self._occasions.forget(subtask_id)
