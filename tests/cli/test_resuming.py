@@ -59,6 +59,23 @@ def test_what_did_not_succeed_is_tried_again(
     assert again.callers() == ["worker:writer", "synthesizer"]
 
 
+def test_a_run_with_nothing_left_to_retry_says_so_and_what_could_be_done(
+    invoke: Invoke, answer_with: Callable[[FakeLLM], None]
+) -> None:
+    plan = plan_json(*(subtask(f"s{number}", "writer") for number in range(10)))
+    answer_with(FakeLLM({"planner": plan}))
+    first = invoke("run", "Do it", "--json")
+    run_id = json.loads(first.stdout)["run_id"]
+    shown = " ".join(invoke("show", run_id).stdout.split())
+    assert f"concertmaster resume {run_id} --from SUBTASK, or --plan FILE" in shown
+    again = FakeLLM()
+    answer_with(again)
+    result = invoke("resume", run_id, "--json")
+    assert (result.exit_code, again.requests) == (3, [])
+    reasons = json.loads(result.stdout)["reasons"]
+    assert "nothing could be tried again, so no call was made" in reasons[-1]
+
+
 def test_a_run_that_its_budget_cut_goes_on_with_another(
     invoke: Invoke, answer_with: Callable[[FakeLLM], None]
 ) -> None:

@@ -13,6 +13,7 @@ from concertmaster.engine.record.events import (
     CallFinished,
     Event,
     PlanRevised,
+    RunResumed,
     SubtaskFinished,
     SubtaskStarted,
 )
@@ -440,6 +441,37 @@ async def test_subtasks_that_have_not_started_can_be_dropped_and_replaced() -> N
     assert run.results.keys() == {"s1", "s2", "s4"}
     assert run.results["s4"].text == "result of better"
     assert "'s3' was dropped, because so it is" in revisions(run)[0].warnings[0]
+
+
+@pytest.mark.parametrize("recovers", [True, False])
+async def test_a_decisive_result_is_decided_on_again_only_if_it_is_made_again(
+    recovers: bool,
+) -> None:
+    busy = ModelUnavailableError("The provider is busy.")
+    request = adaptive(
+        subtask("s1", "critic"),
+        subtask("s2", depends_on=["s1"], decisive=True),
+        subtask("s3", "writer", depends_on=["s2"]),
+    )
+    scripts: dict[str, Script] = {
+        "worker:critic": busy,
+        "worker:analyst": lambda request: f"with s1: {'found' in texts([request])[0]}",
+        "orchestrator": in_turn(WAIT, busy),
+    }
+    first, _ = await drive(request, scripts)
+    assert first.end.status == "partial"
+    resumed = RunResumed(name="run/resume/2", at=9.0, epoch=2, by="test")
+    again = RecordedRun(request, recorded=[*first.events, resumed])
+    llm = FakeLLM(scripts | {"worker:critic": "found" if recovers else busy, "orchestrator": WAIT})
+    with anyio.fail_after(5):
+        await again.drive(setup(llm))
+    if recovers:
+        assert occasions(llm)[0] == "Decisive subtasks have ended: s2 (succeeded)"
+        assert again.results["s2"].text == "with s1: True"
+        assert llm.callers().count("worker:writer") == 1
+    else:
+        assert not any("s2" in occasion for occasion in occasions(llm))
+        assert llm.callers().count("worker:writer") == 0
 
 
 async def test_what_has_started_is_neither_dropped_nor_replaced() -> None:

@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from building import RecordedRun, setup, worker
+from concertmaster.engine.orchestration.orchestrator import NOTHING_RETRIED
 from concertmaster.engine.plans.plan import Plan
 from concertmaster.engine.record.events import (
     CallFinished,
@@ -435,6 +436,74 @@ CHAIN_SCRIPTS: dict[str, Script] = {
     "worker:critic": builds_on("text of s2", "s1"),
     "worker:writer": builds_on("text of s3", "s1", "s2"),
 }
+
+
+TOO_MANY = plan_json(*(subtask(f"s{number}") for number in range(10)))
+
+
+async def resumed_again_and_again(
+    scripts: Mapping[str, Script], times: int = 3, **request: Any
+) -> list[list[Event]]:
+    """Return the events of each life of a run that is resumed with the same scripts."""
+    kind = Kind(scripts=scripts, request=RunRequest(task="why?", **request))
+    journal: list[Event] = []
+    lives: list[list[Event]] = []
+    for epoch in range(2, times + 2):
+        lives.append(await go_on(kind, journal))
+        journal += [*lives[-1], resumed(epoch)]
+    return lives
+
+
+@pytest.mark.parametrize("verify", ["none", "report", "mend"])
+async def test_a_partial_run_with_nothing_left_to_retry_is_resumed_without_a_call(
+    verify: str,
+) -> None:
+    scripts: dict[str, Script] = {
+        "planner": TOO_MANY,
+        "verifier": findings(finding("They differ.", "s1")),
+        "synthesizer": "all but two",
+    }
+    first, *again = await resumed_again_and_again(scripts, verify=verify)
+    assert (end_of(first).status, end_of(first).nothing_left) == ("partial", True)
+    assert NOTHING_RETRIED not in end_of(first).reasons
+    for life in again:
+        assert calls(life) == []
+        assert (end_of(life).status, end_of(life).answer) == ("partial", "all but two")
+        assert end_of(life).reasons == (*end_of(first).reasons, NOTHING_RETRIED)
+        assert end_of(life).nothing_left
+
+
+async def test_long_results_are_not_condensed_again_where_nothing_is_left_to_retry() -> None:
+    scripts: dict[str, Script] = {
+        "planner": TOO_MANY,
+        "worker:analyst": "a" * 300_000,
+        "condenser": "short",
+    }
+    first, again = await resumed_again_and_again(scripts, times=2)
+    assert any(name.startswith("condense/") for name in calls(first))
+    assert calls(again) == []
+
+
+async def test_a_partial_run_whose_answer_was_cut_has_something_left_to_retry() -> None:
+    first, second = await two_lives(
+        {"planner": TOO_MANY, "synthesizer": CUT}, {"synthesizer": "whole"}
+    )
+    assert not end_of(first).nothing_left
+    assert calls(second) == ["synthesis/call/1"]
+    assert (end_of(second).answer, end_of(second).nothing_left) == ("whole", True)
+    assert NOTHING_RETRIED not in end_of(second).reasons
+
+
+async def test_a_check_that_could_not_be_made_is_made_and_the_answer_after_it() -> None:
+    scripts: dict[str, Script] = {"planner": TWO, "verifier": BUSY, "synthesizer": "unchecked"}
+    first, second = await two_lives(
+        scripts,
+        {"verifier": findings(finding("They differ.", "s1")), "synthesizer": "checked"},
+        verify="report",
+    )
+    assert (end_of(first).status, end_of(first).nothing_left) == ("partial", False)
+    assert calls(second) == ["verify/call/1", "synthesis/call/1"]
+    assert (end_of(second).status, end_of(second).answer) == ("succeeded", "checked")
 
 
 async def test_what_was_made_without_a_failed_result_is_done_again_once_that_is_there() -> None:

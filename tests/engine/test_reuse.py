@@ -22,6 +22,7 @@ from concertmaster.engine.record.events import (
     RunStarted,
     SubtaskFinished,
     SubtaskResult,
+    SubtaskStarted,
 )
 from concertmaster.engine.record.request import Limits, RunRequest
 from concertmaster.engine.run import Setup
@@ -343,3 +344,15 @@ async def test_what_no_guard_has_let_pass_is_for_no_other_run(
         *(GuardDecided(name="guard", at=9.0, passed=passed) for passed in decisions),
     ]
     assert len(offers_of("r-1", events)) == offers
+
+
+async def test_a_result_does_not_pass_for_that_of_an_attempt_that_came_to_no_end() -> None:
+    def started(fingerprint: str) -> SubtaskStarted:
+        return SubtaskStarted(
+            name="subtask/s1/start", at=1.0, subtask_id="s1", fingerprint=fingerprint
+        )
+
+    result = SubtaskResult(subtask_id="s1", worker="analyst", status="succeeded", text="done")
+    finished = SubtaskFinished(name="subtask/s1/result", at=2.0, result=result)
+    assert earlier_results([started("one"), finished]) == {"one": result}
+    assert earlier_results([started("one"), finished, started("other")]) == {}

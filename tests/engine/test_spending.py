@@ -12,7 +12,13 @@ from concertmaster.catalog.definitions import WorkerDefinition
 from concertmaster.engine.budget.spending import LEAST_REPLY, Spending
 from concertmaster.engine.orchestration.synthesis import TOO_DEAR
 from concertmaster.engine.plans.plan import Plan, Subtask
-from concertmaster.engine.record.events import CallFailed, Event, PlanAccepted, RunEnded
+from concertmaster.engine.record.events import (
+    CallFailed,
+    Event,
+    PlanAccepted,
+    RunEnded,
+    RunResumed,
+)
 from concertmaster.engine.record.request import Limits, RunRequest
 from concertmaster.errors import BudgetError, ModelUnavailableError
 from concertmaster.llm.brake import Brake
@@ -251,6 +257,46 @@ async def test_results_too_long_to_be_paid_for_are_shortened_for_the_answer() ->
     assert (run.end.status, run.end.answer) == ("partial", "done")
     assert run.end.reasons[0] == TOO_DEAR
     assert run.end.rest is not None
+
+
+async def shortened_answer() -> tuple[RecordedRun, FakeLLM]:
+    """Return a run whose answer was made of shortened results."""
+    long = reply_with("x" * 8000, usage=said(10).usage)
+    llm = model({"worker:analyst": long}, Rates(input=2500, output=0))
+    run = await driven(asked(*several(3), budget_usd=26), llm)
+    llm.requests.clear()
+    return run, llm
+
+
+def resumed(budget_usd: float | None = None) -> RunResumed:
+    return RunResumed(name="run/resume/2", at=9.0, epoch=2, by="test", budget_usd=budget_usd)
+
+
+async def test_an_answer_of_shortened_results_is_made_again_only_with_a_larger_budget() -> None:
+    first, llm = await shortened_answer()
+    before = [*first.events, resumed()]
+    same = await driven(asked(*several(3), budget_usd=26), llm, recorded=before)
+    assert llm.callers() == []
+    assert same.end.reasons[0] == TOO_DEAR
+    before = [*first.events, resumed(90)]
+    larger = await driven(asked(*several(3), budget_usd=90), llm, recorded=before)
+    assert llm.callers() == ["synthesizer"]
+    assert (larger.end.status, larger.end.reasons) == ("succeeded", ())
+
+
+async def test_a_crash_after_the_answer_does_not_change_what_is_said_of_its_results() -> None:
+    first, llm = await shortened_answer()
+    before = [*first.events[:-1], resumed()]
+    again = await driven(asked(*several(3), budget_usd=26), llm, recorded=before)
+    assert again.end.reasons[0] == TOO_DEAR
+    # A whole answer that has used up the budget stays whole.
+    llm.scripts["synthesizer"] = reply_with(
+        "so", usage=said(10).usage.model_copy(update={"usd": 29})
+    )
+    whole = await driven(asked(*several(3), budget_usd=32), llm)
+    before = [*whole.events[:-1], resumed()]
+    again = await driven(asked(*several(3), budget_usd=32), llm, recorded=before)
+    assert whole.end.status == again.end.status == "succeeded"
 
 
 async def test_without_money_for_a_plan_the_run_says_how_much_is_needed() -> None:

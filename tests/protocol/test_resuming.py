@@ -11,7 +11,7 @@ from mcp.types import TextResourceContents
 
 from clients import ERAS, Connection, connected, hang, text_of
 from concertmaster.errors import ModelUnavailableError
-from fakes import plan_json, subtask
+from fakes import in_turn, plan_json, subtask
 from services import Gate
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("mode", ERAS)]
@@ -86,6 +86,38 @@ async def test_what_was_made_without_a_failed_result_is_made_again_when_the_run_
         assert connection.llm.callers() == ["worker:analyst", "worker:critic", "synthesizer"]
         result = await connection.ask("get_run", run_id=first["run_id"], subtask_id="s2")
         assert (result["status"], result["result"]) == ("succeeded", "made with s1")
+
+
+async def test_a_run_with_nothing_left_to_retry_answers_the_same_and_says_what_could_be_done(
+    mode: str, tmp_path: Path
+) -> None:
+    plan = plan_json(*(subtask(f"s{number}") for number in range(10)))
+    async with connected(tmp_path, {"planner": plan}, mode=mode) as connection:
+        first = await connection.ask("run_orchestration", task="check it")
+        assert first["status"] == "partial"
+        assert "Nothing is left to try again" in first["next"]
+        before = len(connection.llm.requests)
+        reply = await connection.ask("resume_run", run_id=first["run_id"])
+        assert len(connection.llm.requests) == before
+        assert (reply["status"], reply["answer"]) == ("partial", first["answer"])
+        assert reply["usage"] == first["usage"]
+        assert reply["reasons"][:-1] == first["reasons"]
+        assert "nothing could be tried again, so no call was made" in reply["reasons"][-1]
+        assert "raise the budget, re-run a subtask or edit the plan" in reply["reasons"][-1]
+
+
+async def test_subtasks_begun_from_a_rejected_plan_are_named_in_the_warnings(
+    mode: str, tmp_path: Path
+) -> None:
+    broken = plan_json(subtask("s1"), subtask("s2", "nobody"))
+    scripts = {"planner": in_turn(broken, plan_json(subtask("s2", "critic")))}
+    async with connected(tmp_path, scripts, mode=mode) as connection:
+        reply = await connection.ask("run_orchestration", task="check it")
+        assert reply["status"] == "succeeded"
+        (warning,) = reply["warnings"]
+        assert warning.startswith("Subtask 's1' (analyst) was begun from a draft of the plan")
+        result = await connection.client.call_tool("get_run", {"run_id": reply["run_id"]})
+        assert warning in text_of(result)
 
 
 async def test_a_run_that_failed_can_be_tried_again(mode: str, tmp_path: Path) -> None:

@@ -82,6 +82,8 @@ class Steps:
         """Replies since then, for steps that more than one reader asks for."""
         self._usage = dict(self.recorded.usage)
         self._refusals: dict[str | None, ModelAccessError] = {}
+        self.calls_made = 0
+        """Calls that were sent to a model since the run was resumed."""
         self._cut_short = False
         """Whether something was given up that the end of the process may have held up."""
         self.spending = Spending(limits)
@@ -199,6 +201,7 @@ class Steps:
         """Return the reply to a call that the budget allows, perhaps with a lower bound."""
         async with self.spending.reserved(llm, request, draft, subtask_id) as leave:
             bounded = replace(request, run_id=self._run_id, max_tokens=leave.max_tokens)
+            self.calls_made += 1
             reply = await llm.complete(bounded, draft)
             leave.usage = reply.usage
         return reply

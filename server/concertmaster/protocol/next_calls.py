@@ -60,6 +60,12 @@ def _next_after_end(state: RunState) -> str:
             f'Call resume_run with run_id "{run_id}" and budget_usd {budget_usd:g} to have the '
             "rest done, if the user wants to spend that: it includes what is spent already."
         )
+    if state.nothing_left:
+        return (
+            f'Call get_run with run_id "{run_id}" and a subtask_id for that result in full. '
+            "Nothing is left to try again: resume_run gets further only with from_subtask, an "
+            "edited plan or a larger budget_usd."
+        )
     if state.status in ("failed", "cancelled"):
         return (
             f'Call resume_run with run_id "{run_id}" to try again what did not succeed, once '

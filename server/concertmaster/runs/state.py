@@ -92,6 +92,8 @@ class RunState:
     reasons: tuple[str, ...] = ()
     rest: Estimate | None = None
     """What is likely to be needed for what is missing, where the budget did not suffice."""
+    nothing_left: bool = False
+    """Whether what is missing cannot be had by trying again."""
     ended_at: float | None = None
     resumed: int = 0
     """How often the run went on after it had been interrupted, or had ended."""
@@ -355,6 +357,7 @@ class RunState:
             self.answer, self.value = event.answer, event.value
         self.reasons = event.reasons
         self.rest = event.rest
+        self.nothing_left = event.nothing_left
         self.ended_at = event.steady_at
         self.calls.clear()
         self.questions = {}

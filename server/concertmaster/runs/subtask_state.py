@@ -66,10 +66,10 @@ class SubtaskState:
         """Return what to say if it was begun and the accepted plan does not contain it."""
         usage, subtask = self.usage, self.subtask
         usd = f" ({usage.usd:.4f} USD)" if usage.usd else ""
+        took = f"took {usage.tokens:,} tokens{usd}" if usage.tokens else "has taken nothing so far"
         return (
             f"Subtask {subtask.id!r} ({subtask.worker}) was begun from a draft of the plan, and "
-            f"the accepted plan does not contain it. It took {usage.tokens:,} tokens{usd}: "
-            f"{subtask.objective}"
+            f"the accepted plan does not contain it. It {took}: {subtask.objective}"
         )
 
     @property

@@ -24,6 +24,7 @@ from concertmaster.engine.record.events import (
     PlanAccepted,
     PlanRejected,
     PlanRevised,
+    ResultsShortened,
     ResultsVerified,
     RunEnded,
     RunResumed,
@@ -184,7 +185,7 @@ class _Tree:
                 self._apply_plan(event)
             case SubtaskDrafted() | SubtaskStarted() | SubtaskFinished():
                 self._apply_subtask(event)
-            case ApprovalOffered() | SubtaskKept():
+            case ApprovalOffered() | SubtaskKept() | ResultsShortened():
                 pass
             case _:
                 self._apply_run(event)

@@ -45,6 +45,8 @@ class Consultation:
         """Whether there is nothing to ask, or nothing more."""
         self.asking = False
         """Whether a question is out."""
+        self.failed = False
+        """Whether it could not be asked, so that another attempt may lead to more."""
         self.gaps: list[str] = []
         """What is missing because of the answers, or for want of them; a sentence each."""
 
@@ -56,6 +58,10 @@ class Consultation:
     def begin(self, *, adaptive: bool) -> None:
         """Take in that the plan is whole, and whether it may change as results come in."""
         self._decided = not adaptive
+
+    def knows(self, subtask_id: str) -> bool:
+        """Tell whether the orchestrator has been asked with the result of a subtask known."""
+        return self._occasions.knows(subtask_id)
 
     def begun(self, subtask_id: str) -> None:
         """Take in that a subtask is being done, perhaps again: how it ends will be news."""
@@ -110,6 +116,7 @@ class Consultation:
         self.asking = False
         if advice.step is None:
             self._decided = True
+            self.failed = True
             self.gaps.append(advice.problem)
             return None
         change = revise_plan(plan, advice.step, started, self._run, self._setup)

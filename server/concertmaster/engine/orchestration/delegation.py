@@ -43,6 +43,8 @@ class Delegated:
     """One for each subtask, in the order of the plan."""
     gaps: tuple[str, ...] = ()
     """What is missing besides, a sentence each."""
+    undirected: bool = False
+    """Whether the orchestrator could not be asked what to do next."""
     unneeded: frozenset[str] = frozenset()
     """Subtasks that were not done, or not to the end, because the orchestrator had enough."""
 
@@ -146,6 +148,7 @@ class Delegation:
             plan=self._plan,
             results=tuple(self._results[subtask.id] for subtask in self._plan.subtasks),
             gaps=tuple(self._consultation.gaps),
+            undirected=self._consultation.failed,
             # What ended by itself while it was being stopped is there after all.
             unneeded=frozenset(
                 name
@@ -187,17 +190,25 @@ class Delegation:
                     del self._running[result.subtask_id]
                     self._results[result.subtask_id] = result
                     self._follow(self._scheduler.ended(result.subtask_id, result.status))
+                    if self._consultation.knows(result.subtask_id):
+                        # It was kept as it was, and has been decided on already.
+                        self._follow(self._scheduler.decided([result.subtask_id]))
                 case Advice() as advice:
                     await self._heed(advice)
                 case _:
                     pass
             if self._whole:
                 self._consult()
-                if not self._consultation.open:
-                    self._follow(self._scheduler.stop_holding())
+                self._release_held()
                 if self._scheduler.over and not self._consultation.asking:
                     self._over.set()
                     return
+
+    def _release_held(self) -> None:
+        """Start what is held for a decision, where none will come."""
+        is_idle = not (self._running or self._consultation.asking or self._scheduler.over)
+        if is_idle or not self._consultation.open:
+            self._follow(self._scheduler.stop_holding())
 
     def _recall(self) -> None:
         """Take in how subtasks had ended before the run was resumed, if that is to stand."""

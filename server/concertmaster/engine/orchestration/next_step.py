@@ -46,6 +46,10 @@ class Occasions:
         """The subtasks of whose end the orchestrator has been told."""
         self._all_started: tuple[str, ...] = ()
 
+    def knows(self, subtask_id: str) -> bool:
+        """Tell whether the end of a subtask is known."""
+        return subtask_id in self._known
+
     def forget(self, subtask_id: str) -> None:
         """Take in that what is known of the end of a subtask does not hold any more."""
         self._known.discard(subtask_id)

@@ -13,7 +13,7 @@ from concertmaster.engine.orchestration.delegation import Delegated, Delegation,
 from concertmaster.engine.orchestration.estimate import estimate, synthesis_usage
 from concertmaster.engine.orchestration.guard import guarded
 from concertmaster.engine.orchestration.planner import make_plan
-from concertmaster.engine.orchestration.synthesis import synthesize
+from concertmaster.engine.orchestration.synthesis import TOO_DEAR, synthesize
 from concertmaster.engine.orchestration.verification import verify
 from concertmaster.engine.plans.drafting import Drafts, settle
 from concertmaster.engine.plans.plan import Plan
@@ -29,6 +29,12 @@ SYNTHESIS_SHARE = 0.2
 
 MOST_HELD_BACK = 0.5
 """Part of a run's budget that is held back for its synthesis, at most."""
+
+
+NOTHING_RETRIED = (
+    "The run was resumed and nothing could be tried again, so no call was made and the answer is "
+    "the same. To get further, raise the budget, re-run a subtask or edit the plan."
+)
 
 
 class Orchestrator:
@@ -75,7 +81,7 @@ class Orchestrator:
                 run.steps.spending.hold_back(expected)
             delegated = await delegation.carry_out(accepted.plan)
         end = await self._answer(run, accepted, delegated, deadline=deadline)
-        return self._with_rest(run, delegated, end)
+        return _retried_in_vain(run, self._with_rest(run, delegated, end))
 
     def _for_answer(self, run: Run, subtasks: int) -> Amount:
         """Return what to hold back for the synthesis of so many results, if there will be one."""
@@ -159,8 +165,10 @@ class Orchestrator:
         gaps = [*accepted.left_out, *delegated.gaps]
         whole = run.request.output_schema is None or run.request.kind == "worker"
         if whole and len(delegated.results) == 1:
-            return _end_like(run, delegated.results[0], [*gaps, *_gaps(delegated.results)])
+            end = _end_like(run, delegated.results[0], [*gaps, *_gaps(delegated.results)])
+            return _with_what_is_left(end, delegated, is_answered=True)
         told: list[str] = []
+        is_answered = True
         verify_as = run.request.verify or accepted.plan.verify
         if verify_as != "none":
             # The synthesis keeps half of the time that was held back for it.
@@ -171,6 +179,7 @@ class Orchestrator:
             delegated = replace(delegated, results=verified.results)
             told += verified.notes
             gaps += filter(None, [verified.problem])
+            is_answered = not verified.problem
         done = [item for item in delegated.results if item.subtask_id not in delegated.unneeded]
         gaps += _gaps(done)
         if not any(result.text for result in delegated.results):
@@ -183,8 +192,8 @@ class Orchestrator:
         end = await self._synthesis(run, work, gaps, told, deadline=deadline)
         if all(result.status == "failed" for result in done):
             # What the workers could establish makes an answer, but none of the work was done.
-            return end.model_copy(update={"status": "failed"})
-        return end
+            end = end.model_copy(update={"status": "failed"})
+        return _with_what_is_left(end, delegated, is_answered=is_answered and end.synthesized)
 
     async def _synthesis(
         self,
@@ -200,7 +209,25 @@ class Orchestrator:
         verdict = await synthesize(run, self._setup, work, [*gaps, *told], seconds=seconds)
         reasons = [*gaps, *filter(None, [verdict.problem])]
         status = "partial" if reasons else "succeeded"
-        return _end(run, status, answer=verdict.text, value=verdict.value, reasons=reasons)
+        end = _end(run, status, answer=verdict.text, value=verdict.value, reasons=reasons)
+        return end.model_copy(update={"synthesized": verdict.problem in ("", TOO_DEAR)})
+
+
+def _with_what_is_left(end: RunEnded, delegated: Delegated, *, is_answered: bool) -> RunEnded:
+    """Return the end, which tells whether another attempt could lead to more."""
+    is_done = all(
+        item.status == "succeeded" or item.subtask_id in delegated.unneeded
+        for item in delegated.results
+    )
+    nothing_left = end.status != "succeeded" and is_answered and is_done
+    return end.model_copy(update={"nothing_left": nothing_left and not delegated.undirected})
+
+
+def _retried_in_vain(run: Run, end: RunEnded) -> RunEnded:
+    """Return the end, which says so if the run was resumed and nothing could be tried again."""
+    if end.status == "succeeded" or not run.steps.recorded.retries or run.steps.calls_made:
+        return end
+    return end.model_copy(update={"reasons": (*end.reasons, NOTHING_RETRIED)})
 
 
 def _planned(run: Run, accepted: PlanAccepted) -> RunEnded:

@@ -9,7 +9,7 @@ import anyio
 
 from concertmaster.engine.conversations.conversation import Conversation
 from concertmaster.engine.conversations.replies import Verdict
-from concertmaster.engine.record.events import SynthesisStarted
+from concertmaster.engine.record.events import ResultsShortened, SynthesisStarted
 from concertmaster.engine.run import Run, Setup, bullets, fenced_results
 from concertmaster.engine.subtasks.condensing import condensed, cut, length
 from concertmaster.llm.protocol import Request, SynthesisBrief, UserMessage, WorkResult
@@ -40,16 +40,23 @@ async def synthesize(
     # From here on, what was held back for the answer is there to be spent.
     run.steps.spending.hold_back()
     request = _request(run, setup, short, gaps)
-    too_long = run.steps.spending.unaffordable_bytes(setup.llm, request)
+    # What is left now that it is paid for does not tell what an answer that there is was made of.
+    is_made = run.steps.recorded.was_made("synthesis")
+    too_long = 0 if is_made else run.steps.spending.unaffordable_bytes(setup.llm, request)
     if too_long:
         too_long += NOTE_CHARS * len(short)
         short = cut(short, max(length(short) - too_long, 0))
         request = _request(run, setup, short, gaps)
+        shortened = ResultsShortened(
+            name="synthesis/shortened", at=run.steps.now(), chars=length(short)
+        )
+        await run.steps.record(shortened, wait=False)
+    is_shortened = bool(too_long) or (is_made and run.steps.recorded.shortened)
     conversation = Conversation(run, setup, request, step="synthesis")
     verdict = await conversation.verdict(seconds=now + seconds - anyio.current_time())
     if not verdict.text:
         return _side_by_side(results, gaps, verdict.problem)
-    return verdict.with_problem(TOO_DEAR) if too_long else verdict
+    return verdict.with_problem(TOO_DEAR) if is_shortened else verdict
 
 
 def _digest(results: Sequence[WorkResult], gaps: Sequence[str]) -> str:

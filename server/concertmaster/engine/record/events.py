@@ -352,6 +352,14 @@ class SynthesisStarted(_Event):
     """A digest of the results and gaps that the answer is made from."""
 
 
+class ResultsShortened(_Event):
+    """The results were cut for the synthesis, because the budget allowed no more."""
+
+    kind: Literal["results-shortened"] = "results-shortened"
+    chars: int
+    """How many characters were left of them."""
+
+
 class CancelRequested(_Event):
     """Somebody wants the run to stop."""
 
@@ -370,6 +378,12 @@ class RunEnded(_Event):
     """Why the status is not `succeeded`: one sentence for each thing that is missing."""
     rest: Estimate | None = None
     """What is likely to be needed for what is missing, where the budget did not suffice."""
+    synthesized: bool = False
+    """Whether the synthesis is all that can be made of the results within the budget, so that it
+    is made again only if one of them changes."""
+    nothing_left: bool = False
+    """Whether what is missing cannot be had by trying again: every subtask and the answer are all
+    that they were to be, and the rest was left out."""
 
 
 Event = Annotated[
@@ -394,6 +408,7 @@ Event = Annotated[
     | SubtaskKept
     | SubtaskFinished
     | SynthesisStarted
+    | ResultsShortened
     | CancelRequested
     | RunEnded,
     Field(discriminator="kind"),

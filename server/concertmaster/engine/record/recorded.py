@@ -12,6 +12,7 @@ from concertmaster.engine.record.events import (
     GuardDecided,
     PlanAccepted,
     PlanRevised,
+    ResultsShortened,
     ResultsVerified,
     RunEnded,
     RunResumed,
@@ -61,6 +62,10 @@ class Recorded:
         """What each subtask's replies were made from."""
         self._synthesis_of = ""
         """What the replies to the synthesis were made from."""
+        self.shortened = False
+        """Whether that was cut, because the budget allowed no more."""
+        self.retries = False
+        """Whether the run had ended without success when it was resumed last."""
         self.plan: PlanAccepted | None = None
         self.drafted: dict[str, Subtask] = {}
         """Subtasks that were started before there was a plan."""
@@ -92,8 +97,10 @@ class Recorded:
                 self._take_in_question(event)
             case PlanAccepted() | PlanRevised() | GuardDecided() | ResultsVerified():
                 self._take_in_decision(event)
-            case SubtaskDrafted() | SubtaskStarted() | SubtaskFinished() | SynthesisStarted():
+            case SubtaskDrafted() | SubtaskStarted() | SubtaskFinished():
                 self._take_in_progress(event)
+            case SynthesisStarted() | ResultsShortened():
+                self._take_in_synthesis(event)
             case RunStarted() | RunResumed() | RunEnded():
                 self._take_in_life(event)
             case _:
@@ -108,19 +115,22 @@ class Recorded:
             case _:
                 self._end = event
 
-    def _take_in_progress(
-        self, event: SubtaskDrafted | SubtaskStarted | SubtaskFinished | SynthesisStarted
-    ) -> None:
+    def _take_in_progress(self, event: SubtaskDrafted | SubtaskStarted | SubtaskFinished) -> None:
         match event:
             case SubtaskDrafted(subtask=subtask):
                 self.drafted[subtask.id] = subtask
             case SubtaskStarted(subtask_id=subtask_id, built_on=built_on):
                 if built_on is not None:
                     self.begin(subtask_id, built_on)
+            case _:
+                self._take_in_result(event)
+
+    def _take_in_synthesis(self, event: SynthesisStarted | ResultsShortened) -> None:
+        match event:
             case SynthesisStarted(made_from=made_from):
                 self.begin_synthesis(made_from)
             case _:
-                self._take_in_result(event)
+                self.shortened = True
 
     def _take_in_result(self, event: SubtaskFinished) -> None:
         subtask_id = event.result.subtask_id
@@ -133,9 +143,14 @@ class Recorded:
         self.results[subtask_id] = event.result
 
     def _go_on(self, event: RunResumed) -> None:
-        if self._end is not None and self._end.status in ("failed", "partial"):
+        self.retries = self._end is not None and self._end.status in ("failed", "partial")
+        if self._end is not None and self.retries:
+            if self._end.synthesized:
+                self._settled.add("synthesis")
             self._forget_what_was_in_vain()
         self._end = None
+        if self.shortened and (event.budget_usd or 0.0) > self._limit_usd:
+            self._forget_synthesis()
         self._limit_usd = event.budget_usd or self._limit_usd
         if event.approved and event.approved == plan_digest(self._latest_plan()):
             self.approved_usd = self._limit_usd
@@ -280,8 +295,13 @@ class Recorded:
     def begin_synthesis(self, made_from: str) -> None:
         """Take in what the answer is made from; one that came of something else is void."""
         if self._synthesis_of not in ("", made_from):
-            self._forget(name for name in self._replies_for(None) if _is_synthesis(name))
+            self._forget_synthesis()
         self._synthesis_of = made_from
+
+    def _forget_synthesis(self) -> None:
+        self._forget(name for name in self._replies_for(None) if _is_synthesis(name))
+        self._settled -= {"synthesis"}
+        self.shortened = False
 
     def _stands(self, result: SubtaskResult) -> bool:
         decision = self.revisions[-1] if self.revisions else None
@@ -302,7 +322,8 @@ class Recorded:
         """Forget what was made of all results, if this is not the one that it was made of."""
         before = self._unmended.get(result.subtask_id)
         if before is None or _said(before) != _said(result):
-            self._forget(name for name in self._replies_for(None) if _is_afterwards(name))
+            self._forget_synthesis()
+            self._forget(name for name in self._replies_for(None) if name.startswith("verify/"))
             self._forget(name for name in self.replies if _is_mending(name))
             self._settled -= {"verify"}
 
@@ -314,13 +335,16 @@ class Recorded:
             if subtask_id not in self._failed.values():
                 self._forget(self._replies_for(subtask_id))
         if not to_do and None not in self._failed.values():
-            self._forget(
-                name
-                for name in self._replies_for(None)
-                if _conversation_of(name) not in self._settled
-            )
+            self._forget(name for name in self._replies_for(None) if not self._is_settled(name))
         if "guard" in set(map(_conversation_of, self._failed)):
             self.guard = None
+
+    def _is_settled(self, step: str) -> bool:
+        """Tell whether a step for the run as a whole led to what was wanted of it."""
+        reply = self.replies.get(step)
+        if step.startswith("condense/") and reply is not None and reply.stop_reason == "end":
+            return True
+        return _conversation_of(step) in self._settled
 
     def _replies_for(self, subtask_id: str | None) -> list[str]:
         return [name for name, caller in self._callers.items() if caller == subtask_id]
@@ -374,12 +398,6 @@ def _with_failed_attempt(earlier: SubtaskResult, attempt: SubtaskResult) -> Subt
 
 def _conversation_of(step: str) -> str:
     return step.partition("/call/")[0]
-
-
-def _is_afterwards(step: str) -> bool:
-    """Tell whether a step is one that is made with the results of all subtasks."""
-    # Condensing is not among them: its steps are named after what they condense.
-    return step.startswith("verify/") or _is_synthesis(step)
 
 
 def _is_synthesis(step: str) -> bool:
