@@ -145,7 +145,7 @@ async def test_a_part_that_fails_is_named_and_leaves_the_others(
     )
     result = run.results["s1"]
     assert result.status == "partial"
-    assert f"{failing} failed: " in result.errors[0]
+    assert f'"{failing}" failed: ' in result.errors[0]
     assert f"## {failing}\n\n(nothing)" in result.text
     assert result.text.count("done") == 2
 
@@ -158,7 +158,7 @@ async def test_a_part_that_is_cut_is_called_incomplete() -> None:
         inputs=FILES,
     )
     assert run.results["s1"].status == "partial"
-    assert "b.txt is incomplete: The reply was cut" in run.results["s1"].errors[0]
+    assert '"b.txt" is incomplete: The reply was cut' in run.results["s1"].errors[0]
 
 
 async def test_when_all_parts_fail_the_subtask_fails_with_every_reason() -> None:
@@ -188,7 +188,7 @@ async def test_a_fault_in_a_tool_fails_one_part_and_no_other(
     )
     assert run.results["s1"].status == "partial"
     assert (
-        "b.txt failed: An internal error ended it: ZeroDivisionError."
+        '"b.txt" failed: An internal error ended it: ZeroDivisionError.'
         in (run.results["s1"].errors[0])
     )
     assert "conversation broke" in caplog.text
