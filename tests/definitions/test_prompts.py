@@ -151,7 +151,7 @@ def test_a_text_cannot_close_its_fence() -> None:
 
 def test_a_name_cannot_leave_its_attribute() -> None:
     fenced = fence("document", "a\"'\n><b>&.py", "x")
-    assert fenced.split("\n")[0].endswith('name="a&quot;\'&#10;&gt;&lt;b&gt;&amp;.py">')
+    assert fenced.split("\n")[0].endswith('name="a\\"\'\\n\\u003e\\u003cb\\u003e&.py">')
 
 
 def boundary(fenced: str) -> str:

@@ -111,7 +111,7 @@ async def test_a_part_that_is_not_mended_stays_as_it_was_and_is_named(failure: A
         {"part": "a.py", "value": {"of": "a.py", "mended": False}},
         {"part": "b.py", "value": {"of": "b.py", "mended": True}},
     ]
-    assert "a.py is incomplete: It was not revised after the check" in run.end.reasons[0]
+    assert '"a.py" is incomplete: It was not revised after the check' in run.end.reasons[0]
     assert "b.py" not in run.end.reasons[0]
 
 
@@ -141,7 +141,7 @@ async def test_a_part_that_failed_is_not_tried_again_when_the_others_are_mended(
     )
     assert [about(request) for request in llm.requests if mending(request)] == ["b.py"]
     assert run.results["s1"].status == "partial"
-    assert run.end.reasons[0].endswith("a.py failed: overloaded")
+    assert run.end.reasons[0].endswith('"a.py" failed: overloaded')
 
 
 async def test_what_a_part_lacked_it_still_lacks_when_it_is_mended() -> None:

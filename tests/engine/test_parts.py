@@ -145,7 +145,7 @@ async def test_a_part_that_fails_is_named_with_the_reason_and_leaves_the_others(
     )
     result = run.results["s1"]
     assert result.status == "partial"
-    assert f"{failing} failed: " in result.errors[0]
+    assert f'"{failing}" failed: ' in result.errors[0]
     reason = "The reply was empty." if failure == "" else "overloaded"
     assert f"## {failing}\n\n(This part failed: {reason})" in result.text
     assert f"(This part failed: {reason})" in run.end.answer
@@ -160,7 +160,7 @@ async def test_a_part_that_is_cut_is_called_incomplete() -> None:
         inputs=FILES,
     )
     assert run.results["s1"].status == "partial"
-    assert "b.txt is incomplete: The reply was cut" in run.results["s1"].errors[0]
+    assert '"b.txt" is incomplete: The reply was cut' in run.results["s1"].errors[0]
 
 
 async def test_when_all_parts_fail_the_subtask_fails_with_every_reason() -> None:
@@ -190,7 +190,7 @@ async def test_a_fault_in_a_tool_fails_one_part_and_no_other(
     )
     assert run.results["s1"].status == "partial"
     assert (
-        "b.txt failed: An internal error ended it: ZeroDivisionError."
+        '"b.txt" failed: An internal error ended it: ZeroDivisionError.'
         in (run.results["s1"].errors[0])
     )
     assert "conversation broke" in caplog.text

@@ -198,7 +198,7 @@ def test_a_custom_worker_that_says_nothing_is_refused(empty: str) -> None:
         (plan(subtask("s1"), subtask("s1")), "Several subtasks have the id 's1'"),
         (plan(subtask("s1", depends_on=["s9"])), "'s9', which is no subtask"),
         (plan(subtask("s1", depends_on=["s1"])), "depends on itself"),
-        (plan(subtask("s1", inputs=["c.py"])), "'c.py', which does not exist; available: a.py"),
+        (plan(subtask("s1", inputs=["c.py"])), '"c.py", which does not exist; available: "a.py"'),
         (plan(subtask("s1", objective=" ")), "empty objective"),
         (plan(*[subtask(f"s{n}") for n in range(4)]), "has 4 subtasks; at most 3"),
         (

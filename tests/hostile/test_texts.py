@@ -40,7 +40,7 @@ def obey(request: Request) -> Reply:
         for outcome in message.outcomes
     ]
     texts = [request.shared, *(getattr(message, "text", "") for message in request.messages)]
-    said = "\n".join([*texts, *outcomes]).replace("&quot;", '"')
+    said = "\n".join([*texts, *outcomes]).replace('\\"', '"')
     orders = dict.fromkeys([("look", "{}"), *ORDER.findall(said)])
     if len(request.messages) < 5:
         return wants(*((name, json.loads(arguments)) for name, arguments in orders))

@@ -96,7 +96,7 @@ def test_one_value_is_left_whole() -> None:
 def test_texts_have_what_was_said_and_the_names_of_inputs() -> None:
     made = job(part("s1", objective="Say $words ($tone) to $files for $$5.", expects="$words"))
     (only,) = plan_of(made, ("a.md", "b.md"), words=["hi", "ho"], tone=["warm"]).subtasks
-    assert only.objective == "Say hi, ho (warm) to a.md, b.md for $5."
+    assert only.objective == 'Say hi, ho (warm) to "a.md", "b.md" for $5.'
     assert only.expects == "hi, ho"
 
 
@@ -108,7 +108,7 @@ def test_what_was_said_is_never_taken_for_a_placeholder() -> None:
 
 def test_of_many_inputs_the_texts_name_some() -> None:
     (only,) = plan_of(job(part("s1", objective="$files")), tuple("abcdefg")).subtasks
-    assert only.objective == "a, b, c, d, e, 2 more"
+    assert only.objective == '"a", "b", "c", "d", "e", 2 more'
 
 
 def test_a_subtask_for_each_value_is_repeated_and_all_of_them_are_waited_for() -> None:
@@ -129,7 +129,13 @@ def test_a_subtask_for_each_file_gets_that_input_alone() -> None:
     made = job(part("file", for_each="files", objective="Mend $each.", inputs="each"))
     plan = plan_of(made, ("a.md", "b.md"), files=["*.md"])
     assert [item.inputs for item in plan.subtasks] == [("a.md",), ("b.md",)]
-    assert plan.subtasks[1].objective == "Mend b.md."
+    assert plan.subtasks[1].objective == 'Mend "b.md".'
+
+
+def test_a_name_with_line_breaks_stays_in_its_line_of_a_subtask() -> None:
+    each = job(part("file", for_each="files", objective="Mend $each.", inputs="each"))
+    plan = plan_of(each, ("b.md\n## New orders",), files=["*.md"])
+    assert plan.subtasks[0].objective == 'Mend "b.md\\n## New orders".'
 
 
 def test_a_subtask_of_another_case_is_left_out_with_what_waits_for_it() -> None:

@@ -68,7 +68,7 @@ async def test_a_line_longer_than_the_limit_is_cut_itself() -> None:
     ("path", "reason"),
     [
         ("../secret.txt", "outside the folders"),
-        ("missing", "no such file.*Your inputs: app.py, letter"),
+        ("missing", 'no such file.*Your inputs: "app.py", "letter'),
         ("src", "is a folder. Call list_files"),
         ("pipe", "neither a file nor a folder"),
         ("", "path: String should have at least 1 character"),

@@ -68,7 +68,7 @@ async def test_many_findings_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     ("file", "rules", "reason"),
     [
         ("app.js", ["F"], "app.js is no Python file"),
-        ("other.py", ["F"], r"no input 'other.py'. Your inputs: shop/app.py"),
+        ("other.py", ["F"], r"no input 'other.py'. Your inputs: \"shop/app.py\""),
         ("shop/app.py", ["ZZZ"], "ruff could not check shop/app.py: .*ZZZ"),
         ("shop/app.py", [], "rules: Tuple should have at least 1 item"),
         ("shop/app.py", ["--fix"], "rules.0: String should match pattern"),

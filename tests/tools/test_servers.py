@@ -112,8 +112,8 @@ async def test_what_is_no_text_is_named_in_a_sentence() -> None:
     assert said.split("\n\n") == [
         "[image of type image/png, 12 bytes, which cannot be shown here: it is not of that type]",
         "[audio of type audio/wav, 12 bytes, which cannot be shown here]",
-        "[resource a: file:///a.txt]",
-        "[resource b: file:///b.txt (text/plain, the second)]",
+        '[resource "a": file:///a.txt]',
+        '[resource "b": file:///b.txt (text/plain, the second)]',
         "[resource file:///a.txt]\nas it says",
         "[resource file:///b.bin, 12 bytes, which cannot be shown here]",
     ]

@@ -18,6 +18,7 @@ from concertmaster.catalog.markdown import (
 )
 from concertmaster.errors import DefinitionError, did_you_mean
 from concertmaster.llm.fencing import fence as fence
+from concertmaster.llm.fencing import spelled
 from concertmaster.llm.protocol import WorkerCard
 
 PromptName = Literal[
@@ -278,11 +279,15 @@ def describe_workers(cards: Iterable[WorkerCard]) -> str:
 def _describe(card: WorkerCard) -> str:
     description = textwrap.shorten(card.description, DESCRIPTION_CHARS, placeholder=" …")
     facts = {
-        "Best for": "; ".join(card.best_for),
-        "Not for": "; ".join(card.not_for),
-        "Needs": card.needs,
-        "Tools": ", ".join(card.tools),
+        "Best for": _one_line("; ".join(card.best_for)),
+        "Not for": _one_line("; ".join(card.not_for)),
+        "Needs": _one_line(card.needs),
+        "Tools": ", ".join(map(spelled, card.tools)),
     }
     lines = [f"- **{card.name}**: {description}"]
     lines += [f"  - {title}: {text}" for title, text in facts.items() if text]
     return "\n".join(lines)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

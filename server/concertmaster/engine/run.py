@@ -22,6 +22,7 @@ from concertmaster.engine.record.events import SubtaskResult
 from concertmaster.engine.record.request import Decomposition, RunRequest
 from concertmaster.engine.steps import Steps
 from concertmaster.llm.brake import Brake
+from concertmaster.llm.fencing import quoted
 from concertmaster.llm.protocol import LLM, Document, Models, WorkResult
 from concertmaster.tools.registry import ToolRegistry
 
@@ -103,8 +104,10 @@ def fenced_inputs(documents: Iterable[Document]) -> str:
 
 
 def input_names(documents: Iterable[Document]) -> str:
-    """Return a line for each document: its name and size."""
-    lines = [f"- {document.name} ({len(document.text):,} characters)" for document in documents]
+    """Return a line for each document: its name, as a JSON string, and its size."""
+    lines = [
+        f"- {quoted(document.name)} ({len(document.text):,} characters)" for document in documents
+    ]
     return "\n".join(lines) or "None."
 
 

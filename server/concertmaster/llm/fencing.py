@@ -1,8 +1,31 @@
 """Texts of others, marked as data."""
 
 import hashlib
+import json
 import re
-from xml.sax.saxutils import quoteattr
+
+
+def quoted(name: str) -> str:
+    """Return a name as a JSON string in one line, which no name can end or break.
+
+    Nothing that is not printed or turns the direction of text, and no angle bracket, stands in
+    it as itself.
+    """
+    text = json.dumps(name, ensure_ascii=False)
+    return "".join(
+        char if char.isprintable() and char not in "<>" else _escaped(char) for char in text
+    )
+
+
+def _escaped(char: str) -> str:
+    text = json.dumps(char)[1:-1]
+    return text if len(text) > 1 else f"\\u{ord(char):04x}"
+
+
+def spelled(name: str) -> str:
+    """Return a name as it is where it stands in a line of its own, or quoted if it would not."""
+    plain = name.isprintable() and name == name.strip() and not name.startswith('"')
+    return name if plain and name else quoted(name)
 
 
 def fence(kind: str, name: str, text: str) -> str:
@@ -14,7 +37,7 @@ def fence(kind: str, name: str, text: str) -> str:
     """
     digest = hashlib.sha256("\0".join((kind, name, text)).encode()).hexdigest()
     tag = f"{kind}-{digest[:16]}"
-    return f"<{tag} name={quoteattr(name)}>\n{text}\n</{tag}>"
+    return f"<{tag} name={quoted(name)}>\n{text}\n</{tag}>"
 
 
 _FENCED = re.compile(

@@ -8,6 +8,7 @@ from pydantic import JsonValue
 from concertmaster.engine.plans.plan import CustomWorker, Subtask
 from concertmaster.engine.plans.strategy import SINGLE, Strategy
 from concertmaster.engine.record.amounts import Estimate
+from concertmaster.llm.fencing import quoted
 from concertmaster.protocol.replies import (
     AnyReply,
     Budget,
@@ -145,7 +146,7 @@ def _planned(subtask: Subtask) -> str:
     said = {
         "why": subtask.why,
         "expects": subtask.expects,
-        "inputs": ", ".join(subtask.inputs),
+        "inputs": ", ".join(map(quoted, subtask.inputs)),
         "depends_on": ", ".join(subtask.depends_on),
         "needs_all": "true" if subtask.needs_all else "",
         "decisive": "true" if subtask.decisive else "",

@@ -20,6 +20,7 @@ from concertmaster.engine.plans.plan import (
 )
 from concertmaster.engine.plans.strategy import SINGLE, Map, Strategy
 from concertmaster.errors import InvalidPlanError, RequestError, did_you_mean
+from concertmaster.llm.fencing import quoted, spelled
 from concertmaster.llm.protocol import Frozen
 from concertmaster.runs.orders import RunOrder
 
@@ -181,7 +182,7 @@ class Job:
         if self.files is not None and not self.files.several and len(documents) > 1:
             raise RequestError(
                 f"{self.files.name} takes one file; these are {len(documents)}: "
-                f"{listed(documents)}."
+                f"{listed(list(map(spelled, documents)))}."
             )
         filling = _Filling(self, arguments, documents)
         try:
@@ -214,7 +215,7 @@ class _Filling:
         """Return what stands in texts for each argument."""
         texts = {name: ", ".join(values) for name, values in self.arguments.items()}
         if self.job.files is not None:
-            texts[self.job.files.name] = listed(self.documents)
+            texts[self.job.files.name] = listed(list(map(quoted, self.documents)))
         return texts
 
     def plan(self) -> Plan:
@@ -233,10 +234,11 @@ class _Filling:
 
     def _each(self, item: JobSubtask) -> Sequence[str]:
         """Return what a subtask is repeated for."""
+        return self.documents if self._over_files(item) else self.arguments[item.for_each]
+
+    def _over_files(self, item: JobSubtask) -> bool:
         files = self.job.files
-        if files is not None and item.for_each == files.name:
-            return self.documents
-        return self.arguments[item.for_each]
+        return files is not None and item.for_each == files.name
 
     def _ids(self, item: JobSubtask) -> list[str]:
         if not item.for_each:
@@ -247,7 +249,8 @@ class _Filling:
         depends_on = tuple(name for other in item.depends_on if other in ids for name in ids[other])
         for number, subtask_id in enumerate(ids[item.id]):
             each = self._each(item)[number] if item.for_each else ""
-            texts = self.texts | {"each": each, "number": str(number + 1)}
+            shown = quoted(each) if self._over_files(item) else each
+            texts = self.texts | {"each": shown, "number": str(number + 1)}
             inputs = {"none": (), "all": tuple(self.documents), "each": (each,)}
             yield Subtask(
                 id=subtask_id,

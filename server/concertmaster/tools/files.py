@@ -8,6 +8,7 @@ from anyio import to_thread
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from concertmaster.errors import InputError, ToolCallError
+from concertmaster.llm.fencing import quoted, spelled
 from concertmaster.llm.protocol import ToolSpec
 from concertmaster.tools.arguments import parse_arguments
 from concertmaster.tools.reading import TooLongError, read_text
@@ -78,7 +79,7 @@ def _text(path: str, scope: ToolScope) -> str:
             raise ToolCallError(f"{path} is a folder. Call list_files to see what is in it.")
         return _content(file, path, roots.root(file))
     except InputError as exc:
-        names = ", ".join(document.name for document in scope.inputs) or "none"
+        names = ", ".join(quoted(document.name) for document in scope.inputs) or "none"
         raise ToolCallError(f"{exc} Your inputs: {names}.") from None
 
 
@@ -150,10 +151,10 @@ def _names(pattern: str, scope: ToolScope) -> Iterator[str]:
     listed = {document.name for document in scope.inputs}
     for document in scope.inputs:
         if matches(document.name, pattern):
-            yield f"{document.name} (input)"
+            yield f"{spelled(document.name)} (input)"
     roots = Roots(scope.roots)
     for file in roots.files():
         name = roots.name(file)
         if name not in listed and matches(name, pattern):
             listed.add(name)
-            yield name
+            yield spelled(name)

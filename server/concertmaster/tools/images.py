@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import get_args
 
+from concertmaster.llm.fencing import spelled
 from concertmaster.llm.images import Image, MediaType, decoded_bytes
 
 IMAGE_BYTES = 1_000_000
@@ -62,7 +63,7 @@ class Images:
             if isinstance(part, str):
                 texts.append(part)
                 continue
-            what = f"{f'{part.uri} ' if part.uri else ''}of type {part.media_type}"
+            what = f"{f'{spelled(part.uri)} ' if part.uri else ''}of type {part.media_type}"
             size = f"{decoded_bytes(part.data):,} bytes"
             image = "the call has failed" if failed else self._taken(part, before=len(images))
             if isinstance(image, Image):

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints,
 from ruff import find_ruff_bin  # pyright: ignore[reportMissingTypeStubs] (it has none)
 
 from concertmaster.errors import ToolCallError
+from concertmaster.llm.fencing import quoted
 from concertmaster.llm.protocol import Document, ToolSpec
 from concertmaster.tools.arguments import parse_arguments
 from concertmaster.tools.scope import ToolScope
@@ -161,7 +162,7 @@ def _python_input(name: str, inputs: Sequence[Document]) -> Document:
             if is_python(name):
                 return document
             raise ToolCallError(f"{name} is no Python file; lint checks only .py and .pyi files.")
-    names = ", ".join(document.name for document in inputs) or "none"
+    names = ", ".join(quoted(document.name) for document in inputs) or "none"
     raise ToolCallError(f"You have no input {name!r}. Your inputs: {names}.")
 
 

@@ -8,6 +8,7 @@ import anyio
 from pydantic import JsonValue
 
 from concertmaster.errors import ToolCallError, ToolDeniedError
+from concertmaster.llm.fencing import spelled
 from concertmaster.llm.protocol import ToolSpec
 from concertmaster.llm.server_tools import ServerTool
 from concertmaster.tools.arguments import shown
@@ -90,7 +91,8 @@ class Toolbox:
         """
         if name not in self.tools:
             raise ToolCallError(
-                f"There is no tool {name!r} for you. Your tools: {', '.join(self.tools) or 'none'}."
+                f"There is no tool {name!r} for you. Your tools: "
+                f"{', '.join(map(spelled, self.tools)) or 'none'}."
             )
         tool = self.tools[name]
         if refusal := self.policy.refusal(tool.spec):

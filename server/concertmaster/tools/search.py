@@ -16,6 +16,7 @@ from anyio import to_thread
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from concertmaster.errors import InputError, ToolCallError
+from concertmaster.llm.fencing import spelled
 from concertmaster.llm.protocol import Document, ToolSpec
 from concertmaster.tools.arguments import parse_arguments
 from concertmaster.tools.reading import read_text
@@ -138,4 +139,4 @@ def _matching_lines(pattern: _Pattern, texts: Iterator[Document]) -> Iterator[st
             if pattern.search(line) is not None:
                 text = line.strip()
                 cut = "…" if len(text) > MAX_LINE else ""
-                yield f"{document.name}:{number}: {text[:MAX_LINE]}{cut}"
+                yield f"{spelled(document.name)}:{number}: {text[:MAX_LINE]}{cut}"

@@ -23,6 +23,7 @@ from concertmaster.engine.subtasks.parts import Part, combined, parts_of
 from concertmaster.engine.subtasks.subtask import result_of
 from concertmaster.engine.subtasks.work import Piece, Work
 from concertmaster.engine.subtasks.worker import conversation
+from concertmaster.llm.fencing import spelled
 from concertmaster.llm.server_tools import distinct
 
 REVISED = "Its worker revised it after the check of all results."
@@ -174,7 +175,7 @@ def _noted(before: Verdict, after: Verdict) -> Verdict:
 
 def _concerned(finding: Finding, names: Sequence[str]) -> Sequence[str]:
     """Return the parts that a finding asks to be changed: those it names, or else all."""
-    return [name for name in names if name in finding.mend] or names
+    return [name for name in names if spelled(name) in finding.mend] or names
 
 
 async def _revision(work: Work, piece: Piece, answer: str, findings: Sequence[Finding]) -> Verdict:

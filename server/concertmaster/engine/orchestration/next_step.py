@@ -10,6 +10,7 @@ from concertmaster.engine.conversations.judgement import Question, judge
 from concertmaster.engine.orchestration.scheduler import Scheduler
 from concertmaster.engine.plans.overlap import overlaps
 from concertmaster.engine.plans.plan import Plan, Subtask
+from concertmaster.engine.plans.references import with_implied_dependencies
 from concertmaster.engine.plans.repair import RepairedPlan, repair_plan
 from concertmaster.engine.plans.rules import PlanRules, plan_problems, subtask_schema
 from concertmaster.engine.record.events import SubtaskResult
@@ -209,11 +210,14 @@ def revise_plan(
     repaired = RepairedPlan(plan=candidate)
     if plan_problems(candidate, rules):
         repaired = repair_plan(candidate, rules, task=run.request.task)
+    new = {subtask.id for subtask in added} - set(started)
+    others = {subtask.id for subtask in repaired.plan.subtasks} - new
+    whole, implied = with_implied_dependencies(repaired.plan, fixed=others)
     known = overlaps(plan.subtasks)
-    overlapping = [each for each in overlaps(repaired.plan.subtasks) if each not in known]
+    overlapping = [each for each in overlaps(whole.subtasks) if each not in known]
     return RepairedPlan(
-        plan=repaired.plan,
-        warnings=(*warnings, *repaired.warnings, *overlapping),
+        plan=whole,
+        warnings=(*warnings, *repaired.warnings, *implied, *overlapping),
         left_out=(*left_out, *repaired.left_out),
     )
 

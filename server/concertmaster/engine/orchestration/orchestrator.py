@@ -190,7 +190,7 @@ class Orchestrator:
             for subtask, result in zip(delegated.plan.subtasks, delegated.results, strict=True)
         ]
         end = await self._synthesis(run, work, gaps, told, deadline=deadline)
-        if all(result.status == "failed" for result in done):
+        if done and all(result.status == "failed" for result in done):
             # What the workers could establish makes an answer, but none of the work was done.
             end = end.model_copy(update={"status": "failed"})
         return _with_what_is_left(end, delegated, is_answered=is_answered and end.synthesized)

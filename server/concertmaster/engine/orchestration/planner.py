@@ -6,6 +6,7 @@ from dataclasses import replace
 from concertmaster.catalog.prompts import describe_workers
 from concertmaster.engine.plans.overlap import merged, overlaps
 from concertmaster.engine.plans.plan import Plan, read_plan
+from concertmaster.engine.plans.references import with_implied_dependencies
 from concertmaster.engine.plans.repair import RepairedPlan, repair_plan
 from concertmaster.engine.plans.rules import PlanRules, plan_problems, plan_schema
 from concertmaster.engine.record.events import PlanRejected
@@ -92,10 +93,11 @@ def _accepted(plan: Plan, rules: PlanRules, repaired: RepairedPlan | None = None
     """Return the plan to run, in the mode that it must have, without what would be waste."""
     repaired = repaired or RepairedPlan(plan=plan)
     plan, merges = merged(repaired.plan)
+    plan, implied = with_implied_dependencies(plan)
     return replace(
         repaired,
         plan=_in_mode(plan, rules),
-        warnings=(*repaired.warnings, *merges, *overlaps(plan.subtasks)),
+        warnings=(*repaired.warnings, *merges, *implied, *overlaps(plan.subtasks)),
     )
 
 

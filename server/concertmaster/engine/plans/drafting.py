@@ -8,6 +8,7 @@ from pydantic_core import from_json
 
 from concertmaster.engine.plans.overlap import same_work
 from concertmaster.engine.plans.plan import Plan, Subtask, free_id
+from concertmaster.engine.plans.references import implied_dependencies
 from concertmaster.engine.plans.rules import PlanRules, plan_problems
 
 _CLOSING = "]}"
@@ -73,6 +74,9 @@ class Drafts:
         if any(
             subtask.id == each.id or same_work(subtask, each) for each in self._started.values()
         ):
+            return
+        if implied_dependencies(subtask, plan.subtasks).subtask_ids:
+            # It will have to wait for those in the whole plan.
             return
         candidate = self._runnable(plan, [*self._started.values(), subtask])
         if not plan_problems(candidate, self._rules):

@@ -75,15 +75,61 @@ def _way(subtask: Subtask) -> object:
     return subtask.model_dump(exclude=what | {"priority", "decisive", "needs_all"})
 
 
+_SYNONYMS = {
+    "examine": "analyse analyze analysis assess audit check evaluate examine examination inspect "
+    "investigate look review scan scrutinise scrutinize screen study find identify detect",
+    "fault": "bug defect error fault flaw issue mistake problem quality shortcoming weakness "
+    "weaknesse wrong concern",
+    "write": "compose create draft prepare produce write",
+    "summary": "overview recap summarise summarize summary digest",
+    "text": "text document documentation paper",
+    "code": "code codebase source sourcecode program",
+}
+_MEANINGS = {word: key for key, words in _SYNONYMS.items() for word in words.split()}
+"""What words of objectives come to, of those that planners take for one another."""
+
+_FILLERS = (
+    "a all an and any are as at be by carefully closely every for from general given how if in "
+    "into is it its of on or out over overall please potential possible provided that the their "
+    "them there these this those thoroughly to up what whether which with"
+)
+"""Words that make no difference to what an objective is about."""
+
+_FILLER_WORDS = frozenset(_FILLERS.split())
+
+
 def overlaps(subtasks: Sequence[Subtask]) -> list[str]:
     """Return a sentence for each two subtasks that seem to do the same."""
     words = {subtask.id: Counter(_words(subtask.objective)) for subtask in subtasks}
+    meanings = {subtask.id: _meaning(subtask.objective) for subtask in subtasks}
     inputs = {subtask.id: frozenset(subtask.inputs) for subtask in subtasks}
+    after = {subtask.id: frozenset(subtask.depends_on) for subtask in subtasks}
     return [
         f"Subtasks {one!r} and {other!r} seem to do the same with the same inputs."
         for one, other in itertools.combinations(words, 2)
-        if inputs[one] == inputs[other] and _alike(words[one], words[other])
+        if inputs[one] == inputs[other]
+        and (
+            _alike(words[one], words[other])
+            or (after[one] == after[other] and _mean_the_same(meanings[one], meanings[other]))
+        )
     ]
+
+
+@lru_cache(maxsize=1024)
+def _meaning(objective: str) -> frozenset[str]:
+    """Return what an objective is about, without how it happens to be put."""
+    words = (word.strip("\"'()[]`*") for word in _words(objective))
+    plain = (_singular(word) for word in words if word and word not in _FILLER_WORDS)
+    return frozenset(_MEANINGS.get(word, word) for word in plain)
+
+
+def _singular(word: str) -> str:
+    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
+
+
+def _mean_the_same(one: frozenset[str], other: frozenset[str]) -> bool:
+    """Tell whether two objectives are about the same; one word alone is about nothing."""
+    return one == other and len(one) > 1
 
 
 def _alike(one: Counter[str], other: Counter[str]) -> bool:

@@ -14,6 +14,7 @@ from concertmaster.engine.plans.strategy import (
     Vote,
     strategy_schema,
 )
+from concertmaster.llm.fencing import quoted
 from concertmaster.llm.protocol import JsonSchema, closed_object
 
 
@@ -97,8 +98,8 @@ def _reference_problems(plan: Plan, rules: PlanRules, workers: Collection[str]) 
             if name not in ids
         ]
         problems += [
-            f"{at} wants the input {name!r}, which does not exist; "
-            f"available: {', '.join(sorted(rules.inputs)) or 'none'}."
+            f"{at} wants the input {quoted(name)}, which does not exist; "
+            f"available: {', '.join(map(quoted, sorted(rules.inputs))) or 'none'}."
             for name in subtask.inputs
             if name not in rules.inputs
         ]

@@ -13,6 +13,7 @@ from concertmaster.engine.plans.strategy import MOST_PARTS, Context, Map
 from concertmaster.engine.record.events import PartResult
 from concertmaster.engine.subtasks.work import Piece, Work
 from concertmaster.engine.subtasks.worker import do
+from concertmaster.llm.fencing import quoted, spelled
 from concertmaster.llm.protocol import Document
 from concertmaster.llm.server_tools import distinct
 
@@ -94,7 +95,9 @@ def combined(parts: Sequence[PartResult]) -> Verdict:
     if not any(part.text for part in parts):
         return Verdict(status="failed", problem=problem)
     none_met = all(part.failed for part in parts)
-    text = "\n\n".join(f"## {part.name}\n\n{part.text or _missing(part)}" for part in parts)
+    text = "\n\n".join(
+        f"## {spelled(part.name)}\n\n{part.text or _missing(part)}" for part in parts
+    )
     values: list[JsonValue] = [
         {"part": part.name, "value": part.value} for part in parts if part.value is not None
     ]
@@ -117,7 +120,7 @@ def _missing(part: PartResult) -> str:
 def _problem(parts: Sequence[PartResult]) -> str:
     """Return a sentence for each part that is not all it should be."""
     return " ".join(
-        f"{part.name} {'failed' if part.failed or not part.text else 'is incomplete'}: "
+        f"{quoted(part.name)} {'failed' if part.failed or not part.text else 'is incomplete'}: "
         f"{part.problem}"
         for part in parts
         if part.problem

@@ -13,6 +13,7 @@ from mcp.types import (
     TextContent,
 )
 
+from concertmaster.llm.fencing import quoted, spelled
 from concertmaster.llm.images import decoded_bytes
 from concertmaster.tools.images import OfferedImage
 
@@ -34,18 +35,19 @@ def _part(block: ContentBlock) -> str | OfferedImage:
             return _not_shown(f"audio of type {block.mime_type}", block.data)
         case ResourceLink():
             about = ", ".join(filter(None, [block.mime_type, block.description]))
-            return f"[resource {block.name}: {block.uri}{f' ({about})' if about else ''}]"
+            place = f"{quoted(block.name)}: {spelled(str(block.uri))}"
+            return f"[resource {place}{f' ({about})' if about else ''}]"
         case EmbeddedResource(resource=resource):
             if isinstance(resource, BlobResourceContents):
                 return _blob(resource)
-            return f"[resource {resource.uri}]\n{resource.text}"
+            return f"[resource {spelled(str(resource.uri))}]\n{resource.text}"
 
 
 def _blob(resource: BlobResourceContents) -> str | OfferedImage:
     media_type = resource.mime_type or ""
     if media_type.startswith("image/"):
         return OfferedImage(media_type=media_type, data=resource.blob, uri=str(resource.uri))
-    return _not_shown(f"resource {resource.uri}", resource.blob)
+    return _not_shown(f"resource {spelled(str(resource.uri))}", resource.blob)
 
 
 def _not_shown(what: str, base64: str) -> str:
