@@ -180,6 +180,26 @@ def test_one_worker_may_be_given_a_model_context_and_constraints(
     assert "- Be brief." in texts([request])[0]
 
 
+def test_a_plan_and_a_run_are_drawn_as_mermaid_text(
+    invoke: Invoke, answer_with: Callable[[FakeLLM], None]
+) -> None:
+    planned = plan_json(subtask("s1"), subtask("s2", "writer", strategy="vote"))
+    answer_with(FakeLLM({"planner": planned, "judge": '{"best": "A", "reasons": "x"}'}))
+    drawn = invoke("plan", "Do it", "--graph")
+    assert drawn.exit_code == 0, drawn.stderr
+    assert drawn.stdout.startswith("flowchart TD\n")
+    assert "    class plan done\n" in drawn.stdout
+    assert invoke("show", run_id_of(drawn), "--graph").stdout == drawn.stdout
+    run_id = run_id_of(invoke("run", "Do it"))
+    shown = invoke("show", run_id, "--graph").stdout
+    assert 't2[["s2 · writer · succeeded<br/>do s2<br/>vote ' in shown
+    assert "    class plan,t1,t2,synthesis,finish done\n" in shown
+    for arguments in (("plan", "Do it"), ("show", run_id)):
+        refused = invoke(*arguments, "--graph", "--json")
+        assert refused.exit_code == 2
+        assert "not with --json" in refused.stderr
+
+
 def test_one_worker_does_one_subtask(invoke: Invoke) -> None:
     result = invoke("worker", "security-reviewer", "Find injection faults", "app.py")
     assert result.exit_code == 0, result.stderr

@@ -10,8 +10,10 @@ import pytest
 
 from clients import connected
 from concertmaster.engine.plans.plan import Plan
+from concertmaster.engine.record.request import RunRequest
 from concertmaster.errors import ModelRequestError
 from concertmaster.llm.protocol import Request
+from concertmaster.protocol.graph import plan_graph
 from fakes import Script, in_turn, plan_json, subtask, texts
 from patterns import critique, decision, finding, findings, judging, ran, scores, screening
 
@@ -186,6 +188,16 @@ async def test_a_map_has_no_more_parts_than_the_readme_says(tmp_path: Path) -> N
         sentence = await connection.refusal("run_orchestration", **order)
         assert connection.llm.requests == []
     assert "has 101 parts; one subtask may have 100." in sentence
+
+
+def test_the_flowchart_in_the_readme_is_of_the_plan_above_it() -> None:
+    section = SECTION[SECTION.index("### A plan to edit") :]
+    found = re.search(
+        r"```json\n(.*?)```.*?for the task \"(.*?)\".*?```mermaid\n(.*?)```", section, re.DOTALL
+    )
+    assert found is not None
+    plan, task, chart = found.groups()
+    assert chart == plan_graph(Plan.model_validate_json(plan), RunRequest(task=task))
 
 
 async def test_the_plan_in_the_readme_runs(tmp_path: Path) -> None:

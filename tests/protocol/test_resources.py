@@ -16,8 +16,9 @@ from mcp.types import (
 
 from building import worker
 from clients import ERAS, Connection, connected, hang, structured, text_of
-from concertmaster.errors import StoreError
-from fakes import plan_json, subtask
+from concertmaster.errors import ModelRequestError, StoreError
+from fakes import Script, plan_json, subtask
+from patterns import screening
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("mode", ERAS)]
 
@@ -50,6 +51,7 @@ async def test_what_there_is_to_read_is_listed(mode: str, tmp_path: Path) -> Non
         "workers://{name}",
         "runs://{run_id}",
         "runs://{run_id}/plan",
+        "runs://{run_id}/graph",
         "runs://{run_id}/trace{?offset}",
         "runs://{run_id}/subtasks/{subtask_id}",
         "runs://{run_id}/answer",
@@ -108,12 +110,62 @@ async def test_all_parts_of_a_run_can_be_read(mode: str, tmp_path: Path) -> None
     assert answer == ("text/markdown", "# All is well")
 
 
+async def test_a_run_is_drawn_with_the_state_of_each_step(mode: str, tmp_path: Path) -> None:
+    planned = plan_json(subtask("end"), subtask("s2", "critic", depends_on=["end"]))
+    scripts: dict[str, Script] = {
+        "planner": planned,
+        "worker:critic": ModelRequestError("refused"),
+        "synthesizer": "Half of it.",
+    }
+    async with connected(tmp_path, scripts, mode=mode) as connection:
+        run_id = (await connection.ask("run_orchestration", task="Why?"))["run_id"]
+        mime_type, chart = await read(connection, f"runs://{run_id}/graph")
+    assert mime_type == "text/vnd.mermaid"
+    lines = [line.strip() for line in chart.splitlines()]
+    assert lines[:12] == [
+        "flowchart TD",
+        'start(["START"])',
+        'plan["plan<br/>Why#63;"]',
+        't1["end · analyst · succeeded<br/>do end"]',
+        't2["s2 · critic · failed<br/>do s2"]',
+        'synthesis["synthesis"]',
+        'finish(["END"])',
+        "start --> plan",
+        "plan --> t1",
+        "t1 --> t2",
+        "t2 --> synthesis",
+        "synthesis --> finish",
+    ]
+    assert lines[-3:] == ["class plan,t1,synthesis done", "class t2 failed", "class finish partial"]
+
+
+async def test_a_plan_and_what_a_guard_holds_back_are_drawn_as_far_as_may_be_shown(
+    mode: str, tmp_path: Path
+) -> None:
+    scripts = SCRIPTS | {"guard": screening(allowed=False)}
+    async with connected(tmp_path, scripts, mode=mode) as connection:
+        plan_id = (await connection.ask("plan_task", task="x"))["plan_id"]
+        plan = (await read(connection, f"runs://{plan_id}/graph"))[1]
+        reply = await connection.ask("run_orchestration", task="x", guard="critic")
+        held_back = (await read(connection, f"runs://{reply['run_id']}/graph"))[1]
+        worker_id = (await connection.ask("run_worker", worker="analyst", task="y"))["run_id"]
+        one = (await read(connection, f"runs://{worker_id}/graph"))[1]
+    assert "class plan done" in plan
+    assert 't2["s2 · critic<br/>do s2"]' in plan
+    assert "class guard,finish failed" in held_back
+    assert "do s1" not in held_back
+    assert "start --> t1" in one
+    assert "t1 --> finish" in one
+    assert "synthesis" not in one
+
+
 @pytest.mark.parametrize(
     "uri",
     [
         "workers://poet",
         "runs://r-9",
         "runs://r-9/plan",
+        "runs://r-9/graph",
         "runs://r-9/trace",
         "runs://r-9/answer",
         "runs://r-9/subtasks/s1",

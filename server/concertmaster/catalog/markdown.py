@@ -1,5 +1,6 @@
 """Markdown files with a YAML header, read so that every fault can be told with its line."""
 
+import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -90,6 +91,19 @@ class MarkdownFile:
         for part in path:
             found = found[part]
         return found
+
+
+def read_json_or_yaml(text: str) -> object:
+    """Return the value that a text stands for.
+
+    Raises:
+        ValueError: it is neither JSON nor YAML.
+    """
+    try:
+        # JSON is read as JSON: YAML knows fewer escapes, and has words for numbers and dates.
+        return json.loads(text) if text.lstrip().startswith("{") else yaml.safe_load(text)
+    except (ValueError, RecursionError, yaml.YAMLError) as exc:
+        raise ValueError(f"It is neither JSON nor YAML: {' '.join(str(exc).split())}") from None
 
 
 def markdown_files(folder: Path) -> list[Path]:

@@ -8,7 +8,13 @@ from pydantic import JsonValue
 
 from concertmaster.cli.app import FAILED
 from concertmaster.cli.data import run_data, run_line, subtask_data
-from concertmaster.cli.options import data_option, json_option, load, run_async
+from concertmaster.cli.options import (
+    data_option,
+    graph_option,
+    json_option,
+    load,
+    run_async,
+)
 from concertmaster.cli.show import answer_text, run_parts, runs_table, to_go_on, trace_tree
 from concertmaster.cli.terminal import (
     print_aside,
@@ -21,6 +27,7 @@ from concertmaster.cli.wiring import open_history, retention_of
 from concertmaster.cli.wording import count, size
 from concertmaster.engine.record.events import SubtaskResult
 from concertmaster.errors import RequestError
+from concertmaster.protocol.graph import run_graph
 from concertmaster.runs.service import RunService
 from concertmaster.runs.state import RunState
 from concertmaster.tools.changes import unified_diff
@@ -95,6 +102,7 @@ def prune(as_json: bool, **flags: Any) -> None:
 @click.option("--trace", "as_trace", is_flag=True, help="Print the tree of everything it did.")
 @click.option("--content", is_flag=True, help="With --trace: what tools were told and said.")
 @click.option("--diff", "as_diff", is_flag=True, help="Print how it changes files, as a diff.")
+@graph_option
 @data_option
 @json_option
 def show(
@@ -104,13 +112,16 @@ def show(
     as_trace: bool,
     content: bool,
     as_diff: bool,
+    as_graph: bool,
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Print a run, one of its subtasks, its plan, its trace, or how it changes files."""
+    """Print a run, one of its subtasks, its plan, trace or flowchart, or how it changes files."""
     if content and not as_trace:
         raise click.UsageError("--content is a part of the trace: give --trace too.")
-    if as_plan:
+    if as_graph:
+        _show_graph(run_id, as_json, flags)
+    elif as_plan:
         _show_plan(run_id, flags)
     elif as_diff:
         _show_diff(run_id, as_json, flags)
@@ -124,6 +135,12 @@ def show(
             print_data(trace_tree(span))
     else:
         _show_run(run_id, as_json, flags)
+
+
+def _show_graph(run_id: str, as_json: bool, flags: dict[str, Any]) -> None:
+    if as_json:
+        raise click.UsageError("--graph prints Mermaid text: not with --json.")
+    print_raw(run_graph(_ask(flags, lambda service: service.get(run_id))))
 
 
 def _show_diff(run_id: str, as_json: bool, flags: dict[str, Any]) -> None:

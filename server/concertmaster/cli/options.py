@@ -2,7 +2,6 @@
 
 import codecs
 import functools
-import json
 import logging
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -11,10 +10,8 @@ from typing import Any, BinaryIO, TypeVar, cast
 
 import anyio
 import click
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from concertmaster.engine.plans.plan import Plan, shape_problems
 from concertmaster.errors import ConcertmasterError, RequestError
 from concertmaster.llm.protocol import JsonSchema
 from concertmaster.settings import LoadedSettings, Settings
@@ -169,6 +166,10 @@ running_options = _together(
     ),
 )
 
+graph_option = click.option(
+    "--graph", "as_graph", is_flag=True, help="Print a flowchart instead, as Mermaid text."
+)
+
 schema_option = click.option(
     "--output-schema",
     type=click.File("rb"),
@@ -213,7 +214,7 @@ def name_of(file: BinaryIO) -> str:
     return str(getattr(file, "name", "<stdin>"))
 
 
-def _text_of(file: BinaryIO) -> str:
+def text_of(file: BinaryIO) -> str:
     """Return the text in an open file: UTF-8, or UTF-16 as PowerShell writes it with `>`."""
     data = file.read()
     marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
@@ -230,26 +231,12 @@ def read_schema(file: BinaryIO | None) -> JsonSchema | None:
     if file is None:
         return None
     try:
-        return _JSON_OBJECT.validate_json(_text_of(file))
+        return _JSON_OBJECT.validate_json(text_of(file))
     except ValidationError as exc:
         problem = exc.errors(include_url=False, include_input=False)[0]["msg"]
         raise RequestError(
             f"The output schema {name_of(file)} is no JSON object: {problem}."
         ) from None
-
-
-def read_plan(file: BinaryIO) -> Plan:
-    """Return the plan in an open file, which is JSON or YAML."""
-    text = _text_of(file)
-    try:
-        # JSON is read as JSON: YAML knows fewer escapes, and has words for numbers and dates.
-        json_alone = text.lstrip().startswith("{")
-        return Plan.model_validate(json.loads(text) if json_alone else yaml.safe_load(text))
-    except ValidationError as exc:
-        problems = " ".join(shape_problems(exc))
-    except (ValueError, RecursionError, yaml.YAMLError) as exc:
-        problems = f"It is neither JSON nor YAML: {' '.join(str(exc).split())}."
-    raise RequestError(f"{name_of(file)} is no plan. {problems}")
 
 
 def run_async(work: Callable[[], Awaitable[T]]) -> T:

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import click
+from pydantic import ValidationError
 
+from concertmaster.catalog.markdown import read_json_or_yaml
 from concertmaster.cli.app import FAILED, INTERRUPTED
 from concertmaster.cli.approval import Begin, approval, see_through
 from concertmaster.cli.data import run_data
@@ -15,24 +17,32 @@ from concertmaster.cli.frame import style_of
 from concertmaster.cli.options import (
     background_options,
     budget_option,
+    graph_option,
     json_option,
     load,
     name_of,
     order_options,
     planning_options,
-    read_plan,
     read_schema,
     running_options,
     schema_option,
     setup_options,
     task_text,
+    text_of,
 )
 from concertmaster.cli.show import answer_text, summary, to_go_on
-from concertmaster.cli.terminal import print_aside, print_json, print_markdown, stderr
+from concertmaster.cli.terminal import (
+    print_aside,
+    print_json,
+    print_markdown,
+    print_raw,
+    stderr,
+)
 from concertmaster.cli.wiring import open_runs
-from concertmaster.engine.plans.plan import Verify
+from concertmaster.engine.plans.plan import Plan, Verify, shape_problems
 from concertmaster.engine.record.request import Mode
 from concertmaster.errors import InvalidPlanError, RequestError
+from concertmaster.protocol.graph import run_graph
 from concertmaster.protocol.reused import reused_line
 from concertmaster.runs.orders import Order, PlanOrder, RunOrder, WorkerOrder
 from concertmaster.runs.service import RunService
@@ -113,6 +123,7 @@ def run(
 @_files
 @planning_options
 @order_options
+@graph_option
 def plan(
     task: str,
     files: tuple[str, ...],
@@ -121,9 +132,12 @@ def plan(
     workers: tuple[str, ...],
     mode: Mode,
     as_json: bool,
+    as_graph: bool,
     **flags: Any,
 ) -> None:
     """Print the plan for TASK, without running it."""
+    if as_graph and as_json:
+        raise click.UsageError("--graph prints Mermaid text: not with --json.")
     order = PlanOrder(
         task=task_text(task),
         context=context,
@@ -132,7 +146,7 @@ def plan(
         workers=workers,
         mode=mode,
     )
-    _work(order, flags, as_json)
+    _work(order, flags, as_json, as_graph=as_graph)
 
 
 @click.command()
@@ -210,15 +224,33 @@ def resume(
     _follow(flags, as_json, approval(run_id, by=_BY, budget_usd=usd) if approved else begin)
 
 
+def read_plan(file: BinaryIO) -> Plan:
+    """Return the plan in an open file, which is JSON or YAML."""
+    text = text_of(file)
+    try:
+        return Plan.model_validate(read_json_or_yaml(text))
+    except ValidationError as exc:
+        problems = " ".join(shape_problems(exc))
+    except ValueError as exc:
+        problems = f"{exc}."
+    raise RequestError(f"{name_of(file)} is no plan. {problems}")
+
+
 _BY = "concertmaster resume"
 
 
-def _work(order: Order, flags: dict[str, Any], as_json: bool) -> None:
-    _follow(flags, as_json, lambda service: service.start(order), inputs=order.inputs)
+def _work(order: Order, flags: dict[str, Any], as_json: bool, *, as_graph: bool = False) -> None:
+    inputs = order.inputs
+    _follow(flags, as_json, lambda service: service.start(order), inputs=inputs, as_graph=as_graph)
 
 
 def _follow(
-    flags: dict[str, Any], as_json: bool, begin: Begin, *, inputs: Iterable[InputSpec] = ()
+    flags: dict[str, Any],
+    as_json: bool,
+    begin: Begin,
+    *,
+    inputs: Iterable[InputSpec] = (),
+    as_graph: bool = False,
 ) -> None:
     """Begin something, follow it to its end, print what came of it, and exit."""
     loaded = load(flags)
@@ -231,7 +263,7 @@ def _follow(
             return await follow(service, state, stderr(), drain_seconds=seconds)
 
     followed = see_through(begin, work)
-    print_followed(followed, as_json)
+    print_followed(followed, as_json, as_graph=as_graph)
     click.get_current_context().exit(exit_status(followed))
 
 
@@ -255,12 +287,14 @@ def named_outside(inputs: Iterable[InputSpec], roots: Iterable[Path]) -> tuple[P
     )
 
 
-def print_followed(followed: Followed, as_json: bool) -> None:
+def print_followed(followed: Followed, as_json: bool, *, as_graph: bool = False) -> None:
     """Print the answer of a run, and what is to be said about it; nothing if it was left."""
     if followed.ended_by:
         return
     state = followed.state
-    if as_json:
+    if as_graph and state.plan is not None:
+        print_raw(run_graph(state))
+    elif as_json:
         print_json(run_data(state))
     else:
         _print_answer(state)

@@ -15,6 +15,7 @@ from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 from mcp.server.mcpserver.resources import FunctionResource
 
 from concertmaster.errors import ConcertmasterError, RequestError
+from concertmaster.protocol.graph import run_graph
 from concertmaster.protocol.lines import one_line
 from concertmaster.protocol.pages import page_of
 from concertmaster.protocol.sources import cited_answer
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 JSON = "application/json"
 MARKDOWN = "text/markdown"
 DIFF = "text/x-diff"
+MERMAID = "text/vnd.mermaid"
+"""What Mermaid's documentation recommends; IANA has it under application/."""
 
 UNCHANGING = CacheHint(ttl_ms=300_000, scope="public")
 """For what is the same for everybody for as long as the server lives: lists, and workers."""
@@ -160,6 +163,12 @@ async def run_plan(ctx: Ctx, run_id: str) -> str:
     return state.plan.model_dump_json(indent=2)
 
 
+async def run_picture(ctx: Ctx, run_id: str) -> str:
+    """Return a run as a flowchart."""
+    with protocol_errors():
+        return run_graph(await (await state_of(ctx).service()).get(run_id))
+
+
 async def run_trace(ctx: Ctx, run_id: str, offset: str = "0") -> str:
     """Return what happened in a run, as a tree of timed spans, in pages."""
     with protocol_errors():
@@ -203,6 +212,7 @@ TEMPLATES: tuple[tuple[str, Callable[..., Awaitable[str]], str, str], ...] = (
     ("workers://{name}", worker, JSON, "One worker, with its instructions."),
     ("runs://{run_id}", run, JSON, "Where a run stands, with its whole answer."),
     ("runs://{run_id}/plan", run_plan, JSON, "The plan of a run."),
+    ("runs://{run_id}/graph", run_picture, MERMAID, "A run as a flowchart in Mermaid."),
     (
         "runs://{run_id}/trace{?offset}",
         run_trace,
