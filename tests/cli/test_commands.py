@@ -500,6 +500,21 @@ def worker_file(folder: Path, name: str, header: str = "") -> Path:
     return file
 
 
+def test_a_worker_is_shown_with_examples_of_what_to_ask_of_it(invoke: Invoke) -> None:
+    result = invoke("workers", "analyst")
+    assert result.exit_code == 0, result.stderr
+    assert "Determine from app.log" in result.stdout
+    shown = json.loads(invoke("workers", "analyst", "--json").stdout)
+    assert shown["name"] == "analyst"
+    assert any("Determine from app.log" in example for example in shown["examples"])
+
+
+def test_a_worker_that_there_is_none_of_cannot_be_shown(invoke: Invoke) -> None:
+    result = invoke("workers", "analist")
+    assert result.exit_code != 0
+    assert "analyst" in result.stderr
+
+
 def test_workers_are_listed_with_those_of_further_folders(invoke: Invoke, tmp_path: Path) -> None:
     worker_file(tmp_path / "mine", "my-own", "color: red\n")
     overriding = worker_file(tmp_path / "mine", "analyst")

@@ -26,7 +26,7 @@ from concertmaster.tools.lint import LintArguments
 WORKER_TOOLS = default_tools().names
 
 SETS = {
-    "general": {"researcher", "analyst", "writer", "coder", "reviewer", "rewriter"},
+    "general": {"researcher", "analyst", "writer", "coder", "reviewer", "rewriter", "guard"},
     "code-review": {
         "security-reviewer",
         "performance-reviewer",
@@ -240,3 +240,9 @@ def test_every_file_is_tidy(file: Path) -> None:
     assert not text.endswith("\n\n")
     assert "\t" not in text
     assert not re.search(r" $", text, flags=re.MULTILINE)
+
+
+def test_every_worker_has_examples_of_what_to_ask_of_it() -> None:
+    for item in load_catalog(builtin_folder("workers"), tools=WORKER_TOOLS):
+        assert item.examples, item.name
+        assert all(len(example) <= 120 for example in item.examples)

@@ -5,7 +5,8 @@ import json
 import anyio
 import pytest
 
-from building import RecordedRun, drive, setup, worker
+from building import ROOT, RecordedRun, drive, setup, worker
+from concertmaster.catalog.definitions import read_worker
 from concertmaster.engine.orchestration import guard
 from concertmaster.engine.plans.plan import Plan
 from concertmaster.engine.record.events import (
@@ -293,3 +294,13 @@ async def test_the_guard_counts_among_no_slots() -> None:
     with anyio.fail_after(5):
         run, _ = await drive(request, {"guard": once_work_has_begun, "worker:analyst": work})
     assert run.end.status == "succeeded"
+
+
+async def test_the_guard_that_is_built_in_screens_by_its_own_rules() -> None:
+    built_in = read_worker(ROOT / "workers" / "general" / "guard.md", tools=())
+    request = RunRequest(task="the task", plan=PLAN, guard="guard")
+    run, llm = await drive(request, {"guard": OBJECTED}, workers=[built_in])
+    assert run.end.status == "failed"
+    assert run.end.reasons == ("The guard guard did not let it pass: it names a customer",)
+    (asked,) = texts([each for each in llm.requests if each.caller == "guard"])
+    assert "Secrets that could be used" in asked

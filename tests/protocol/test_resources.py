@@ -61,7 +61,13 @@ async def test_what_there_is_to_read_is_listed(mode: str, tmp_path: Path) -> Non
 
 
 async def test_workers_are_listed_and_shown(mode: str, tmp_path: Path) -> None:
-    poet = worker("poet", best_for=("odes",), model="opus", instructions="Write verse.")
+    poet = worker(
+        "poet",
+        best_for=("odes",),
+        model="opus",
+        instructions="Write verse.",
+        examples=("Write an ode to rain.",),
+    )
     async with connected(tmp_path, workers=[poet], mode=mode) as connection:
         catalog = await read_json(connection, "workers://catalog")
         shown = await read_json(connection, "workers://poet")
@@ -69,6 +75,7 @@ async def test_workers_are_listed_and_shown(mode: str, tmp_path: Path) -> None:
     assert "instructions" not in catalog["workers"][2]
     assert shown["best_for"] == ["odes"]
     assert shown["model"] == "opus"
+    assert shown["examples"] == ["Write an ode to rain."]
     assert shown["instructions"] == "Write verse."
 
 

@@ -13,20 +13,24 @@ from concertmaster.cli.app import FAILED
 from concertmaster.cli.options import definition_options, json_option, load
 from concertmaster.cli.terminal import print_aside, print_data, print_json, table_of
 from concertmaster.cli.wiring import tool_names, worker_folders
-from concertmaster.cli.wording import one_line
+from concertmaster.cli.wording import harmless, one_line
 from concertmaster.errors import DefinitionError
 from concertmaster.settings import Settings
 
 
 @click.command()
+@click.argument("name", required=False)
 @definition_options
 @json_option
-def workers(as_json: bool, **flags: Any) -> None:
-    """List the workers and check their files.
+def workers(name: str | None, as_json: bool, **flags: Any) -> None:
+    """List the workers and check their files, or show the worker NAME with examples.
 
     Exits with 1 if a file is wrong, after telling what is wrong with each.
     """
     found = read_definitions(load(flags).settings)
+    if name is not None:
+        _show(found.catalog.get(name), as_json=as_json)
+        return
     if as_json:
         print_json(
             {
@@ -52,6 +56,30 @@ def _table(catalog: Catalog) -> Table:
     return table
 
 
+def _show(worker: WorkerDefinition, *, as_json: bool) -> None:
+    if as_json:
+        print_json(_json(worker))
+        return
+    facts = Table.grid(padding=(0, 2, 0, 0))
+    facts.add_column(style="dim")
+    facts.add_column(overflow="fold")
+    rows = {
+        "worker": worker.name,
+        "does": worker.description,
+        "best for": "; ".join(worker.best_for),
+        "not for": "; ".join(worker.not_for),
+        "needs": worker.input,
+        "tools": ", ".join(worker.tools),
+        "model": worker.model or "",
+        "examples": "\n".join(worker.examples),
+        "file": str(worker.file),
+    }
+    for title, text in rows.items():
+        if text:
+            facts.add_row(title, harmless(text))
+    print_data(facts)
+
+
 def _tell(catalog: Catalog) -> None:
     for worker in catalog:
         if worker.lacks:
@@ -68,6 +96,7 @@ def _json(worker: WorkerDefinition) -> JsonValue:
         "description": worker.description,
         "best_for": list(worker.best_for),
         "not_for": list(worker.not_for),
+        "examples": list(worker.examples),
         "tools": list(worker.tools),
         "model": worker.model,
         "lacks": list(worker.lacks),
