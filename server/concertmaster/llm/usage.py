@@ -53,6 +53,11 @@ class Usage(Frozen):
         return self.estimated_in + self.estimated_out
 
     @property
+    def as_estimate(self) -> "Usage":
+        """Return it with all output marked as estimated: the call went on after it was taken."""
+        return self.model_copy(update={"estimated_out": self.tokens_out})
+
+    @property
     def cached(self) -> bool:
         """Tell whether anything was written to the cache or read from it."""
         return bool(self.cache_read or self.cache_write)

@@ -46,11 +46,12 @@ class Orchestrator:
         Raises:
             StoreError: the journal cannot be written any more.
         """
-        if run.request.guard:
-            end = await guarded(run, self._setup, lambda: self._ending(run))
-        else:
-            run.passed.set()
-            end = await self._ending(run)
+        async with run.steps.recording_usage():
+            if run.request.guard:
+                end = await guarded(run, self._setup, lambda: self._ending(run))
+            else:
+                run.passed.set()
+                end = await self._ending(run)
         await run.steps.record(end)
 
     async def _ending(self, run: Run) -> RunEnded:
