@@ -48,6 +48,11 @@ class Usage(Frozen):
         return self.tokens - self.cache_read
 
     @property
+    def metered(self) -> bool:
+        """Tell whether a provider was asked, so that tokens and money say anything."""
+        return bool(self.attempts or self.tokens)
+
+    @property
     def estimated(self) -> int:
         """Return the tokens that no provider has reported."""
         return self.estimated_in + self.estimated_out

@@ -61,7 +61,7 @@ class RunState:
     status: RunStatus = "planning"
     plan: Plan | None = None
     estimate: Estimate | None = None
-    """What carrying out the plan, as it was first accepted, is likely to take."""
+    """What carrying out the plan, as it was first accepted, is likely to take; None offline."""
     warnings: tuple[str, ...] = ()
     decisions: tuple[str, ...] = ()
     """Why the plan was revised, each time, and why the work was called done."""
@@ -218,7 +218,8 @@ class RunState:
             self.subtasks[item.id].subtask = item
         self.status = "running"
         if isinstance(event, PlanAccepted):
-            self.estimate = event.estimate
+            metered = event.estimate is not None and event.estimate.metered
+            self.estimate = event.estimate if metered else None
         else:
             self.decisions += (event.reason,)
             self.last_decision = event
