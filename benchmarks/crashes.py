@@ -39,6 +39,7 @@ from concertmaster.engine.record.events import (
 from concertmaster.fake_api import Behaviour, ServedApi, serve_fake_api
 from concertmaster.fake_api.ledger import Entry
 from concertmaster.llm.protocol import Usage
+from concertmaster.runs.state import fold
 from concertmaster.store.journal import Journal
 from concertmaster.store.postgres_store import open_postgres
 from concertmaster.store.sqlite_store import open_sqlite
@@ -58,6 +59,8 @@ EARLY = 0.1
 """The share of the processes whose life may end before their first call."""
 WINDOW_SECONDS = 0.1
 """How long a reply may take from the endpoint to the disk."""
+MOST_UNCOUNTED = 5.0
+"""Tokens that may be in no usage of a run whose processes were killed, in percent."""
 BEHAVIOUR = Behaviour(
     # Calls of one to two seconds: short ones of small models. Longer ones would not change the
     # share that is lost, only how long it takes to count enough of them.
@@ -94,6 +97,12 @@ class Outcome:
     """Calls that were under way at a kill."""
     repeated: list[float] = field(default_factory=list[float])
     """For each finished call whose reply was lost, how long before the kill it had been sent."""
+    charged: int = 0
+    """Tokens that the endpoint charged for runs that were killed at least once."""
+    uncounted: int = 0
+    """Of these, how many are in no usage of their runs."""
+    unreported: int = 0
+    """How many would be in none if only calls that ended had a usage."""
     unexplained: list[str] = field(default_factory=list[str])
     """Replies that are not in the journal of a process that was not killed, and calls that are
     in a journal more than once."""
@@ -105,8 +114,9 @@ class Counting:
     def __init__(self, api: ServedApi, outcome: Outcome) -> None:
         self._api = api
         self._outcome = outcome
-        self._entries = len(api.ledger.entries)
+        self._first = self._entries = len(api.ledger.entries)
         self._events = 0
+        self._killed = False
 
     def take_in(self, events: Sequence[Event], *, killed_at: float | None) -> None:
         """Take in what there is after a process has ended, or was killed at a time."""
@@ -115,6 +125,7 @@ class Counting:
         sent = [entry for entry in entries if entry.sent is not None and entry.sent <= until]
         self._outcome.finished += len(sent)
         lost = _lost(sent, events[self._events :])
+        self._killed |= killed_at is not None
         if killed_at is None:
             self._outcome.unexplained += [f"lost {until - moment:.3f} s before" for moment in lost]
         else:
@@ -125,14 +136,30 @@ class Counting:
         self._entries += len(entries)
         self._events = len(events)
 
+    def sum_up(self, run_id: str, events: Sequence[Event]) -> None:
+        """Compare, at the end of a run, what was charged with what the run says it has taken."""
+        if not self._killed:
+            return
+        charged = sum(sum(_marks(entry)) for entry in self._api.ledger.entries[self._first :])
+        ended = sum(sum(_marks(usage)) for usage in _usages(events))
+        counted = sum(_marks(fold(run_id, events, alive=False).usage))
+        self._outcome.charged += charged
+        self._outcome.uncounted += max(charged - counted, 0)
+        self._outcome.unreported += max(charged - ended, 0)
+
+
+def _usages(events: Sequence[Event]) -> list[Usage]:
+    """Return what each call that ended has taken."""
+    return [
+        event.reply.usage if isinstance(event, CallFinished) else event.usage
+        for event in events
+        if isinstance(event, CallFinished | CallFailed)
+    ]
+
 
 def _lost(sent: Sequence[Entry], events: Sequence[Event]) -> list[float]:
     """Return when the replies had been sent that are not among the events."""
-    had = Counter(
-        _marks(event.reply.usage if isinstance(event, CallFinished) else event.usage)
-        for event in events
-        if isinstance(event, CallFinished | CallFailed)
-    )
+    had = Counter(map(_marks, _usages(events)))
     lost: list[float] = []
     for entry in sent:
         if had[_marks(entry)]:
@@ -193,6 +220,7 @@ class Lane:
                     # To resume one that has ended short of success is to try it again.
                     status = events[-1].status
                     break
+        counting.sum_up(run_id, events)
         self._sum_up(kind, status, events)
 
     async def _kill(self, process: Process) -> float | None:
@@ -275,6 +303,14 @@ def crash_figures(calls: int = CALLS, store: str = "sqlite", seed: int = 1) -> l
         Figure(f"killed runs without an end, {on}", outcome.unended, 0, unit="runs", detail=detail),
         Figure(f"results lost to kills, {on}", outcome.undone, 0, unit="results"),
         Figure(f"finished calls repeated, {on}", len(outcome.repeated), most, unit="calls"),
+        Figure(
+            f"tokens of killed runs that are in no usage, {on}",
+            100 * outcome.uncounted / max(outcome.charged, 1),
+            MOST_UNCOUNTED,
+            unit="%",
+            detail=f"of {outcome.charged:,}; if only calls that ended had a usage: "
+            f"{100 * outcome.unreported / max(outcome.charged, 1):.1f} %",
+        ),
         Figure(
             f"calls repeated without a reason, {on}",
             len(outcome.unexplained),

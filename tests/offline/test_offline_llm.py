@@ -33,7 +33,7 @@ async def test_a_reply_costs_nothing_and_the_draft_has_it_too() -> None:
     draft = Draft()
     brief = SynthesisBrief(task="t", results=(result("writer", "Dear Sir."),))
     reply = await ask(brief, draft=draft)
-    assert reply.usage == Usage(model="offline", calls=1, attempts=1, usd=0.0)
+    assert reply.usage == Usage(model="offline", calls=1, usd=0.0)
     assert (draft.text, draft.usage) == (reply.text, reply.usage)
 
 
@@ -97,7 +97,7 @@ async def test_a_schema_that_rules_cannot_fill_is_an_error_with_its_usage(
 ) -> None:
     with pytest.raises(ModelRequestError, match="cannot fill this output schema") as caught:
         await work("security-reviewer", FAULTY, output_schema=output_schema)
-    assert caught.value.usage == Usage(model="offline", calls=1, attempts=1, usd=0.0)
+    assert caught.value.usage == Usage(model="offline", calls=1, usd=0.0)
 
 
 async def test_a_refusal_is_no_matter_of_a_schema() -> None:

@@ -13,7 +13,8 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
-from concertmaster.engine.record.events import CallFinished, Event
+from concertmaster.engine.record.events import CallFinished, CallProgressed, Event
+from concertmaster.engine.steps import LONGEST_USAGE_SECONDS
 from concertmaster.fake_api import Behaviour, serve_fake_api
 from concertmaster.fake_api.serving import ServedApi
 from concertmaster.store.sqlite_store import SqliteJournal, open_sqlite
@@ -92,6 +93,55 @@ async def test_a_killed_run_goes_on_and_only_calls_that_were_under_way_are_made_
         made = calls(await events_of(tmp_path, run_id))
         assert len(made) == len(set(made)) == 6
         assert len(api.ledger.entries) == begun + len(made) - len(committed)
+
+
+SLOW = Behaviour(first_token_seconds=0.2, tokens_per_second=80, reply_tokens=500, subtasks=4)
+"""Replies of six seconds."""
+
+
+async def test_what_calls_had_taken_when_their_process_was_killed_is_counted(
+    tmp_path: Path,
+) -> None:
+    async with serve_fake_api(SLOW) as api:
+        with anyio.fail_after(180):
+            run_id = await killed_once_written(tmp_path, api, tokens=100)
+            killed = api.ledger.totals
+            async with service_in(tmp_path) as service:
+                lost = (await service.get(run_id)).usage
+            told = await output(command(tmp_path, api, "resume", run_id, "--json"))
+        assert json.loads(told)["status"] == "succeeded"
+        whole = api.ledger.totals
+    async with service_in(tmp_path) as service:
+        usage = (await service.get(run_id)).usage
+    most_missing = 4 * SLOW.tokens_per_second * LONGEST_USAGE_SECONDS
+    for counted, charged in ((lost, killed), (usage, whole)):
+        read = charged.tokens_in + charged.cache_read + charged.cache_write
+        assert counted.tokens_in + counted.cache_read + counted.cache_write == read
+        assert charged.tokens_out - most_missing <= counted.tokens_out <= 2 * charged.tokens_out
+    assert lost.estimated_out >= 4 * 100
+    assert usage.usd is not None
+
+
+async def killed_once_written(folder: Path, api: ServedApi, *, tokens: int) -> str:
+    """Return the id of a run that was killed when four calls under way had so many tokens each."""
+    process = command(folder, api, "run", "Do all of it", "--json")
+    try:
+        async with open_sqlite(folder) as journal:
+            while True:
+                await journal.changed_elsewhere()
+                for row in await journal.recent(1):
+                    written = {
+                        event.step
+                        for event in await journal.events(row.run_id)
+                        if isinstance(event, CallProgressed)
+                        and event.usage.tokens_out >= tokens
+                        and event.subtask_id
+                    }
+                    if len(written) >= 4:
+                        return row.run_id
+    finally:
+        process.kill()
+        await output(process)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are not sent there")

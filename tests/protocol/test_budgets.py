@@ -7,8 +7,11 @@ import anyio
 import pytest
 
 from clients import connected, hang, text_of
+from concertmaster.engine.record.request import RunRequest
 from concertmaster.llm.prices import Rates
 from concertmaster.llm.protocol import Reply, Usage
+from concertmaster.protocol.costs import budget, usage_lines, usd_of
+from concertmaster.runs.state import RunState
 from fakes import Script, plan_json, reply_with, subtask
 
 pytestmark = pytest.mark.anyio
@@ -50,7 +53,7 @@ async def test_a_run_that_its_budget_cuts_says_what_is_missing_and_what_that_tak
     }
     rest = reply["rest"]
     assert rest["calls"] == {"low": 3, "high": 3}
-    assert rest["usd"] == {"low": 1.5, "high": 12.0}
+    assert rest["usd"] == {"low": 0.15, "high": 12.0}
     assert "To do the rest would take 3 calls" in reply["reasons"][-1]
     assert "Spent of the budget: 2.02 of 7 USD, 2220 of 2000000 tokens" in text
     assert reply["reasons"][-1] in text
@@ -113,10 +116,10 @@ async def test_a_plan_says_what_it_takes_to_run_it(tmp_path: Path) -> None:
         found = await connection.ask("get_run", run_id=plan_id)
     reply = dict[str, Any](result.structured_content or {})
     assert reply["estimate"]["calls"] == {"low": 4, "high": 4}
-    assert reply["estimate"]["usd"] == {"low": 2.0, "high": 16.0}
+    assert reply["estimate"]["usd"] == {"low": 0.2, "high": 16.0}
     assert found["estimate"] == reply["estimate"]
     assert "To run the plan takes about 4 calls, " in text_of(result)
-    assert "$2.00 to $16.00" in text_of(result)
+    assert "$0.20 to $16.00" in text_of(result)
 
 
 async def test_a_plan_of_unknown_price_has_an_estimate_without_one(tmp_path: Path) -> None:
@@ -128,7 +131,7 @@ async def test_a_plan_of_unknown_price_has_an_estimate_without_one(tmp_path: Pat
     assert "an unknown price" in text_of(result)
 
 
-@pytest.mark.parametrize(("budget", "warned"), [(1.5, True), (3, False)])
+@pytest.mark.parametrize(("budget", "warned"), [(1.2, True), (3, False)])
 async def test_a_plan_that_is_too_dear_for_its_budget_has_a_warning(
     budget: float, warned: bool, tmp_path: Path
 ) -> None:
@@ -136,7 +139,7 @@ async def test_a_plan_that_is_too_dear_for_its_budget_has_a_warning(
     async with connected(tmp_path, {"planner": wide}) as connection:
         connection.llm.rates = Rates(input=100, output=0)
         plan = await connection.ask("plan_task", task="check it", budget_usd=budget)
-    assert plan["estimate"]["usd"]["low"] == 2.2
+    assert plan["estimate"]["usd"]["low"] == 0.92
     assert any("not likely to suffice" in text for text in plan.get("warnings", ())) is warned
 
 
@@ -192,6 +195,14 @@ async def test_usage_tells_how_much_of_it_is_an_estimate(tmp_path: Path) -> None
     (line,) = dict[str, Any](result.structured_content or {})["usage"]
     assert (line["tokens_out"], line["estimated_in"], line["estimated_out"]) == (10, 5, 7)
     assert "in (5 of them estimated), 10 out (7 of them estimated), 0 cache read" in text_of(result)
+
+
+def test_calls_for_which_no_provider_was_asked_have_neither_tokens_nor_a_price() -> None:
+    by_rules = Usage(model="offline", calls=2, usd=0.0)
+    state = RunState(run_id="r-1", request=RunRequest(task="t"), started_at=0, usage=by_rules)
+    assert (budget(state), usd_of(by_rules), usage_lines({"offline": by_rules})) == (None, None, ())
+    refused = by_rules.model_copy(update={"attempts": 2})
+    assert len(usage_lines({"m": refused})) == 1
 
 
 async def test_where_nothing_was_cached_nothing_is_said_of_it(tmp_path: Path) -> None:

@@ -142,6 +142,11 @@ class Prompts:
         self.digest = hashlib.sha256(repr(texts).encode()).hexdigest()
         """What tells these prompts from others."""
 
+    def length(self, name: PromptName) -> int:
+        """Return how many characters the prompt `name` has without what is put into it."""
+        prompt = self._prompts[name]
+        return len(prompt.system.template) + len(prompt.user.template)
+
     def render(self, name: PromptName, /, **values: str) -> RenderedPrompt:
         """Return the prompt `name` with exactly its placeholders filled in.
 

@@ -102,11 +102,11 @@ def _has_strategies(state: RunState) -> bool:
 
 
 def _tokens(item: SubtaskState, _now: float) -> str:
-    return tokens(item.usage) if item.usage.calls else ""
+    return tokens(item.usage) if item.usage.metered else ""
 
 
 def _money(item: SubtaskState, _now: float) -> str:
-    return money(item.usage.usd) if item.usage.calls else ""
+    return money(item.usage.usd) if item.usage.metered else ""
 
 
 _ASKED = {

@@ -181,8 +181,8 @@ def subtask_table(items: Iterable[SubtaskState]) -> Table:
             "how": how(item.subtask),
             "after": ", ".join(item.subtask.depends_on),
             "took": times(item.started_at, item.ended_at, time.time()),
-            "tokens": tokens(item.usage),
-            "cost": money(item.usage.usd),
+            "tokens": tokens(item.usage) if item.usage.metered else "",
+            "cost": money(item.usage.usd) if item.usage.metered else "",
             "objective": problem(item) or notes(item) or one_line(item.subtask.objective),
         }
         for item in items

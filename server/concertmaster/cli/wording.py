@@ -53,12 +53,12 @@ def money(usd: float | None) -> str:
 
 
 def spent(usage: Usage) -> str:
-    """Return tokens and money in one phrase, or nothing if no call was made."""
-    return f"{tokens(usage)} tokens · {money(usage.usd)}" if usage.calls else ""
+    """Return tokens and money in one phrase, or nothing if no provider was asked."""
+    return f"{tokens(usage)} tokens · {money(usage.usd)}" if usage.metered else ""
 
 
 def bill(state: RunState) -> str:
-    """Return what a run has taken of its budget, or nothing if no call was made."""
+    """Return what a run has taken of its budget, or nothing if no provider was asked."""
     so_far = spent(state.usage)
     return f"{so_far} of {_round_sum(state.request.limits.budget_usd)}" if so_far else ""
 

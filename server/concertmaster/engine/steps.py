@@ -5,17 +5,19 @@ its recorded outcome, and only the others are made.
 """
 
 import time
-from collections.abc import Awaitable, Callable, Generator, Iterable
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import anyio
 
 from concertmaster.engine.budget.spending import Spending
+from concertmaster.engine.concurrency import together
 from concertmaster.engine.record.events import (
     CallFailed,
     CallFinished,
+    CallProgressed,
     CallStarted,
     Event,
     ToolCalled,
@@ -44,6 +46,16 @@ Longer than a store may take to find out that it cannot commit, the commit befor
 included: else a reply could be given up that is on its way to the disk.
 """
 
+USAGE_SECONDS = 1.0
+"""How often the usage of calls under way is recorded at most."""
+
+LONGEST_USAGE_SECONDS = 5.0
+"""How long the usage of a call under way that grows may go unrecorded.
+
+The pause before the next record is a quarter of the call's age, within these bounds, so that
+a call of a minute takes about twenty records.
+"""
+
 UNKNOWN_OUTCOME = (
     "This call had begun when the process that made it ended, so nobody knows whether it took "
     "effect. It was not made again: find out first whether it has to be."
@@ -59,6 +71,45 @@ class Append(Protocol):
     async def __call__(self, event: Event, /, *, wait: bool = True) -> None:
         """Return once the event is committed; without `wait`, at once."""
         ...
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class _CallUnderWay:
+    """A call, and what the journal has of its usage so far."""
+
+    step: str
+    caller: str
+    subtask_id: str | None
+    draft: Draft
+    began: float
+    recorded_at: float
+    recorded_tokens: int = 0
+    records: int = 0
+    reported: bool = False
+    """Whether the provider has begun to reply."""
+    urgent: bool = False
+    """Whether that is still to be recorded."""
+
+    def notice_report(self) -> bool:
+        """Return whether the provider has just begun to reply."""
+        usage = self.draft.usage
+        if self.reported or usage.tokens <= usage.estimated:
+            return False
+        self.reported = self.urgent = True
+        return True
+
+    def due(self, now: float) -> Usage | None:
+        """Return the usage if it is time to record it."""
+        pause = min(max((now - self.began) / 4, USAGE_SECONDS), LONGEST_USAGE_SECONDS)
+        if not self.urgent and now - self.recorded_at < pause:
+            return None
+        usage = self.draft.measure()
+        if usage.tokens == self.recorded_tokens:
+            return None
+        self.urgent = False
+        self.recorded_at, self.recorded_tokens = now, usage.tokens
+        self.records += 1
+        return usage
 
 
 class Steps:
@@ -84,6 +135,10 @@ class Steps:
         self._refusals: dict[str | None, ModelAccessError] = {}
         self.calls_made = 0
         """Calls that were sent to a model since the run was resumed."""
+        self._under_way: dict[str, _CallUnderWay] = {}
+        """Calls by step."""
+        self._progress = anyio.Event()
+        """Set when there is usage to record at once."""
         self._cut_short = False
         """Whether something was given up that the end of the process may have held up."""
         self.spending = Spending(limits)
@@ -135,6 +190,70 @@ class Steps:
             self._cut_short = self._cut_short or self._brake.pulled
             raise
 
+    @asynccontextmanager
+    async def recording_usage(self) -> AsyncGenerator[None]:
+        """Record in this block, as it grows, what the calls under way have taken.
+
+        If the process is killed, the journal knows what they had cost but for the last pause.
+        """
+        async with together() as tasks:
+            tasks.start_soon(self._record_usage)
+            yield
+            tasks.cancel_scope.cancel()
+
+    async def _record_usage(self) -> None:
+        while True:
+            with anyio.move_on_after(USAGE_SECONDS if self._under_way else None):
+                await self._progress.wait()
+            self._progress = anyio.Event()
+            for call in list(self._under_way.values()):
+                await self._record_progress(call)
+
+    async def _record_progress(self, call: _CallUnderWay) -> None:
+        # Its end, which is in the journal by now, says more.
+        if self._under_way.get(call.step) is not call:
+            return
+        if (usage := call.due(anyio.current_time())) is None:
+            return
+        event = CallProgressed(
+            name=f"{call.step}/usage/{call.records}",
+            at=self.now(),
+            step=call.step,
+            caller=call.caller,
+            subtask_id=call.subtask_id,
+            usage=usage,
+        )
+        await self._commit(event, wait=False)
+
+    @contextmanager
+    def _observed(
+        self, name: str, caller: str, subtask_id: str | None, draft: Draft
+    ) -> Generator[None]:
+        """Have the usage of a call recorded for as long as it is under way."""
+        now = anyio.current_time()
+        call = _CallUnderWay(
+            step=name,
+            caller=caller,
+            subtask_id=subtask_id,
+            draft=draft,
+            began=now,
+            recorded_at=now,
+        )
+
+        def notice() -> None:
+            if call.notice_report():
+                self._progress.set()
+
+        draft.on_usage = notice
+        if not self._under_way:
+            self._progress.set()
+        self._under_way[name] = call
+        try:
+            yield
+        finally:
+            del self._under_way[name]
+            draft.on_usage = lambda: None
+
     def refusal(self, model: str) -> ModelAccessError | None:
         """Return why no call of `model` can succeed in this run, if one has found that out."""
         return self._refusals.get(None) or self._refusals.get(model)
@@ -183,7 +302,10 @@ class Steps:
         """Return the reply to a call; what one cost that brings none is in the journal."""
         try:
             # Where the budget has no room, it is other calls that are waited for.
-            with self.noticing_the_end():
+            with (
+                self.noticing_the_end(),
+                self._observed(name, request.caller, subtask_id, draft),
+            ):
                 return await self._paid(llm, request, draft, subtask_id)
         except ModelError as exc:
             if isinstance(exc, ModelAccessError):

@@ -175,6 +175,7 @@ class _Attempts:
             self.made += 1
             spent = self.usage
             draft = Draft(self._mirror(spent, place))
+            self._draft.measure = lambda: _one_call(spent, draft.measure())
             if self.made > 1:
                 self._draft.update(text="")
             try:
@@ -183,6 +184,8 @@ class _Attempts:
                 self._account_for(exc, spent, draft)
                 self._tell(place, exc)
                 raise
+            finally:
+                self._draft.measure = lambda: self._draft.usage
             place.served()
         self.usage = _one_call(spent, reply.usage)
         self._draft.update(text=reply.text, usage=self.usage)

@@ -262,6 +262,10 @@ class Draft:
         """What the provider has said, in answer to this attempt, that it will still take."""
         self.may_repeat: Callable[[Usage], bool] = lambda _spent: True
         """Whether there may be another attempt, where those so far have cost something."""
+        self.measure: Callable[[], Usage] = lambda: self.usage
+        """Returns the usage as of now, which `usage` lags behind while text arrives."""
+        self.on_usage: Callable[[], None] = lambda: None
+        """Called after each update of the usage."""
         self._watch = watch
 
     def update(
@@ -278,6 +282,8 @@ class Draft:
             self.usage = usage
         if allowance is not None:
             self.allowance = allowance
+        if usage is not None:
+            self.on_usage()
         if self._watch is not None:
             self._watch(self)
 

@@ -48,9 +48,19 @@ class Usage(Frozen):
         return self.tokens - self.cache_read
 
     @property
+    def metered(self) -> bool:
+        """Tell whether a provider was asked, so that tokens and money say anything."""
+        return bool(self.attempts or self.tokens)
+
+    @property
     def estimated(self) -> int:
         """Return the tokens that no provider has reported."""
         return self.estimated_in + self.estimated_out
+
+    @property
+    def as_estimate(self) -> "Usage":
+        """Return it with all output marked as estimated: the call went on after it was taken."""
+        return self.model_copy(update={"estimated_out": self.tokens_out})
 
     @property
     def cached(self) -> bool:

@@ -9,16 +9,18 @@ from concertmaster.runs.state import RunState
 
 
 def usd_of(usage: Usage) -> float | None:
-    """Return what calls cost in USD; None if there were none, or a price is unknown."""
-    return _rounded(usage.usd) if usage.calls else None
+    """Return what calls cost in USD; None if no provider was asked, or a price is unknown."""
+    return _rounded(usage.usd) if usage.metered else None
 
 
 def _rounded(usd: float | None) -> float | None:
     return None if usd is None else round(usd, 6)
 
 
-def budget(state: RunState) -> Budget:
-    """Return what a run may spend, and what it has spent."""
+def budget(state: RunState) -> Budget | None:
+    """Return what a run may spend, and what it has spent; None for one that spends nothing."""
+    if state.usage.calls and not state.usage.metered:
+        return None
     limits = state.request.limits
     return Budget(
         usd=limits.budget_usd,
@@ -49,5 +51,5 @@ def usage_lines(by_model: Mapping[str, Usage]) -> tuple[ModelUsage, ...]:
             saved_usd=_rounded(usage.saved_usd) if usage.cached else None,
         )
         for model, usage in by_model.items()
-        if usage.calls
+        if usage.metered
     )[:8]

@@ -13,6 +13,7 @@ from concertmaster.engine.record.events import (
     FINAL_STATUSES,
     CallFailed,
     CallFinished,
+    CallProgressed,
     CallStarted,
     CancelRequested,
     Event,
@@ -38,6 +39,7 @@ from concertmaster.engine.record.events import (
 )
 from concertmaster.engine.record.recorded import stands
 from concertmaster.engine.record.request import RunRequest
+from concertmaster.engine.record.unsettled import UnsettledCalls
 from concertmaster.errors import UnreadableRunError
 from concertmaster.llm.protocol import NO_USAGE, Usage
 from concertmaster.runs.subtask_state import SubtaskState
@@ -61,7 +63,7 @@ class RunState:
     status: RunStatus = "planning"
     plan: Plan | None = None
     estimate: Estimate | None = None
-    """What carrying out the plan, as it was first accepted, is likely to take."""
+    """What carrying out the plan, as it was first accepted, is likely to take; None offline."""
     warnings: tuple[str, ...] = ()
     decisions: tuple[str, ...] = ()
     """Why the plan was revised, each time, and why the work was called done."""
@@ -83,7 +85,9 @@ class RunState:
     questions: Mapping[str, ToolAsked] = field(default_factory=dict[str, ToolAsked])
     """Those that wait for an answer, by id."""
     usage: Usage = NO_USAGE
-    """What all calls took so far, failed ones included."""
+    """What all calls took that have ended, failed ones included, or were lost."""
+    unsettled: UnsettledCalls = field(default_factory=UnsettledCalls, compare=False)
+    """What calls under way have taken so far."""
     by_model: dict[str, Usage] = field(default_factory=dict[str, Usage])
     cancel_requested: str | None = None
     """Why the run is to stop, when somebody asked for it."""
@@ -166,7 +170,7 @@ class RunState:
         self.events += 1
         self.updated_at = event.steady_at
         match event:
-            case CallStarted() | CallFinished() | CallFailed():
+            case CallStarted() | CallProgressed() | CallFinished() | CallFailed():
                 self._apply_call(event)
             case ToolCalled() | ToolsMissing() | ToolAsked() | ToolAnswered():
                 self._apply_tools(event)
@@ -225,15 +229,20 @@ class RunState:
             self.subtasks[item.id].subtask = item
         self.status = "running"
         if isinstance(event, PlanAccepted):
-            self.estimate = event.estimate
+            metered = event.estimate is not None and event.estimate.metered
+            self.estimate = event.estimate if metered else None
         else:
             self.decisions += (event.reason,)
             self.last_decision = event
 
-    def _apply_call(self, event: CallStarted | CallFinished | CallFailed) -> None:
+    def _apply_call(self, event: CallStarted | CallProgressed | CallFinished | CallFailed) -> None:
         subtask_id = event.subtask_id or ""
         subtask = self.subtasks.get(subtask_id) or self.unplanned.get(subtask_id)
+        if not isinstance(event, CallStarted):
+            self.unsettled.apply(event)
         match event:
+            case CallProgressed():
+                pass
             case CallStarted():
                 if subtask is not None:
                     subtask.calls[event.step] = event.model
@@ -245,6 +254,11 @@ class RunState:
             case _:
                 (subtask or self).calls.pop(event.step, None)
                 self._charge(event.usage, subtask)
+
+    def _charge_lost(self) -> None:
+        """Count what calls had taken whose process ended before they did."""
+        for lost in self.unsettled.lose():
+            self._charge(lost.usage, self.subtasks.get(lost.subtask_id or ""))
 
     def _charge(self, usage: Usage, subtask: SubtaskState | None) -> None:
         self.usage += usage
@@ -318,6 +332,7 @@ class RunState:
         self._pause()
 
     def _pause(self) -> None:
+        self._charge_lost()
         self.calls.clear()
         self.questions = {}
         for subtask in self.subtasks.values():
@@ -326,6 +341,7 @@ class RunState:
                 subtask.status, subtask.started_at = "pending", None
 
     def _resume(self, event: RunResumed) -> None:
+        self._charge_lost()
         self.request = self.request.with_budget(event.budget_usd)
         self.in_vain = self.in_vain or self.status in ("partial", "failed")
         # An answer that there is stays until there is another.
@@ -352,6 +368,7 @@ class RunState:
         return stands(subtask.subtask.id, subtask.status, self.last_decision, in_vain=self.in_vain)
 
     def _end(self, event: RunEnded) -> None:
+        self._charge_lost()
         self.status = event.status
         if event.status not in ("cancelled", "needs_approval"):
             self.answer, self.value = event.answer, event.value

@@ -17,6 +17,7 @@ from concertmaster.engine.record.events import (
     ApprovalOffered,
     CallFailed,
     CallFinished,
+    CallProgressed,
     CallStarted,
     CancelRequested,
     Event,
@@ -95,7 +96,9 @@ def trace(
         except LookupError:
             problem = f"nothing goes before its event {event.name!r} that it belongs to."
             raise UnreadableRunError(run_id, problem) from None
-    return tree.root.span(unended="running" if alive else "interrupted")
+    if not alive:
+        tree.root.stop(None, "interrupted")
+    return tree.root.span()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -110,6 +113,8 @@ class _Node:
     status: str = ""
     usage: Usage = NO_USAGE
     """What the calls in it took."""
+    so_far: Usage = NO_USAGE
+    """Of a call under way: what it has taken, which counts if it never ends."""
     attributes: dict[str, JsonValue] = field(default_factory=dict[str, JsonValue])
     nodes: "list[_Node]" = field(default_factory=list["_Node"])
 
@@ -128,6 +133,7 @@ class _Node:
         for node in self.nodes:
             node.stop(at, status)
         if not self.status:
+            self.charge(self.so_far.as_estimate)
             self.ended_at = at
             self.status = status
 
@@ -136,7 +142,7 @@ class _Node:
         if self.parent is not None:
             self.parent.charge(usage)
 
-    def span(self, *, unended: str) -> Span:
+    def span(self) -> Span:
         usage: dict[str, JsonValue] = {}
         if self.usage != NO_USAGE:
             usage["usage"] = self.usage.model_dump(mode="json")
@@ -146,9 +152,9 @@ class _Node:
             kind=self.kind,
             started_at=self.started_at,
             ended_at=self.ended_at,
-            status=self.status or unended,
+            status=self.status or "running",
             attributes=self.attributes | usage,
-            spans=tuple(node.span(unended=unended) for node in nodes),
+            spans=tuple(node.span() for node in nodes),
         )
 
 
@@ -175,7 +181,7 @@ class _Tree:
 
     def apply(self, event: Event) -> None:
         match event:
-            case CallStarted() | CallFinished() | CallFailed():
+            case CallStarted() | CallProgressed() | CallFinished() | CallFailed():
                 self._apply_call(event)
             case ToolAsked() | ToolAnswered():
                 self._apply_question(event)
@@ -306,10 +312,12 @@ class _Tree:
         )
         _replace(self._begun, subtask_id, node)
 
-    def _apply_call(self, event: CallStarted | CallFinished | CallFailed) -> None:
+    def _apply_call(self, event: CallStarted | CallProgressed | CallFinished | CallFailed) -> None:
         match event:
             case CallStarted():
                 self._begin_call(event)
+            case CallProgressed():
+                self._calls[event.step].so_far = event.usage
             case CallFinished(reply=reply):
                 call = self._calls.pop(event.name)
                 call.charge(reply.usage)

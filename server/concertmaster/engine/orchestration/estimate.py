@@ -5,6 +5,8 @@ which workers use their turns and answers are long. Neither is a bound: what cal
 most is reserved before each of them, and bound by the run's budget.
 """
 
+import itertools
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -12,6 +14,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 from concertmaster.catalog.definitions import WorkerDefinition
+from concertmaster.catalog.prompts import PromptName
 from concertmaster.engine.plans.plan import Plan, Subtask, Verify
 from concertmaster.engine.plans.strategy import MOST_PARTS, Map, Revise, Vote
 from concertmaster.engine.record.amounts import Amounts, Counts, Estimate
@@ -22,7 +25,7 @@ from concertmaster.llm.protocol import NO_USAGE, Usage
 from concertmaster.llm.token_count import most_served
 
 PROMPT_TOKENS = 2000
-"""What the prompts of all kinds have, about, without the texts that are put into them."""
+"""What most prompts have at most, without the texts that are put into them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +35,8 @@ class Case:
     high: bool
     """Whether what may be needed is: further turns, revisions, subtasks."""
     bytes_per_token: float
+    decision: int
+    """Tokens of a decision on what to do next."""
     reply: int
     """Tokens of an answer, what the model thinks included."""
     tool_call: int
@@ -47,15 +52,28 @@ class Case:
 LOW = Case(
     high=False,
     bytes_per_token=BYTES_OF_LONG_TOKENS,
+    decision=50,
+    reply=50,
+    tool_call=40,
+    outcome=50,
+    wait=1.0,
+    speed=100.0,
+)
+USUAL = Case(
+    high=False,
+    bytes_per_token=BYTES_OF_LONG_TOKENS,
+    decision=200,
     reply=500,
     tool_call=100,
     outcome=500,
     wait=1.0,
     speed=100.0,
 )
+"""Without detours, as the best case, and with answers of a usual length."""
 HIGH = Case(
     high=True,
     bytes_per_token=BYTES_OF_SHORT_TOKENS,
+    decision=500,
     reply=4000,
     tool_call=300,
     outcome=2000,
@@ -109,23 +127,42 @@ def estimate(plan: Plan, run: Run, setup: Setup, *, done: Collection[str] = ()) 
     latest = high.path + (high.work - high.path) / slots
     usd = None
     if low.usd is not None and high.usd is not None:
-        usd = Amounts(low=_roughly(low.usd), high=_roughly(high.usd))
+        usd = Amounts(low=_at_least(low.usd), high=_at_most(high.usd))
     return Estimate(
         calls=Counts(low=low.calls, high=high.calls),
-        tokens=Counts(low=int(_roughly(low.tokens)), high=int(_roughly(high.tokens))),
+        tokens=Counts(low=int(_at_least(low.tokens)), high=int(_at_most(high.tokens))),
         usd=usd,
-        seconds=Amounts(low=_roughly(soonest), high=_roughly(latest)),
+        seconds=Amounts(low=_at_least(soonest), high=_at_most(latest)),
     )
 
 
-def synthesis_usage(subtasks: int, max_tokens: int, case: Case = HIGH) -> Usage:
-    """Return what the synthesis of so many results takes, with a reply of `max_tokens`."""
-    return Usage(tokens_in=PROMPT_TOKENS + subtasks * case.reply, tokens_out=max_tokens)
+def usual_amount(plan: Plan, run: Run, setup: Setup) -> tuple[int, float | None]:
+    """Return the tokens, and the USD where they are known, that a plan takes without detours."""
+    load = _Reckoning(plan, run, setup, USUAL, ()).whole()
+    return load.tokens, load.usd
 
 
-def _roughly(figure: float) -> float:
-    """Return a figure to two digits, since it is not known any better."""
-    return float(f"{figure:.2g}")
+def synthesis_usage(subtasks: int, max_tokens: int) -> Usage:
+    """Return what the synthesis of so many long results takes, with a reply of `max_tokens`."""
+    return Usage(tokens_in=PROMPT_TOKENS + subtasks * HIGH.reply, tokens_out=max_tokens)
+
+
+def _at_least(figure: float) -> float:
+    """Return a figure rounded down to two digits, since it is not known any better."""
+    return _rounded(figure, math.floor)
+
+
+def _at_most(figure: float) -> float:
+    """Return a figure rounded up to two digits."""
+    return _rounded(figure, math.ceil)
+
+
+def _rounded(figure: float, to_integer: Callable[[float], int]) -> float:
+    if figure <= 0:
+        return 0.0
+    digits = 1 - math.floor(math.log10(figure))
+    # What is an integer but for an error in the last place is taken for one.
+    return round(to_integer(round(figure * 10.0**digits, 6)) / 10.0**digits, max(digits, 0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,7 +208,7 @@ class _Reckoning:
         load = replace(both, path=_longest(self._todo, loads))
         if self._plan.mode != "adaptive" or not loads:
             return load
-        decision = self._call(self._setup.models.planner, synthesis_usage(len(loads), 500, LOW))
+        decision = self._decision(results=len(loads))
         if not self._case.high:
             return load.then(decision)
         more = max(0, self._limits.max_subtasks - len(self._plan.subtasks))
@@ -179,16 +216,30 @@ class _Reckoning:
         load = _times(dearest, more, _Load.then, first=load)
         return _times(decision, self._limits.rounds, _Load.then, first=load)
 
-    def _synthesis(self, results: int) -> _Load:
-        reply = min(self._case.reply, self._limits.max_tokens)
-        usage = synthesis_usage(results, reply, self._case)
+    def _decision(self, *, results: int) -> _Load:
+        usage = Usage(
+            tokens_in=self._prompt("next_step") + results * self._case.reply,
+            tokens_out=self._case.decision,
+        )
+        return self._call(self._setup.models.planner, usage)
+
+    def _synthesis(self, results: int, prompt: PromptName = "synthesize") -> _Load:
+        usage = Usage(
+            tokens_in=self._prompt(prompt) + results * self._case.reply,
+            tokens_out=min(self._case.reply, self._limits.max_tokens),
+        )
         return self._call(self._setup.models.synthesizer, usage)
+
+    def _prompt(self, name: PromptName) -> int:
+        """Return the tokens of a prompt without the texts that are put into it."""
+        tokens = self._tokens(self._setup.prompts.length(name))
+        return max(tokens, PROMPT_TOKENS) if self._case.high else tokens
 
     def _verification(self, results: int) -> _Load:
         verify: Verify = self._run.request.verify or self._plan.verify
         if verify == "none":
             return NO_LOAD
-        load = self._synthesis(results)
+        load = self._synthesis(results, "verify")
         if verify == "report" or not self._case.high:
             return load
         mended = (self._mended(item) for item in self._plan.subtasks)
@@ -204,7 +255,7 @@ class _Reckoning:
         if not guard:
             return NO_LOAD
         model = self._worker(guard).model or self._setup.models.worker
-        return self._judgement(model, self._of(self._sizes), answers=0)
+        return self._judgement("guard", model, self._of(self._sizes), answers=0)
 
     def _subtask(self, subtask: Subtask) -> _Load:
         load = self._by_strategy(subtask)
@@ -228,7 +279,8 @@ class _Reckoning:
     def _revised(self, subtask: Subtask, strategy: Revise, inputs: _Inputs) -> _Load:
         critic = self._worker(strategy.critic).model if strategy.critic else None
         answer = self._answer(subtask, inputs)
-        critique = self._judgement(critic or self._setup.models.worker, inputs, answers=1)
+        model = critic or self._setup.models.worker
+        critique = self._judgement("critique", model, inputs, answers=1)
         rounds = 1 + strategy.rounds if self._case.high else 1
         return _times(answer.then(critique), rounds, _Load.then)
 
@@ -237,14 +289,18 @@ class _Reckoning:
             self._answer(subtask, inputs, worker=voter.worker, model=voter.model)
             for voter in strategy.electorate
         ]
+        if not self._case.high:
+            # Equal answers are not judged, and a majority may be there before all have come.
+            answers.sort(key=lambda answer: answer.tokens)
+            return reduce(_Load.beside, answers[: _fewest_answers(strategy)])
         load = reduce(_Load.beside, answers)
         model = self._setup.models.synthesizer
         match strategy.decide:
             case "judge":
-                return load.then(self._judgement(model, inputs, answers=len(answers)))
+                return load.then(self._judgement("judge", model, inputs, answers=len(answers)))
             case "rubric":
                 each = len(strategy.criteria) if strategy.separate_criteria else 1
-                one = self._judgement(model, inputs, answers=1)
+                one = self._judgement("rubric", model, inputs, answers=1)
                 return load.then(_times(one, len(answers) * each, _Load.beside))
             case _:
                 return load
@@ -292,7 +348,7 @@ class _Reckoning:
         case, definition = self._case, self._worker(worker or subtask.worker)
         bound = subtask.max_tokens or definition.max_tokens or self._limits.max_tokens
         turns = definition.max_turns if case.high and definition.tools else 1
-        prompt = PROMPT_TOKENS + self._tokens(size(definition.instructions))
+        prompt = self._prompt("work") + self._tokens(size(definition.instructions))
         prompt += len(subtask.depends_on) * case.reply
         asked_for = model or self._run.request.model
         model = asked_for or definition.model or self._setup.models.worker
@@ -316,9 +372,9 @@ class _Reckoning:
             tools = [replace(tool, max_uses=1) for tool in tools]
         return most_served(tools)
 
-    def _judgement(self, model: str, inputs: _Inputs, *, answers: int) -> _Load:
+    def _judgement(self, prompt: PromptName, model: str, inputs: _Inputs, *, answers: int) -> _Load:
         usage = Usage(
-            tokens_in=PROMPT_TOKENS + answers * self._case.reply,
+            tokens_in=self._prompt(prompt) + answers * self._case.reply,
             tokens_out=min(self._case.reply // 4, self._limits.max_tokens),
         )
         return self._call(model, usage, inputs, (model, "judgement", inputs.name))
@@ -345,6 +401,18 @@ class _Reckoning:
         # What reads no tokens does not think either.
         seconds = self._case.wait + usage.tokens_out / self._case.speed if expected.tokens else 0.0
         return _Load(calls=1, tokens=expected.tokens, usd=expected.usd, path=seconds, work=seconds)
+
+
+def _fewest_answers(strategy: Vote) -> int:
+    """Return how many answers may settle a vote."""
+    voters = strategy.electorate
+    if strategy.decide in ("judge", "rubric"):
+        return len(voters)
+    weighted = strategy.decide == "weighted"
+    weights = sorted((voter.weight if weighted else 1.0 for voter in voters), reverse=True)
+    needed = strategy.share * sum(weights)
+    sums = itertools.accumulate(weights)
+    return next((count for count, most in enumerate(sums, start=1) if most > needed), len(voters))
 
 
 def _times(

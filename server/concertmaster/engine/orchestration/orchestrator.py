@@ -10,7 +10,11 @@ from pydantic import JsonValue
 from concertmaster.engine.budget.account import NOTHING, Amount, amount_of
 from concertmaster.engine.orchestration.approval import waits_for_approval
 from concertmaster.engine.orchestration.delegation import Delegated, Delegation, open_delegation
-from concertmaster.engine.orchestration.estimate import estimate, synthesis_usage
+from concertmaster.engine.orchestration.estimate import (
+    estimate,
+    synthesis_usage,
+    usual_amount,
+)
 from concertmaster.engine.orchestration.guard import guarded
 from concertmaster.engine.orchestration.planner import make_plan
 from concertmaster.engine.orchestration.synthesis import TOO_DEAR, synthesize
@@ -52,11 +56,12 @@ class Orchestrator:
         Raises:
             StoreError: the journal cannot be written any more.
         """
-        if run.request.guard:
-            end = await guarded(run, self._setup, lambda: self._ending(run))
-        else:
-            run.passed.set()
-            end = await self._ending(run)
+        async with run.steps.recording_usage():
+            if run.request.guard:
+                end = await guarded(run, self._setup, lambda: self._ending(run))
+            else:
+                run.passed.set()
+                end = await self._ending(run)
         await run.steps.record(end)
 
     async def _ending(self, run: Run) -> RunEnded:
@@ -140,12 +145,29 @@ class Orchestrator:
             name="plan/1",
             at=run.steps.now(),
             plan=plan,
-            warnings=(*made.warnings, *_too_dear(likely, run)),
+            warnings=(*made.warnings, *self._too_dear(plan, run, likely)),
             left_out=made.left_out,
             estimate=likely,
         )
         await run.steps.record(accepted)
         return accepted
+
+    def _too_dear(self, plan: Plan, run: Run, likely: Estimate | None) -> list[str]:
+        """Return a warning if the run's budget is not likely to suffice for a plan."""
+        if likely is None:
+            return []
+        limits = run.request.limits
+        tokens, usd = usual_amount(plan, run, self._setup)
+        if usd is None:
+            enough, budget = tokens <= limits.budget_tokens, f"{limits.budget_tokens} tokens"
+        else:
+            enough, budget = usd <= limits.budget_usd, f"{limits.budget_usd:g} USD"
+        if enough:
+            return []
+        return [
+            f"The budget of {budget} is not likely to suffice: to carry out the plan takes about "
+            f"{likely.words}."
+        ]
 
     async def _direct_answer(self, run: Run, direct: str, *, deadline: float) -> RunEnded:
         if run.request.output_schema is None:
@@ -252,23 +274,6 @@ def _told(exc: InvalidPlanError | ModelError, run: Run) -> str:
     part = 1 - MOST_HELD_BACK if run.request.kind == "orchestration" else 1
     cents = math.ceil(100 * exc.least_usd / part)
     return f"{exc} Allow {cents / 100:.2f} USD at least, and what the work itself costs."
-
-
-def _too_dear(likely: Estimate | None, run: Run) -> list[str]:
-    """Return a warning if the run's budget is not likely to suffice for a plan."""
-    if likely is None:
-        return []
-    limits, usd = run.request.limits, likely.usd
-    if usd is None:
-        enough, budget = likely.tokens.low <= limits.budget_tokens, f"{limits.budget_tokens} tokens"
-    else:
-        enough, budget = usd.low <= limits.budget_usd, f"{limits.budget_usd:g} USD"
-    if enough:
-        return []
-    return [
-        f"The budget of {budget} is not likely to suffice: to carry out the plan takes about "
-        f"{likely.words}."
-    ]
 
 
 def _gaps(results: Iterable[SubtaskResult]) -> list[str]:

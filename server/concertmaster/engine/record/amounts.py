@@ -30,6 +30,11 @@ class Estimate(Frozen):
     seconds: Amounts
 
     @property
+    def metered(self) -> bool:
+        """Tell whether a model reads by the token, so that the figures say anything."""
+        return self.tokens.high > 0
+
+    @property
     def words(self) -> str:
         """Return all of it in one phrase."""
         usd = _span(self.usd, _money) if self.usd else "an unknown price"

@@ -174,6 +174,20 @@ class CallStarted(_Event):
     subtask_id: str | None = None
 
 
+class CallProgressed(_Event):
+    """What a model call under way has taken so far. Not waited for.
+
+    It counts only if the call never ends, because its process was killed: what the call
+    reports at its end replaces it.
+    """
+
+    kind: Literal["call-progressed"] = "call-progressed"
+    step: str
+    caller: str
+    subtask_id: str | None = None
+    usage: Usage
+
+
 class CallFinished(_Event):
     """A model call returned; `name` is its step, and resuming uses this reply."""
 
@@ -391,6 +405,7 @@ Event = Annotated[
     | RunResumed
     | ApprovalOffered
     | CallStarted
+    | CallProgressed
     | CallFinished
     | CallFailed
     | ToolCalled

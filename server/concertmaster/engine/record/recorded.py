@@ -8,6 +8,7 @@ from concertmaster.engine.plans.plan import Plan, Subtask
 from concertmaster.engine.record.events import (
     CallFailed,
     CallFinished,
+    CallProgressed,
     Event,
     GuardDecided,
     PlanAccepted,
@@ -29,6 +30,7 @@ from concertmaster.engine.record.events import (
     ToolStarted,
     consumed,
 )
+from concertmaster.engine.record.unsettled import UnsettledCalls
 from concertmaster.llm.protocol import NO_USAGE, Reply, ToolOutcome, Usage
 
 
@@ -73,7 +75,8 @@ class Recorded:
         """The decisions on the plan."""
         self.guard: GuardDecided | None = None
         self.usage: dict[str | None, Usage] = {}
-        """What calls took, failed ones included, by subtask."""
+        """What calls took, failed and lost ones included, by subtask."""
+        self._unsettled = UnsettledCalls()
         self._callers: dict[str, str | None] = {}
         """For each reply and outcome the subtask that it was for."""
         self._failed: dict[str, str | None] = {}
@@ -88,8 +91,11 @@ class Recorded:
         """Whether the run has ended without success, and is to try again."""
         for event in events:
             self._take_in(event)
+        self._charge_lost()
 
     def _take_in(self, event: Event) -> None:
+        if isinstance(event, CallProgressed | CallFinished | CallFailed):
+            self._unsettled.apply(event)
         match event:
             case CallFinished() | CallFailed() | ToolCalled() | ToolStarted():
                 self._take_in_work(event)
@@ -143,6 +149,7 @@ class Recorded:
         self.results[subtask_id] = event.result
 
     def _go_on(self, event: RunResumed) -> None:
+        self._charge_lost()
         self.retries = self._end is not None and self._end.status in ("failed", "partial")
         if self._end is not None and self.retries:
             if self._end.synthesized:
@@ -206,6 +213,10 @@ class Recorded:
                 self._settled.add("guard")
             case _:
                 self._settled.add("verify")
+
+    def _charge_lost(self) -> None:
+        for lost in self._unsettled.lose():
+            self._charge(lost.subtask_id, lost.usage)
 
     def _charge(self, subtask_id: str | None, usage: Usage) -> None:
         self.usage[subtask_id] = self.usage.get(subtask_id, NO_USAGE) + usage

@@ -147,6 +147,7 @@ class _Call:
         self._prices = prices
         self.draft = draft
         self._started_at = anyio.current_time()
+        draft.measure = self._measure
         self.account()
 
     def take(self, event: "RawMessageStreamEvent") -> None:
@@ -162,6 +163,11 @@ class _Call:
 
     def account(self) -> Usage:
         """Return what the call has taken so far, having put it into the draft."""
+        usage = self._measure()
+        self.draft.update(usage=usage)
+        return usage
+
+    def _measure(self) -> Usage:
         usage = self.incoming.usage
         charged = self.sent or self.incoming.started
         if self.sent and not self.incoming.started:
@@ -171,9 +177,7 @@ class _Call:
         usd = self._prices.cost(usage.model, usage) if charged else 0.0
         saved = self._prices.saving(usage.model, usage)
         seconds = anyio.current_time() - self._started_at
-        usage = usage.model_copy(update={"usd": usd, "saved_usd": saved, "seconds": seconds})
-        self.draft.update(usage=usage)
-        return usage
+        return usage.model_copy(update={"usd": usd, "saved_usd": saved, "seconds": seconds})
 
 
 def warm_up() -> None:

@@ -36,7 +36,8 @@ NOTICE = (
     "model do it."
 )
 
-USAGE = Usage(model="offline", calls=1, attempts=1, usd=0.0)
+USAGE = Usage(model="offline", calls=1, usd=0.0)
+"""No request was sent for the call."""
 
 
 class OfflineLLM:
