@@ -15,7 +15,7 @@ from concertmaster.errors import StoreError
 from concertmaster.llm.protocol import Request
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.service import RunService, open_service
-from concertmaster.store.journal import RunRow, Standing
+from concertmaster.store.journal import Reservation, RunRow, Standing
 from concertmaster.store.sqlite_store import SqliteJournal
 from fakes import FakeLLM, Script
 from stores import SqliteStore, Store
@@ -97,10 +97,13 @@ class FailingJournal(SqliteJournal):
         epoch: int,
         queued: bool = False,
         most: int | None = None,
+        reservation: Reservation | None = None,
     ) -> None:
         if event.kind in self.refused:
             raise StoreError("The disk is full.")
-        await super().take_over(run_id, event, epoch=epoch, queued=queued, most=most)
+        await super().take_over(
+            run_id, event, epoch=epoch, queued=queued, most=most, reservation=reservation
+        )
         self.reads_refused += self.blind_after_take_over
 
     async def let_go(self, run_id: str, *, epoch: int) -> None:

@@ -16,6 +16,7 @@
     ├── StoreError               the journal cannot be read or written
     │   ├── LostRunError         another process owns this run now
     │   ├── UsedKeyError         there is a run with this idempotency key
+    │   ├── ReservationError     a run needs more than its principal has left
     │   └── UnreadableRunError   one run's events make no sense; those of others may
     ├── ToolCallError            a worker tool cannot do what its caller asked; goes to the model
     │   └── ToolDeniedError          the operator does not allow it
@@ -159,6 +160,13 @@ class UsedKeyError(StoreError):
     def __init__(self, run_id: str) -> None:
         super().__init__(f"Run {run_id} has this idempotency key.")
         self.run_id = run_id
+
+
+class ReservationError(StoreError):
+    """A run was not begun, because it needs more than is left to its principal."""
+
+    def __init__(self, principal: str) -> None:
+        super().__init__(f"The limits of {principal} leave no room for this run.")
 
 
 class UnreadableRunError(StoreError):

@@ -80,7 +80,10 @@ class HttpSettings(BaseModel):
         "replicas. The first seals, all open. Left out: one of this process alone.",
     )
     requests_per_minute: int = Field(
-        default=600, ge=1, description="HTTP requests of one user a minute, at most."
+        default=600,
+        ge=1,
+        description="HTTP requests of one user a minute, at most, counted by each process for "
+        "itself.",
     )
     connections: int = Field(
         default=500, ge=1, description="HTTP connections at the same time, at most."
@@ -98,11 +101,14 @@ class HttpSettings(BaseModel):
     )
     request_megabytes: int = Field(default=4, ge=1, description="Size of an HTTP request, at most.")
     user_runs: int = Field(
-        default=8, ge=1, description="Runs of one user at the same time, at most, over HTTP."
+        default=8,
+        ge=1,
+        description="Runs of one user that are queued or under way, at most, over HTTP; of all "
+        "processes on a store together.",
     )
     user_usd_per_day: float = Field(
         default=20,
         gt=0,
-        description="USD that runs of one user may cost in 24 hours, over HTTP; what the budgets "
-        "of runs under way leave is set aside.",
+        description="USD that runs of one user may cost in 24 hours, over HTTP, of all "
+        "processes on a store together; what unfinished runs may still spend is reserved.",
     )

@@ -3,7 +3,7 @@
 import sqlite3
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 
 import anyio
@@ -13,16 +13,23 @@ from building import setup
 from clients import hang
 from concertmaster.engine.record.events import Event
 from concertmaster.engine.record.request import NOBODY
-from concertmaster.errors import AllowanceError, ModelReplyError, UnknownRunError
+from concertmaster.errors import (
+    AllowanceError,
+    ModelReplyError,
+    UnknownRunError,
+    UnreadableRunError,
+)
 from concertmaster.llm.protocol import Request
 from concertmaster.runs.approvals import digest_to_approve
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.orders import PlanOrder, RunOrder
 from concertmaster.runs.principals import Allowance, OwnRuns, Principals
 from concertmaster.runs.service import RunService, open_service
+from concertmaster.runs.state import RecentRuns
 from concertmaster.store.journal import Outline
 from concertmaster.store.sqlite_store import SqliteJournal, open_sqlite
 from fakes import USAGE, FakeLLM, Script, plan_json, reply_with, subtask
+from stores import Store
 
 pytestmark = pytest.mark.anyio
 
@@ -172,7 +179,9 @@ async def test_runs_of_the_operator_belong_to_no_principal(tmp_path: Path) -> No
         assert (await group.ann.recent()).states == ()
 
 
-async def test_a_run_whose_start_is_damaged_is_listed_for_nobody(tmp_path: Path) -> None:
+async def test_a_run_whose_start_is_damaged_is_unreadable_for_its_principal_alone(
+    tmp_path: Path,
+) -> None:
     async with people(tmp_path) as group:
         await finished(group.ann)
         damaged = await finished(group.ann)
@@ -180,10 +189,12 @@ async def test_a_run_whose_start_is_damaged_is_listed_for_nobody(tmp_path: Path)
         file.execute("UPDATE events SET data = 'x' WHERE run_id = ? AND seq = 1", (damaged,))
     async with people(tmp_path) as group:
         listed = await group.ann.recent()
-        assert len(listed.states) == 1
-        assert listed.unreadable == ()
-        with pytest.raises(UnknownRunError):
+        assert (len(listed.states), len(listed.unreadable)) == (1, 1)
+        assert await group.bob.recent() == RecentRuns()
+        with pytest.raises(UnreadableRunError):
             await group.ann.get(damaged)
+        with pytest.raises(UnknownRunError):
+            await group.bob.get(damaged)
 
 
 async def test_a_principal_may_have_so_many_runs_under_way(tmp_path: Path) -> None:
@@ -252,6 +263,100 @@ async def test_runs_started_at_once_do_not_share_what_is_left(tmp_path: Path) ->
             tasks.start_soon(start)
             tasks.start_soon(start)
     assert sum(budgets) == pytest.approx(3)
+
+
+@asynccontextmanager
+async def server(
+    store: Store, allowance: Allowance, scripts: Mapping[str, Script] | None = None
+) -> AsyncGenerator[OwnRuns]:
+    """Yield the runs of one person on a server of several, which accepts runs and drives none."""
+    async with (
+        store.open() as journal,
+        open_service(
+            journal=journal,
+            setup=setup(FakeLLM({"planner": ONE} | dict(scripts or {}))),
+            policy=RunPolicy(runs_here=0 if scripts is None else None),
+        ) as service,
+    ):
+        yield Principals(allowance).runs_of(service, "ann")
+
+
+async def accepted(*servers: OwnRuns, orders: int, budget_usd: float | None = None) -> list[float]:
+    """Return the budgets of the runs that were accepted of so many orders to each server."""
+    budgets: list[float] = []
+    order = RunOrder(task="why?", budget_usd=budget_usd)
+
+    async def start(runs: OwnRuns) -> None:
+        with suppress(AllowanceError):
+            state = await runs.start(order, origin=NOBODY)
+            budgets.append(state.request.limits.budget_usd)
+
+    with anyio.fail_after(30):
+        await anyio.amap(start, servers * orders)
+    return budgets
+
+
+async def test_accepted_runs_that_nobody_has_begun_count(store: Store) -> None:
+    async with server(store, Allowance(usd_a_day=3)) as runs:
+        assert await accepted(runs, orders=12, budget_usd=3) == [3]
+    async with server(store, Allowance(runs=2)) as runs:
+        assert len(await accepted(runs, orders=3)) == 1
+
+
+async def test_servers_on_one_store_share_the_limits_of_a_user(store: Store) -> None:
+    allowance = Allowance(usd_a_day=3)
+    async with server(store, allowance) as one, server(store, allowance) as other:
+        assert sum(await accepted(one, other, orders=6)) == pytest.approx(3)
+    allowance = Allowance(runs=6)
+    async with server(store, allowance) as one, server(store, allowance) as other:
+        assert len(await accepted(one, other, orders=6)) == 4
+
+
+async def test_a_run_that_is_repeated_has_its_budget_cut_to_what_is_left_of_the_day(
+    store: Store,
+) -> None:
+    async with server(store, Allowance(usd_a_day=3), {}) as runs:
+        run_id = await finished(runs)
+    async with server(store, Allowance(usd_a_day=3)) as runs:
+        again = await runs.rerun(run_id, redo=["s1"], origin=NOBODY)
+        cut = await runs.rerun(run_id, redo=["s1"], origin=NOBODY)
+        with pytest.raises(AllowanceError):
+            await runs.rerun(run_id, plan=cut.request.plan, origin=NOBODY)
+    assert again.request.limits.budget_usd == 2
+    assert 0.9 < cut.request.limits.budget_usd < 1
+
+
+async def test_an_interrupted_run_keeps_its_reservation_and_can_be_resumed_with_it(
+    store: Store,
+) -> None:
+    allowance = Allowance(usd_a_day=3)
+    async with server(store, allowance, {"planner": hang}) as runs:
+        cut_off = await runs.start(RunOrder(task="why?", budget_usd=2.5), origin=NOBODY)
+    async with server(store, allowance, {}) as runs:
+        assert (await runs.get(cut_off.run_id)).status == "interrupted"
+        with pytest.raises(AllowanceError, match=r"0\.50 USD are left"):
+            await runs.start(RunOrder(task="why?", budget_usd=1), origin=NOBODY)
+        resumed = await runs.resume(cut_off.run_id, by="ann")
+        assert resumed.request.limits.budget_usd == 2.5
+        with anyio.fail_after(5):
+            await runs.wait(cut_off.run_id, seconds=5)
+        assert await accepted(runs, orders=1, budget_usd=2.9) == [2.9]
+
+
+async def test_an_order_that_is_repeated_with_its_key_is_no_second_run(store: Store) -> None:
+    async with server(store, Allowance(runs=1, usd_a_day=3)) as runs:
+        order = RunOrder(task="why?", idempotency_key="k", budget_usd=3)
+        first = await runs.start(order, origin=NOBODY)
+        assert (await runs.start(order, origin=NOBODY)).run_id == first.run_id
+
+
+async def test_a_plan_is_run_with_its_own_budget_where_there_is_room_for_it(store: Store) -> None:
+    async with server(store, Allowance(usd_a_day=3), {}) as runs:
+        plan = await runs.start(PlanOrder(task="why?", budget_usd=0.75), origin=NOBODY)
+        with anyio.fail_after(5):
+            await runs.wait(plan.run_id, seconds=5)
+        run = await runs.start(RunOrder(plan_id=plan.run_id), origin=NOBODY)
+    assert run.request.limits.budget_usd == 0.75
 
 
 async def test_runs_go_on_and_are_repeated_within_the_allowance_only(tmp_path: Path) -> None:
@@ -331,8 +436,8 @@ async def test_what_failed_calls_cost_counts_and_what_has_no_price_does_not(
         run = await group.ann.start(RunOrder(task="why?"), origin=NOBODY)
         with anyio.fail_after(5):
             await group.ann.wait(run.run_id, seconds=5)
-        assert await group.service.spent("ann", since=0) == pytest.approx(0.01)
-        assert await group.service.spent("bob", since=0) == 0
+        assert (await group.service.usage_of("ann", since=0)).spent_usd == pytest.approx(0.01)
+        assert (await group.service.usage_of("bob", since=0)).spent_usd == 0
 
 
 async def test_what_was_spent_before_the_last_day_does_not_count(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from concertmaster.errors import (
 from concertmaster.llm.protocol import NO_USAGE, Request
 from concertmaster.runs.orders import PlanOrder, RunOrder, WorkerOrder
 from concertmaster.runs.state import RecentRuns
-from concertmaster.store.journal import Outline
+from concertmaster.store.journal import Outline, Reservation
 from concertmaster.tools.inputs import InlineInput
 from fakes import USAGE, FakeLLM, plan_json, reply_with, subtask
 from services import FailingJournal, Gate, change, failing_service, service_in
@@ -546,8 +546,11 @@ async def test_a_run_is_listed_as_under_way_from_the_moment_it_is_in_the_journal
             *,
             key: str = "",
             queued: bool = False,
+            reservation: Reservation | None = None,
         ) -> None:
-            await super().create(run_id, event, texts, key=key, queued=queued)
+            await super().create(
+                run_id, event, texts, key=key, queued=queued, reservation=reservation
+            )
             (state,) = (await service.recent()).states
             seen.append(state.status)
 
@@ -567,9 +570,10 @@ async def test_a_run_that_could_not_be_created_is_not_there(tmp_path: Path) -> N
             *,
             key: str = "",
             queued: bool = False,
+            reservation: Reservation | None = None,
         ) -> None:
             ids.append(run_id)
-            raise StoreError(f"The disk has no room for {event.name}, {key}, {queued} and {texts}.")
+            raise StoreError(f"No room for {event.name}, {key}, {queued}, {reservation}, {texts}.")
 
     ids: list[str] = []
     async with failing_service(tmp_path, FakeLLM(), journal=FullJournal) as service:
@@ -589,10 +593,13 @@ async def test_a_run_that_could_not_be_created_leaves_its_room_to_others(tmp_pat
             *,
             key: str = "",
             queued: bool = False,
+            reservation: Reservation | None = None,
         ) -> None:
             creating.set()
             await full.wait()
-            raise StoreError(f"No room for {run_id}, {event.name}, {key}, {queued}, {texts}.")
+            raise StoreError(
+                f"No room for {run_id}, {event.name}, {key}, {queued}, {reservation}, {texts}."
+            )
 
     async def start() -> None:
         with pytest.raises(StoreError):

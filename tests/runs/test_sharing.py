@@ -21,6 +21,7 @@ from concertmaster.runs.service import RunService, open_service
 from concertmaster.runs.state import RunState
 from concertmaster.runs.takeover import Takeover
 from concertmaster.store import looking
+from concertmaster.store.journal import Reservation
 from concertmaster.store.sqlite_store import SqliteJournal
 from fakes import FakeLLM, plan_json, subtask
 from services import Gate, failing_service
@@ -142,10 +143,13 @@ async def test_a_queued_run_that_is_taken_up_meanwhile_is_cancelled_where_it_is(
             epoch: int,
             queued: bool = False,
             most: int | None = None,
+            reservation: Reservation | None = None,
         ) -> None:
             await worker.resume(run_id, by="test", here=True)
             await gate.reached.wait()
-            await super().take_over(run_id, event, epoch=epoch, queued=queued, most=most)
+            await super().take_over(
+                run_id, event, epoch=epoch, queued=queued, most=most, reservation=reservation
+            )
 
     store, journal = SqliteStore(tmp_path), SlowJournal(tmp_path)
     async with (

@@ -1,8 +1,10 @@
 """The journal on Postgres: connections that are lost, processes that die, tables of others."""
 
 import logging
+import shutil
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, LiteralString, TypeVar
 
@@ -13,12 +15,15 @@ import pytest
 from anyio import from_thread, to_thread
 from psycopg import errors
 
+from concertmaster.engine.record.events import RunStarted
+from concertmaster.engine.record.request import RunRequest
 from concertmaster.errors import LostRunError, SettingsError, StoreError, UnknownRunError
+from concertmaster.store import migrate as migrating
 from concertmaster.store import postgres_link, postgres_store
 from concertmaster.store.journal import ANY_RUN, Journal
 from concertmaster.store.migrate import migrate
 from concertmaster.store.postgres_errors import explain
-from concertmaster.store.postgres_link import Address, Connection, Link, check_store
+from concertmaster.store.postgres_link import MIGRATIONS, Address, Connection, Link, check_store
 from concertmaster.store.postgres_store import open_postgres
 from concertmaster.store.postgres_tables import PostgresTables
 from concertmaster.store.stored import Write, to_json
@@ -27,7 +32,7 @@ from stores import PostgresStore, cancel, names, numbered, started
 
 pytestmark = pytest.mark.anyio
 
-STEPS = ("0001.runs", "0002.offers")
+STEPS = ("0001.runs", "0002.offers", "0003.budgets")
 
 CUT: LiteralString = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
@@ -299,6 +304,31 @@ def test_tables_of_another_program_are_refused(postgres: Postgres) -> None:
         )
     with pytest.raises(StoreError, match="newer"):
         check_store(url)
+
+
+async def test_unfinished_runs_of_older_tables_have_their_budgets_reserved(
+    postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = postgres.create("older")
+    for step in STEPS[:2]:
+        shutil.copy(MIGRATIONS / f"{step}.sql", tmp_path)
+    monkeypatch.setattr(migrating, "MIGRATIONS", tmp_path)
+    assert migrate(url) == STEPS[:2]
+    task = '{,"budget_usd":9'
+    request = RunRequest(task=task).with_budget(3)
+    start = to_json(RunStarted(name="run/start", at=1, request=request))
+    for run_id, data in (("r-1", start), ("r-2", "{")):
+        run = "INSERT INTO runs (run_id, created_at, epoch, principal) VALUES (%s, 1, 1, 'ann')"
+        execute(url, run, run_id)
+        event = """
+            INSERT INTO events (run_id, epoch, name, kind, version, at, data)
+            VALUES (%s, 1, 'run/start', 'run-started', 1, 1, %s)
+        """
+        execute(url, event, run_id, data)
+    monkeypatch.setattr(migrating, "MIGRATIONS", MIGRATIONS)
+    assert migrate(url) == STEPS[2:]
+    async with open_postgres(url) as journal:
+        assert (await journal.usage_of("ann", since=0)).reserved_usd == 5
 
 
 async def test_of_several_who_make_the_tables_at_once_each_waits_for_the_other(

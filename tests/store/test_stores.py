@@ -23,12 +23,13 @@ from concertmaster.errors import (
     BusyRunError,
     LostRunError,
     RequestError,
+    ReservationError,
     StoreError,
     UnknownRunError,
     UnreadableRunError,
     UsedKeyError,
 )
-from concertmaster.store.journal import Journal, Standing
+from concertmaster.store.journal import Journal, Reservation, Standing
 from fakes import USAGE, reply_with
 from stores import EVERY_KIND, Store, cancel, names, numbered, started
 
@@ -536,6 +537,89 @@ async def test_runs_and_what_they_cost_are_told_of_one_principal(store: Store) -
             await journal.append("r-ann", event, epoch=1)
         assert [row.run_id for row in await journal.recent(9, principal="ann")] == ["r-ann"]
         assert {row.principal for row in await journal.recent(9)} == {"ann", "bob"}
-        assert await journal.spent("ann", since=0) == pytest.approx(0.02)
-        assert await journal.spent("ann", since=5.5) == pytest.approx(0.01)
-        assert await journal.spent("bob", since=0) == 0
+        assert (await journal.usage_of("ann", since=0)).spent_usd == pytest.approx(0.02)
+        assert (await journal.usage_of("ann", since=5.5)).spent_usd == pytest.approx(0.01)
+        assert (await journal.usage_of("bob", since=0)).spent_usd == 0
+
+
+def start_of(principal: str, *, usd: float) -> RunStarted:
+    request = RunRequest(task="why?").with_budget(usd)
+    origin = Origin(principal=principal)
+    return RunStarted(name="run/start", at=1, request=request, origin=origin)
+
+
+def room_for(usd: float, *, most_usd: float | None = None, most: int | None = None) -> Reservation:
+    return Reservation(principal="ann", budget_usd=usd, since=0, most_usd=most_usd, most_runs=most)
+
+
+def paid(number: int, *, at: float = 2) -> CallFinished:
+    return CallFinished(name=f"call/{number}", at=at, caller="planner", reply=reply_with("{}"))
+
+
+async def test_a_run_reserves_what_is_left_of_its_budget_until_it_has_ended(store: Store) -> None:
+    async with store.open() as journal:
+        await journal.create("r-1", start_of("ann", usd=2), {})
+        await journal.create("r-2", start_of("ann", usd=1), {}, queued=True)
+        await journal.create("r-3", start_of("bob", usd=9), {})
+        await journal.append("r-1", paid(1), epoch=1)
+        used = await journal.usage_of("ann", since=0)
+        assert (used.runs, used.spent_before_usd) == (2, 0)
+        assert used.reserved_usd == pytest.approx(2.99)
+        others = await journal.usage_of("ann", since=5, without="r-1")
+        assert (others.runs, others.reserved_usd, others.spent_usd) == (1, 1, 0)
+        assert others.spent_before_usd == pytest.approx(0.01)
+        await journal.append("r-1", ended(), epoch=1)
+        assert (await journal.usage_of("ann", since=0)).reserved_usd == 1
+        resumed = RunResumed(name="run/resume/2", at=10, epoch=2, by="ann", budget_usd=5)
+        await journal.take_over("r-1", resumed, epoch=2)
+        assert (await journal.usage_of("ann", since=0)).reserved_usd == pytest.approx(5.99)
+    async with store.open() as journal:
+        # The run of a process that has died is still the principal's.
+        used = await journal.usage_of("ann", since=0)
+        assert used.runs == 1
+        assert used.reserved_usd == pytest.approx(5.99)
+        await journal.delete(["r-1"])
+        assert (await journal.usage_of("ann", since=0)).reserved_usd == 1
+
+
+async def test_of_runs_that_are_begun_at_once_no_more_are_than_there_is_room_for(
+    store: Store,
+) -> None:
+    async with store.open() as one, store.open() as other:
+        outcomes: list[str] = []
+
+        async def begin(number: int) -> None:
+            journal = (one, other)[number % 2]
+            try:
+                reservation = room_for(1, most_usd=2.5, most=9)
+                start = start_of("ann", usd=1)
+                await journal.create(f"r-{number}", start, {}, reservation=reservation)
+                outcomes.append("begun")
+            except ReservationError:
+                outcomes.append("refused")
+
+        await anyio.amap(begin, range(10))
+        assert sorted(outcomes) == ["begun"] * 2 + ["refused"] * 8
+        assert len(await one.recent(20)) == 2
+        with pytest.raises(ReservationError):
+            await one.create("r-x", start_of("ann", usd=0.1), {}, reservation=room_for(0.1, most=2))
+
+
+async def test_a_run_that_there_is_no_room_for_stays_as_it_was(store: Store) -> None:
+    async with store.open() as journal:
+        await journal.create("r-1", start_of("ann", usd=1), {}, key="k")
+        await journal.append("r-1", paid(1), epoch=1)
+        await journal.append("r-1", ended(), epoch=1)
+        await journal.create("r-2", start_of("ann", usd=2), {})
+        resumed = RunResumed(name="run/resume/2", at=10, epoch=2, by="ann", budget_usd=1.5)
+        with pytest.raises(ReservationError):
+            await journal.take_over("r-1", resumed, epoch=2, reservation=room_for(1.5, most_usd=3))
+        assert (await journal.row("r-1")).epoch == 1
+        assert len(await journal.events("r-1")) == 3
+        # What it has spent is part of its budget, and counted once.
+        await journal.take_over("r-1", resumed, epoch=2, reservation=room_for(1.5, most_usd=3.5))
+        with pytest.raises(LostRunError):
+            await journal.take_over("r-1", resumed, epoch=2, reservation=room_for(1.5, most=9))
+        start = start_of("ann", usd=1)
+        with pytest.raises(UsedKeyError):
+            await journal.create("r-3", start, {}, key="k", reservation=room_for(1, most=0))

@@ -333,7 +333,7 @@ async def test_a_run_belongs_to_somebody_with_a_long_name(store: Store) -> None:
         await journal.append("r-1", called(TEXT), epoch=1)
         await journal.append("r-1", finished(TEXT, fingerprint="f"), epoch=1)
         assert (await journal.row("r-1")).principal == TEXT
-        assert await journal.spent(TEXT, since=0) == pytest.approx(0.01)
+        assert (await journal.usage_of(TEXT, since=0)).spent_usd == pytest.approx(0.01)
         assert await journal.offering("f", principal=TEXT, since=0) == ["r-1"]
         assert await journal.offering("f", principal="", since=0) == []
 

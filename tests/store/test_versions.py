@@ -9,6 +9,7 @@ import pytest
 
 from concertmaster.engine.record.events import SCHEMA_VERSION
 from concertmaster.runs.orders import RunOrder
+from concertmaster.store.sqlite_store import open_sqlite
 from fakes import FakeLLM
 from services import service_in
 from stores import LONG_RESULT
@@ -39,6 +40,15 @@ async def test_runs_of_an_earlier_version_can_be_looked_into(old: Path) -> None:
         recent = await service.recent()
         assert {state.run_id for state in recent.states} == {"r-done", "r-cut-off", "r-planned"}
         assert recent.unreadable == ()
+
+
+async def test_unfinished_runs_of_an_earlier_version_have_their_budgets_reserved(
+    old: Path,
+) -> None:
+    async with open_sqlite(old) as journal:
+        used = await journal.usage_of("", since=0)
+    assert used.spent_usd > 0
+    assert 0 < used.reserved_usd <= 2
 
 
 async def test_a_run_of_an_earlier_version_goes_on(old: Path) -> None:

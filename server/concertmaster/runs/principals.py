@@ -4,7 +4,8 @@ import json
 import math
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import anyio
@@ -13,16 +14,20 @@ from concertmaster.catalog.catalog import Catalog
 from concertmaster.engine.plans.plan import Plan
 from concertmaster.engine.record.events import SubtaskResult
 from concertmaster.engine.record.request import Origin
-from concertmaster.errors import AllowanceError
+from concertmaster.errors import AllowanceError, ReservationError
 from concertmaster.runs.elsewhere import LATEST
-from concertmaster.runs.orders import Order
+from concertmaster.runs.orders import Order, RunOrder
 from concertmaster.runs.service import RunService
 from concertmaster.runs.state import RecentRuns, RunState
 from concertmaster.runs.trace import Span
+from concertmaster.store.journal import Reservation
 from concertmaster.tools.changes import FileChange
 from concertmaster.tools.inputs import InputSpec
 
 DAY_SECONDS = 24 * 3600
+
+MOST_ATTEMPTS = 10
+"""How often to look again at what is left after another process has reserved it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,9 +35,9 @@ class Allowance:
     """What one principal may use; None is without bound."""
 
     runs: int | None = None
-    """Runs under way at the same time, in one process."""
+    """Runs that are queued or under way, in all processes on the store."""
     usd_a_day: float | None = None
-    """What the model calls of 24 hours may cost."""
+    """What the model calls of 24 hours may cost, with what unfinished runs may still spend."""
 
 
 class OwnRuns:
@@ -70,11 +75,20 @@ class OwnRuns:
             InputError: an input cannot be read.
             StoreError: the journal cannot be written, so nothing was started.
         """
-        # One at a time, so that no two are given what is there for one.
-        async with self._starting:
-            self._check_runs()
-            order = self._keyed(await self._affordable(order))
-            return await self._service.start(order, origin=self._own(origin))
+        order = self._keyed(order)
+        if (known := await self._service.known(order)) is not None:
+            return known
+        usual = await self._usual_budget(order)
+
+        async def begin() -> RunState:
+            reservation = await self._reserve(order.budget_usd, usual=usual)
+            return await self._service.start(
+                replace(order, budget_usd=reservation.budget_usd),
+                origin=self._own(origin),
+                reservation=reservation,
+            )
+
+        return await self._within_limits(begin)
 
     async def rerun(
         self,
@@ -86,25 +100,41 @@ class OwnRuns:
         origin: Origin,
     ) -> RunState:
         """Start a run like one that there is, with another plan or budget; return at once."""
-        await self._check(run_id)
-        async with self._starting:
-            self._check_runs()
-            await self._left(budget_usd or 0.0)
+        usual = (await self.get(run_id)).request.limits.budget_usd
+
+        async def begin() -> RunState:
+            reservation = await self._reserve(budget_usd, usual=usual)
             return await self._service.rerun(
-                run_id, plan=plan, redo=redo, budget_usd=budget_usd, origin=self._own(origin)
+                run_id,
+                plan=plan,
+                redo=redo,
+                budget_usd=reservation.budget_usd,
+                origin=self._own(origin),
+                reservation=reservation,
             )
+
+        return await self._within_limits(begin)
 
     async def resume(
         self, run_id: str, *, by: str, budget_usd: float | None = None, approved: str = ""
     ) -> RunState:
         """Have a run go on that was interrupted, or that ended without success."""
         await self._check(run_id)
-        async with self._starting:
-            self._check_runs()
-            budget_usd = await self._budget_of(run_id, budget_usd)
+
+        async def begin() -> RunState:
+            state = await self._service.get(run_id)
+            reservation, budget = None, budget_usd
+            # A run that is under way or queued has its reservation.
+            if state.still:
+                usual = state.request.limits.budget_usd
+                reservation = await self._reserve(budget_usd, usual=usual, run_id=run_id)
+                if reservation.budget_usd != usual:
+                    budget = reservation.budget_usd
             return await self._service.resume(
-                run_id, by=by, budget_usd=budget_usd, approved=approved
+                run_id, by=by, budget_usd=budget, approved=approved, reservation=reservation
             )
+
+        return await self._within_limits(begin)
 
     async def known(self, order: Order) -> RunState | None:
         """Return where the run stands that was started by an order with the same key."""
@@ -120,54 +150,57 @@ class OwnRuns:
         key = json.dumps([self._principal, order.idempotency_key])
         return replace(order, idempotency_key=key)
 
-    def _check_runs(self) -> None:
-        most = self._allowance.runs
-        if most is not None and len(self._under_way()) >= most:
-            raise AllowanceError(
-                f"{most} of your runs are under way, and that is the most you may have. Wait for "
-                "one with get_run, or stop one with cancel_run."
-            )
+    async def _usual_budget(self, order: Order) -> float:
+        """Return the budget of an order that does not ask for one."""
+        if isinstance(order, RunOrder) and order.plan_id is not None:
+            return (await self.get(order.plan_id)).request.limits.budget_usd
+        return self._service.budget_usd
 
-    def _under_way(self) -> list[RunState]:
-        driven = self._service.driven()
-        return [state for state in driven if state.principal == self._principal]
-
-    async def _affordable(self, order: Order) -> Order:
-        """Return an order with a budget that the principal's allowance has room for."""
-        left = await self._left(order.budget_usd or 0.0)
-        return replace(order, budget_usd=order.budget_usd or min(self._service.budget_usd, left))
-
-    async def _budget_of(self, run_id: str, budget_usd: float | None) -> float | None:
-        """Return the budget with which a run may go on, or nothing if it may with its own."""
-        state = await self._service.get(run_id)
-        spent = state.usage.usd or 0.0
-        left = await self._left((budget_usd or spent) - spent)
-        if budget_usd is None and state.still and state.request.limits.budget_usd > spent + left:
-            return spent + left
-        return budget_usd
-
-    async def _left(self, wanted: float = 0.0) -> float:
-        """Return what the principal may still spend, if it is more than nothing and `wanted`."""
-        most = self._allowance.usd_a_day
-        if most is None:
-            return math.inf
-        left = most - await self._spoken_for()
-        if left <= 0 or wanted > left:
-            raise AllowanceError(
-                f"Of the {most:.2f} USD that you may spend in 24 hours, {max(left, 0):.2f} USD are "
-                "left; the rest is spent, or set aside for runs under way. Give a smaller "
-                "budget_usd, try again later, or ask whoever runs this server."
-            )
-        return left
-
-    async def _spoken_for(self) -> float:
-        """Return what was spent in 24 hours, and what runs under way may still spend."""
-        pledged = sum(
-            max(0.0, state.request.limits.budget_usd - (state.usage.usd or 0.0))
-            for state in self._under_way()
+    async def _within_limits(self, begin: Callable[[], Awaitable[RunState]]) -> RunState:
+        # The store decides; one at a time in this process merely spares it attempts in vain.
+        async with self._starting:
+            for _ in range(MOST_ATTEMPTS):
+                with suppress(ReservationError):
+                    return await begin()
+        raise AllowanceError(
+            "Other runs of yours are being started at this moment, and what is left was reserved "
+            "for them. Try again."
         )
+
+    async def _reserve(
+        self, budget_usd: float | None, *, usual: float, run_id: str = ""
+    ) -> Reservation:
+        """Return a reservation for a run, new or resumed.
+
+        Without `budget_usd`, it is for the `usual` budget or what is left, if that is less.
+
+        Raises:
+            AllowanceError: the limits have no room for the run.
+        """
+        most_runs, most_usd = self._allowance.runs, self._allowance.usd_a_day
         since = time.time() - DAY_SECONDS
-        return pledged + await self._service.spent(self._principal, since=since)
+        used = await self._service.usage_of(self._principal, since=since, without=run_id)
+        if most_runs is not None and used.runs >= most_runs:
+            raise AllowanceError(
+                f"{most_runs} of your runs are queued or under way, and that is the most you may "
+                "have. Wait for one with get_run, or stop one with cancel_run."
+            )
+        left = math.inf if most_usd is None else most_usd - used.spent_usd - used.reserved_usd
+        reservation = Reservation(
+            principal=self._principal,
+            budget_usd=budget_usd or min(usual, used.spent_before_usd + left),
+            since=since,
+            most_runs=most_runs,
+            most_usd=most_usd,
+        )
+        if left <= 0 or not reservation.fits(used):
+            raise AllowanceError(
+                f"Of the {most_usd:.2f} USD that you may spend in 24 hours, {max(left, 0):.2f} USD "
+                "are left; the rest is spent, or reserved for runs that have not ended. Give a "
+                "smaller budget_usd, cancel a run that you do not need, try again later, or ask "
+                "whoever runs this server."
+            )
+        return reservation
 
     async def get(self, run_id: str) -> RunState:
         """Return where a run stands."""

@@ -36,7 +36,7 @@ from concertmaster.runs.room import Room
 from concertmaster.runs.state import RecentRuns, RunState, fold
 from concertmaster.runs.trace import Span, outward, trace
 from concertmaster.runs.watching import Watching
-from concertmaster.store.journal import Journal, StoredRun
+from concertmaster.store.journal import Journal, PrincipalUsage, Reservation, StoredRun
 from concertmaster.tools.changes import FileChange
 from concertmaster.tools.inputs import InputSpec, complete_path
 
@@ -85,12 +85,15 @@ class RunService:
         """Have `listener` called with the run's id after each event of a run driven here."""
         self._live.on_change(listener)
 
-    async def start(self, order: Order, *, origin: Origin = NOBODY) -> RunState:
+    async def start(
+        self, order: Order, *, origin: Origin = NOBODY, reservation: Reservation | None = None
+    ) -> RunState:
         """Check an order, write it to the journal, and start it; return at once.
 
         Of earlier runs, it may refer to those of its own principal.
 
         Raises:
+            ReservationError: the principal's limits have no room for it.
             RequestError: it cannot be done as asked.
             InputError: an input cannot be read.
             StoreError: the journal cannot be written, so nothing was started.
@@ -99,7 +102,9 @@ class RunService:
             return known
         checked = await self._reader_for(origin.principal).checked(order)
         try:
-            return await self._begin(checked, origin=origin, key=order.stored_key)
+            return await self._begin(
+                checked, origin=origin, key=order.stored_key, reservation=reservation
+            )
         except UsedKeyError as exc:
             state = await self.get(exc.run_id)
             check_same(state, order)
@@ -113,6 +118,7 @@ class RunService:
         redo: Sequence[str] = (),
         budget_usd: float | None = None,
         origin: Origin = NOBODY,
+        reservation: Reservation | None = None,
     ) -> RunState:
         """Start a run like one that there is, with another plan or budget; return at once.
 
@@ -120,6 +126,7 @@ class RunService:
         `redo` and what depends on them.
 
         Raises:
+            ReservationError: the principal's limits have no room for it.
             RequestError: it cannot be done as asked.
             UnknownRunError: there is no run of that id.
             StoreError: the journal cannot be written, so nothing was started.
@@ -127,7 +134,7 @@ class RunService:
         state = await self.get(run_id)
         checked = await self._reader.again(state, plan=plan, redo=redo, budget_usd=budget_usd)
         earlier = await self._reader.earlier(checked.request)
-        return await self._begin(checked, origin=origin, earlier=earlier)
+        return await self._begin(checked, origin=origin, earlier=earlier, reservation=reservation)
 
     async def _begin(
         self,
@@ -136,6 +143,7 @@ class RunService:
         origin: Origin,
         key: str = "",
         earlier: EarlierRun = NO_EARLIER_RUN,
+        reservation: Reservation | None,
     ) -> RunState:
         run_id = f"r-{secrets.token_urlsafe(16)}"
         event = RunStarted(
@@ -145,15 +153,14 @@ class RunService:
             notice=self.notice,
             origin=origin,
         )
+        create = partial(
+            self._journal.create, run_id, event, checked.texts, key=key, reservation=reservation
+        )
         if self.room.queues:
-            await self._journal.create(run_id, event, checked.texts, key=key, queued=True)
+            await create(queued=True)
             return await self.get(run_id)
         live = LiveRun(fold(run_id, [event], alive=True), epoch=1)
-
-        async def commit() -> None:
-            await self._journal.create(run_id, event, checked.texts, key=key)
-
-        await self._live.begin(live, checked.documents, commit, earlier=earlier)
+        await self._live.begin(live, checked.documents, create, earlier=earlier)
         return live.state.shown()
 
     async def known(self, order: Order) -> RunState | None:
@@ -177,6 +184,7 @@ class RunService:
         here: bool = False,
         budget_usd: float | None = None,
         approved: str = "",
+        reservation: Reservation | None = None,
     ) -> RunState:
         """Have a run go on that was interrupted, or that ended without success; return at once.
 
@@ -185,6 +193,7 @@ class RunService:
         no room it is queued, unless it has to go on `here`.
 
         Raises:
+            ReservationError: the principal's limits have no room for it.
             RequestError: it cannot go on, or not with this budget, or another plan was approved.
             UnknownRunError: there is no run of that id.
             StoreError: the journal cannot be written, so nothing was started.
@@ -217,7 +226,9 @@ class RunService:
             deaths=state.deaths + 1 if here and not row.queued else 0,
         )
         live = LiveRun(fold(run_id, [*events, event], alive=True), epoch=event.epoch, approve=least)
-        take_over = partial(self._journal.take_over, run_id, event, epoch=event.epoch)
+        take_over = partial(
+            self._journal.take_over, run_id, event, epoch=event.epoch, reservation=reservation
+        )
         try:
             if queued:
                 await take_over(queued=True)
@@ -250,9 +261,9 @@ class RunService:
         """Return where the runs stand that this process drives."""
         return self._live.states
 
-    async def spent(self, principal: str, *, since: float) -> float:
-        """Return what the model calls of a principal's runs cost since a time, in USD."""
-        return await self._journal.spent(principal, since=since)
+    async def usage_of(self, principal: str, *, since: float, without: str = "") -> PrincipalUsage:
+        """Return what the runs of a principal use, in all processes, `without` one of them."""
+        return await self._journal.usage_of(principal, since=since, without=without)
 
     async def get(self, run_id: str) -> RunState:
         """Return where a run stands.

@@ -13,7 +13,14 @@ from anyio.abc import TaskGroup
 
 from concertmaster.engine.record.events import Event
 from concertmaster.errors import ConcertmasterError, StoreError, UnknownRunError
-from concertmaster.store.journal import Outline, RunRow, Standing, StoredRun
+from concertmaster.store.journal import (
+    Outline,
+    PrincipalUsage,
+    Reservation,
+    RunRow,
+    Standing,
+    StoredRun,
+)
 from concertmaster.store.stored import Write, as_kept
 from concertmaster.store.writing import Pending, WritingThread
 
@@ -40,8 +47,8 @@ class Tables(Protocol):
         """Return the latest runs, newest first: all, or those of one principal."""
         ...
 
-    def spent(self, principal: str, *, since: float) -> float:
-        """Return what the model calls of a principal's runs cost since a time, in USD."""
+    def usage_of(self, principal: str, *, since: float, without: str) -> PrincipalUsage:
+        """Return what the runs of a principal use, `without` one of them."""
         ...
 
     def unfinished(self) -> Sequence[RunRow]:
@@ -113,6 +120,7 @@ class GroupCommit:
         *,
         key: str = "",
         queued: bool = False,
+        reservation: Reservation | None = None,
     ) -> None:
         """Commit a new run, owned by this process at epoch 1, with its first event."""
         data, said = as_kept(event)
@@ -126,6 +134,7 @@ class GroupCommit:
                 begins=True,
                 key=key or None,
                 queued=queued,
+                reservation=reservation,
             )
         )
 
@@ -147,6 +156,7 @@ class GroupCommit:
         epoch: int,
         queued: bool = False,
         most: int | None = None,
+        reservation: Reservation | None = None,
     ) -> None:
         """Commit the event that begins an epoch of a run, which this process owns from then on."""
         data, texts = as_kept(event)
@@ -160,6 +170,7 @@ class GroupCommit:
                 takes_over=True,
                 queued=queued,
                 most=most,
+                reservation=reservation,
             )
         )
 
@@ -184,9 +195,11 @@ class GroupCommit:
         """Return the latest runs, newest first: all, or those of one principal."""
         return await self._read(partial(self._tables.recent, limit, principal=principal))
 
-    async def spent(self, principal: str, *, since: float) -> float:
-        """Return what the model calls of a principal's runs cost since a time, in USD."""
-        return await self._read(partial(self._tables.spent, principal, since=since))
+    async def usage_of(self, principal: str, *, since: float, without: str = "") -> PrincipalUsage:
+        """Return what the runs of a principal use, `without` one of them."""
+        return await self._read(
+            partial(self._tables.usage_of, principal, since=since, without=without)
+        )
 
     async def unfinished(self) -> Sequence[RunRow]:
         """Return the runs that have not ended, oldest first."""

@@ -10,6 +10,9 @@ from concertmaster.errors import UnreadableRunError
 MOST_OFFERING = 3
 """How many runs are looked into for a result that another may take over."""
 
+ROUNDING_USD = 1e-9
+"""By how much sums of the same amounts may differ."""
+
 ANY_RUN = "*"
 """Stands for the id of each run."""
 
@@ -34,6 +37,43 @@ class RunRow:
     """Whether a process is there that goes on with runs whose own has died."""
     last: int = 0
     """Another one after each event."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrincipalUsage:
+    """What the runs of a principal use, in all processes."""
+
+    runs: int
+    """Runs that are queued or under way."""
+    reserved_usd: float
+    """What the runs that have not ended may still spend of their budgets."""
+    spent_usd: float
+    """What model calls have cost since the time asked about."""
+    spent_before_usd: float = 0.0
+    """What the run that was left out of `runs` and `reserved_usd` has cost so far."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reservation:
+    """A condition for beginning or resuming a run: the limits of its principal have room for it."""
+
+    principal: str
+    budget_usd: float
+    """What the run may spend in all."""
+    since: float
+    """From when on spending counts."""
+    most_runs: int | None = None
+    """Runs that are queued or under way, this one included."""
+    most_usd: float | None = None
+    """What may be spent since then and reserved, this run included."""
+
+    def fits(self, used: PrincipalUsage) -> bool:
+        """Tell whether there is room, given what the other runs of the principal use."""
+        more = max(0.0, self.budget_usd - used.spent_before_usd)
+        total = used.spent_usd + used.reserved_usd + more
+        return (self.most_runs is None or used.runs < self.most_runs) and (
+            self.most_usd is None or total <= self.most_usd + ROUNDING_USD
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,13 +120,16 @@ class Journal(Protocol):
         *,
         key: str = "",
         queued: bool = False,
+        reservation: Reservation | None = None,
     ) -> None:
         """Commit a new run, owned by this process at epoch 1, with its first event.
 
         A `queued` one belongs to nobody. `texts` are kept by digest; those already known are
-        left as they are.
+        left as they are. With a `reservation`, the limits of the principal are checked in the same
+        transaction, so that they hold for all processes together.
 
         Raises:
+            ReservationError: the principal's limits have no room for the run.
             UsedKeyError: another run has the idempotency key `key`.
         """
         ...
@@ -111,6 +154,7 @@ class Journal(Protocol):
         epoch: int,
         queued: bool = False,
         most: int | None = None,
+        reservation: Reservation | None = None,
     ) -> None:
         """Commit the event that begins the epoch `epoch` of a run, which this process owns then.
 
@@ -118,6 +162,7 @@ class Journal(Protocol):
         queued can; of several that try at once, one. `queued`, it belongs to nobody then.
 
         Raises:
+            ReservationError: the principal's limits have no room for the run.
             LostRunError: the process that owns it is at work on it, or another was faster, or
                 `most` runs are under way already.
         """
@@ -143,8 +188,8 @@ class Journal(Protocol):
         """Return the latest runs, newest first: all, or those of one principal."""
         ...
 
-    async def spent(self, principal: str, *, since: float) -> float:
-        """Return what the model calls of a principal's runs cost since a time, in USD."""
+    async def usage_of(self, principal: str, *, since: float, without: str = "") -> PrincipalUsage:
+        """Return what the runs of a principal use, `without` one of them."""
         ...
 
     async def unfinished(self) -> Sequence[RunRow]:

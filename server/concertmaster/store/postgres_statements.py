@@ -71,17 +71,68 @@ APPEND: LiteralString = _ADDED + _TELL
 
 APPEND_WITH_TEXTS: LiteralString = _ADDED + _REFERRING + _KEPT + _TELL
 
-BEGIN: LiteralString = """
-WITH begun AS (
-    INSERT INTO runs (run_id, created_at, epoch, owner, idempotency_key, principal)
-    VALUES (%(run_id)s, %(at)s, %(epoch)s, %(owner)s, %(key)s, %(principal)s)
-    ON CONFLICT DO NOTHING RETURNING run_id
+USAGE: LiteralString = """
+WITH unfinished AS (
+    SELECT
+        alive OR run_rows.owner IS NULL OR run_rows.owner = %(me)s OR attended AS active,
+        greatest(0, budget_usd - (
+            SELECT coalesce(sum(usd), 0) FROM events
+            WHERE events.run_id = run_rows.run_id AND usd IS NOT NULL
+        )) AS reserved
+    FROM run_rows JOIN runs USING (run_id)
+    WHERE run_rows.principal = %(reserving)s AND NOT run_rows.ended AND run_id <> %(without)s
 )
+SELECT
+    (SELECT count(*) FROM unfinished WHERE active) AS runs,
+    (SELECT coalesce(sum(reserved), 0) FROM unfinished) AS reserved,
+    (
+        SELECT coalesce(sum(usd), 0) FROM runs JOIN events USING (run_id)
+        WHERE principal = %(reserving)s AND at >= %(since)s AND usd IS NOT NULL
+    ) AS spent,
+    (
+        SELECT coalesce(sum(usd), 0) FROM events WHERE run_id = %(without)s AND usd IS NOT NULL
+    ) AS spent_before
 """
 
-TAKE_OVER: LiteralString = """
+_FITS: LiteralString = (
+    """(
+SELECT (%(most_runs)s::int IS NULL OR runs < %(most_runs)s::int) AND (
+    %(most_usd)s::float8 IS NULL
+    OR spent + reserved + greatest(0, %(reserve_usd)s - spent_before)
+        <= %(most_usd)s::float8 + %(rounding)s
+) FROM (
+"""
+    + USAGE
+    + ") AS used)"
+)
+
+HOLD_PRINCIPAL: LiteralString = """
+SELECT pg_advisory_xact_lock(hashtext('concertmaster principal'), hashtext(%(reserving)s))
+"""
+"""So that no two runs of a principal are given what is left for one."""
+
+_BEGIN: LiteralString = """
 WITH begun AS (
-    UPDATE runs SET epoch = %(epoch)s, owner = %(owner)s, ended = FALSE
+    INSERT INTO runs (run_id, created_at, epoch, owner, idempotency_key, principal, budget_usd)
+    SELECT
+        %(run_id)s, %(at)s, %(epoch)s, %(owner)s::text, %(key)s::text, %(principal)s,
+        %(budget_usd)s::float8
+    WHERE
+"""
+
+_BEGUN: LiteralString = " ON CONFLICT DO NOTHING RETURNING run_id)"
+
+BEGIN: LiteralString = _BEGIN + "TRUE" + _BEGUN
+
+BEGIN_RESERVED: LiteralString = _BEGIN + _FITS + _BEGUN
+
+_TAKE_OVER: LiteralString = """
+WITH begun AS (
+    UPDATE runs SET
+        epoch = %(epoch)s,
+        owner = %(owner)s,
+        ended = FALSE,
+        budget_usd = coalesce(%(budget_usd)s::float8, budget_usd)
     WHERE run_id = %(run_id)s AND epoch = %(epoch)s - 1 AND (
         ended
         OR owner IS NULL
@@ -90,10 +141,14 @@ WITH begun AS (
     ) AND (
         %(most)s::int IS NULL
         OR (SELECT count(*) FROM run_rows WHERE NOT ended AND alive) < %(most)s::int
-    )
-    RETURNING run_id
-)
+    ) AND
 """
+
+_TAKEN: LiteralString = " RETURNING run_id)"
+
+TAKE_OVER: LiteralString = _TAKE_OVER + "TRUE" + _TAKEN
+
+TAKE_OVER_RESERVED: LiteralString = _TAKE_OVER + _FITS + _TAKEN
 
 _FIRST_ADDED: LiteralString = """
 , added AS (
@@ -180,11 +235,6 @@ WHERE %(principal)s::text IS NULL OR principal = %(principal)s
 ORDER BY created_at DESC, place DESC LIMIT %(limit)s
 """
 )
-
-SPENT: LiteralString = """
-SELECT coalesce(sum(usd), 0) FROM runs JOIN events USING (run_id)
-WHERE principal = %s AND at >= %s
-"""
 
 OFFERING: LiteralString = """
 SELECT run_id FROM runs JOIN events USING (run_id)

@@ -12,22 +12,30 @@ from psycopg import errors
 
 from concertmaster.engine.record.events import (
     SCHEMA_VERSION,
-    CallFailed,
     CallFinished,
     Event,
-    RunStarted,
     SubtaskFinished,
 )
 from concertmaster.errors import (
     BusyRunError,
     ConcertmasterError,
     LostRunError,
+    ReservationError,
     StoreError,
     UnknownRunError,
     UsedKeyError,
 )
 from concertmaster.store import postgres_statements as sql
-from concertmaster.store.journal import MOST_OFFERING, Outline, RunRow, Standing, StoredRun
+from concertmaster.store.journal import (
+    MOST_OFFERING,
+    ROUNDING_USD,
+    Outline,
+    PrincipalUsage,
+    Reservation,
+    RunRow,
+    Standing,
+    StoredRun,
+)
 from concertmaster.store.postgres_link import Connection, Link, LockedError
 from concertmaster.store.stored import Write, as_kept, events_of, outlined, standings
 from concertmaster.store.texts import needed
@@ -101,7 +109,7 @@ class PostgresTables:
             some = list(group)
             done = self._own(connection, some) if owns else self._append(connection, some)
             reasons += [
-                None if added else _refusal(connection, write, again=again)
+                None if added else self._refusal(connection, write, again=again)
                 for write, added in zip(some, done, strict=True)
             ]
         return reasons
@@ -115,7 +123,7 @@ class PostgresTables:
             "at": [write.event.at for write in writes],
             "data": [write.data for write in writes],
             "light": [_light(write.event) for write in writes],
-            "usd": [_usd(write.event) for write in writes],
+            "usd": [write.usd for write in writes],
             "fingerprint": [_fingerprint(write.event) for write in writes],
         }
         parameters = (
@@ -142,13 +150,18 @@ class PostgresTables:
             "owner": None if write.queued else self.me,
             "most": write.most,
             "key": write.key,
-            "principal": _principal(write.event),
+            "principal": write.principal,
+            "budget_usd": write.budget_usd,
             "channel": CHANNEL,
         }
-        statement = sql.BEGIN if write.begins else sql.TAKE_OVER
+        if write.reservation is not None:
+            parameters |= self._reserving(write, write.reservation)
+        statement = _claim(write)
         statement += sql.FIRST_EVENT_WITH_TEXTS if write.texts else sql.FIRST_EVENT
         if write.most is not None:
             statement = sql.LOCK + ";" + statement
+        if write.reservation is not None:
+            statement = sql.HOLD_PRINCIPAL + ";" + statement
         if write.takes_over:
             statement = sql.WAIT_BRIEFLY + ";" + statement
         try:
@@ -158,6 +171,30 @@ class PostgresTables:
                 raise
             return False
         return len(added) == 1
+
+    def _reserving(self, write: Write, reservation: Reservation) -> dict[str, object]:
+        return {
+            "reserving": reservation.principal,
+            "reserve_usd": reservation.budget_usd,
+            "since": reservation.since,
+            "most_runs": reservation.most_runs,
+            "most_usd": reservation.most_usd,
+            "rounding": ROUNDING_USD,
+            "without": "" if write.begins else write.run_id,
+            "me": self.me,
+        }
+
+    def _refusal(
+        self, connection: Connection, write: Write, *, again: bool
+    ) -> ConcertmasterError | None:
+        """Return why a write was left out; nothing, if the attempt before had committed it."""
+        reason = _refusal(connection, write, again=again)
+        if write.reservation is None or not isinstance(reason, LostRunError | UnknownRunError):
+            return reason
+        parameters = self._reserving(write, write.reservation)
+        used = _usage(connection.execute(sql.USAGE, parameters).fetchall())
+        fits = write.reservation.fits(used)
+        return reason if fits else ReservationError(write.reservation.principal)
 
     def let_go(self, run_id: str, epoch: int) -> None:
         """Own a run no more that is still in this epoch; for the writing thread."""
@@ -191,10 +228,10 @@ class PostgresTables:
         """Return the latest runs, newest first: all, or those of one principal."""
         return self._rows(sql.RECENT, {"limit": limit, "principal": principal})
 
-    def spent(self, principal: str, *, since: float) -> float:
-        """Return what the model calls of a principal's runs cost since a time, in USD."""
-        ((usd,),) = self._read(sql.SPENT, (principal, since))
-        return usd
+    def usage_of(self, principal: str, *, since: float, without: str) -> PrincipalUsage:
+        """Return what the runs of a principal use, `without` one of them."""
+        parameters = {"reserving": principal, "since": since, "without": without, "me": self.me}
+        return _usage(self._read(sql.USAGE, parameters))
 
     def unfinished(self) -> Sequence[RunRow]:
         """Return the runs that have not ended, oldest first."""
@@ -327,24 +364,22 @@ def _light(event: Event) -> str | None:
     return as_kept(event.model_copy(update={"reply": silent}))[0]
 
 
-def _usd(event: Event) -> float | None:
-    """Return what a model call cost, if the event is the end of one and the price is known."""
-    match event:
-        case CallFinished(reply=reply):
-            return reply.usage.usd
-        case CallFailed(usage=usage):
-            return usage.usd
-        case _:
-            return None
-
-
 def _fingerprint(event: Event) -> str | None:
     """Return that of the work whose result the event has for others, if it has."""
     return (event.result.fingerprint or None) if isinstance(event, SubtaskFinished) else None
 
 
-def _principal(event: Event) -> str:
-    return event.origin.principal if isinstance(event, RunStarted) else ""
+def _claim(write: Write) -> LiteralString:
+    if write.begins:
+        return sql.BEGIN if write.reservation is None else sql.BEGIN_RESERVED
+    return sql.TAKE_OVER if write.reservation is None else sql.TAKE_OVER_RESERVED
+
+
+def _usage(rows: Sequence[tuple[Any, ...]]) -> PrincipalUsage:
+    ((runs, reserved, spent, spent_before),) = rows
+    return PrincipalUsage(
+        runs=runs, reserved_usd=reserved, spent_usd=spent, spent_before_usd=spent_before
+    )
 
 
 def _taken(added: dict[Any, Any], write: Write) -> bool:

@@ -21,22 +21,34 @@ from concertmaster.errors import (
     BusyRunError,
     ConcertmasterError,
     LostRunError,
+    ReservationError,
     StoreError,
     UnknownRunError,
     UsedKeyError,
 )
 from concertmaster.store import locks, private
-from concertmaster.store.journal import MOST_OFFERING, Outline, RunRow, Standing, StoredRun
+from concertmaster.store.journal import (
+    MOST_OFFERING,
+    Outline,
+    PrincipalUsage,
+    Reservation,
+    RunRow,
+    Standing,
+    StoredRun,
+)
 from concertmaster.store.network import network_share
 from concertmaster.store.owners import Owners
 from concertmaster.store.sqlite_errors import ON_NETWORK, explain
 from concertmaster.store.sqlite_layout import lay_out
 from concertmaster.store.sqlite_queries import (
     DELETE_RUN,
+    ENDED,
     INSERT_EVENT,
     LET_GO,
+    SELECT_COST,
     SELECT_OFFERING,
     SELECT_OUTLINES,
+    SELECT_RESERVED,
     SELECT_ROWS,
     SELECT_SIZES,
     SELECT_SPENT,
@@ -51,18 +63,18 @@ log = logging.getLogger(__name__)
 NOBODY = ""
 """The owner of runs that wait for a process with room."""
 
-_ENDED = """EXISTS (
-    SELECT 1 FROM events
-    WHERE events.run_id = runs.run_id AND events.epoch = runs.epoch AND kind = 'run-ended'
-)"""
-
 _INSERT_RUN = """
-    INSERT INTO runs (run_id, created_at, epoch, owner, idempotency_key) VALUES (?, ?, 1, ?, ?)
+    INSERT INTO runs (run_id, created_at, epoch, owner, idempotency_key, principal, budget_usd)
+    VALUES (?, ?, 1, ?, ?, ?, ?)
+"""
+
+_CLAIM = """
+    UPDATE runs SET epoch = ?, owner = ?, budget_usd = coalesce(?, budget_usd) WHERE run_id = ?
 """
 
 _SELECT_KEY = "SELECT run_id FROM runs WHERE idempotency_key = ?"
 
-_SELECT_OWNER = f"SELECT epoch, owner, {_ENDED} FROM runs WHERE run_id = ?"  # noqa: S608
+_SELECT_OWNER = f"SELECT epoch, owner, {ENDED} FROM runs WHERE run_id = ?"  # noqa: S608
 
 _SELECT_EVENTS = "SELECT version, data FROM events WHERE run_id = ? ORDER BY seq"
 
@@ -102,8 +114,12 @@ class SqliteFile:
     def _write(self, writer: sqlite3.Connection, write: Write) -> ConcertmasterError | None:
         event = write.event
         try:
-            if write.begins and (used := self._begin(writer, write)):
+            if write.begins and (used := _run_with(writer, write.key)):
                 return UsedKeyError(used)
+            if (reservation := write.reservation) and not self._fits(writer, write, reservation):
+                return ReservationError(reservation.principal)
+            if write.begins:
+                self._insert_run(writer, write)
             if write.takes_over and not self._take_over(writer, write):
                 return _refusal(writer, write.run_id)
             inserted = writer.execute(
@@ -116,6 +132,7 @@ class SqliteFile:
                     "version": SCHEMA_VERSION,
                     "at": event.at,
                     "data": write.data,
+                    "usd": write.usd,
                 },
             ).rowcount
         except sqlite3.IntegrityError:
@@ -126,14 +143,29 @@ class SqliteFile:
             keep_texts(writer, write.run_id, write.texts)
         return None
 
-    def _begin(self, writer: sqlite3.Connection, write: Write) -> str | None:
-        """Let a run begin, unless another has its key; return the id of that."""
-        found = writer.execute(_SELECT_KEY, (write.key,)).fetchone()
-        if found is not None:
-            return found[0]
+    def _insert_run(self, writer: sqlite3.Connection, write: Write) -> None:
         owner = NOBODY if write.queued else self._owners.me
-        writer.execute(_INSERT_RUN, (write.run_id, write.event.at, owner, write.key))
-        return None
+        at, principal = write.event.at, write.principal
+        row = (write.run_id, at, owner, write.key, principal, write.budget_usd)
+        writer.execute(_INSERT_RUN, row)
+
+    def _fits(self, writer: sqlite3.Connection, write: Write, reservation: Reservation) -> bool:
+        without = "" if write.begins else write.run_id
+        principal, since = reservation.principal, reservation.since
+        return reservation.fits(self._usage(writer, principal, since=since, without=without))
+
+    def _usage(
+        self, connection: sqlite3.Connection, principal: str, *, since: float, without: str
+    ) -> PrincipalUsage:
+        unfinished = connection.execute(SELECT_RESERVED, (principal, without)).fetchall()
+        (spent,) = connection.execute(SELECT_SPENT, (principal, since)).fetchone()
+        (spent_before,) = connection.execute(SELECT_COST, (without,)).fetchone()
+        return PrincipalUsage(
+            runs=sum(owner == NOBODY or self._owners.alive(owner) for owner, _ in unfinished),
+            reserved_usd=sum(reserved for _, reserved in unfinished),
+            spent_usd=spent,
+            spent_before_usd=spent_before,
+        )
 
     def _take_over(self, writer: sqlite3.Connection, write: Write) -> bool:
         """Let the next epoch of a run begin here, unless its owner is at work on it."""
@@ -144,9 +176,8 @@ class SqliteFile:
         free = ended or owner == self._owners.me or not self._owners.alive(owner)
         if not free or write.epoch != epoch + 1 or self._crowded(writer, write.most):
             return False
-        changes = "UPDATE runs SET epoch = ?, owner = ? WHERE run_id = ?"
         owner = NOBODY if write.queued else self._owners.me
-        writer.execute(changes, (write.epoch, owner, write.run_id))
+        writer.execute(_CLAIM, (write.epoch, owner, write.budget_usd, write.run_id))
         return True
 
     def let_go(self, run_id: str, epoch: int) -> None:
@@ -162,7 +193,7 @@ class SqliteFile:
 
     def _at_work(self, writer: sqlite3.Connection) -> list[str]:
         """Return the living process of each run that is under way."""
-        owners = [row[3] for row in writer.execute(f"{SELECT_ROWS} WHERE NOT {_ENDED}")]
+        owners = [row[3] for row in writer.execute(f"{SELECT_ROWS} WHERE NOT {ENDED}")]
         return list(filter(self._owners.alive, owners))
 
     def delete(self, run_ids: Sequence[str]) -> None:
@@ -215,16 +246,15 @@ class SqliteFile:
             return self._rows(f"{SELECT_ROWS} {latest}", limit)
         return self._rows(f"{SELECT_ROWS} WHERE principal = ? {latest}", principal, limit)
 
-    def spent(self, principal: str, *, since: float) -> float:
-        """Return what the model calls of a principal's runs cost since a time, in USD."""
+    def usage_of(self, principal: str, *, since: float, without: str) -> PrincipalUsage:
+        """Return what the runs of a principal use, `without` one of them."""
         with self._explained():
             _, reader = self._opened()
-            (usd,) = reader.execute(SELECT_SPENT, (since, principal)).fetchone()
-            return usd
+            return self._usage(reader, principal, since=since, without=without)
 
     def unfinished(self) -> list[RunRow]:
         """Return the runs that have not ended, oldest first."""
-        return self._rows(f"{SELECT_ROWS} WHERE NOT {_ENDED} ORDER BY created_at, rowid")
+        return self._rows(f"{SELECT_ROWS} WHERE NOT {ENDED} ORDER BY created_at, rowid")
 
     def offering(self, fingerprint: str, *, principal: str, since: float) -> list[str]:
         """Return the runs of a principal that have had such a result since a time."""
@@ -244,13 +274,12 @@ class SqliteFile:
         """Return the id of the run that has an idempotency key, if there is one."""
         with self._explained():
             _, reader = self._opened()
-            found = reader.execute(_SELECT_KEY, (key,)).fetchone()
-            return found[0] if found else None
+            return _run_with(reader, key)
 
     def stock(self) -> list[StoredRun]:
         """Return what is kept of each run, newest first."""
         rows = self._rows(f"{SELECT_ROWS} ORDER BY created_at DESC, rowid DESC")
-        busy = self._rows(f"{SELECT_ROWS} WHERE NOT {_ENDED}")
+        busy = self._rows(f"{SELECT_ROWS} WHERE NOT {ENDED}")
         with self._explained():
             _, reader = self._opened()
             sizes = dict(reader.execute(SELECT_SIZES).fetchall())
@@ -391,6 +420,12 @@ def _identity(file: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+def _run_with(connection: sqlite3.Connection, key: str | None) -> str | None:
+    """Return the id of the run that has an idempotency key, if there is one."""
+    found = connection.execute(_SELECT_KEY, (key,)).fetchone()
+    return found[0] if found else None
 
 
 def _refusal(writer: sqlite3.Connection, run_id: str) -> ConcertmasterError:

@@ -48,6 +48,29 @@ _STEPS = (
             WHERE kind = 'run-started'""",
     ),
     (f"CREATE INDEX events_by_offer ON events ({OFFERED}, at) WHERE kind = 'subtask-finished'",),
+    (
+        "ALTER TABLE runs ADD COLUMN principal TEXT",
+        "ALTER TABLE runs ADD COLUMN budget_usd REAL",
+        "ALTER TABLE events ADD COLUMN usd REAL",
+        """UPDATE runs SET principal = (
+            SELECT coalesce(json_extract(data, '$.origin.principal'), '')
+            FROM events WHERE events.run_id = runs.run_id AND seq = 1 AND json_valid(data)
+        ), budget_usd = coalesce((
+            SELECT coalesce(
+                json_extract(data, '$.budget_usd'),
+                json_extract(data, '$.request.limits.budget_usd')
+            ) AS budget
+            FROM events
+            WHERE events.run_id = runs.run_id AND kind IN ('run-started', 'run-resumed')
+            AND json_valid(data) AND budget IS NOT NULL
+            ORDER BY seq DESC LIMIT 1
+        ), 2.0)""",
+        """UPDATE events SET usd = json_extract(
+            data, CASE kind WHEN 'call-finished' THEN '$.reply.usage.usd' ELSE '$.usage.usd' END
+        ) WHERE kind IN ('call-finished', 'call-failed') AND json_valid(data)""",
+        "CREATE INDEX runs_by_principal ON runs (principal, created_at)",
+        "CREATE INDEX events_by_cost ON events (run_id, at, usd) WHERE usd IS NOT NULL",
+    ),
 )
 """What makes each layout of the one before it."""
 

@@ -1,36 +1,39 @@
 """What a journal on SQLite is asked about runs, and what is written to it."""
 
-_PRINCIPAL = """(
-    SELECT CASE
-        WHEN json_valid(data) THEN coalesce(json_extract(data, '$.origin.principal'), '')
-    END
-    FROM events WHERE events.run_id = runs.run_id AND seq = 1
-)"""
-"""Whom a run belongs to, as its first event says; NULL where that cannot be read."""
-
 OFFERED = """CASE
     WHEN json_valid(data) THEN nullif(json_extract(data, '$.result.fingerprint'), '')
 END"""
 """What a subtask's end says that others may take over. An index goes by these very words."""
 
+ENDED = """EXISTS (
+    SELECT 1 FROM events
+    WHERE events.run_id = runs.run_id AND events.epoch = runs.epoch AND kind = 'run-ended'
+)"""
+
 _LAST = "(SELECT coalesce(max(seq), 0) FROM events WHERE events.run_id = runs.run_id)"
 
-SELECT_ROWS = f"""
-    SELECT run_id, created_at, epoch, owner, {_PRINCIPAL} AS principal, {_LAST} FROM runs
-"""  # noqa: S608
+SELECT_ROWS = f"SELECT run_id, created_at, epoch, owner, principal, {_LAST} FROM runs"  # noqa: S608
 
-SELECT_SPENT = f"""
-    SELECT total(CASE WHEN json_valid(data) THEN json_extract(
-        data, CASE kind WHEN 'call-finished' THEN '$.reply.usage.usd' ELSE '$.usage.usd' END
-    ) END)
-    FROM runs JOIN events USING (run_id)
-    WHERE kind IN ('call-finished', 'call-failed') AND at >= ? AND {_PRINCIPAL} = ?
+_COST = "(SELECT total(usd) FROM events WHERE events.run_id = runs.run_id AND usd IS NOT NULL)"
+
+SELECT_RESERVED = f"""
+    SELECT owner, max(0, coalesce(budget_usd, 0) - {_COST}) FROM runs
+    WHERE principal = ? AND run_id <> ? AND NOT {ENDED}
 """  # noqa: S608
+"""The owner of each unfinished run of a principal, and what is left of its budget."""
+
+SELECT_SPENT = """
+    SELECT total(usd) FROM runs JOIN events USING (run_id)
+    WHERE principal = ? AND at >= ? AND usd IS NOT NULL
+"""
 """What model calls of a principal's runs cost since a time."""
+
+SELECT_COST = "SELECT total(usd) FROM events WHERE run_id = ? AND usd IS NOT NULL"
+"""What a run has cost."""
 
 SELECT_OFFERING = f"""
     SELECT run_id FROM runs JOIN events USING (run_id)
-    WHERE kind = 'subtask-finished' AND {OFFERED} = ? AND at >= ? AND {_PRINCIPAL} = ?
+    WHERE kind = 'subtask-finished' AND {OFFERED} = ? AND at >= ? AND principal = ?
     ORDER BY at DESC LIMIT ?
 """  # noqa: S608
 
@@ -49,11 +52,11 @@ LET_GO = "UPDATE runs SET owner = '-' WHERE run_id = ? AND epoch = ? AND owner =
 """No process has this id, so that none is taken for the owner."""
 
 INSERT_EVENT = """
-    INSERT INTO events (run_id, seq, epoch, name, kind, version, at, data)
+    INSERT INTO events (run_id, seq, epoch, name, kind, version, at, data, usd)
     SELECT
         run_id,
         (SELECT coalesce(max(seq), 0) + 1 FROM events WHERE events.run_id = runs.run_id),
-        epoch, :name, :kind, :version, :at, :data
+        epoch, :name, :kind, :version, :at, :data, :usd
     FROM runs
     WHERE run_id = :run_id AND epoch = coalesce(:epoch, epoch)
 """

@@ -11,12 +11,16 @@ from pydantic_core import PydanticSerializationError
 from concertmaster.engine.record.events import (
     EVENT,
     SCHEMA_VERSION,
+    CallFailed,
+    CallFinished,
     CancelRequested,
     Event,
+    RunResumed,
+    RunStarted,
     ToolAnswered,
 )
 from concertmaster.errors import UnreadableRunError
-from concertmaster.store.journal import Outline, Standing
+from concertmaster.store.journal import Outline, Reservation, Standing
 from concertmaster.store.texts import Fetch, apart, texts_of, whole
 
 
@@ -42,6 +46,36 @@ class Write:
     """Whether the run belongs to nobody instead."""
     most: int | None = None
     """How many runs may be under way, if this is to be one more."""
+
+    reservation: Reservation | None = None
+    """What the limits of the run's principal must have room for."""
+
+    @property
+    def principal(self) -> str:
+        """Return whom the run belongs to that begins with it."""
+        return self.event.origin.principal if isinstance(self.event, RunStarted) else ""
+
+    @property
+    def budget_usd(self) -> float | None:
+        """Return what the run may spend from here on, if that changes."""
+        match self.event:
+            case RunStarted(request=request):
+                return request.limits.budget_usd
+            case RunResumed(budget_usd=usd):
+                return usd
+            case _:
+                return None
+
+    @property
+    def usd(self) -> float | None:
+        """Return what a model call cost, if the event is the end of one and the price is known."""
+        match self.event:
+            case CallFinished(reply=reply):
+                return reply.usage.usd
+            case CallFailed(usage=usage):
+                return usage.usd
+            case _:
+                return None
 
     @property
     def owns(self) -> bool:
