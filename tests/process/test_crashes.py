@@ -108,8 +108,9 @@ async def test_what_calls_had_taken_when_their_process_was_killed_is_counted(
             killed = api.ledger.totals
             async with service_in(tmp_path) as service:
                 lost = (await service.get(run_id)).usage
-            told = await output(command(tmp_path, api, "resume", run_id, "--json"))
-        assert json.loads(told)["status"] == "succeeded"
+            with command(tmp_path, api, "resume", run_id, "--json") as process:
+                printed = await output(process)
+        assert json.loads(printed)["status"] == "succeeded"
         whole = api.ledger.totals
     async with service_in(tmp_path) as service:
         usage = (await service.get(run_id)).usage
@@ -124,9 +125,8 @@ async def test_what_calls_had_taken_when_their_process_was_killed_is_counted(
 
 async def killed_once_written(folder: Path, api: ServedApi, *, tokens: int) -> str:
     """Return the id of a run that was killed when four calls under way had so many tokens each."""
-    process = command(folder, api, "run", "Do all of it", "--json")
-    try:
-        async with open_sqlite(folder) as journal:
+    async with open_sqlite(folder) as journal:
+        with command(folder, api, "run", "Do all of it", "--json"):
             while True:
                 await journal.changed_elsewhere()
                 for row in await journal.recent(1):
@@ -139,9 +139,6 @@ async def killed_once_written(folder: Path, api: ServedApi, *, tokens: int) -> s
                     }
                     if len(written) >= 4:
                         return row.run_id
-    finally:
-        process.kill()
-        await output(process)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are not sent there")
