@@ -51,7 +51,7 @@ Decision = Start | Grant | Skip
 class _Waiting(NamedTuple):
     """A subtask, or a piece of a running one, that waits for a slot; the least goes first."""
 
-    order: tuple[int, int, int]
+    order: tuple[int, int, int, int]
     number: int
     subtask_id: str
     work: object
@@ -79,6 +79,22 @@ class Scheduler:
         self._asked: dict[str, int] = defaultdict(int)
         """The pieces of each running subtask that wait for a slot."""
         self._ended: dict[str, SubtaskStatus] = {}
+        self._deferred: frozenset[str] = frozenset()
+
+    def defer(self, subtask_ids: Collection[str]) -> list[Decision]:
+        """Start none of these until they are not deferred any more; return what to do next.
+
+        What was deferred before and is not among them may start.
+        """
+        self._deferred = frozenset(subtask_ids)
+        self._queue = [entry._replace(order=self._place(entry.subtask_id)) for entry in self._queue]
+        heapq.heapify(self._queue)
+        return self._fill()
+
+    @property
+    def stalled(self) -> bool:
+        """Tell whether nothing runs and what is left to start is deferred."""
+        return not self._held and bool(self._queue)
 
     @property
     def over(self) -> bool:
@@ -165,7 +181,7 @@ class Scheduler:
         self._queue.clear()
         skips = self._take_in(subtasks, ended)
         # What a piece is worth may have changed with what now hangs on its subtask.
-        self._queue += [entry._replace(order=self._order[entry.subtask_id]) for entry in pieces]
+        self._queue += [entry._replace(order=self._place(entry.subtask_id)) for entry in pieces]
         heapq.heapify(self._queue)
         return [*skips, *self._fill()]
 
@@ -235,12 +251,12 @@ class Scheduler:
         return tuple(name for name in subtask.depends_on if self._ended[name] not in _USABLE)
 
     def _push(self, subtask_id: str, work: object) -> None:
-        entry = _Waiting(self._order[subtask_id], next(self._numbers), subtask_id, work)
+        entry = _Waiting(self._place(subtask_id), next(self._numbers), subtask_id, work)
         heapq.heappush(self._queue, entry)
 
     def _fill(self) -> list[Decision]:
         decisions: list[Decision] = []
-        while self._queue and self._free > 0:
+        while self._queue and self._free > 0 and not self._queue[0].order[0]:
             entry = heapq.heappop(self._queue)
             self._free -= 1
             self._held[entry.subtask_id] = self._held.get(entry.subtask_id, 0) + 1
@@ -251,6 +267,13 @@ class Scheduler:
                 self._asked[entry.subtask_id] -= 1
                 decisions.append(Grant(entry.work))
         return decisions
+
+    def _place(self, subtask_id: str) -> tuple[int, int, int, int]:
+        """Return what decides when work for a subtask is done: what is deferred comes last."""
+        return (int(self._is_deferred(subtask_id)), *self._order[subtask_id])
+
+    def _is_deferred(self, subtask_id: str) -> bool:
+        return subtask_id in self._deferred and subtask_id not in self._held
 
     def _chains(self) -> dict[str, int]:
         """Return, for each subtask, how many subtasks the longest chain from it has."""
