@@ -110,14 +110,14 @@ def test_a_run_without_a_language_model_shows_no_tokens_and_no_money(invoke: Inv
 def test_a_run_that_the_budget_cuts_ends_with_3_and_says_what_the_rest_would_take(
     invoke: Invoke, spender: FakeLLM
 ) -> None:
-    result = invoke("run", "Do it", "--budget", "7")
+    result = invoke("run", "Do it", "--budget", "4")
     assert (result.exit_code, result.stdout) == (3, "Half an answer.\n")
     assert spender.callers() == ["planner", "worker:writer", "synthesizer"]
     assert "s2 writer: skipped · " in result.stderr
-    assert "Too little is left of the run's budget of 7 USD." in result.stderr
+    assert "Too little is left of the run's budget of 4 USD." in result.stderr
     assert "The budget did not suffice. To do the rest would take 3 calls," in result.stderr
     assert re.search(
-        r"^partial · .* · \$2\.02 of \$7\.00 · 50% cached, saved \$0\.2500 · ", result.stderr, re.M
+        r"^partial · .* · \$2\.02 of \$4\.00 · 50% cached, saved \$0\.2500 · ", result.stderr, re.M
     )
 
 
@@ -125,8 +125,8 @@ def test_what_was_spent_and_what_is_missing_are_in_the_data_and_can_be_shown_aga
     invoke: Invoke, spender: FakeLLM
 ) -> None:
     del spender
-    run = json.loads(invoke("run", "Do it", "--budget", "7", "--json").stdout)
-    assert run["budget"]["usd"] == 7
+    run = json.loads(invoke("run", "Do it", "--budget", "4", "--json").stdout)
+    assert run["budget"]["usd"] == 4
     assert run["budget"]["spent_usd"] == pytest.approx(2.02)
     assert run["rest"]["calls"] == {"low": 3, "high": 3}
     assert run["usage"][0]["cache_hit_rate"] == 0.5

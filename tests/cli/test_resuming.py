@@ -80,7 +80,7 @@ def test_a_run_that_its_budget_cut_goes_on_with_another(
     invoke: Invoke, answer_with: Callable[[FakeLLM], None]
 ) -> None:
     answer_with(dear_llm())
-    first = invoke("run", "Do it", "--budget", "7", "--json")
+    first = invoke("run", "Do it", "--budget", "4", "--json")
     run_id = json.loads(first.stdout)["run_id"]
     command = f"concertmaster resume {run_id} --budget 10.02"
     assert command in first.stderr

@@ -184,3 +184,24 @@ def run_to_the_end(random_numbers: random.Random) -> None:
         take(scheduler.ended(name, ended[name]))
     assert scheduler.over
     assert set(ended) == {item.id for item in plan}
+
+
+def test_what_is_deferred_starts_only_when_it_is_not_any_more() -> None:
+    scheduler = Scheduler(slots=8)
+    scheduler.defer(["b", "c"])
+    plan = [subtask("a"), subtask("b", priority="high"), subtask("c")]
+    assert started(scheduler.revise(plan)) == ["a"]
+    assert not scheduler.stalled
+    assert started(scheduler.ended("a", "succeeded")) == []
+    assert scheduler.stalled
+    assert started(scheduler.defer(["c"])) == ["b"]
+    assert not scheduler.stalled
+    assert started(scheduler.defer([])) == ["c"]
+
+
+def test_pieces_of_running_subtasks_get_slots_before_what_is_deferred() -> None:
+    scheduler = Scheduler(slots=2)
+    scheduler.defer(["b"])
+    scheduler.revise([subtask("a", priority="low"), subtask("b", priority="high")])
+    assert scheduler.ask("a", "first") == [Grant("first")]
+    assert scheduler.ask("a", "second") == [Grant("second")]

@@ -9,7 +9,9 @@ import pytest
 
 from building import RecordedRun, setup, worker
 from concertmaster.catalog.definitions import WorkerDefinition
-from concertmaster.engine.budget.spending import LEAST_REPLY, Spending
+from concertmaster.engine.budget.account import Amount
+from concertmaster.engine.budget.priorities import beyond
+from concertmaster.engine.budget.spending import LEAST_REPLY, SHORT_REPLY, Spending
 from concertmaster.engine.orchestration.synthesis import TOO_DEAR
 from concertmaster.engine.plans.plan import Plan, Subtask
 from concertmaster.engine.record.events import (
@@ -37,6 +39,7 @@ from concertmaster.llm.protocol import (
     Usage,
     UserMessage,
 )
+from concertmaster.llm.token_count import most_tokens_in
 from fakes import FakeLLM, Script, in_turn, plan_json, reply_with, subtask, texts
 
 pytestmark = pytest.mark.anyio
@@ -134,13 +137,13 @@ async def test_a_bound_is_lowered_before_a_call_is_refused() -> None:
     llm = model({"worker:analyst": said(500)})
     request = asked(subtask("s1"), kind="worker", max_tokens=10_000, budget_usd=5)
     run = await driven(request, llm)
-    assert LEAST_REPLY <= llm.requests[0].max_tokens <= 5000
+    assert SHORT_REPLY <= llm.requests[0].max_tokens <= 5000
     assert run.end.status == "succeeded"
 
 
 async def test_a_call_whose_bound_would_be_too_low_is_refused() -> None:
     llm = model({})
-    budget = (LEAST_REPLY - 1) / 1000
+    budget = (SHORT_REPLY - 1) / 1000
     request = asked(subtask("s1"), kind="worker", max_tokens=10_000, budget_usd=budget)
     run = await driven(request, llm)
     assert llm.requests == []
@@ -173,10 +176,10 @@ async def test_a_failed_call_costs_what_its_error_says() -> None:
 
 async def test_tokens_bind_where_nobody_knows_the_price() -> None:
     llm = model({"worker:analyst": said(1000)}, Rates())
-    run = await driven(asked(*chain(3), budget_tokens=10_000), llm)
+    run = await driven(asked(*chain(3), budget_tokens=6_600), llm)
     assert statuses(run)["s1"] == "succeeded"
     assert statuses(run)["s3"] == "skipped"
-    assert "budget of 10,000 tokens" in run.end.reasons[0]
+    assert "budget of 6,600 tokens" in run.end.reasons[0]
     assert "an unknown price" in run.end.reasons[-1]
 
 
@@ -519,3 +522,83 @@ async def test_time_that_is_up_for_want_of_money_once_the_process_is_to_end_deci
         await steps.record(RunEnded(name="run/end", at=1, status="failed"))
     assert waiting.cancelled_caught
     assert [event.name for event in run.events] == ["one/start", "one/failed"]
+
+
+# When it is short
+
+
+def priced_by_length(request: Request) -> Reply:
+    """Return a reply of 600 tokens that reads what it was sent, at the price of DEAR_READING."""
+    read = round(most_tokens_in(request).all * 2.5 / 4)
+    usd = DEAR_READING.cost(Usage(tokens_in=read, tokens_out=600))
+    usage = Usage(model="fake", calls=1, attempts=1, tokens_in=read, tokens_out=600, usd=usd)
+    return reply_with("word " * 480, usage=usage)
+
+
+DEAR_READING = Rates(input=4, output=20, cache_write=4, cache_read=0.4)
+PRIORITIES = ("low", "high", "medium", "low", "high", "medium", "low", "high", "medium", "low")
+
+
+async def test_a_short_budget_is_put_to_use_and_the_least_important_subtasks_are_skipped() -> None:
+    plan = [subtask(f"s{n}", priority=priority) for n, priority in enumerate(PRIORITIES)]
+    llm = FakeLLM(default=priced_by_length)
+    llm.rates = DEAR_READING
+    request = asked(*plan, budget_usd=0.2, max_tokens=16_384, slots=10)
+    run = await driven(request, llm)
+    done = [
+        priority
+        for item, priority in zip(plan, PRIORITIES, strict=True)
+        if statuses(run)[item.id] == "succeeded"
+    ]
+    assert run.end.status == "partial"
+    assert run.calls[-1].caller == "synthesizer"
+    assert len(done) < len(plan)
+    assert done.count("high") == 3
+    assert done.count("low") == 0 or done.count("medium") == 3
+    spent = sum(event.reply.usage.usd or 0.0 for event in run.calls)
+    assert 0.75 * 0.2 < spent <= 0.2
+
+
+async def test_a_model_learns_that_its_reply_has_to_be_short_where_the_budget_is() -> None:
+    llm = FakeLLM(default=priced_by_length)
+    llm.rates = DEAR_READING
+    await driven(asked(*several(4), budget_usd=0.1, max_tokens=16_384), llm)
+    for request in llm.requests[:-1]:
+        assert request.max_tokens <= LEAST_REPLY
+        (text,) = texts([request])
+        assert f"reply in {request.max_tokens // 2} words at most" in text
+
+
+async def test_a_budget_that_is_ample_shortens_no_reply() -> None:
+    llm = FakeLLM(default=priced_by_length)
+    llm.rates = DEAR_READING
+    await driven(asked(*several(4), budget_usd=5, max_tokens=16_384), llm)
+    assert {request.max_tokens for request in llm.requests} == {16_384}
+    assert not any("words at most" in text for text in texts(llm.requests))
+
+
+def amounts(*usd: float) -> dict[str, Amount]:
+    return {f"s{number}": Amount(tokens=1, usd=each) for number, each in enumerate(usd, start=1)}
+
+
+def test_a_budget_reaches_for_what_important_subtasks_depend_on() -> None:
+    plan = [
+        subtask("s1", priority="medium"),
+        subtask("s2", priority="low"),
+        subtask("s3", priority="high", depends_on=["s2"]),
+    ]
+    ample = Amount(tokens=10, usd=3)
+    assert beyond(plan, amounts(1, 1, 1), ample) == frozenset()
+    assert beyond(plan, amounts(1, 1, 1), Amount(tokens=10, usd=2)) == {"s1"}
+    assert beyond(plan, amounts(1, 1, 1), Amount(tokens=10, usd=1)) == {"s1", "s3"}
+    assert beyond(plan, amounts(1, 1, 1), Amount(tokens=2, usd=9)) == {"s1"}
+
+
+async def test_money_held_for_the_answer_is_released_rather_than_turn_a_call_away() -> None:
+    spending = Spending(Limits(budget_usd=2))
+    held, least = Amount(tokens=0, usd=1.95), Amount(tokens=0, usd=1)
+    spending.hold_back(held, least=lambda: least)
+    assert await spend(spending, model({}), Usage(usd=0.1)) == 100
+    with pytest.raises(BudgetError):
+        await spend(spending, model({}), Usage(usd=0.9), max_tokens=1000)
+    assert spending.left.usd == pytest.approx(2 - 0.1 - 1.85, abs=0.06)

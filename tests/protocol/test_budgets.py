@@ -39,14 +39,14 @@ async def test_a_run_that_its_budget_cuts_says_what_is_missing_and_what_that_tak
     async with connected(tmp_path, SPENDING) as connection:
         connection.llm.rates = DEAR_REPLIES
         result = await connection.client.call_tool(
-            "run_orchestration", {"task": "check it", "budget_usd": 7}
+            "run_orchestration", {"task": "check it", "budget_usd": 4}
         )
     reply, text = dict[str, Any](result.structured_content or {}), text_of(result)
     assert (reply["status"], reply["answer"]) == ("partial", "half an answer")
     assert [line["status"] for line in reply["subtasks"]] == ["succeeded", "skipped", "skipped"]
-    assert reply["subtasks"][1]["error"] == "Too little is left of the run's budget of 7 USD."
+    assert reply["subtasks"][1]["error"] == "Too little is left of the run's budget of 4 USD."
     assert reply["budget"] == {
-        "usd": 7.0,
+        "usd": 4.0,
         "spent_usd": 2.02,
         "tokens": 2_000_000,
         "spent_tokens": 2220,
@@ -55,7 +55,7 @@ async def test_a_run_that_its_budget_cuts_says_what_is_missing_and_what_that_tak
     assert rest["calls"] == {"low": 3, "high": 3}
     assert rest["usd"] == {"low": 0.15, "high": 12.0}
     assert "To do the rest would take 3 calls" in reply["reasons"][-1]
-    assert "Spent of the budget: 2.02 of 7 USD, 2220 of 2000000 tokens" in text
+    assert "Spent of the budget: 2.02 of 4 USD, 2220 of 2000000 tokens" in text
     assert reply["reasons"][-1] in text
 
 
@@ -64,7 +64,7 @@ async def test_a_run_that_its_budget_cuts_says_which_call_has_the_rest_done(
 ) -> None:
     async with connected(tmp_path, SPENDING) as connection:
         connection.llm.rates = DEAR_REPLIES
-        reply = await connection.ask("run_orchestration", task="check it", budget_usd=7)
+        reply = await connection.ask("run_orchestration", task="check it", budget_usd=4)
         run_id = reply["run_id"]
         assert f'resume_run with run_id "{run_id}" and budget_usd 14.02 ' in reply["next"]
         too_little = await connection.refusal("resume_run", run_id=run_id, budget_usd=1)
@@ -77,7 +77,7 @@ async def test_a_run_that_its_budget_cuts_says_which_call_has_the_rest_done(
 async def test_a_run_made_anew_can_have_another_budget(tmp_path: Path) -> None:
     async with connected(tmp_path, SPENDING) as connection:
         connection.llm.rates = DEAR_REPLIES
-        first = await connection.ask("run_orchestration", task="check it", budget_usd=7)
+        first = await connection.ask("run_orchestration", task="check it", budget_usd=4)
         again = await connection.ask(
             "resume_run", run_id=first["run_id"], from_subtask="s2", budget_usd=13
         )
@@ -110,7 +110,7 @@ async def test_a_plan_says_what_it_takes_to_run_it(tmp_path: Path) -> None:
     async with connected(tmp_path, SPENDING) as connection:
         connection.llm.rates = DEAR_REPLIES
         result = await connection.client.call_tool(
-            "plan_task", {"task": "check it", "budget_usd": 7}
+            "plan_task", {"task": "check it", "budget_usd": 4}
         )
         plan_id = dict[str, Any](result.structured_content or {})["plan_id"]
         found = await connection.ask("get_run", run_id=plan_id)

@@ -20,7 +20,7 @@ from services import Gate, service_in
 pytestmark = pytest.mark.anyio
 
 PLAN = plan_json(subtask("s1"), subtask("s2", "critic", depends_on=["s1"]))
-ORDER = RunOrder(task="check it", budget_usd=7)
+ORDER = RunOrder(task="check it", budget_usd=4)
 
 
 def dear(text: str = "done") -> Reply:
@@ -119,7 +119,7 @@ async def test_a_run_made_anew_has_the_budget_that_is_given(tmp_path: Path) -> N
         again = await over(service, await service.rerun(state.run_id, budget_usd=14))
         like_before = await over(service, await service.rerun(state.run_id, redo=["s1"]))
     assert (again.status, again.request.limits.budget_usd) == ("succeeded", 14)
-    assert like_before.request.limits.budget_usd == 7
+    assert like_before.request.limits.budget_usd == 4
 
 
 async def test_a_budget_that_suffices_is_more_than_the_one_that_did_not(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import anyio
 
-from concertmaster.engine.budget.spending import Spending
+from concertmaster.engine.budget.spending import LEAST_REPLY, Spending
 from concertmaster.engine.concurrency import together
 from concertmaster.engine.record.events import (
     CallFailed,
@@ -36,6 +36,7 @@ from concertmaster.llm.protocol import (
     ToolCall,
     ToolOutcome,
     Usage,
+    UserMessage,
 )
 from concertmaster.tools.images import Illustrated
 
@@ -63,6 +64,23 @@ UNKNOWN_OUTCOME = (
 
 
 USUAL_LIMITS = Limits()
+
+WORDS_PER_TOKEN = 0.5
+"""Words that surely fit in a token of a reply, in English as in German."""
+
+
+def _kept_short(request: Request, max_tokens: int) -> Request:
+    """Return a request with a bound on its reply, of which the model learns if it is a low one."""
+    bounded = replace(request, max_tokens=max_tokens)
+    *before, last = request.messages
+    if not max_tokens < request.max_tokens or max_tokens > LEAST_REPLY:
+        return bounded
+    if request.output_schema is not None or not isinstance(last, UserMessage):
+        return bounded
+    words = int(max_tokens * WORDS_PER_TOKEN)
+    note = f"The budget is short: reply in {words} words at most, the most important first."
+    short = UserMessage(text=f"{last.text}\n\n{note}")
+    return replace(bounded, messages=(*before, short))
 
 
 class Append(Protocol):
@@ -322,7 +340,7 @@ class Steps:
     ) -> Reply:
         """Return the reply to a call that the budget allows, perhaps with a lower bound."""
         async with self.spending.reserved(llm, request, draft, subtask_id) as leave:
-            bounded = replace(request, run_id=self._run_id, max_tokens=leave.max_tokens)
+            bounded = replace(_kept_short(request, leave.max_tokens), run_id=self._run_id)
             self.calls_made += 1
             reply = await llm.complete(bounded, draft)
             leave.usage = reply.usage

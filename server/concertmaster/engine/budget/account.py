@@ -119,6 +119,19 @@ class Account:
         """Keep an amount from being reserved, instead of what was held back before."""
         self._held = amount
 
+    def release(self, bound: Bound, *, least: Amount) -> bool:
+        """Hold back no more than lets the call be worth making, but `least`; False if neither."""
+        # A little more, lest rounding leaves a token too few.
+        held, missing = self._held, bound.worthwhile.share(1.000001) - self.left
+        self._held = Amount(
+            tokens=max(min(held.tokens, least.tokens), held.tokens - max(missing.tokens, 0.0)),
+            usd=max(min(held.usd, least.usd), held.usd - max(missing.usd, 0.0)),
+        )
+        if self.fits_at_all(bound):
+            return True
+        self._held = held
+        return False
+
     def reserve(self, bound: Bound) -> Reservation | None:
         """Return a reservation for a call; None if what there is room for is not worth it.
 

@@ -1,9 +1,9 @@
 """The money of one run as its calls see it: reserved before each, settled after it."""
 
 import math
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import anyio
 
@@ -31,6 +31,14 @@ from concertmaster.llm.token_count import (
 LEAST_REPLY = 2048
 """Tokens of a reply that a call must be able to pay for: enough for most answers."""
 
+SHORT_REPLY = 1024
+"""The same for a reply in free text, which its model can keep short; JSON that is cut is lost."""
+
+
+def least_reply(request: Request) -> int:
+    """Return the lowest bound on its reply with which a request is worth making."""
+    return SHORT_REPLY if request.output_schema is None else LEAST_REPLY
+
 
 @dataclass(slots=True, kw_only=True)
 class Leave:
@@ -49,6 +57,8 @@ class Spending:
         self._run = Account(Amount(tokens=limits.budget_tokens, usd=limits.budget_usd))
         self._subtasks: dict[str, Account] = {}
         """The accounts of subtasks that have limits of their own."""
+        self._least_held: Callable[[], Amount] = _nothing
+        self._economical = False
         self._changes = Changes()
         self.fell_short = False
         """Whether something was not done, or cut, because the run could not pay for it."""
@@ -70,10 +80,26 @@ class Spending:
         """Count what was spent before the run was resumed."""
         self._run.charge(amount_of(usage))
 
-    def hold_back(self, amount: Amount = NOTHING) -> None:
-        """Keep this much for the answer; nothing once the answer is being written."""
+    def hold_back(
+        self, amount: Amount = NOTHING, *, least: Callable[[], Amount] | None = None
+    ) -> None:
+        """Keep this much for the answer; nothing once the answer is being written.
+
+        Rather than turn a call away, only what `least` returns then is kept.
+        """
         self._run.hold_back(amount)
+        self._least_held = least or _nothing
         self._changes.tell()
+
+    @property
+    def available(self) -> Amount:
+        """Return what subtasks may still take if no more than necessary is kept for the answer."""
+        limit = self._run.limit - self._run.spent
+        return limit - self._least_held()
+
+    def economize(self) -> None:
+        """Have subtasks' replies no longer than most need, so that there is enough for all."""
+        self._economical = True
 
     def limit_subtask(self, subtask_id: str, usd: float, spent: Usage) -> None:
         """Have the calls for a subtask, which have `spent` so much, take no more than `usd`."""
@@ -94,6 +120,8 @@ class Spending:
             BudgetError: too little is left for a useful reply.
         """
         account = self._account(subtask_id)
+        if self._economical and subtask_id is not None:
+            request = replace(request, max_tokens=min(request.max_tokens, LEAST_REPLY))
         key = prefix_key(llm.model_name(request.model), request)
         reservation = await self._reserve(account, llm, request, key, subtask_id)
         draft.may_repeat = lambda spent: account.extend(reservation, amount_of(spent))
@@ -119,10 +147,20 @@ class Spending:
             bound = self._bound(llm, request, tokens_in, key)
             if (reservation := account.reserve(bound)) is not None:
                 return reservation
-            if not account.fits_at_all(bound):
+            if not self._fits(account, bound):
                 self._turned_away.add(subtask_id)
                 raise self._too_little(account, bound)
+            # A part of what was held for the answer may have made room.
+            if (reservation := account.reserve(bound)) is not None:
+                return reservation
             await self._wait()
+
+    def _fits(self, account: Account, bound: Bound) -> bool:
+        """Return whether a call fits, if need be with a part of what was held for the answer."""
+        if account.fits_at_all(bound):
+            return True
+        self._run.release(bound, least=self._least_held())
+        return account.fits_at_all(bound)
 
     async def _wait(self) -> None:
         """Wait until there may be more room than before."""
@@ -136,8 +174,9 @@ class Spending:
     def check(self, llm: LLM, model: str, *, max_tokens: int, subtask_id: str) -> str:
         """Return why no call of `model` can be made for a subtask, or nothing if one may."""
         account = self._account(subtask_id)
-        bound = _bound_of(llm, model, Usage(tokens_in=ENVELOPE_TOKENS), most=max_tokens)
-        return "" if account.fits_at_all(bound) else str(self._too_little(account, bound))
+        prompt = Usage(tokens_in=ENVELOPE_TOKENS)
+        bound = _bound_of(llm, model, prompt, most=max_tokens, least=SHORT_REPLY)
+        return "" if self._fits(account, bound) else str(self._too_little(account, bound))
 
     def turned_away(self, subtask_id: str) -> bool:
         """Tell whether a call for a subtask was not made for want of money."""
@@ -167,7 +206,9 @@ class Spending:
         if llm.expected(request.model, usage).usd is None:
             # Not every provider has a price for what is cached.
             usage = tokens_in.plain + served
-        return _bound_of(llm, request.model, usage, most=request.max_tokens)
+        return _bound_of(
+            llm, request.model, usage, most=request.max_tokens, least=least_reply(request)
+        )
 
     def _learn(self, key: bytes, usage: Usage) -> None:
         if usage.cached:
@@ -187,7 +228,11 @@ class Spending:
         )
 
 
-def _bound_of(llm: LLM, model: str, prompt: Usage, *, most: int) -> Bound:
+def _nothing() -> Amount:
+    return NOTHING
+
+
+def _bound_of(llm: LLM, model: str, prompt: Usage, *, most: int, least: int) -> Bound:
     without = llm.expected(model, prompt)
     whole = llm.expected(model, prompt.model_copy(update={"tokens_out": most}))
     if without.usd is None or whole.usd is None:
@@ -197,5 +242,5 @@ def _bound_of(llm: LLM, model: str, prompt: Usage, *, most: int) -> Bound:
         prompt=amount_of(without),
         usd_per_token=((whole.usd or 0.0) - (without.usd or 0.0)) / most,
         most=most,
-        least=LEAST_REPLY,
+        least=least,
     )

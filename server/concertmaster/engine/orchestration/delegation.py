@@ -1,7 +1,7 @@
 """The plan's subtasks on their workers, as many at once as slots and dependencies allow."""
 
 import math
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import cast
@@ -11,8 +11,10 @@ import anyio.lowlevel
 from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
+from concertmaster.engine.budget.priorities import beyond
 from concertmaster.engine.concurrency import together
 from concertmaster.engine.orchestration.consultation import Advice, Consultation
+from concertmaster.engine.orchestration.estimate import CAREFUL, subtask_amounts
 from concertmaster.engine.orchestration.next_step import Situation
 from concertmaster.engine.orchestration.scheduler import Decision, Grant, Scheduler, Skip
 from concertmaster.engine.plans.plan import Plan, Subtask
@@ -30,6 +32,7 @@ from concertmaster.engine.run import Run, Setup, work_result, workers_of
 from concertmaster.engine.subtasks.fingerprint import fingerprint
 from concertmaster.engine.subtasks.subtask import do_subtask, not_done, not_finished
 from concertmaster.engine.subtasks.work import Work
+from concertmaster.llm.lengths import size
 from concertmaster.llm.protocol import WorkResult
 
 
@@ -117,6 +120,11 @@ class Delegation:
         return self._over.is_set()
 
     @property
+    def result_bytes(self) -> Sequence[int]:
+        """Return the lengths of the results that there are so far."""
+        return [size(result.text) for result in self._results.values()]
+
+    @property
     def drafted(self) -> Mapping[str, Subtask]:
         """Return the subtasks that were started, or will be, before the plan was finished."""
         return self._run.steps.recorded.drafted | self._drafted
@@ -167,6 +175,7 @@ class Delegation:
         ended: dict[str, SubtaskStatus] = {
             name: result.status for name, result in self._results.items()
         }
+        self._economize()
         self._scheduler.reserved = 0
         if not self._consultation.open:
             self._follow(self._scheduler.stop_holding())
@@ -175,6 +184,17 @@ class Delegation:
             item.id for item in subtasks if item.decisive and item.id in ended.keys() - known
         ]
         self._follow(self._scheduler.revise(subtasks, ended=ended, undecided=undecided))
+
+    def _economize(self) -> None:
+        """Where the budget is short, ask for short replies, and defer the least important work."""
+        started = self._results.keys() | self._running.keys()
+        todo = [item for item in self._plan.subtasks if item.id not in started]
+        amounts = subtask_amounts(todo, self._plan, self._run, self._setup, CAREFUL)
+        spending = self._run.steps.spending
+        deferred = beyond(todo, amounts, spending.available)
+        if deferred:
+            spending.economize()
+        self._follow(self._scheduler.defer(deferred))
 
     def _leftovers(self) -> list[Subtask]:
         """Return the drafted subtasks that have been started and are not in the plan."""
@@ -193,6 +213,9 @@ class Delegation:
                     if self._consultation.knows(result.subtask_id):
                         # It was kept as it was, and has been decided on already.
                         self._follow(self._scheduler.decided([result.subtask_id]))
+                    if self._scheduler.stalled:
+                        # What was deferred may have what the others have left.
+                        self._economize()
                 case Advice() as advice:
                     await self._heed(advice)
                 case _:
@@ -376,6 +399,7 @@ class Delegation:
             self._stop(revision.reason)
         else:
             self._workers = workers_of(revision.plan, self._setup)
+            self._economize()
             self._follow(self._scheduler.revise(revision.plan.subtasks))
             self._follow(self._scheduler.decided(advice.shown))
 

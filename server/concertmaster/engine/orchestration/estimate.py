@@ -15,6 +15,8 @@ from pathlib import Path
 
 from concertmaster.catalog.definitions import WorkerDefinition
 from concertmaster.catalog.prompts import PromptName
+from concertmaster.engine.budget.account import Amount
+from concertmaster.engine.budget.spending import LEAST_REPLY
 from concertmaster.engine.plans.plan import Plan, Subtask, Verify
 from concertmaster.engine.plans.strategy import MOST_PARTS, Map, Revise, Vote
 from concertmaster.engine.record.amounts import Amounts, Counts, Estimate
@@ -70,6 +72,8 @@ USUAL = Case(
     speed=100.0,
 )
 """Without detours, as the best case, and with answers of a usual length."""
+CAREFUL = replace(USUAL, reply=LEAST_REPLY)
+"""The same with replies as long as the lowest bound lets them be."""
 HIGH = Case(
     high=True,
     bytes_per_token=BYTES_OF_SHORT_TOKENS,
@@ -142,9 +146,17 @@ def usual_amount(plan: Plan, run: Run, setup: Setup) -> tuple[int, float | None]
     return load.tokens, load.usd
 
 
-def synthesis_usage(subtasks: int, max_tokens: int) -> Usage:
-    """Return what the synthesis of so many long results takes, with a reply of `max_tokens`."""
-    return Usage(tokens_in=PROMPT_TOKENS + subtasks * HIGH.reply, tokens_out=max_tokens)
+def subtask_amounts(
+    subtasks: Sequence[Subtask], plan: Plan, run: Run, setup: Setup, case: Case
+) -> dict[str, Amount]:
+    """Return what each of some subtasks of a plan takes; money that is unknown is left out."""
+    reckoning = _Reckoning(plan, run, setup, case, ())
+    return {item.id: reckoning.subtask_amount(item) for item in subtasks}
+
+
+def synthesis_usage(result_tokens: int, max_tokens: int) -> Usage:
+    """Return what the synthesis of results takes, with a reply of `max_tokens`."""
+    return Usage(tokens_in=PROMPT_TOKENS + result_tokens, tokens_out=max_tokens)
 
 
 def _at_least(figure: float) -> float:
@@ -200,6 +212,10 @@ class _Reckoning:
         if results > 1 or not alone:
             load = load.then(self._verification(results)).then(self._synthesis(results))
         return load.beside(self._guard())
+
+    def subtask_amount(self, subtask: Subtask) -> Amount:
+        load = self._subtask(subtask)
+        return Amount(tokens=load.tokens, usd=load.usd or 0.0)
 
     def _delegated(self) -> _Load:
         """Return what the subtasks take; in an adaptive run, with those that may be added."""

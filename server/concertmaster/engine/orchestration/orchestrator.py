@@ -8,9 +8,12 @@ import anyio
 from pydantic import JsonValue
 
 from concertmaster.engine.budget.account import NOTHING, Amount, amount_of
+from concertmaster.engine.budget.spending import LEAST_REPLY, SHORT_REPLY
 from concertmaster.engine.orchestration.approval import waits_for_approval
 from concertmaster.engine.orchestration.delegation import Delegated, Delegation, open_delegation
 from concertmaster.engine.orchestration.estimate import (
+    HIGH,
+    USUAL,
     estimate,
     synthesis_usage,
     usual_amount,
@@ -26,6 +29,7 @@ from concertmaster.engine.record.amounts import Estimate
 from concertmaster.engine.record.events import EndStatus, PlanAccepted, RunEnded, SubtaskResult
 from concertmaster.engine.run import Run, Setup, work_result
 from concertmaster.errors import BudgetError, InvalidPlanError, ModelError
+from concertmaster.llm.lengths import most_tokens
 from concertmaster.llm.protocol import WorkResult
 
 SYNTHESIS_SHARE = 0.2
@@ -69,8 +73,8 @@ class Orchestrator:
         held_back = 0 if run.request.kind == "worker" else SYNTHESIS_SHARE * seconds
         deadline = anyio.current_time() + seconds
         until = deadline - held_back
-        run.steps.spending.hold_back(self._for_answer(run, run.request.limits.max_subtasks))
         async with open_delegation(run, self._setup, until=until) as delegation:
+            self._hold_back(run, delegation, subtasks=run.request.limits.max_subtasks)
             try:
                 accepted = await self._plan(run, delegation, seconds=seconds - held_back)
             except (InvalidPlanError, ModelError) as exc:
@@ -82,21 +86,31 @@ class Orchestrator:
             if _waits(run, accepted):
                 return _end(run, "needs_approval", reasons=["The plan waits for approval."])
             if accepted.plan.mode == "static":
-                expected = self._for_answer(run, len(accepted.plan.subtasks))
-                run.steps.spending.hold_back(expected)
+                self._hold_back(run, delegation, subtasks=len(accepted.plan.subtasks))
             delegated = await delegation.carry_out(accepted.plan)
         end = await self._answer(run, accepted, delegated, deadline=deadline)
         return _retried_in_vain(run, self._with_rest(run, delegated, end))
 
-    def _for_answer(self, run: Run, subtasks: int) -> Amount:
-        """Return what to hold back for the synthesis of so many results, if there will be one."""
-        request = run.request
+    def _hold_back(self, run: Run, delegation: Delegation, *, subtasks: int) -> None:
+        """Hold back what the synthesis of so many results takes, if there will be one."""
+        request, spending = run.request, run.steps.spending
         if request.kind != "orchestration" or (subtasks < 2 and request.output_schema is None):
-            return NOTHING
-        usage = synthesis_usage(subtasks, request.limits.max_tokens)
-        expected = self._setup.llm.expected(self._setup.models.synthesizer, usage)
-        most = run.steps.spending.limit.share(MOST_HELD_BACK)
-        return amount_of(expected).at_most(most)
+            spending.hold_back(NOTHING)
+            return
+        most_reply = request.limits.max_tokens
+        least_reply = SHORT_REPLY if request.output_schema is None else LEAST_REPLY
+
+        def held(result_tokens: int, reply: int) -> Amount:
+            usage = synthesis_usage(result_tokens, min(reply, most_reply))
+            expected = self._setup.llm.expected(self._setup.models.synthesizer, usage)
+            return amount_of(expected).at_most(spending.limit.share(MOST_HELD_BACK))
+
+        def least() -> Amount:
+            known = delegation.result_bytes
+            missing = max(subtasks - len(known), 0)
+            return held(most_tokens(sum(known)) + missing * USUAL.reply, least_reply)
+
+        spending.hold_back(held(subtasks * HIGH.reply, most_reply), least=least)
 
     def _with_rest(self, run: Run, delegated: Delegated, end: RunEnded) -> RunEnded:
         """Return the end with what the rest would take, where the budget did not suffice."""

@@ -53,14 +53,15 @@ Decision = Start | Grant | Skip
 class _Waiting(NamedTuple):
     """A subtask, or a piece of a running one, that waits for a slot; the least goes first."""
 
-    order: tuple[int, int, int]
+    order: tuple[int, int, int, int]
     number: int
     subtask_id: str
     work: object
 
     @property
     def is_important(self) -> bool:
-        return self.order[0] == 0
+        _, priority, _, _ = self.order
+        return priority == 0
 
 
 class Scheduler:
@@ -91,6 +92,22 @@ class Scheduler:
         """Decisive subtasks that have ended and whose dependants still wait for a decision."""
         self.reserved = 0
         """Free slots that only subtasks of high priority may take."""
+        self._deferred: frozenset[str] = frozenset()
+
+    def defer(self, subtask_ids: Collection[str]) -> list[Decision]:
+        """Start none of these until they are not deferred any more; return what to do next.
+
+        What was deferred before and is not among them may start.
+        """
+        self._deferred = frozenset(subtask_ids)
+        self._queue = [entry._replace(order=self._place(entry.subtask_id)) for entry in self._queue]
+        heapq.heapify(self._queue)
+        return self._fill()
+
+    @property
+    def stalled(self) -> bool:
+        """Tell whether nothing runs and what is left to start is deferred."""
+        return not self._held and bool(self._queue)
 
     @property
     def over(self) -> bool:
@@ -197,7 +214,7 @@ class Scheduler:
         self._queue.clear()
         skips = self._take_in(subtasks, ended)
         # What a piece is worth may have changed with what now hangs on its subtask.
-        self._queue += [entry._replace(order=self._order[entry.subtask_id]) for entry in pieces]
+        self._queue += [entry._replace(order=self._place(entry.subtask_id)) for entry in pieces]
         heapq.heapify(self._queue)
         return [*skips, *self._fill()]
 
@@ -275,12 +292,12 @@ class Scheduler:
         return tuple(name for name in subtask.depends_on if self._ended[name] not in _USABLE)
 
     def _push(self, subtask_id: str, work: object) -> None:
-        entry = _Waiting(self._order[subtask_id], next(self._numbers), subtask_id, work)
+        entry = _Waiting(self._place(subtask_id), next(self._numbers), subtask_id, work)
         heapq.heappush(self._queue, entry)
 
     def _fill(self) -> list[Decision]:
         decisions: list[Decision] = []
-        while self._queue and self._free > 0:
+        while self._queue and self._free > 0 and not self._queue[0].order[0]:
             if self._free <= self.reserved and not self._queue[0].is_important:
                 break
             entry = heapq.heappop(self._queue)
@@ -293,6 +310,13 @@ class Scheduler:
                 self._asked[entry.subtask_id] -= 1
                 decisions.append(Grant(entry.work))
         return decisions
+
+    def _place(self, subtask_id: str) -> tuple[int, int, int, int]:
+        """Return what decides when work for a subtask is done: what is deferred comes last."""
+        return (int(self._is_deferred(subtask_id)), *self._order[subtask_id])
+
+    def _is_deferred(self, subtask_id: str) -> bool:
+        return subtask_id in self._deferred and subtask_id not in self._held
 
     def _chains(self) -> dict[str, int]:
         """Return, for each subtask, how many subtasks the longest chain from it has."""
