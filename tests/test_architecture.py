@@ -127,11 +127,6 @@ def test_each_outside_library_has_one_owner(module: Path) -> None:
         assert owners is None or owners & places(module), f"{module} imports {name}"
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_modules_stay_small(module: Path) -> None:
-    assert len(module.read_text(encoding="utf-8").splitlines()) <= 400
-
-
 def test_only_settings_reads_the_environment() -> None:
     readers = {
         module.name

@@ -79,7 +79,8 @@ def trace(
     """Return the tree of a run's spans, as far as its `events` go.
 
     With `content`, spans of tool calls have their arguments and results in full.
-    What has not ended is `running`, or `interrupted` where the run's process is not `alive`.
+    What has not ended is `running`, or where the run's process is not `alive`, `interrupted` or,
+    if the run was asked to stop, `cancelled`.
 
     Raises:
         UnreadableRunError: the events are not those of a run.
@@ -93,7 +94,8 @@ def trace(
         except LookupError:
             problem = f"nothing goes before its event {event.name!r} that it belongs to."
             raise UnreadableRunError(run_id, problem) from None
-    return tree.root.span(unended="running" if alive else "interrupted")
+    stopped = "cancelled" if tree.cancelling else "interrupted"
+    return tree.root.span(unended="running" if alive else stopped)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -170,6 +172,8 @@ class _Tree:
         """Those that are open, by id."""
         self._cut_off: set[str] = set()
         """Steps whose calls were under way when the run was interrupted."""
+        self.cancelling = False
+        """Whether the run was asked to stop since it was last resumed."""
 
     def apply(self, event: Event) -> None:
         match event:
@@ -213,6 +217,7 @@ class _Tree:
                 self.root.attributes["findings"] = [finding.what for finding in event.findings]
             case CancelRequested():
                 self.root.attributes["cancel_requested"] = event.reason
+                self.cancelling = True
             case _:
                 self.root.stop(event.at, event.status)
                 self.root.end(
@@ -220,6 +225,7 @@ class _Tree:
                 )
 
     def _resume(self, event: RunResumed) -> None:
+        self.cancelling = False
         self._cut_off |= self._calls.keys()
         self.root.stop(None, "interrupted")
         self.root.status, self.root.ended_at = "", None

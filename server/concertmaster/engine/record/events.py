@@ -36,6 +36,7 @@ RunStatus = Literal[
     "planning",
     "running",
     "synthesizing",
+    "cancelling",
     "needs_approval",
     "succeeded",
     "partial",
