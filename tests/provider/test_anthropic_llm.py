@@ -3,13 +3,16 @@
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncGenerator
 from dataclasses import replace
+from importlib.abc import MetaPathFinder
 from typing import Any
 
 import anyio
 import httpx2
 import pytest
+from anyio import to_thread
 
 from concertmaster.errors import ModelReplyError, ModelUnavailableError, SettingsError
 from concertmaster.llm.anthropic import Connection
@@ -51,6 +54,40 @@ async def reply_to(request: Request, *events: bytes | Exception) -> tuple[Reply,
     provider = Provider(stream(*(events or (whole(),))))
     async with connected(provider) as llm:
         return await llm.complete(request, Draft()), provider.body
+
+
+class SlowImport(MetaPathFinder):
+    """Makes the import of a module wait."""
+
+    def __init__(self, module: str) -> None:
+        self._module = module
+        self.reached = threading.Event()
+        self.let_go = threading.Event()
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+        del path, target
+        if fullname == self._module:
+            self.reached.set()
+            self.let_go.wait(60)
+            raise ImportError(fullname)
+
+
+async def test_a_call_that_is_cancelled_does_not_wait_for_the_import_of_the_sdk(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slow = SlowImport("concertmaster.llm.anthropic.calls")
+    monkeypatch.delitem(sys.modules, "concertmaster.llm.anthropic.calls", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [slow, *sys.meta_path])
+    try:
+        async with connected(Provider(stream(whole()))) as llm:
+            with anyio.fail_after(10):
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(llm.complete, ask(), Draft())
+                    await to_thread.run_sync(slow.reached.wait, 10)
+                    tasks.cancel_scope.cancel()
+            assert not slow.let_go.is_set()
+    finally:
+        slow.let_go.set()
 
 
 async def test_a_reply_has_the_text_of_all_its_pieces_and_what_it_cost() -> None:

@@ -25,7 +25,7 @@ from concertmaster.runs.state import MOST_DEATHS, RunState
 from concertmaster.runs.takeover import Takeover
 from concertmaster.store.journal import RunRow
 from concertmaster.store.postgres_link import WRITE_SECONDS
-from concertmaster.store.sqlite_store import PATIENCE_SECONDS, SqliteJournal
+from concertmaster.store.sqlite_store import PATIENCE_SECONDS, SqliteJournal, open_sqlite
 from concertmaster.tools.inputs import InlineInput
 from fakes import FakeLLM, Script, plan_json, reply_with, subtask
 from services import FailingJournal, Gate, failing_service, service_in
@@ -358,10 +358,10 @@ async def test_a_run_that_cannot_be_taken_over_stays_as_it_is(tmp_path: Path) ->
         assert (await service.get(run_id)).status == "interrupted"
 
 
-async def interrupted_again(service: RunService, run_id: str) -> None:
+async def stopped_again(service: RunService, run_id: str, status: str) -> None:
     """Return once a run that a process has taken over is nobody's again."""
     with anyio.fail_after(10):
-        while (await service.get(run_id)).status != "interrupted":
+        while (await service.get(run_id)).status != status:
             await anyio.lowlevel.checkpoint()
 
 
@@ -375,12 +375,12 @@ async def test_a_run_that_cannot_go_on_where_it_was_taken_over_does_so_elsewhere
     ):
         with pytest.raises(StoreError):
             await service.resume(run_id, by="test")
-        await interrupted_again(other, run_id)
+        await stopped_again(other, run_id, "interrupted")
         await other.resume(run_id, by="test")
         assert (await over(other, run_id)).status == "succeeded"
 
 
-async def test_a_run_that_could_not_be_cancelled_in_one_process_can_be_in_another(
+async def test_a_run_whose_cancellation_is_in_the_journal_is_cancelled_though_its_end_is_not_there(
     tmp_path: Path,
 ) -> None:
     run_id = await interrupted(tmp_path)
@@ -390,8 +390,15 @@ async def test_a_run_that_could_not_be_cancelled_in_one_process_can_be_in_anothe
     ):
         with pytest.raises(StoreError):
             await service.cancel(run_id, reason="enough")
-        await interrupted_again(other, run_id)
-        assert (await other.cancel(run_id, reason="enough")).status == "cancelled"
+        await stopped_again(other, run_id, "cancelled")
+        assert (await other.cancel(run_id, reason="again")).reasons == (
+            "The run was cancelled: enough",
+        )
+        # Whoever takes up runs writes the end that is missing.
+        await Takeover(other, by="test").look()
+    async with open_sqlite(tmp_path) as journal:
+        assert (await journal.events(run_id))[-1].kind == "run-ended"
+        assert await journal.unfinished() == []
 
 
 async def test_runs_of_dead_processes_are_taken_up_together(store: Store) -> None:

@@ -21,9 +21,11 @@ from concertmaster.errors import (
     UnreadableRunError,
 )
 from concertmaster.llm.protocol import NO_USAGE, Request
+from concertmaster.runs import service as service_module
 from concertmaster.runs.orders import PlanOrder, RunOrder, WorkerOrder
 from concertmaster.runs.state import RecentRuns
 from concertmaster.store.journal import Outline, Reservation
+from concertmaster.store.sqlite_store import open_sqlite
 from concertmaster.tools.inputs import InlineInput
 from fakes import USAGE, FakeLLM, plan_json, reply_with, subtask
 from services import FailingJournal, Gate, change, failing_service, service_in
@@ -443,6 +445,41 @@ async def test_a_run_stops_though_whoever_cancelled_it_walks_away(tmp_path: Path
         with anyio.fail_after(5):
             state = await service.wait(run_id, seconds=60)
         assert (state.status, state.cancel_requested) == ("cancelled", "enough")
+
+
+async def test_a_cancelled_run_that_is_slow_to_stop_is_cancelled_though_its_process_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "CANCEL_SECONDS", 0)
+    reached, closing, let_go = anyio.Event(), anyio.Event(), anyio.Event()
+
+    async def plan(_: Request) -> str:
+        reached.set()
+        with anyio.CancelScope(shield=True), anyio.fail_after(30):
+            await let_go.wait()
+        return TWO
+
+    async def stop_when_closing() -> None:
+        await closing.wait()
+        let_go.set()
+
+    async with (
+        anyio.create_task_group() as tasks,
+        service_in(tmp_path, {"planner": plan}) as service,
+    ):
+        tasks.start_soon(stop_when_closing)
+        run_id = (await service.start(RunOrder(task="why?"))).run_id
+        await reached.wait()
+        state = await service.cancel(run_id, reason="enough")
+        assert (state.status, state.displayed_status) == ("planning", "cancelling")
+        async with service_in(tmp_path) as other:
+            assert (await other.get(run_id)).displayed_status == "cancelling"
+        closing.set()
+    async with open_sqlite(tmp_path) as journal:
+        (row,) = await journal.recent(1)
+        assert (await journal.events(row.run_id))[-1].kind == "run-ended"
+    async with service_in(tmp_path) as service:
+        assert (await service.get(row.run_id)).status == "cancelled"
 
 
 async def test_a_run_can_be_cancelled_before_it_has_begun_to_work(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from concertmaster.engine.record.events import (
     PlanRevised,
     ResultsVerified,
     RunEnded,
+    RunResumed,
     RunStarted,
     SubtaskDrafted,
     SubtaskFinished,
@@ -199,6 +200,19 @@ def test_a_run_whose_answer_is_being_written_is_synthesizing() -> None:
 def test_a_cancel_request_is_remembered_with_its_reason() -> None:
     state = after(CancelRequested(name="run/cancel/1", at=2, reason="enough"))
     assert (state.cancel_requested, state.status) == ("enough", "planning")
+
+
+def test_a_run_that_was_asked_to_stop_is_cancelling_and_then_cancelled() -> None:
+    events = [STARTED, ACCEPTED, CancelRequested(name="run/cancel/1", at=7, reason="enough")]
+    alive = fold("r-1", events, alive=True)
+    assert (alive.status, alive.displayed_status) == ("running", "cancelling")
+    for handed_over in (False, True):
+        dead = fold("r-1", events, alive=False, handed_over=handed_over)
+        assert (dead.status, dead.displayed_status, dead.over) == ("cancelled", "cancelled", True)
+        assert (dead.reasons, dead.ended_at) == (("The run was cancelled: enough",), 7)
+        assert {item.status for item in dead.subtasks.values()} == {"cancelled"}
+    resumed = RunResumed(name="run/resume/2", at=8, epoch=2, by="me")
+    assert fold("r-1", [*events, resumed], alive=False).status == "interrupted"
 
 
 def test_a_run_that_ended_is_over_and_has_its_answer() -> None:

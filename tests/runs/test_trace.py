@@ -366,6 +366,14 @@ def test_a_cancelled_run_tells_why_and_ends_all_that_was_under_way() -> None:
     assert second.status == "cancelled"
 
 
+def test_what_a_process_left_when_it_was_asked_to_stop_is_cancelled() -> None:
+    events = [*WHOLE_RUN[:7], CancelRequested(name="run/cancel/1", at=20, reason="enough")]
+    assert trace("r-1", events, alive=False).status == "cancelled"
+    assert trace("r-1", events, alive=True).status == "running"
+    resumed = RunResumed(name="run/resume/2", at=21, epoch=2, by="me")
+    assert trace("r-1", [*events, resumed], alive=False).status == "interrupted"
+
+
 def test_what_is_made_again_after_the_death_of_a_process_is_there_twice() -> None:
     events = [
         *WHOLE_RUN[:7],

@@ -29,7 +29,7 @@ from concertmaster.errors import (
     StoreError,
     UnknownRunError,
 )
-from concertmaster.store import sqlite_store
+from concertmaster.store import locks, sqlite_store
 from concertmaster.store.group_commit import GroupCommit
 from concertmaster.store.journal import RunRow
 from concertmaster.store.network import network_share
@@ -239,6 +239,29 @@ def umask(request: pytest.FixtureRequest) -> Generator[None]:
     before = os.umask(request.param)
     yield
     os.umask(before)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
+@pytest.mark.parametrize("name", ["runs.db", "runs.lock", "runs.db-wal"])
+async def test_the_target_of_a_link_in_the_data_folder_is_left_as_it_is(
+    name: str, folder: Path, tmp_path: Path
+) -> None:
+    async with open_sqlite(folder) as journal:
+        await journal.create("r-1", started(), {})
+    target = tmp_path / "of somebody else"
+    target.write_text("theirs")
+    target.chmod(0o644)
+    link = folder / name
+    link.unlink(missing_ok=True)
+    link.symlink_to(target)
+    async with open_sqlite(folder) as journal:
+        with pytest.raises(StoreError, match="symbolic link"):
+            await journal.take_over("r-1", numbered(2), epoch=2)
+    assert (mode(target), target.read_text()) == (0o644, "theirs")
+    # So are the targets of links to which the locks of processes have been changed.
+    with pytest.raises(OSError, match="symbolic link"):
+        locks.lock(link).acquire(blocking=False)
+    assert (mode(target), target.read_text()) == (0o644, "theirs")
 
 
 @pytest.mark.usefixtures("umask")

@@ -582,6 +582,18 @@ async def test_a_run_reserves_what_is_left_of_its_budget_until_it_has_ended(stor
         assert (await journal.usage_of("ann", since=0)).reserved_usd == 1
 
 
+async def test_a_run_that_was_asked_to_stop_reserves_nothing_once_its_process_is_gone(
+    store: Store,
+) -> None:
+    async with store.open() as owner:
+        await owner.create("r-1", start_of("ann", usd=2), {})
+        await owner.tell("r-1", cancel())
+        assert (await owner.usage_of("ann", since=0)).reserved_usd == 2
+    async with store.open() as journal:
+        used = await journal.usage_of("ann", since=0)
+        assert (used.runs, used.reserved_usd) == (0, 0)
+
+
 async def test_of_runs_that_are_begun_at_once_no_more_are_than_there_is_room_for(
     store: Store,
 ) -> None:

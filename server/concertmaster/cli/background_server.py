@@ -79,7 +79,10 @@ def serve_behind(
 
 
 def _log_to(files: ServerFiles, level: str) -> None:
-    private.make_file(files.log)
+    try:
+        private.make_file(files.log)
+    except OSError as exc:
+        raise BackgroundError(f"{files.log} cannot be used: {exc.strerror}.") from exc
     handler = RotatingFileHandler(
         files.log, maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8", delay=True
     )

@@ -32,7 +32,7 @@ def run_data(state: RunState) -> JsonValue:
         RunReply(
             notice=state.notice,
             run_id=state.run_id,
-            status=state.status,
+            status=state.displayed_status,
             task=state.request.task,
             context=state.request.context,
             constraints=state.request.constraints,
@@ -64,7 +64,7 @@ def run_line(state: RunState) -> JsonValue:
         RunLine(
             run_id=state.run_id,
             kind=state.request.kind,
-            status=state.status,
+            status=state.displayed_status,
             task=state.request.task,
             started_at=datetime.fromtimestamp(state.started_at, UTC).isoformat(),
             seconds=_seconds(state.started_at, state.stopped_at),
@@ -101,7 +101,7 @@ def _plan(state: RunState) -> PlanReply:
     return PlanReply(
         notice=state.notice,
         plan_id=state.run_id,
-        status=state.status,
+        status=state.displayed_status,
         analysis=plan.analysis if plan else "",
         direct_answer=plan.direct_answer if plan else None,
         mode=plan.mode if plan else "static",

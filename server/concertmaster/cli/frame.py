@@ -194,7 +194,7 @@ def asides(state: RunState) -> list[str]:
 def _progress(state: RunState) -> str:
     if state.guard == "pending" and not state.still:
         return f"the guard {state.request.guard} is reading; nothing shows before it is through"
-    match state.status:
+    match state.displayed_status:
         case "running":
             done = f"{state.ended_subtasks} of {count(len(state.subtasks), 'subtask')} done"
             asked = [text for who, text in _ASKED.items() if who in state.calls.values()]

@@ -46,7 +46,7 @@ def summary(state: RunState) -> str:
     """Return how a run ended, what it took, and where to see more of it."""
     return joined(
         (
-            state.status,
+            state.displayed_status,
             count(len(state.subtasks), "subtask"),
             times(state.started_at, state.stopped_at, time.time()),
             taken(state),
@@ -133,7 +133,7 @@ def run_parts(state: RunState) -> list[RenderableType]:
         "context": state.request.context,
         "constraints": "\n".join(state.request.constraints),
         "run": joined((state.run_id, state.request.kind)),
-        "status": state.status,
+        "status": state.displayed_status,
         "started": moment(state.started_at),
         "took": times(state.started_at, state.stopped_at, time.time()),
         "likely": likely(state.estimate) if state.estimate and state.subtasks else "",
@@ -199,11 +199,11 @@ def runs_table(states: Sequence[RunState]) -> Table:
     table = table_of("", "run", "started", "took", "status", "task")
     for state in states:
         table.add_row(
-            Text(symbol_of(state.status), style=style_of(state.status)),
+            Text(symbol_of(state.displayed_status), style=style_of(state.displayed_status)),
             state.run_id,
             moment(state.started_at, "%b %d %H:%M"),
             times(state.started_at, state.stopped_at, time.time()),
-            state.status,
+            state.displayed_status,
             one_line(state.request.task),
         )
     return table

@@ -87,7 +87,7 @@ class RunUpdates:
 def versions(state: RunState) -> Iterator[tuple[str, object]]:
     """Yield each resource that tells of a run, with a value that differs when it does."""
     run = f"runs://{state.run_id}"
-    yield "runs://recent", state.status
+    yield "runs://recent", state.displayed_status
     yield run, (state.status, state.events)
     yield f"{run}/trace", state.events
     if state.plan is not None:

@@ -279,7 +279,7 @@ def _run_under_way(result: HandlerResult) -> str | None:
         case CallToolResult(
             structured_content={
                 "run_id": str(run_id),
-                "status": "queued" | "planning" | "running" | "synthesizing",
+                "status": "queued" | "planning" | "running" | "synthesizing" | "cancelling",
             }
         ):
             return run_id

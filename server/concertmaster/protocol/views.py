@@ -58,6 +58,8 @@ DETAILS = (
 
 def progress_line(state: RunState) -> str:
     """Return how far a run has come, such as `1 of 2 subtasks ended; analyst is running`."""
+    if state.displayed_status == "cancelling":
+        return one_line(f"cancelling: {state.cancel_requested}", 200)
     questions = state.questions.values()
     asked = [f"{item.worker} waits for leave to call {item.tool}" for item in questions]
     return one_line("; ".join([_progress(state), *asked]), 200)
@@ -139,7 +141,7 @@ def run_reply(state: RunState, page: Page, detail: Detail, *, approval_token: st
         links["diff"] = f"{run}/diff"
     return RunReply(
         run_id=state.run_id,
-        status=state.status,
+        status=state.displayed_status,
         task=one_line(state.request.task, 160),
         context=one_line(state.request.context, 160),
         constraints=_sentences(state.request.constraints, detail),
@@ -212,7 +214,7 @@ def plan_reply(state: RunState, page: Page, detail: Detail) -> PlanReply:
     short_analysis = analysis if len(analysis) <= detail.objective else one_line(analysis, 300)
     return PlanReply(
         plan_id=state.run_id,
-        status=state.status,
+        status=state.displayed_status,
         analysis=short_analysis,
         direct_answer=page.text or None,
         next_offset=page.next_offset,
@@ -323,7 +325,7 @@ def _run_line(state: RunState) -> RunLine:
     return RunLine(
         run_id=state.run_id,
         kind=state.request.kind,
-        status=state.status,
+        status=state.displayed_status,
         task=one_line(state.request.task, 100),
         started_at=datetime.fromtimestamp(state.started_at, UTC).isoformat(timespec="seconds"),
         seconds=_elapsed(state.started_at, state.stopped_at) if state.still else None,

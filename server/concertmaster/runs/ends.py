@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 
 from concertmaster.engine.record.events import Event, RunEnded, SubtaskFinished, SubtaskResult
-from concertmaster.runs.state import RunState
+from concertmaster.runs.state import RunState, cancel_reason
 
 
 def cancelled(state: RunState) -> Iterator[Event]:
@@ -21,13 +21,11 @@ def cancelled(state: RunState) -> Iterator[Event]:
             yield SubtaskFinished(
                 name=f"subtask/{subtask_id}/result", at=time.time(), result=result
             )
-    reason = state.cancel_requested or "no reason given"
-    stop = "" if reason.endswith((".", "!", "?")) else "."
     yield RunEnded(
         name="run/end",
         at=time.time(),
         status="cancelled",
-        reasons=(f"The run was cancelled: {reason}{stop}",),
+        reasons=(cancel_reason(state),),
     )
 
 

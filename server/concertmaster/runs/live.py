@@ -28,6 +28,9 @@ from concertmaster.store.looking import LIVENESS_SECONDS, Looking, changed
 
 log = logging.getLogger(__name__)
 
+END_SECONDS = 2
+"""How long a process that is about to end may take to write that a run was cancelled."""
+
 _UNWRITABLE = (StoreError, UnknownRunError)
 """What the journal raises when it does not take an event of a run."""
 
@@ -201,7 +204,7 @@ class LiveRuns:
 
     def leave_to_others(self, state: RunState, *, epoch: int) -> None:
         """Own a run no more that this process has taken over and cannot go on with."""
-        state.interrupt()
+        state.lose_process()
         self._given_up.add(state, epoch=epoch)
 
     async def stop(self, live: LiveRun, event: CancelRequested) -> None:
@@ -226,11 +229,15 @@ class LiveRuns:
 
     async def _drive(self, live: LiveRun, run: Run) -> None:
         try:
-            with live.scope:
-                await self._orchestrator.drive(run)
-            if live.state.cancel_requested is not None and not live.state.over:
-                for event in list(ends.cancelled(live.state)):
-                    await self._append(live, event)
+            try:
+                with live.scope:
+                    await self._orchestrator.drive(run)
+            except anyio.get_cancelled_exc_class():
+                # This process ends too, but the run was asked to stop before.
+                with anyio.move_on_after(END_SECONDS, shield=True):
+                    await self._end_cancelled(live)
+                raise
+            await self._end_cancelled(live)
         except _UNWRITABLE as exc:
             self._give_up(live, exc)
         except Exception:
@@ -238,10 +245,16 @@ class LiveRuns:
             await self._end_broken(live)
         finally:
             if not live.state.still:
-                live.state.interrupt()
+                live.state.lose_process()
             # Once it is over its journal tells all; only runs under way are kept in memory.
             self._drop(live)
             self._notify(live)
+
+    async def _end_cancelled(self, live: LiveRun) -> None:
+        """Write the end of a run that was asked to stop, if it has not got there by itself."""
+        if live.state.cancel_requested is not None and not live.state.over:
+            for event in list(ends.cancelled(live.state)):
+                await self._append(live, event)
 
     def _drop(self, live: LiveRun) -> None:
         del self._live[live.state.run_id]

@@ -304,6 +304,13 @@ class RunService:
         waits = state.status == "needs_approval"
         return await self.cancel(run_id, reason=reason) if waits else state
 
+    async def end_cancelled(self, state: RunState) -> None:
+        """Write the end of a run that was asked to stop, and whose process has died before that."""
+        if (reason := state.cancel_requested) is not None and state.status == "cancelled":
+            name = f"run/cancel/{secrets.token_hex(4)}"
+            event = CancelRequested(name=name, at=time.time(), reason=reason)
+            await self.room.cancelled(state, event)
+
     async def answer(self, run_id: str, question_id: str, *, allowed: bool, by: str) -> RunState:
         """Answer a question of a run on somebody's behalf, and return where it stands then.
 

@@ -121,6 +121,12 @@ class RunState:
         return self.status in FINAL_STATUSES
 
     @property
+    def displayed_status(self) -> RunStatus:
+        """Return the status that readers see: a run that was asked to stop is `cancelling`."""
+        cancelling = self.cancel_requested is not None and not self.still
+        return "cancelling" if cancelling else self.status
+
+    @property
     def left_alone(self) -> bool:
         """Tell whether the run does not go on by itself: it may be what its processes died of."""
         return self.deaths >= MOST_DEATHS
@@ -326,6 +332,17 @@ class RunState:
         self.reasons = reasons
         self._pause()
 
+    def lose_process(self) -> None:
+        """Take in that no process drives the run any more: it is interrupted or cancelled.
+
+        A cancellation that is in the journal decides how the run ends, though its end is not there.
+        """
+        if self.cancel_requested is None:
+            self.interrupt()
+            return
+        reasons = (cancel_reason(self),)
+        self._end(RunEnded(name="run/end", at=self.updated_at, status="cancelled", reasons=reasons))
+
     def queue(self) -> None:
         """Take in that the run waits for a process to drive it."""
         self.status = "queued"
@@ -384,6 +401,13 @@ class RunState:
                     subtask.leave()
 
 
+def cancel_reason(state: RunState) -> str:
+    """Return why a cancelled run has ended."""
+    reason = state.cancel_requested or "no reason given"
+    stop = "" if reason.endswith((".", "!", "?")) else "."
+    return f"The run was cancelled: {reason}{stop}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecentRuns:
     """The latest runs, newest first."""
@@ -403,9 +427,9 @@ def fold(
 ) -> RunState:
     """Return the state after `events`, the first of which started the run.
 
-    A run that has not ended and whose process is not `alive` is `interrupted`; or `queued`, if
-    it was `handed_over` to others, or is `attended` by others and not left alone. Those of its
-    subtasks that had not ended are `pending` again.
+    A run that has not ended and whose process is not `alive` is `cancelled` if that was asked for,
+    else `interrupted`; or `queued`, if it was `handed_over` to others, or is `attended` by others
+    and not left alone. Those of its subtasks that had not ended are `pending` again.
 
     Raises:
         UnreadableRunError: the events are not those of a run.
@@ -436,5 +460,5 @@ def fold(
         if goes_on and state.cancel_requested is None:
             state.queue()
         else:
-            state.interrupt()
+            state.lose_process()
     return state

@@ -102,6 +102,8 @@ class Takeover:
         """Return where a run stands once it goes on, or nothing if it should not or cannot."""
         try:
             state = await self._service.get(row.run_id)
+            if state.cancel_requested is not None:
+                await self._service.end_cancelled(state)
             if state.cancel_requested is None and (row.queued or not state.left_alone):
                 return await self._service.resume(row.run_id, by=self._by, here=True)
         except (RequestError, UnreadableRunError) as exc:

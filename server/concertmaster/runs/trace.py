@@ -82,7 +82,8 @@ def trace(
     """Return the tree of a run's spans, as far as its `events` go.
 
     With `content`, spans of tool calls have their arguments and results in full.
-    What has not ended is `running`, or `interrupted` where the run's process is not `alive`.
+    What has not ended is `running`, or where the run's process is not `alive`, `interrupted` or,
+    if the run was asked to stop, `cancelled`.
 
     Raises:
         UnreadableRunError: the events are not those of a run.
@@ -97,7 +98,7 @@ def trace(
             problem = f"nothing goes before its event {event.name!r} that it belongs to."
             raise UnreadableRunError(run_id, problem) from None
     if not alive:
-        tree.root.stop(None, "interrupted")
+        tree.root.stop(None, "cancelled" if tree.cancelling else "interrupted")
     return tree.root.span()
 
 
@@ -178,6 +179,8 @@ class _Tree:
         """Those that are open, by id."""
         self._cut_off: set[str] = set()
         """Steps whose calls were under way when the run was interrupted."""
+        self.cancelling = False
+        """Whether the run was asked to stop since it was last resumed."""
 
     def apply(self, event: Event) -> None:
         match event:
@@ -223,6 +226,7 @@ class _Tree:
                 self.root.attributes["findings"] = [finding.what for finding in event.findings]
             case CancelRequested():
                 self.root.attributes["cancel_requested"] = event.reason
+                self.cancelling = True
             case _:
                 self.root.stop(event.steady_at, event.status)
                 self.root.end(
@@ -233,6 +237,7 @@ class _Tree:
                 )
 
     def _resume(self, event: RunResumed) -> None:
+        self.cancelling = False
         self._cut_off |= self._calls.keys()
         self.root.stop(None, "interrupted")
         self.root.status, self.root.ended_at = "", None

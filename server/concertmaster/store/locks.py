@@ -61,5 +61,5 @@ class OpenLock:
     def _opened(self) -> int:
         if self._descriptor is None:
             private.make_file(self._file)
-            self._descriptor = os.open(self._file, os.O_RDWR)
+            self._descriptor = os.open(self._file, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
         return self._descriptor

@@ -81,6 +81,10 @@ WITH unfinished AS (
         )) AS reserved
     FROM run_rows JOIN runs USING (run_id)
     WHERE run_rows.principal = %(reserving)s AND NOT run_rows.ended AND run_id <> %(without)s
+    AND (alive OR run_rows.owner = %(me)s OR NOT EXISTS (
+        SELECT FROM events WHERE events.run_id = run_rows.run_id
+        AND events.epoch = run_rows.epoch AND kind = 'cancel-requested'
+    ))
 )
 SELECT
     (SELECT count(*) FROM unfinished WHERE active) AS runs,
@@ -93,6 +97,8 @@ SELECT
         SELECT coalesce(sum(usd), 0) FROM events WHERE run_id = %(without)s AND usd IS NOT NULL
     ) AS spent_before
 """
+
+"""A run that was to stop, and whose process has died, does not go on by itself."""
 
 _FITS: LiteralString = (
     """(

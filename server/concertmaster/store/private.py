@@ -1,5 +1,7 @@
 """Folders and files that nobody but this user can read: they hold people's documents."""
 
+import errno
+import os
 import stat
 import sys
 from pathlib import Path
@@ -21,20 +23,38 @@ def make_folder(folder: Path) -> None:
 
 
 def make_file(file: Path) -> None:
-    """Create an empty file of mode 0600 whatever the umask; one that exists is closed to others."""
+    """Create an empty file of mode 0600 whatever the umask; one that exists is closed to others.
+
+    Raises:
+        OSError: ELOOP if it is a symbolic link, which could lead to a file of somebody else.
+    """
     try:
-        file.touch(mode=0o600, exist_ok=False)
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         close_to_others(file)
-    else:
-        file.chmod(0o600)
+        return
+    os.close(descriptor)
+    file.chmod(0o600)
 
 
 def close_to_others(file: Path) -> None:
-    """Take from a file what its group and others may do with it."""
-    mode = stat.S_IMODE(file.stat().st_mode)
-    if mode & 0o077:
-        file.chmod(mode & 0o700)
+    """Take from a file what its group and others may do with it.
+
+    Raises:
+        OSError: ELOOP if it is a symbolic link.
+    """
+    if sys.platform == "win32":
+        if file.is_symlink():
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(file))
+        return
+    # By its descriptor, so that nothing can be put in its place meanwhile.
+    descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+        if mode & 0o077:
+            os.fchmod(descriptor, mode & 0o700)
+    finally:
+        os.close(descriptor)
 
 
 def is_open_to_others(file: Path) -> bool:

@@ -12,6 +12,10 @@ _NO_FOLDER = (
     "The data folder {folder} cannot be made: there is a file of that name, or on the way to "
     "it. Move the file away, or set CONCERTMASTER_DATA_FOLDER to another folder."
 )
+_LINK = (
+    "{link} is a symbolic link, and files of the data folder must not be. Put the file itself "
+    "there, or set CONCERTMASTER_DATA_FOLDER to the folder that it is in."
+)
 _FULL = (
     "The disk of the data folder {folder} is full. Make room on it, or set "
     "CONCERTMASTER_DATA_FOLDER to a folder on another disk."
@@ -48,6 +52,7 @@ _BY_ERRNO = {
     errno.EEXIST: _NO_FOLDER,
     errno.ENOTDIR: _NO_FOLDER,
     errno.ENOSPC: _FULL,
+    errno.ELOOP: _LINK,
 }
 _BY_SQLITE_CODE = {
     sqlite3.SQLITE_PERM: _DENIED,
@@ -71,4 +76,5 @@ def explain(error: sqlite3.Error | OSError, file: Path) -> str:
     else:
         sentence = _BY_ERRNO.get(error.errno or 0, _UNUSABLE)
         reason = error.strerror or str(error)
-    return sentence.format(folder=file.parent, file=file, reason=reason)
+    link = getattr(error, "filename", None) or file
+    return sentence.format(folder=file.parent, file=file, link=link, reason=reason)

@@ -157,12 +157,15 @@ class SqliteFile:
     def _usage(
         self, connection: sqlite3.Connection, principal: str, *, since: float, without: str
     ) -> PrincipalUsage:
-        unfinished = connection.execute(SELECT_RESERVED, (principal, without)).fetchall()
+        found = connection.execute(SELECT_RESERVED, (principal, without)).fetchall()
+        alive = {owner: self._owners.alive(owner) for owner in {row[0] for row in found}}
+        # One that was to stop, and whose process has died, does not go on by itself.
+        unfinished = [row for row in found if alive[row[0]] or not row[2]]
         (spent,) = connection.execute(SELECT_SPENT, (principal, since)).fetchone()
         (spent_before,) = connection.execute(SELECT_COST, (without,)).fetchone()
         return PrincipalUsage(
-            runs=sum(owner == NOBODY or self._owners.alive(owner) for owner, _ in unfinished),
-            reserved_usd=sum(reserved for _, reserved in unfinished),
+            runs=sum(owner == NOBODY or alive[owner] for owner, *_ in unfinished),
+            reserved_usd=sum(reserved for _, reserved, _ in unfinished),
             spent_usd=spent,
             spent_before_usd=spent_before,
         )

@@ -17,10 +17,14 @@ SELECT_ROWS = f"SELECT run_id, created_at, epoch, owner, principal, {_LAST} FROM
 _COST = "(SELECT total(usd) FROM events WHERE events.run_id = runs.run_id AND usd IS NOT NULL)"
 
 SELECT_RESERVED = f"""
-    SELECT owner, max(0, coalesce(budget_usd, 0) - {_COST}) FROM runs
+    SELECT owner, max(0, coalesce(budget_usd, 0) - {_COST}), EXISTS (
+        SELECT 1 FROM events WHERE events.run_id = runs.run_id
+        AND events.epoch = runs.epoch AND kind = 'cancel-requested'
+    ) FROM runs
     WHERE principal = ? AND run_id <> ? AND NOT {ENDED}
 """  # noqa: S608
-"""The owner of each unfinished run of a principal, and what is left of its budget."""
+"""The owner of each unfinished run of a principal, what is left of its budget, and whether it is to
+stop."""
 
 SELECT_SPENT = """
     SELECT total(usd) FROM runs JOIN events USING (run_id)

@@ -38,6 +38,7 @@ RunStatus = Literal[
     "planning",
     "running",
     "synthesizing",
+    "cancelling",
     "needs_approval",
     "succeeded",
     "partial",

@@ -50,7 +50,10 @@ class AnthropicLLM:
         """
         async with self._opening:
             if self._calls is None:
-                self._calls = await to_thread.run_sync(_open_calls, self._connection, self._prices)
+                # A cancelled call does not wait for the import; the next one finds it further on.
+                self._calls = await to_thread.run_sync(
+                    _open_calls, self._connection, self._prices, abandon_on_cancel=True
+                )
                 self._lifetime.push_async_callback(self._calls.aclose)
         return await self._calls.complete(request, draft)
 
