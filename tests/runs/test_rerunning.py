@@ -111,7 +111,7 @@ async def test_what_cannot_be_run_anew_says_why(store: Store) -> None:
     async with service_in(store, {"worker:analyst": gate, "planner": "no plan"}) as service:
         with pytest.raises(UnknownSubtaskError, match="Its subtasks: s1, s2, s3"):
             await service.rerun(first.run_id, redo=["s9"])
-        with pytest.raises(InvalidPlanError, match="'b', which does not exist"):
+        with pytest.raises(InvalidPlanError, match='"b", which does not exist'):
             await service.rerun(first.run_id, plan=edited(first, "s1", inputs=("b",)))
         unplanned = await over(service, await service.start(RunOrder(task="why?")))
         with pytest.raises(RequestError, match="has no plan"):
