@@ -244,7 +244,7 @@ async def test_a_part_that_fails_is_named_and_the_others_stay(tmp_path: Path) ->
 
     run = await one(tmp_path, {"kind": "map"}, {"worker:analyst": some}, inputs=INPUTS)
     assert (run.reply["status"], run.statuses) == ("partial", ["partial"])
-    assert "b.md failed: The model is gone." in run.reply["reasons"][0]
+    assert '"b.md" failed: The model is gone.' in run.reply["reasons"][0]
     assert "read c.md" in run.reply["answer"]
 
 
