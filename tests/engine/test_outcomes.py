@@ -366,7 +366,7 @@ async def test_a_part_that_was_not_done_is_named_and_the_others_stand() -> None:
     result = run.results["s1"]
     assert result.status == "partial"
     assert "Hallo" in result.text
-    assert "da failed: " in result.errors[0]
+    assert '"locale: da" failed: ' in result.errors[0]
     assert "no Danish." in result.errors[0]
 
 

@@ -176,10 +176,10 @@ async def test_a_failed_call_costs_what_its_error_says() -> None:
 
 async def test_tokens_bind_where_nobody_knows_the_price() -> None:
     llm = model({"worker:analyst": said(1000)}, Rates())
-    run = await driven(asked(*chain(3), budget_tokens=6_600), llm)
+    run = await driven(asked(*chain(3), budget_tokens=7_000), llm)
     assert statuses(run)["s1"] == "succeeded"
     assert statuses(run)["s3"] == "skipped"
-    assert "budget of 6,600 tokens" in run.end.reasons[0]
+    assert "budget of 7,000 tokens" in run.end.reasons[0]
     assert "an unknown price" in run.end.reasons[-1]
 
 

@@ -392,7 +392,7 @@ async def test_a_run_whose_cancellation_is_in_the_journal_is_cancelled_though_it
             await service.cancel(run_id, reason="enough")
         await stopped_again(other, run_id, "cancelled")
         assert (await other.cancel(run_id, reason="again")).reasons == (
-            "The run was cancelled: enough",
+            "The run was cancelled: enough.",
         )
         # Whoever takes up runs writes the end that is missing.
         await Takeover(other, by="test").look()

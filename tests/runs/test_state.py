@@ -209,7 +209,7 @@ def test_a_run_that_was_asked_to_stop_is_cancelling_and_then_cancelled() -> None
     for handed_over in (False, True):
         dead = fold("r-1", events, alive=False, handed_over=handed_over)
         assert (dead.status, dead.displayed_status, dead.over) == ("cancelled", "cancelled", True)
-        assert (dead.reasons, dead.ended_at) == (("The run was cancelled: enough",), 7)
+        assert (dead.reasons, dead.ended_at) == (("The run was cancelled: enough.",), 7)
         assert {item.status for item in dead.subtasks.values()} == {"cancelled"}
     resumed = RunResumed(name="run/resume/2", at=8, epoch=2, by="me")
     assert fold("r-1", [*events, resumed], alive=False).status == "interrupted"
