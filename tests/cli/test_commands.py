@@ -129,7 +129,7 @@ def test_a_plan_is_run_from_stdin(invoke: Invoke, answer_with: Callable[[FakeLLM
         ),
         (
             "subtasks: [{id: s1, worker: analyst, objective: x, inputs: [b.py]}]",
-            "Subtask 's1' wants the input 'b.py', which does not exist; available: app.py",
+            'Subtask \'s1\' wants the input "b.py", which does not exist; available: "app.py".',
         ),
     ],
 )

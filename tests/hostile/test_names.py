@@ -1,5 +1,6 @@
 """Names of inputs that are written to pass for instructions, followed through every prompt."""
 
+import itertools
 import json
 from collections.abc import Iterable
 
@@ -83,8 +84,12 @@ def write(request: Request) -> str:
     return "" if len(request.messages) == 1 else "a text " * 50
 
 
+FINDINGS = itertools.count()
+
+
 def analyse(_request: Request) -> str:
-    return "Partly done: it ends early.\n\n" + "a finding " * 50
+    """Reply with something else each time, so that answers have to be judged."""
+    return f"Partly done: it ends early.\n\n{next(FINDINGS)}: " + "a finding " * 50
 
 
 SCRIPTS: dict[str, Script] = {

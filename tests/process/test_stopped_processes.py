@@ -26,6 +26,7 @@ from concertmaster.store import postgres_link
 from concertmaster.store.looking import changed
 from concertmaster.store.postgres_link import Address, Connection, Link
 from concertmaster.store.postgres_store import PostgresJournal, open_postgres
+from processes import running
 from stores import PostgresStore
 
 pytestmark = [
@@ -125,19 +126,15 @@ class Other:
 
 @contextmanager
 def other_process(url: str) -> Generator[Other]:
-    process = subprocess.Popen(
+    command = running(
         [sys.executable, "-m", "tests.process.test_stopped_processes", url],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT / "tests")},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        text=True,
     )
-    with process:
-        try:
-            yield Other(process)
-        finally:
-            process.kill()
+    with command as process:
+        yield Other(process)
 
 
 async def until_a_session(operator: psycopg.Connection[tuple[object, ...]], is_: str) -> None:

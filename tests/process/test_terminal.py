@@ -98,17 +98,16 @@ def terminal_server(
 ) -> Generator[tuple[int, subprocess.Popen[bytes]]]:
     """Start a stdio server whose stdin, stdout and stderr are a terminal of its own."""
     screen, terminal = os.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-c", IN_TERMINAL, os.ttyname(terminal), *COMMAND, *options],
-        env=environment(folder, {"TERM": "dumb", **extra}),
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-    )
     try:
-        yield screen, process
+        with running(
+            [sys.executable, "-c", IN_TERMINAL, os.ttyname(terminal), *COMMAND, *options],
+            text=False,
+            env=environment(folder, {"TERM": "dumb", **extra}),
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as process:
+            yield screen, process
     finally:
-        process.kill()
-        process.wait()
         os.close(terminal)
         os.close(screen)
 

@@ -364,15 +364,19 @@ class _Reckoning:
         case, definition = self._case, self._worker(worker or subtask.worker)
         bound = subtask.max_tokens or definition.max_tokens or self._limits.max_tokens
         turns = definition.max_turns if case.high and definition.tools else 1
-        prompt = self._prompt("work") + self._tokens(size(definition.instructions))
+        template = self._prompt("work")
+        prompt = template + self._tokens(size(definition.instructions))
         prompt += len(subtask.depends_on) * case.reply
         asked_for = model or self._run.request.model
         model = asked_for or definition.model or self._setup.models.worker
         load = NO_LOAD
+        shared = template if self._is_cached(("work", model, definition.tools)) else 0
         for turn in range(turns):
             words = min(case.tool_call if turn < turns - 1 else case.reply, bound)
             usage = Usage(
-                tokens_in=prompt + turn * (case.tool_call + case.outcome), tokens_out=words
+                tokens_in=prompt - shared + turn * (case.tool_call + case.outcome),
+                cache_read=shared,
+                tokens_out=words,
             )
             usage += self._served(definition) if turn == 0 else NO_USAGE
             begins_as = (model, definition.tools, inputs.name)
@@ -387,6 +391,12 @@ class _Reckoning:
         if not self._case.high:
             tools = [replace(tool, max_uses=1) for tool in tools]
         return most_served(tools)
+
+    def _is_cached(self, beginning: object) -> bool:
+        """Return whether a call that begins so finds it cached; from here on, others do."""
+        known = not self._case.high and beginning in self._cached
+        self._cached.add(beginning)
+        return known
 
     def _judgement(self, prompt: PromptName, model: str, inputs: _Inputs, *, answers: int) -> _Load:
         usage = Usage(
@@ -406,13 +416,13 @@ class _Reckoning:
     ) -> _Load:
         """Return what a call takes that reads `inputs` before all that is in `usage`."""
         tokens = inputs.tokens if inputs is not None else 0
-        cached = again or (not self._case.high and begins_as in self._cached)
-        self._cached.add(begins_as)
-        kind = "cache_read" if cached else "cache_write"
-        expected = self._setup.llm.expected(model, usage.model_copy(update={kind: tokens}))
+        cached = self._is_cached(begins_as) or again
+        read = usage + (Usage(cache_read=tokens) if cached else Usage(cache_write=tokens))
+        expected = self._setup.llm.expected(model, read)
         if expected.usd is None:
             # Not every provider has a price for what is cached.
-            plain = usage.model_copy(update={"tokens_in": usage.tokens_in + tokens})
+            whole = usage.tokens_in + usage.cache_read + tokens
+            plain = usage.model_copy(update={"tokens_in": whole, "cache_read": 0})
             expected = self._setup.llm.expected(model, plain)
         # What reads no tokens does not think either.
         seconds = self._case.wait + usage.tokens_out / self._case.speed if expected.tokens else 0.0
