@@ -240,6 +240,8 @@ class Journal(Protocol):
     async def delete(self, run_ids: Sequence[str]) -> None:
         """Delete runs, and the texts that no other run refers to; all of them or none.
 
+        Where there is no space for that, they are deleted one by one.
+
         Raises:
             UnknownRunError: there is none of one of the ids.
             BusyRunError: one of them is under way.

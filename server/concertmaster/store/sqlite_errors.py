@@ -1,8 +1,13 @@
 """What the errors of SQLite and of the file system mean for a journal, as sentences."""
 
 import errno
+import shutil
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
+
+LITTLE_BYTES = 64 * 1024
+"""With less than this left on a disk, a file cannot even be opened."""
 
 _DENIED = (
     "The data folder {folder} cannot be written ({reason}). Let this user write to it and to "
@@ -17,7 +22,8 @@ _LINK = (
     "there, or set CONCERTMASTER_DATA_FOLDER to the folder that it is in."
 )
 _FULL = (
-    "The disk of the data folder {folder} is full. Make room on it, or set "
+    "The disk of the data folder {folder} is full. Make room on it (concertmaster runs prune "
+    "--keep-days 7, or concertmaster runs delete), or set "
     "CONCERTMASTER_DATA_FOLDER to a folder on another disk."
 )
 _DAMAGED = (
@@ -71,6 +77,8 @@ def explain(error: sqlite3.Error | OSError, file: Path) -> str:
         # The low byte; the others say more closely what happened.
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         sentence, reason = _BY_SQLITE_CODE.get(code, _UNUSABLE), str(error)
+        if code == sqlite3.SQLITE_IOERR and _is_full(file.parent):
+            sentence = _FULL
     elif isinstance(error, TimeoutError):
         sentence, reason = _LOCKED, ""
     else:
@@ -78,3 +86,9 @@ def explain(error: sqlite3.Error | OSError, file: Path) -> str:
         reason = error.strerror or str(error)
     link = getattr(error, "filename", None) or file
     return sentence.format(folder=file.parent, file=file, link=link, reason=reason)
+
+
+def _is_full(folder: Path) -> bool:
+    with suppress(OSError):
+        return shutil.disk_usage(folder).free < LITTLE_BYTES
+    return False

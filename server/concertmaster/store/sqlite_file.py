@@ -54,6 +54,7 @@ from concertmaster.store.sqlite_queries import (
     SELECT_SPENT,
     SELECT_STANDING,
 )
+from concertmaster.store.sqlite_space import Reserve, empty_wal, frugal, is_no_space, shrink
 from concertmaster.store.sqlite_texts import drop_texts, keep_texts, kept_texts
 from concertmaster.store.stored import Write, events_of, outlined, standings
 from concertmaster.store.texts import needed
@@ -94,6 +95,7 @@ class SqliteFile:
         self._patience = patience
         self._owners = Owners(folder / "owners")
         self._lock = locks.OpenLock(folder / "runs.lock")
+        self._reserve = Reserve(folder / "runs.reserve")
         self._opening = threading.Lock()
         self._connections: tuple[sqlite3.Connection, sqlite3.Connection] | None = None
         self._identity: tuple[int, int] | None = None
@@ -202,29 +204,55 @@ class SqliteFile:
     def delete(self, run_ids: Sequence[str]) -> None:
         """Delete runs and the texts that no other refers to; for the writing thread."""
         with self._explained():
-            writer = self._writer()
-            with self._alone():
-                with writer:
-                    writer.execute("BEGIN IMMEDIATE")
-                    for run_id in run_ids:
-                        self._delete(writer, run_id)
-                    drop_texts(writer)
-                # What was deleted is to be gone from the disk. A process that reads just now
-                # keeps it from that, as do the runs of others, whose commits could wait in vain
-                # while a large file is written anew; then the next deletion sees to it.
-                if set(self._at_work(writer)) - {self._owners.me}:
-                    return
-                with suppress(sqlite3.OperationalError):
-                    writer.execute("VACUUM")
-                    writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            try:
+                self._delete_together(run_ids)
+            except (sqlite3.OperationalError, OSError) as exc:
+                if not is_no_space(exc):
+                    raise
+                self._delete_one_by_one(run_ids)
 
-    def _delete(self, writer: sqlite3.Connection, run_id: str) -> None:
+    def _delete_together(self, run_ids: Sequence[str]) -> None:
+        writer = self._writer()
+        with self._alone():
+            with writer:
+                writer.execute("BEGIN IMMEDIATE")
+                for run_id in run_ids:
+                    self._delete(writer, run_id)
+                drop_texts(writer)
+            # What was deleted is to be gone from the disk. A process that reads just now
+            # keeps it from that, as do the runs of others, whose commits could wait in vain
+            # while a large file is written anew; then the next deletion sees to it.
+            if not set(self._at_work(writer)) - {self._owners.me}:
+                shrink(writer)
+
+    def _delete_one_by_one(self, run_ids: Sequence[str]) -> None:
+        """Delete runs with as little space as possible: each in a transaction of its own."""
+        writer = self._writer()
+        self._reserve.release()
+        with self._alone():
+            empty_wal(writer)
+            for run_id in run_ids:
+                self._check_deletable(writer, run_id)
+            with frugal(writer):
+                for run_id in run_ids:
+                    with writer:
+                        writer.execute("BEGIN IMMEDIATE")
+                        self._delete(writer, run_id)
+                        drop_texts(writer)
+                    empty_wal(writer)
+            shrink(writer)
+            self._reserve.keep(beside=self._path)
+
+    def _check_deletable(self, writer: sqlite3.Connection, run_id: str) -> None:
         found = writer.execute(_SELECT_OWNER, (run_id,)).fetchone()
         if found is None:
             raise UnknownRunError(run_id)
         _, owner, ended = found
         if not ended and (owner == NOBODY or self._owners.alive(owner)):
             raise BusyRunError(run_id)
+
+    def _delete(self, writer: sqlite3.Connection, run_id: str) -> None:
+        self._check_deletable(writer, run_id)
         for statement in DELETE_RUN:
             writer.execute(statement, (run_id,))
 
@@ -379,9 +407,20 @@ class SqliteFile:
                     raise StoreError(ON_NETWORK.format(folder=self._folder, kind=kind))
                 private.make_folder(self._folder)
                 with self._alone():
-                    self._connections = self._open()
+                    self._connections = self._open_with_reserve()
                     self._identity = _identity(self._path)
             return self._connections
+
+    def _open_with_reserve(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+        """Open the file; where the disk is too full for that, with the space of the reserve."""
+        try:
+            opened = self._open()
+        except (sqlite3.OperationalError, OSError) as exc:
+            if not is_no_space(exc) or not self._reserve.release():
+                raise
+            return self._open()
+        self._reserve.keep(beside=self._path)
+        return opened
 
     def _open(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
         private.make_file(self._path)

@@ -74,6 +74,9 @@ _STEPS = (
 )
 """What makes each layout of the one before it."""
 
+SHORTENABLE = "PRAGMA auto_vacuum = INCREMENTAL"
+"""Lets a file be shortened in steps; takes effect on a new file, or with the next VACUUM."""
+
 LAYOUT = len(_STEPS)
 """Version of the tables."""
 
@@ -87,6 +90,8 @@ def lay_out(writer: sqlite3.Connection, file: Path) -> None:
     before = _layout_of(writer, file)
     if before == LAYOUT:
         return
+    if before == 0:
+        writer.execute(SHORTENABLE)
     with writer:
         writer.execute("BEGIN IMMEDIATE")
         for statements in _STEPS[before:]:
