@@ -188,8 +188,8 @@ async def test_calls_under_way_end_when_a_command_is_told_to_end_or_its_terminal
                 process.send_signal(signal.SIGKILL if terminal else signal.SIGTERM)
                 await output(process)
                 assert process.returncode == (-9 if terminal else 143)
-            begun = len(api.ledger.entries)
             run_id = await ended(tmp_path)
+            begun = len(api.ledger.entries)
         made = calls(await events_of(tmp_path, run_id))
         assert len(made) == begun
         with command(tmp_path, api, "resume", run_id, "--json") as process:
