@@ -25,7 +25,7 @@ from concertmaster.llm.protocol import (
 )
 from concertmaster.llm.server_tools import Source
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Version of the shapes below, written to the journal with each event."""
 
 
