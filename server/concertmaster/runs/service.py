@@ -34,7 +34,7 @@ from concertmaster.runs.retention import Retention, prune
 from concertmaster.runs.rewrites import file_changes
 from concertmaster.runs.room import Room
 from concertmaster.runs.state import RecentRuns, RunState, fold
-from concertmaster.runs.trace import Span, outward, trace
+from concertmaster.runs.trace import Span, visible_trace
 from concertmaster.runs.watching import Watching
 from concertmaster.store.journal import Journal, PrincipalUsage, Reservation, StoredRun
 from concertmaster.tools.changes import FileChange
@@ -383,7 +383,7 @@ class RunService:
         row = await self._journal.row(run_id)
         events = await self._journal.events(run_id)
         alive = self._live.get(run_id) is not None or (row.alive and not row.mine)
-        return trace(run_id, outward(run_id, events), alive=alive, content=content)
+        return visible_trace(run_id, events, alive=alive, content=content)
 
 
 @asynccontextmanager
