@@ -125,10 +125,16 @@ async def run_on(connection: Connection, **arguments: Any) -> Ran:
     return Ran(
         reply=reply,
         results=results,
-        steps=[span["attributes"]["step"] for span in calls],
-        failed=[span["attributes"]["step"] for span in calls if span["status"] == "failed"],
+        steps=[_step(span) for span in calls],
+        failed=[_step(span) for span in calls if span["status"] == "failed"],
         llm=connection.llm,
     )
+
+
+def _step(span: dict[str, Any]) -> str:
+    """Return the step of a call, or only its caller where a guard withholds the step."""
+    attributes = span["attributes"]
+    return attributes.get("step", attributes["caller"])
 
 
 async def _calls(connection: Connection, run_id: str) -> list[dict[str, Any]]:

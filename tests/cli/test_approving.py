@@ -125,6 +125,18 @@ def test_a_plan_that_waits_can_be_cancelled(invoke: Invoke, llm: FakeLLM) -> Non
     assert "cancelled" in invoke("runs").stdout
 
 
+def test_a_plan_that_was_declined_at_the_terminal_is_final(
+    invoke: Invoke, at_terminal: Callable[..., Result], llm: FakeLLM
+) -> None:
+    run_id = run_id_of(at_terminal(*ORDER, lines="n\n"))
+    refused = invoke("resume", run_id)
+    assert refused.exit_code == 2
+    assert "was declined, which is final" in refused.stderr
+    shown = invoke("show", run_id).stdout
+    assert f"concertmaster resume {run_id} --plan FILE" in shown
+    assert llm.callers() == ["planner"]
+
+
 def test_another_plan_is_not_approved_unseen(invoke: Invoke) -> None:
     result = invoke("resume", "r-any", "--approve", "--from", "s1")
     assert result.exit_code == 2

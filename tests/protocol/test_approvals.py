@@ -18,7 +18,7 @@ from clients import ERAS, Connection, connected, structured, text_of
 from concertmaster.protocol import tasks
 from concertmaster.protocol.approving import SHOWN_SUBTASKS
 from concertmaster.runs.intake import RunPolicy
-from fakes import plan_json, subtask
+from fakes import UNPLANNED, plan_json, subtask
 from services import Gate
 from serving import ANN, BOB, TEAM, served
 from taking_tasks import TakesTasks, ask, call, handed_out
@@ -117,6 +117,43 @@ async def test_a_person_who_declines_has_the_run_cancelled(mode: str, tmp_path: 
         assert connection.llm.callers() == ["planner"]
     assert reply["status"] == "cancelled"
     assert reply["reasons"] == ["The run was cancelled: its plan was declined."]
+
+
+@both_eras
+async def test_a_declined_plan_is_final_and_the_reply_says_how_to_order_it_with_changes(
+    mode: str, tmp_path: Path
+) -> None:
+    person = Person("decline")
+    async with opened(tmp_path, mode, person) as connection:
+        reply = await wanted(connection)
+        run_id = reply["run_id"]
+        refusals = [
+            await connection.refusal("resume_run", run_id=run_id, **more)
+            for more in ({}, {"budget_usd": 4}, {"from_subtask": "s2"})
+        ]
+        found = await connection.ask("get_run", run_id=run_id)
+        assert len(person.asked) == 1
+        edited = {"subtasks": [subtask("s1").model_dump(mode="json", exclude=UNPLANNED)]}
+        other = await connection.ask("resume_run", run_id=run_id, plan=edited)
+        assert len(person.asked) == 2
+        assert connection.llm.callers() == ["planner"]
+    assert other["run_id"] != run_id
+    for text in (reply["next"], found["next"], *refusals):
+        assert "was declined, which is final" in text
+        assert "run_orchestration with a changed task or changed constraints" in text
+        assert "edited plan" in text
+
+
+@both_eras
+async def test_a_plan_is_declined_with_cancel_run_where_nobody_can_be_asked(
+    mode: str, tmp_path: Path
+) -> None:
+    async with opened(tmp_path, mode) as connection:
+        reply = await wanted(connection)
+        gone = await connection.ask("cancel_run", run_id=reply["run_id"])
+        refusal = await connection.refusal("resume_run", run_id=reply["run_id"])
+    assert "was declined, which is final" in gone["next"]
+    assert "was declined, which is final" in refusal
 
 
 @both_eras

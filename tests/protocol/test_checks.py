@@ -83,7 +83,44 @@ async def test_a_guard_that_objects_stops_what_is_under_way_and_nothing_gets_out
     assert run.reply["reasons"] == ["The guard writer did not let it pass: It names customers."]
     assert "subtasks" not in run.reply
     assert HIDDEN not in str(run.reply)
-    assert run.steps == []
+
+
+async def test_the_trace_of_a_run_that_a_guard_stopped_has_each_paid_call_and_no_content(
+    tmp_path: Path,
+) -> None:
+    working = anyio.Event()
+
+    async def work(request: Request) -> str:
+        working.set()
+        await hang(request)
+
+    async def guard(_: Request) -> str:
+        await working.wait()
+        return screening(allowed=False, reason="It names customers.")
+
+    plan = plan_json(subtask("secret-id", objective=HIDDEN), analysis=HIDDEN)
+    scripts: dict[str, Script] = {"planner": plan, "worker:analyst": work, "guard": guard}
+    async with connected(tmp_path, scripts) as connection:
+        run = await run_on(connection, guard="writer")
+        uri = run.reply["links"]["trace"]
+        (page,) = (await connection.client.read_resource(uri)).contents
+        made = connection.llm.callers()
+    assert sorted(made) == ["guard", "planner", "worker:analyst"]
+    assert sorted(run.steps) == ["guard/call/1", "plan/call/1", "worker"]
+    text = getattr(page, "text", "")
+    assert HIDDEN not in text
+    assert "secret-id" not in text
+    trace = json.loads(text)
+    assert trace["attributes"]["usage"]["calls"] == sum(
+        usage["calls"] for usage in run.reply["usage"]
+    )
+    calls = [span for span in flat(trace) if span["kind"] == "call"]
+    assert {span["name"] for span in calls} == {"chat fake-small", "chat fake-big"}
+    assert all(span["ended_at"] and span["status"] != "running" for span in calls)
+
+
+def flat(span: dict[str, Any]) -> list[dict[str, Any]]:
+    return [span, *(inner for part in span["spans"] for inner in flat(part))]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from building import setup
+from clients import hang
 from concertmaster.engine.record.events import ApprovalOffered, Event, RunEnded
 from concertmaster.engine.record.request import NOBODY, Approve
 from concertmaster.errors import LostRunError, RequestError, UnknownRunError
@@ -256,6 +257,28 @@ async def test_a_plan_that_is_declined_is_cancelled(store: Store) -> None:
     assert declined.reasons == ("The run was cancelled: too dear.",)
     assert {item.status for item in declined.subtasks.values()} == {"cancelled"}
     assert llm.callers() == ["planner"]
+
+
+async def test_only_a_plan_that_was_declined_is_final_and_the_journal_tells(store: Store) -> None:
+    async with opened(store) as service:
+        declined, cancelled = await waiting(service), await waiting(service)
+        await service.cancel(declined.run_id, reason="no", declined=True)
+        await service.cancel(cancelled.run_id, reason="not now")
+    async with opened(store) as service:
+        with pytest.raises(RequestError, match="was declined, which is final"):
+            await service.resume(declined.run_id, by="test")
+        assert (await service.get(declined.run_id)).status == "cancelled"
+        await service.resume(cancelled.run_id, by="test")
+        assert (await over(service, cancelled)).status == "needs_approval"
+
+
+async def test_to_decline_a_run_whose_plan_does_not_wait_only_cancels_it(store: Store) -> None:
+    async with opened(store, FakeLLM(default=hang)) as service:
+        state = await service.start(ORDER)
+        await service.cancel(state.run_id, reason="cancel_run was called", declined=True)
+    async with opened(store) as service:
+        await service.resume(state.run_id, by="test")
+        assert (await over(service, state)).status == "needs_approval"
 
 
 class SlowEnd(SqliteJournal):

@@ -37,7 +37,7 @@ from concertmaster.errors import UnreadableRunError
 from concertmaster.llm.images import Image
 from concertmaster.llm.protocol import ToolCall, ToolOutcome
 from concertmaster.llm.server_tools import ServerToolUse
-from concertmaster.runs.trace import Span, trace
+from concertmaster.runs.trace import Span, trace, visible_trace
 from fakes import USAGE, reply_with, subtask
 
 SAID = "what was said"
@@ -461,6 +461,28 @@ def test_what_the_guard_decided_is_in_the_trace_and_its_call_beside_the_plan() -
     assert decided(passed=False).attributes["guard"] == "names a customer"
     (call,) = decided(passed=True).spans
     assert (call.kind, call.attributes["caller"]) == ("call", "guard")
+
+
+def test_a_withheld_trace_has_all_spans_and_no_word_of_a_model() -> None:
+    request = RunRequest(task=SAID, guard="writer")
+    start = RunStarted(name="run/start", at=0, request=request)
+    decision = GuardDecided(name="guard", at=16.5, passed=False, reason="names a customer")
+    events = [start, *WHOLE_RUN[1:-1], decision]
+    whole, withheld = trace("r-1", events), visible_trace("r-1", events)
+
+    def facts(span: Span) -> list[object]:
+        own = (span.kind, span.status, span.started_at, span.ended_at)
+        return [(*own, span.attributes.get("usage")), *(facts(part) for part in span.spans)]
+
+    assert facts(withheld) == facts(whole)
+    text = withheld.model_dump_json()
+    assert "names a customer" in text
+    assert "chat m" in text
+    for written in (SAID, "s1", "s2", "analyst", "read_file", "overloaded", "why not", "do s1"):
+        assert written in whole.model_dump_json(), written
+        assert written not in text, written
+    allowed = [start, *WHOLE_RUN[1:-1], decision.model_copy(update={"passed": True})]
+    assert visible_trace("r-1", allowed) == trace("r-1", allowed)
 
 
 def test_findings_are_in_the_trace() -> None:

@@ -68,7 +68,8 @@ def _decision(state: RunState) -> Begin | None:
     except click.Abort:
         return None
     if answer == "no":
-        return lambda service: service.cancel(state.run_id, reason="its plan was declined")
+        reason = "its plan was declined"
+        return lambda service: service.cancel(state.run_id, reason=reason, declined=True)
     budget_usd = None if answer == "yes" else float(answer)
     return approval(
         state.run_id, by="whoever approved its plan", budget_usd=budget_usd, shown=state

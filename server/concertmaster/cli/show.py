@@ -116,6 +116,8 @@ def to_go_on(state: RunState) -> str:
         return ""
     if state.status == "needs_approval":
         return f"concertmaster resume {state.run_id} --approve"
+    if state.plan_declined:
+        return f"concertmaster resume {state.run_id} --plan FILE, with the plan edited"
     if state.nothing_left:
         return f"concertmaster resume {state.run_id} --from SUBTASK, or --plan FILE"
     budget_usd = sufficient_budget(state)

@@ -86,7 +86,8 @@ async def decide(runs: "Runs", state: RunState, answer: Answer[Approval]) -> Run
     """
     match answer:
         case "declined":
-            return await runs.cancel(state.run_id, reason="its plan was declined")
+            reason = "its plan was declined"
+            return await runs.cancel(state.run_id, reason=reason, declined=True)
         case "dismissed":
             return state
         case Approval():

@@ -47,7 +47,8 @@ def _to_be_approved(state: RunState, token: str) -> str:
         "The plan waits for approval; until then no work is done. Show the user the subtasks, the "
         f'estimate and the budget. Only if they agree, call resume_run with run_id "{run_id}" and '
         f'approval_token "{token}" (and budget_usd, if they name another limit). If not, call '
-        f"cancel_run; to change the plan, run_orchestration with the edited plan{also}."
+        "cancel_run, which is final; to change the plan, run_orchestration with the edited "
+        f"plan{also}."
     )
 
 
@@ -55,6 +56,12 @@ def _next_after_end(state: RunState) -> str:
     run_id = state.run_id
     if state.request.kind == "plan" and state.plan is not None:
         return f'Call run_orchestration with plan_id "{run_id}" to run the plan.'
+    if state.plan_declined:
+        return (
+            "The plan was declined, which is final: do not resume the run. If the user wants "
+            "something else, call run_orchestration with a changed task or changed constraints, "
+            f'or resume_run with run_id "{run_id}" and an edited plan.'
+        )
     if (budget_usd := sufficient_budget(state)) is not None:
         return (
             f'Call resume_run with run_id "{run_id}" and budget_usd {budget_usd:g} to have the '

@@ -230,7 +230,7 @@ async def cancel_run(
 ) -> CallToolResult:
     """Stop a run."""
     service = await state_of(ctx).service()
-    state = await service.cancel(run_id, reason="cancel_run was called")
+    state = await service.cancel(run_id, reason="cancel_run was called", declined=True)
     return await reply_on(ctx, state)
 
 
@@ -291,7 +291,7 @@ running, with wait_seconds (such as 45): it returns when the run is over or the 
 
 CANCEL_RUN = """\
 Stop a run that is no longer wanted. What is finished is kept and can be read with get_run. Does \
-nothing to a run that is over."""
+nothing to a run that is over. A plan that waits for approval is declined by it, which is final."""
 
 RESUME_RUN = """\
 Go on with a run that is interrupted, cancelled, failed or partial, or needs approval: what \

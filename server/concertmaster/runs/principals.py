@@ -217,10 +217,10 @@ class OwnRuns:
         await self._check(run_id)
         return await self._service.wait_for_change(run_id, seen=seen, seconds=seconds)
 
-    async def cancel(self, run_id: str, *, reason: str) -> RunState:
-        """Stop a run and return where it stands then; what is finished stays."""
+    async def cancel(self, run_id: str, *, reason: str, declined: bool = False) -> RunState:
+        """Stop a run, or decline its plan, and return where it stands; what is finished stays."""
         await self._check(run_id)
-        return await self._service.cancel(run_id, reason=reason)
+        return await self._service.cancel(run_id, reason=reason, declined=declined)
 
     async def answer(self, run_id: str, question_id: str, *, allowed: bool, by: str) -> RunState:
         """Answer a question of a run, and return where it stands then."""

@@ -31,6 +31,20 @@ def check_resumable(state: RunState, setup: Setup) -> None:
         ) from None
 
 
+def check_not_declined(state: RunState) -> None:
+    """Check that the plan of a run was not declined.
+
+    Raises:
+        RequestError: it was, which is final.
+    """
+    if state.plan_declined:
+        raise RequestError(
+            f"The plan of run {state.run_id} was declined, which is final: it is not carried out "
+            "and not asked about again. If the user wants something else, call run_orchestration "
+            "with a changed task or changed constraints, or resume_run with an edited plan."
+        )
+
+
 def check_new_budget(state: RunState, usd: float | None, policy: RunPolicy) -> None:
     """Check that a run can go on with this budget, if it is to have another one.
 

@@ -29,12 +29,12 @@ from concertmaster.runs.live import LiveRun, LiveRuns
 from concertmaster.runs.orders import Order
 from concertmaster.runs.questions import answer_to
 from concertmaster.runs.reading import OrderReader, check_same, subtask_result
-from concertmaster.runs.resumable import check_new_budget, check_resumable
+from concertmaster.runs.resumable import check_new_budget, check_not_declined, check_resumable
 from concertmaster.runs.retention import Retention, prune
 from concertmaster.runs.rewrites import file_changes
 from concertmaster.runs.room import Room
 from concertmaster.runs.state import RecentRuns, RunState, fold
-from concertmaster.runs.trace import Span, outward, trace
+from concertmaster.runs.trace import Span, visible_trace
 from concertmaster.runs.watching import Watching
 from concertmaster.store.journal import Journal, PrincipalUsage, Reservation, StoredRun
 from concertmaster.tools.changes import FileChange
@@ -132,6 +132,8 @@ class RunService:
             StoreError: the journal cannot be written, so nothing was started.
         """
         state = await self.get(run_id)
+        if plan is None:
+            check_not_declined(state)
         checked = await self._reader.again(state, plan=plan, redo=redo, budget_usd=budget_usd)
         earlier = await self._reader.earlier(checked.request)
         return await self._begin(checked, origin=origin, earlier=earlier, reservation=reservation)
@@ -203,6 +205,7 @@ class RunService:
         # Before it is looked at where the run stands: what happens from here on makes it another's.
         row = await self._journal.row(run_id)
         state = await self.get(run_id)
+        check_not_declined(state)
         check_new_budget(state, budget_usd, self._policy)
         queued = self.room.queues and not here
         waits = state.status == "queued" and not queued
@@ -281,18 +284,21 @@ class RunService:
         """Return where a run stands once it has other than `seen` events, or time has passed."""
         return await self._watching.wait_for_change(run_id, seen=seen, seconds=seconds)
 
-    async def cancel(self, run_id: str, *, reason: str) -> RunState:
+    async def cancel(self, run_id: str, *, reason: str, declined: bool = False) -> RunState:
         """Stop a run and return where it stands then; what is finished stays.
 
         A run that is over is left as it is. One of another process is asked to stop, and one
-        that nobody drives does not go on by itself any more.
+        that nobody drives does not go on by itself any more. With `declined`, a plan that waits
+        for approval is declined: the run cannot be resumed.
         """
         state = await self.get(run_id)
-        # A plan that nobody has approved yet is declined in this way.
         if state.over and state.status != "needs_approval":
             return state
         event = CancelRequested(
-            name=f"run/cancel/{secrets.token_hex(4)}", at=time.time(), reason=reason
+            name=f"run/cancel/{secrets.token_hex(4)}",
+            at=time.time(),
+            reason=reason,
+            declined=declined and state.status == "needs_approval",
         )
         unattended = state.status in ("queued", "needs_approval", "interrupted")
         if (live := self._live.get(run_id)) is not None:
@@ -300,7 +306,8 @@ class RunService:
         elif not (unattended and await self.room.cancelled(state, event)):
             await self._journal.tell(run_id, event)
         state = await self.wait(run_id, seconds=CANCEL_SECONDS)
-        # Its plan may have come to wait for approval at this very moment.
+        # Its plan may have come to wait for approval at this very moment: nobody has seen it yet,
+        # so it is cancelled and not declined.
         waits = state.status == "needs_approval"
         return await self.cancel(run_id, reason=reason) if waits else state
 
@@ -383,7 +390,7 @@ class RunService:
         row = await self._journal.row(run_id)
         events = await self._journal.events(run_id)
         alive = self._live.get(run_id) is not None or (row.alive and not row.mine)
-        return trace(run_id, outward(run_id, events), alive=alive, content=content)
+        return visible_trace(run_id, events, alive=alive, content=content)
 
 
 @asynccontextmanager

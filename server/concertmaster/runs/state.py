@@ -91,6 +91,8 @@ class RunState:
     by_model: dict[str, Usage] = field(default_factory=dict[str, Usage])
     cancel_requested: str | None = None
     """Why the run is to stop, when somebody asked for it."""
+    declined: bool = False
+    """Whether that was because its plan was declined."""
     answer: str = ""
     value: JsonValue = None
     reasons: tuple[str, ...] = ()
@@ -125,6 +127,11 @@ class RunState:
         """Return the status that readers see: a run that was asked to stop is `cancelling`."""
         cancelling = self.cancel_requested is not None and not self.still
         return "cancelling" if cancelling else self.status
+
+    @property
+    def plan_declined(self) -> bool:
+        """Tell whether the run was cancelled because its plan was declined, which is final."""
+        return self.declined and self.status == "cancelled"
 
     @property
     def left_alone(self) -> bool:
@@ -197,6 +204,7 @@ class RunState:
                 self.status = "synthesizing"
             case CancelRequested():
                 self.cancel_requested = event.reason
+                self.declined = self.declined or event.declined
             case RunEnded():
                 self._end(event)
             case RunResumed():
@@ -367,6 +375,7 @@ class RunState:
         self.resumed += self.events > 2
         self.deaths = event.deaths
         self.cancel_requested = self.ended_at = None
+        self.declined = False
         self.reasons = ()
         self.calls.clear()
         self.questions = {}

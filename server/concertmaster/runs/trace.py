@@ -2,7 +2,7 @@
 
 Names follow the verbs of OpenTelemetry's conventions for generative AI. What was said to a
 model or by it is not in the trace, and of tool calls only what they were made with, shortened;
-unless somebody asks for the content of these.
+unless somebody asks for the content of these. What a guard withholds is not in it at all.
 """
 
 import json
@@ -50,8 +50,19 @@ from concertmaster.tools.servers.masking import NO_MASKING
 
 SpanKind = Literal["run", "plan", "subtask", "call", "question", "tool", "synthesis"]
 
-_OUTWARD = (RunStarted, RunResumed, GuardDecided, CancelRequested, RunEnded)
-"""What the trace of a run shows before its guard has let anything pass."""
+_VISIBLE_ATTRIBUTES = frozenset({"chars", "made_again", "stop_reason", "usage"})
+"""What the trace of a withheld run has of each span besides its kind, times and status."""
+
+_VISIBLE_RUN_ATTRIBUTES = _VISIBLE_ATTRIBUTES | {
+    "cancel_requested",
+    "guard",
+    "kind",
+    "reasons",
+    "resumed",
+    "run_id",
+    "trace_context",
+}
+"""What it has of the run itself; none of it was written by a worker or the planner."""
 
 
 class Span(Frozen):
@@ -69,11 +80,38 @@ class Span(Frozen):
     """In the order of their starts."""
 
 
-def outward(run_id: str, events: Sequence[Event]) -> Sequence[Event]:
-    """Return what the trace of a run may show: little before its guard has let it pass."""
-    if not fold(run_id, events, alive=True).withheld:
-        return events
-    return [event for event in events if isinstance(event, _OUTWARD)]
+def visible_trace(
+    run_id: str, events: Sequence[Event], *, alive: bool = True, content: bool = False
+) -> Span:
+    """Return the trace of a run as it may be shown.
+
+    While its guard has not let it pass, each span is there with its model, status, usage and
+    times, but without anything that a model wrote.
+
+    Raises:
+        UnreadableRunError: the events are not those of a run.
+    """
+    span = trace(run_id, events, alive=alive, content=content)
+    withheld = fold(run_id, events, alive=True).withheld
+    return _without_content(span) if withheld else span
+
+
+def _without_content(span: Span, *, in_subtask: bool = False) -> Span:
+    """Return a span and its parts without anything that a model wrote: names and ids included."""
+    visible = _VISIBLE_RUN_ATTRIBUTES if span.kind == "run" else _VISIBLE_ATTRIBUTES
+    attributes = {name: value for name, value in span.attributes.items() if name in visible}
+    if caller := span.attributes.get("caller"):
+        # A worker may have been written by the planner, with its name.
+        attributes["caller"] = str(caller).partition(":")[0]
+    if not in_subtask and (step := span.attributes.get("step")):
+        # The steps of a subtask contain its id.
+        attributes["step"] = step
+    name = span.name
+    if span.kind in ("question", "subtask", "tool"):
+        name = name.partition(" ")[0]
+    within = in_subtask or span.kind == "subtask"
+    parts = tuple(_without_content(part, in_subtask=within) for part in span.spans)
+    return span.model_copy(update={"name": name, "attributes": attributes, "spans": parts})
 
 
 def trace(

@@ -380,6 +380,8 @@ class CancelRequested(_Event):
 
     kind: Literal["cancel-requested"] = "cancel-requested"
     reason: str = ""
+    declined: bool = False
+    """Whether it declines a plan that waited for approval, which is final."""
 
 
 class RunEnded(_Event):
