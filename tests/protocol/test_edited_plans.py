@@ -149,21 +149,29 @@ async def test_a_wrong_key_of_a_client_s_plan_is_refused_with_the_right_one(
     wrong = {"tasks": [{"id": "s1", "worker": "analyst", "objektive": "find"}]}
     async with connected(tmp_path) as connection:
         refusal = await connection.refusal("run_orchestration", task="t", plan=wrong)
-    assert "plan.tasks.0.objektive: there is no such key; did you mean 'objective'?" in refusal
+    assert "plan.tasks[0].objektive: there is no such key; did you mean 'objective'?" in refusal
 
 
 @pytest.mark.parametrize(
     ("strategy", "sentence"),
     [
-        ("revize", "strategy: its kind is 'revize'; kinds are single, revise, vote, map."),
-        ({"rounds": 2}, "strategy: it has no kind; kinds are single, revise, vote, map."),
+        (
+            "revize",
+            "strategy (\"revize\" was given): its kind is 'revize'; kinds are single, revise, vote, "
+            "map.",
+        ),
+        (
+            {"rounds": 2},
+            'strategy ({"rounds": 2} was given): it has no kind; kinds are single, revise, vote, '
+            "map.",
+        ),
         (
             {"kind": "revise", "rounds": 9},
-            "strategy.revise.rounds: Input should be less than or equal to 5.",
+            "strategy.rounds must be at most 5, not 9.",
         ),
         (
             {"kind": "revise", "critik": "critic"},
-            "strategy.revise.critik: there is no such key; did you mean 'critic'?",
+            "strategy.critik: there is no such key; did you mean 'critic'?",
         ),
         (
             {"kind": "revise", "critic": "warden"},
@@ -186,7 +194,10 @@ async def test_a_wrong_key_of_a_client_s_plan_is_refused_with_the_right_one(
             {"kind": "map", "over": "contexts", "contexts": ["de"]},
             'a context is an object, or a list of {"key": …, "value": …}.',
         ),
-        ({"kind": "map", "over": "chapters"}, "strategy.map.over: Input should be 'inputs', "),
+        (
+            {"kind": "map", "over": "chapters"},
+            'strategy.over must be "inputs", "sections" or "contexts", not "chapters".',
+        ),
     ],
 )
 async def test_a_strategy_that_cannot_be_is_told_with_what_to_change(

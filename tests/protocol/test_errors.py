@@ -1,14 +1,19 @@
 """Which failures reach a client's model, and how."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema_rs import Draft202012Validator
 
 from clients import ERAS, connected
 from concertmaster.errors import StoreError
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("mode", ERAS)]
+
+FORBIDDING = ("additionalProperties", "minimum", "maximum", "minLength", "maxLength", "pattern")
+"""Keywords with which a client's validator would refuse what the server explains better."""
 
 REFUSALS: dict[str, tuple[str, dict[str, Any], str]] = {
     "unknown run": (
@@ -27,11 +32,7 @@ REFUSALS: dict[str, tuple[str, dict[str, Any], str]] = {
         {"subtask_id": "s1"},
         "subtask_id needs the run_id of the run that has the subtask.",
     ),
-    "missing argument": (
-        "run_worker",
-        {"worker": "analyst"},
-        "run_worker was called wrongly. task: this argument is required.",
-    ),
+    "missing argument": ("run_worker", {"worker": "analyst"}, "task is required."),
     "misspelt parameter": (
         "run_worker",
         {"worker": "analyst", "task": "x", "input": ["a.py"]},
@@ -42,36 +43,75 @@ REFUSALS: dict[str, tuple[str, dict[str, Any], str]] = {
         {"run_id": "r-1", "colour": "red"},
         "cancel_run has no parameter 'colour'. Known: run_id.",
     ),
+    "two misspelt parameters": (
+        "cancel_run",
+        {"run": "r-1", "runid": "r-1", "run_id": 5},
+        "cancel_run has no parameter 'run'. Did you mean 'run_id'? "
+        "cancel_run has no parameter 'runid'. Did you mean 'run_id'?",
+    ),
     "wrong types": (
         "run_orchestration",
-        {"task": "x", "max_subtasks": "many", "wait_seconds": 4000},
-        "run_orchestration was called wrongly. max_subtasks: Input should be a valid integer, "
-        "unable to parse string as an integer. wait_seconds: Input should be less than or equal "
-        "to 3600.",
+        {"task": ["x"], "max_subtasks": "many", "wait_seconds": 4000, "output_schema": "none"},
+        'task must be text, not ["x"]. max_subtasks must be a whole number, not "many". '
+        'output_schema must be an object, not "none". '
+        "wait_seconds must be at most 3600, not 4000.",
+    ),
+    "values that there are not": (
+        "run_orchestration",
+        {"task": "x", "mode": "fast", "decomposition": "none", "verify": 1, "approve": "yes"},
+        'mode must be "auto", "static" or "adaptive", not "fast". '
+        'decomposition must be "constrained", "hybrid" or "dynamic", not "none". '
+        'verify must be "none", "report" or "mend", not 1. '
+        'approve must be "never", "over_budget" or "always", not "yes".',
+    ),
+    "out of range": ("get_run", {"offset": -1}, "offset must be at least 0, not -1."),
+    "too long": (
+        "run_worker",
+        {"worker": "analyst", "task": "x", "idempotency_key": "k" * 300},
+        "idempotency_key must have at most 200 characters, not 300.",
+    ),
+    "a long value is quoted in part": (
+        "run_worker",
+        {"worker": "analyst", "task": "x", "constraints": {"n": "y" * 300}},
+        f'constraints must be a list, not {{"n": "{"y" * 52}….',
     ),
     "strange inputs": (
         "plan_task",
         {"task": "x", "inputs": [{"file": "a.py"}]},
-        "plan_task was called wrongly. inputs: each input is a path, folder, glob or URI as text, "
-        'or {"name": …, "text": …}.',
+        'inputs ([{"file": "a.py"}] was given): each input is a path, folder, glob or URI as '
+        'text, or {"name": …, "text": …}.',
     ),
     "an input that is a number": (
         "plan_task",
         {"task": "x", "inputs": 5},
-        "plan_task was called wrongly. inputs: each input is a path, folder, glob or URI as text, "
+        "inputs (5 was given): each input is a path, folder, glob or URI as text, "
         'or {"name": …, "text": …}.',
     ),
     "a text without a name": (
         "plan_task",
         {"task": "x", "inputs": ["a.py", {"name": "", "text": "y"}]},
-        "plan_task was called wrongly. inputs.1.document.name: String should have at least 1 "
-        "character.",
+        "inputs[1].name must not be empty.",
     ),
     "malformed plan": (
         "run_orchestration",
-        {"task": "x", "plan": {"subtasks": [{"id": "s1", "worker": "analyst"}]}},
-        "run_orchestration was called wrongly. plan.subtasks.0.objective: this argument is "
-        "required.",
+        {
+            "task": "x",
+            "plan": {
+                "subtasks": [
+                    {"id": "s 1", "worker": "analyst", "priority": "urgent"},
+                    {
+                        "id": "s2",
+                        "worker": "critic",
+                        "objective": "x",
+                        "strategy": {"kind": "vote", "share": 2},
+                    },
+                ]
+            },
+        },
+        'plan.subtasks[0].id must match ^[A-Za-z][A-Za-z0-9_-]{0,39}$, not "s 1". '
+        "plan.subtasks[0].objective is required. "
+        'plan.subtasks[0].priority must be "high", "medium" or "low", not "urgent". '
+        "plan.subtasks[1].strategy.share must be less than 1, not 2.",
     ),
 }
 
@@ -103,6 +143,31 @@ async def test_a_refusal_that_quotes_too_much_is_cut_and_keeps_what_to_do(
     assert len(sentence) < 4_100
     assert "characters…]" in sentence
     assert sentence.endswith(end)
+
+
+async def test_an_optional_argument_that_is_null_counts_as_left_out(
+    mode: str, tmp_path: Path
+) -> None:
+    async with connected(tmp_path, mode=mode) as connection:
+        await connection.ask(
+            "run_worker", worker="analyst", task="x", context=None, inputs=None, wait_seconds=None
+        )
+        assert await connection.refusal("run_worker", worker="analyst", task=None) == (
+            "task must be text, not null."
+        )
+
+
+async def test_a_client_that_checks_arguments_itself_leaves_other_parameters_to_the_server(
+    mode: str, tmp_path: Path
+) -> None:
+    async with connected(tmp_path, mode=mode) as connection:
+        tools = (await connection.client.list_tools()).tools
+    for tool in tools:
+        validator = Draft202012Validator(tool.input_schema)
+        given = dict.fromkeys(tool.input_schema.get("required", []), "x")
+        assert validator.is_valid(given | {"colour": "red"})
+        texts = json.dumps(tool.input_schema)
+        assert [word for word in FORBIDDING if f'"{word}"' in texts] == []
 
 
 async def test_a_cyclic_plan_is_refused_before_any_work(mode: str, tmp_path: Path) -> None:

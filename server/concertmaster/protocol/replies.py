@@ -87,7 +87,7 @@ class RunLine(Frozen):
 class Reply(Frozen):
     """What all replies may say."""
 
-    notice: str = Field(default="", description="What to know of the models that answered.")
+    notice: str = Field(default="", description="About the models used.")
     next: str = Field(default="", description="What to call next.")
 
 
@@ -101,42 +101,41 @@ class RunReply(Reply):
     constraints: tuple[str, ...] = ()
     progress: str = ""
     questions: tuple[QuestionLine, ...] = Field(
-        default=(), description="Tool calls that wait for a person to agree, which you are not."
+        default=(), description="Tool calls that a person has to allow, not you."
     )
     guard: Literal["none", "pending", "passed", "objected"] = "none"
     answer: str = ""
     next_offset: int | None = Field(
-        default=None, description="The answer goes on; pass this as offset to get_run."
+        default=None, description="Pass as offset to get_run for the rest."
     )
-    answer_chars: int | None = Field(default=None, description="Length of a cut answer.")
+    answer_chars: int | None = Field(
+        default=None, description="Length of the whole answer, if cut."
+    )
     value: AnyJson = Field(default=None, description="The answer, if output_schema was given.")
     subtasks: tuple[SubtaskLine, ...] = ()
-    more_subtasks: int = Field(default=0, description="Subtasks left out here.")
+    more_subtasks: int = 0
+    """Subtasks left out here."""
     seconds: float | None = None
     usd: float | None = Field(default=None, description="Absent if a price is unknown.")
-    estimate: Estimate | None = Field(
-        default=None, description="What the plan is likely to take, while that is of use."
-    )
-    approval_token: str = Field(
-        default="", description="Approves the plan, once, after the user has agreed to it."
-    )
+    estimate: Estimate | None = Field(default=None, description="What the plan is likely to take.")
+    approval_token: str = Field(default="", description="Approves the plan once the user agrees.")
     budget: Budget | None = None
     rest: Estimate | None = Field(
-        default=None, description="What is likely to be needed for what the budget left undone."
+        default=None, description="What the unfinished work is likely to take."
     )
     usage: tuple[ModelUsage, ...] = ()
-    reused: str = Field(default="", description="Results of an earlier run, and what they saved.")
+    reused: str = ""
+    """Results taken from an earlier run, and what they saved."""
     reasons: tuple[str, ...] = Field(default=(), description="Why it has not succeeded.")
-    sources: tuple[Source, ...] = Field(default=(), description="What the results cite.")
-    more_sources: int = Field(default=0, description="Sources left out here.")
-    decisions: tuple[str, ...] = Field(
-        default=(), description="Why the plan was changed, or the work called done."
-    )
-    findings: tuple[str, ...] = Field(default=(), description="What the results do not agree on.")
+    sources: tuple[Source, ...] = ()
+    more_sources: int = 0
+    """Sources left out here."""
+    decisions: tuple[str, ...] = Field(default=(), description="Why the plan was revised or ended.")
+    findings: tuple[str, ...] = Field(default=(), description="Disagreements between results.")
     custom_workers: tuple[str, ...] = Field(default=(), description="Workers written for this run.")
     warnings: tuple[str, ...] = ()
     links: dict[str, str] = Field(
-        default_factory=dict[str, str], description="Resources with all of it."
+        default_factory=dict[str, str], description="Resources with the whole."
     )
 
 
@@ -156,7 +155,8 @@ class PlanReply(Reply):
     shortened: bool = Field(
         default=False, description="Texts are cut here; run the plan by its plan_id."
     )
-    more_subtasks: int = Field(default=0, description="Subtasks left out here.")
+    more_subtasks: int = 0
+    """Subtasks left out here."""
     estimate: Estimate | None = Field(default=None, description="What it would take to run it.")
     usd: float | None = None
     usage: tuple[ModelUsage, ...] = ()
@@ -179,8 +179,9 @@ class SubtaskReply(Reply):
     value: AnyJson = None
     seconds: float | None = None
     usage: tuple[ModelUsage, ...] = ()
-    sources: tuple[Source, ...] = Field(default=(), description="What the result cites.")
-    more_sources: int = Field(default=0, description="Sources left out here.")
+    sources: tuple[Source, ...] = ()
+    more_sources: int = 0
+    """Sources left out here."""
     notes: tuple[str, ...] = Field(default=(), description="How the result came about.")
     errors: tuple[str, ...] = ()
     links: dict[str, str] = Field(default_factory=dict[str, str])
@@ -191,7 +192,7 @@ class RunsReply(Reply):
 
     runs: tuple[RunLine, ...] = ()
     unreadable: tuple[str, ...] = Field(
-        default=(), description="Runs that are there and cannot be read, and why."
+        default=(), description="Runs that cannot be read, and why."
     )
 
 

@@ -7,16 +7,23 @@ from mcp.server.mcpserver.tools import Tool
 from mcp.types import CallToolResult, ToolAnnotations
 from pydantic import Field, WithJsonSchema
 
-from concertmaster.engine.plans.plan import Plan, Verify
+from concertmaster.engine.plans.plan import Plan, Subtask, Verify
 from concertmaster.engine.record import request
 from concertmaster.errors import RequestError
 from concertmaster.protocol.approving import reply_on
 from concertmaster.protocol.arguments import Inputs, Texts
 from concertmaster.protocol.client_profiles import profile_of
 from concertmaster.protocol.next_calls import FOLLOW_SECONDS
-from concertmaster.protocol.replies import FoundReply, PlanReply, RunReply
+from concertmaster.protocol.replies import (
+    FoundReply,
+    PlanReply,
+    QuestionLine,
+    RunLine,
+    RunReply,
+    SubtaskLine,
+)
 from concertmaster.protocol.results import fitted_result, tool_result
-from concertmaster.protocol.schemas import schemas_of
+from concertmaster.protocol.schemas import brief, schemas_of
 from concertmaster.protocol.state import Ctx, state_of
 from concertmaster.protocol.tooling import SentenceTool
 from concertmaster.protocol.views import plan_reply, result_text, runs_reply, subtask_reply
@@ -34,36 +41,36 @@ Workers = Annotated[
 ]
 MaxSubtasks = Annotated[
     int | None,
-    Field(ge=1, description="Default: 8."),
+    Field(ge=1, description="At most 50. Default: 8."),
 ]
 Mode = Annotated[
     request.Mode,
     WithJsonSchema({"enum": ["auto", "static", "adaptive"], "type": "string"}),
-    Field(description="static: plan once; adaptive: replan as results come in."),
+    Field(description="static: plan once; adaptive: revise the plan as results arrive."),
 ]
 Decomposition = Annotated[
     request.Decomposition | None,
-    WithJsonSchema({"enum": ["constrained", "hybrid", "dynamic"]}),
+    WithJsonSchema({"enum": ["constrained", "hybrid", "dynamic"], "type": "string"}),
     Field(description="Workers the planner may write: none, one, any."),
 ]
 BudgetUsd = Annotated[
     float | None,
-    Field(description="Spending limit. Default: 2."),
+    Field(description="Spending limit in USD. Default: 2."),
 ]
 Context = Annotated[str, Field(description="Background to know.")]
 Constraints = Annotated[Texts, Field(description="What must or must not be done.")]
 DeadlineSeconds = Annotated[
     float | None,
-    Field(description="Time for all of it."),
+    Field(description="Time limit."),
 ]
 OutputSchema = Annotated[
     dict[str, Any] | None,
     WithJsonSchema({"type": "object"}),
-    Field(description="JSON Schema (type object) of the answer, returned as value."),
+    Field(description="JSON Schema (type object) of the value to return."),
 ]
 IdempotencyKey = Annotated[
     str,
-    Field(max_length=200, description="Calls with the same get the same run."),
+    Field(max_length=200, description="Calls with the same key get the same run."),
 ]
 WaitSeconds = Annotated[
     float,
@@ -71,15 +78,15 @@ WaitSeconds = Annotated[
     Field(
         ge=0,
         le=3600,
-        description="Seconds to wait; the run goes on.",
+        description="Seconds to wait; the run continues.",
     ),
 ]
-Offset = Annotated[int, Field(ge=0, description="Read on from here: next_offset of a cut reply.")]
+Offset = Annotated[int, Field(ge=0, description="next_offset of a cut reply: continue there.")]
 
 
 async def plan_task(
     ctx: Ctx,
-    task: Annotated[str, Field(description="What is to be achieved, with all that matters.")],
+    task: Annotated[str, Field(description="What to achieve, with all that matters.")],
     context: Context = "",
     inputs: Inputs = (),
     constraints: Constraints = (),
@@ -140,7 +147,7 @@ async def run_orchestration(
     ctx: Ctx,
     task: Annotated[
         str,
-        Field(description="What is to be achieved, with all that matters. Not with plan_id."),
+        Field(description="What to achieve, with all that matters. Not with plan_id."),
     ] = "",
     plan_id: Annotated[
         str, Field(description="Run this plan of plan_task, with its task and inputs.")
@@ -149,8 +156,8 @@ async def run_orchestration(
         Plan | None,
         WithJsonSchema({"type": "object"}),
         Field(
-            description="Run this plan, in the form of plan_task: {subtasks: [{id, worker, "
-            "objective, depends_on, inputs, …}], …}. Needs task and inputs."
+            description="Run this plan: {subtasks: [{id, worker, objective, depends_on, inputs, "
+            "…}], …}. Needs task and inputs."
         ),
     ] = None,
     context: Context = "",
@@ -171,7 +178,7 @@ async def run_orchestration(
     budget_usd: BudgetUsd = None,
     approve: Annotated[
         request.Approve | None,
-        WithJsonSchema({"enum": ["never", "over_budget", "always"]}),
+        WithJsonSchema({"enum": ["never", "over_budget", "always"], "type": "string"}),
         Field(description="Ask the user before the plan is run."),
     ] = None,
     output_schema: OutputSchema = None,
@@ -204,7 +211,7 @@ async def run_orchestration(
 async def get_run(
     ctx: Ctx,
     run_id: Annotated[
-        str, Field(description="A run_id or plan_id. Left out: the latest runs.")
+        str, Field(description="A run_id or plan_id. Default: list the latest runs.")
     ] = "",
     wait_seconds: WaitSeconds = 0,
     subtask_id: Annotated[str, Field(description="Show this subtask's result in full.")] = "",
@@ -236,14 +243,14 @@ async def cancel_run(
 
 async def resume_run(
     ctx: Ctx,
-    run_id: Annotated[str, Field(description="The run to go on with.")],
+    run_id: Annotated[str, Field(description="The run to resume.")],
     plan: Annotated[
         Plan | None,
         WithJsonSchema({"type": "object"}),
         Field(description="Its plan, edited (runs://RUN/plan)."),
     ] = None,
     from_subtask: Annotated[
-        str, Field(description="Do this subtask anew, and what depends on it.")
+        str, Field(description="Re-run this subtask and all that depend on it.")
     ] = "",
     budget_usd: BudgetUsd = None,
     approval_token: Annotated[
@@ -251,7 +258,7 @@ async def resume_run(
     ] = "",
     wait_seconds: WaitSeconds = FOLLOW_SECONDS,
 ) -> CallToolResult:
-    """Go on with a run."""
+    """Resume a run."""
     if plan is None and not from_subtask:
         state = await resume_and_follow(
             ctx,
@@ -270,7 +277,7 @@ async def resume_run(
 
 PLAN_TASK = """\
 Return a checked plan for a task without running it, to see or change it before paying for the \
-work; to simply get it done, call run_orchestration. Next: run_orchestration with the plan_id or \
+work; to get the task done, call run_orchestration. Next: run_orchestration with the plan_id or \
 the edited plan."""
 
 RUN_WORKER = """\
@@ -286,33 +293,52 @@ or one worker can do (run_worker). Status running, needs_approval: do what next 
 partial: something is missing, named in reasons; say so when you pass the answer on."""
 
 GET_RUN = """\
-See where a run stands and read its answer; changes nothing. Use it after a reply with status \
-running, with wait_seconds (such as 45): it returns when the run is over or the time is up."""
+See the state of a run and read its answer; changes nothing. After a reply with status running, \
+call it with wait_seconds (such as 45). With subtask_id: one result in full. Without run_id: the \
+latest runs."""
 
 CANCEL_RUN = """\
-Stop a run that is no longer wanted. What is finished is kept and can be read with get_run. Does \
+Stop a run that is no longer wanted. Finished results are kept and can be read with get_run. Does \
 nothing to a run that is over. A plan that waits for approval is declined by it, which is final."""
 
 RESUME_RUN = """\
-Go on with a run that is interrupted, cancelled, failed or partial, or needs approval: what \
-succeeded is kept; the rest is tried again. A run under way is only followed. With plan or \
-from_subtask: a new run, which takes over what nothing has changed for."""
+Resume a run that is interrupted, cancelled, failed or partial, or needs approval: what succeeded \
+is kept; the rest is tried again. A run in progress is only followed. With plan or from_subtask: \
+start a new run that reuses every result the change does not affect."""
 
-_answering = partial(SentenceTool.answering, schemas_of(PlanReply, RunReply, FoundReply))
+_SCHEMAS = schemas_of(
+    PlanReply, RunReply, FoundReply, lines=(Subtask, SubtaskLine, QuestionLine, RunLine)
+)
+
+_STOPPED = ("run_id", "status", "task", "answer", "subtasks", "reasons", "next")
+_REPLIED = (
+    *_STOPPED,
+    "progress",
+    "next_offset",
+    "value",
+    "questions",
+    "approval_token",
+    "warnings",
+)
+
+_run_schema = partial(brief, _SCHEMAS[RunReply], description="More fields as get_run has them.")
+
+_planning = partial(SentenceTool.answering, PlanReply, output_schema=_SCHEMAS[PlanReply])
+_running = partial(SentenceTool.answering, RunReply, output_schema=_run_schema(_REPLIED))
+_stopping = partial(SentenceTool.answering, RunReply, output_schema=_run_schema(_STOPPED))
+_finding = partial(SentenceTool.answering, FoundReply, output_schema=_SCHEMAS[FoundReply])
 
 # plan_task and run_worker change nothing but the server's own record, so clients may make such
 # calls side by side. run_orchestration starts work that can be large and outlasts the call: a
 # client should feel free to ask its user first.
 TOOLS: tuple[Tool, ...] = (
-    _answering(
-        PlanReply,
+    _planning(
         plan_task,
         title="Plan a task",
         description=PLAN_TASK,
         annotations=ToolAnnotations(read_only_hint=True, open_world_hint=True),
     ),
-    _answering(
-        RunReply,
+    _running(
         run_orchestration,
         title="Run a task with many workers",
         description=RUN_ORCHESTRATION,
@@ -323,15 +349,13 @@ TOOLS: tuple[Tool, ...] = (
             open_world_hint=True,
         ),
     ),
-    _answering(
-        RunReply,
+    _running(
         run_worker,
         title="Run one worker",
         description=RUN_WORKER,
         annotations=ToolAnnotations(read_only_hint=True, open_world_hint=True),
     ),
-    _answering(
-        FoundReply,
+    _finding(
         get_run,
         title="Look at a run",
         description=GET_RUN,
@@ -339,8 +363,7 @@ TOOLS: tuple[Tool, ...] = (
             read_only_hint=True, idempotent_hint=True, open_world_hint=False
         ),
     ),
-    _answering(
-        RunReply,
+    _stopping(
         cancel_run,
         title="Stop a run",
         description=CANCEL_RUN,
@@ -351,10 +374,9 @@ TOOLS: tuple[Tool, ...] = (
             open_world_hint=False,
         ),
     ),
-    _answering(
-        RunReply,
+    _running(
         resume_run,
-        title="Go on with a run",
+        title="Resume a run",
         description=RESUME_RUN,
         annotations=ToolAnnotations(
             read_only_hint=False,
