@@ -157,8 +157,8 @@ async def test_a_wrong_key_of_a_client_s_plan_is_refused_with_the_right_one(
     [
         (
             "revize",
-            "strategy (\"revize\" was given): its kind is 'revize'; kinds are single, revise, vote, "
-            "map.",
+            "strategy (\"revize\" was given): its kind is 'revize'; kinds are single, revise, "
+            "vote, map.",
         ),
         (
             {"rounds": 2},
