@@ -291,7 +291,7 @@ running, with wait_seconds (such as 45): it returns when the run is over or the 
 
 CANCEL_RUN = """\
 Stop a run that is no longer wanted. What is finished is kept and can be read with get_run. Does \
-nothing to a run that is over. A plan that waits for approval is declined by it, which is final."""
+nothing to a run that is over."""
 
 RESUME_RUN = """\
 Go on with a run that is interrupted, cancelled, failed or partial, or needs approval: what \
