@@ -7,6 +7,7 @@ from clients import ERAS, connected, hang
 from concertmaster.engine.plans.plan import Plan
 from concertmaster.engine.record.request import RunRequest
 from concertmaster.protocol.views import progress_line
+from concertmaster.protocol.waiting import ProgressCount
 from concertmaster.runs.state import RunState
 from concertmaster.runs.subtask_state import SubtaskState
 from fakes import plan_json, subtask
@@ -35,7 +36,10 @@ class Heard:
 
 
 @pytest.mark.parametrize("mode", ERAS)
-async def test_a_waiting_client_hears_of_every_change(mode: str, tmp_path: Path) -> None:
+async def test_a_waiting_client_hears_of_every_change(
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("concertmaster.protocol.waiting.PAUSE_SECONDS", 0)
     heard = Heard("1 of 2 subtasks ended; critic is running")
 
     async def wait(_: object) -> str:
@@ -53,14 +57,17 @@ async def test_a_waiting_client_hears_of_every_change(mode: str, tmp_path: Path)
     assert "0 of 2 subtasks ended; analyst and critic are running" in heard.messages
     assert heard.messages[-1] == "all 2 subtasks ended; writing the answer"
     assert sorted(set(heard.values)) == heard.values
+    assert all(value == int(value) for value in heard.values)
     assert heard.totals[0] is None
-    assert heard.totals[-1] == 3
+    assert heard.totals[-1] == 300
+    assert 200 <= heard.values[-1] < 300
 
 
 async def test_a_waiting_client_hears_something_even_when_nothing_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("concertmaster.protocol.waiting.HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr("concertmaster.protocol.waiting.PAUSE_SECONDS", 0)
     heard = Heard("0 of 1 subtasks ended; analyst is running", times=10)
     async with connected(tmp_path, default=hang) as connection:
 
@@ -75,6 +82,56 @@ async def test_a_waiting_client_hears_something_even_when_nothing_changes(
                 await heard.reached.wait()
                 tasks.cancel_scope.cancel()
     assert sorted(set(heard.values)) == heard.values
+
+
+async def test_many_changes_in_a_moment_are_one_notification(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("concertmaster.protocol.waiting.PAUSE_SECONDS", 600)
+    heard = Heard("planning")
+    plan = plan_json(*(subtask(f"s{number}") for number in range(8)))
+    async with connected(tmp_path, {"planner": plan}) as connection:
+        # The end of the run is not delayed by the pause.
+        with anyio.fail_after(20):
+            await connection.client.call_tool(
+                "run_orchestration", {"task": "x"}, progress_callback=heard
+            )
+    assert heard.messages == ["planning"]
+
+
+async def test_what_changed_during_a_pause_is_in_the_next_notification(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("concertmaster.protocol.waiting.PAUSE_SECONDS", 0.05)
+    heard = Heard("1 of 2 subtasks ended; critic is running")
+
+    async def wait(_: object) -> str:
+        await heard.reached.wait()
+        return "done"
+
+    async with connected(tmp_path, {"planner": PLAN, "worker:critic": wait}) as connection:
+        with anyio.fail_after(5):
+            await connection.client.call_tool(
+                "run_orchestration", {"task": "x"}, progress_callback=heard
+            )
+    assert heard.reached.is_set()
+
+
+def test_progress_rises_in_whole_steps_within_the_part_that_is_due_however_long_it_takes() -> None:
+    count = ProgressCount()
+    assert [count.next(ended=0, parts=None) for _ in range(2)] == [(0, None), (1, None)]
+    assert count.next(ended=0, parts=4) == (2, 400)
+    assert count.next(ended=1, parts=4) == (100, 400)
+    last = 100
+    # A part that is done again, and one that was added, have ended and parts go back and forth.
+    for ended, parts in ((1, 4), (2, 4), (0, 4), (2, 6), (3, 4), (4, 4)):
+        for _ in range(1_000):
+            progress, total = count.next(ended=ended, parts=parts)
+            assert total is not None
+            assert last < progress < total
+            due = min(ended, parts - 1)
+            assert due <= progress * parts / total < due + 1
+            last = progress
 
 
 def state(*statuses: str) -> RunState:

@@ -299,7 +299,7 @@ latest runs."""
 
 CANCEL_RUN = """\
 Stop a run that is no longer wanted. Finished results are kept and can be read with get_run. Does \
-nothing to a run that is over. A plan that waits for approval is declined by it, which is final."""
+nothing to a run that is over."""
 
 RESUME_RUN = """\
 Resume a run that is interrupted, cancelled, failed or partial, or needs approval: what succeeded \

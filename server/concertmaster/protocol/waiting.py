@@ -1,5 +1,6 @@
 """Waiting for a run on behalf of a client, which is kept informed and may walk away."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NoReturn
@@ -25,21 +26,54 @@ HEARTBEAT_SECONDS = 8.0
 ABANDON_SECONDS = 5.0
 """How long a run whose client walked away may take to end."""
 
-_STEP = 0.001
+PAUSE_SECONDS = 0.3
+"""The shortest time between two notifications; changes in between are in the next one."""
+
+_STEPS_PER_PART = 100
+"""How many steps of progress a subtask counts for: what happens within it raises progress too."""
+
+
+class ProgressCount:
+    """Counts progress in whole steps, which rise with every notification and stay below the total.
+
+    A part is a subtask, or the synthesis as the last of them. The count is always within the part
+    that is due. The total grows only when a part has more notifications than it has steps.
+    """
+
+    def __init__(self) -> None:
+        self._last = -1
+        self._steps_per_part = _STEPS_PER_PART
+
+    def next(self, *, ended: int, parts: int | None) -> tuple[int, int | None]:
+        """Return progress and total when so many of the parts have ended."""
+        if parts is None:
+            self._last += 1
+            return self._last, None
+        ended = min(ended, parts - 1)
+        while self._last + 1 >= self._steps_per_part * (ended + 1):
+            self._steps_per_part *= 2
+        self._last = max(self._last + 1, self._steps_per_part * ended)
+        return self._last, self._steps_per_part * parts
 
 
 class _Progress:
-    """Tells a client how far a run has come, in values that strictly rise."""
+    """Tells a client how far a run has come."""
 
     def __init__(self, ctx: Ctx) -> None:
         self._ctx = ctx
-        self._last = -_STEP
+        self._count = ProgressCount()
+        self._next_at = -math.inf
+
+    @property
+    def pause(self) -> float:
+        """Return how many seconds have to pass before the next notification."""
+        return max(0.0, self._next_at - anyio.current_time())
 
     async def report(self, state: RunState) -> None:
-        self._last = max(float(state.ended_subtasks), round(self._last + _STEP, 3))
-        # The synthesis counts as the last part of the work.
-        total = len(state.subtasks) + 1.0 if state.subtasks else None
-        await self._ctx.report_progress(self._last, total, progress_line(state))
+        parts = len(state.subtasks) + 1 if state.subtasks else None
+        progress, total = self._count.next(ended=state.ended_subtasks, parts=parts)
+        self._next_at = anyio.current_time() + PAUSE_SECONDS
+        await self._ctx.report_progress(progress, total, progress_line(state))
 
 
 async def follow(
@@ -73,6 +107,9 @@ async def follow(
                     seen=seen,
                     seconds=min(left, HEARTBEAT_SECONDS) if left > 0 else HEARTBEAT_SECONDS,
                 )
+                if not state.still and progress.pause:
+                    # The end of the run ends the pause as well.
+                    state = await service.wait(run_id, seconds=progress.pause)
     return state
 
 
