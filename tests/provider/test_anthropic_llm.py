@@ -500,7 +500,7 @@ async def test_a_call_that_is_cancelled_tells_what_it_had_cost_and_lets_the_conn
     body = Hanging(started() + text_block("so far"))
     draft = Draft()
     async with connected(Provider(httpx2.Response(200, stream=body))) as llm:
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(llm.complete, ask(), draft)
                 await body.reached.wait()
@@ -515,7 +515,7 @@ async def test_a_call_that_is_cancelled_tells_what_it_had_cost_and_lets_the_conn
 async def test_a_whole_reply_is_handed_on_though_its_response_does_not_end() -> None:
     body = Hanging(whole("done"))
     async with connected(Provider(httpx2.Response(200, stream=body))) as llm:
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             reply = await llm.complete(ask(), Draft())
     assert reply.text == "done"
     assert body.reached.is_set()

@@ -61,7 +61,7 @@ async def people(
 async def finished(runs: OwnRuns) -> str:
     """Return the id of a run that is over."""
     started = await runs.start(RunOrder(task="why?"), origin=NOBODY)
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         assert (await runs.wait(started.run_id, seconds=5)).status == "succeeded"
     return started.run_id
 
@@ -258,7 +258,7 @@ async def test_runs_go_on_and_are_repeated_within_the_allowance_only(tmp_path: P
     broken = ModelReplyError("no reply", usage=USAGE)
     async with people(tmp_path, {"planner": broken}, usd_a_day=0.01) as group:
         started = await group.ann.start(RunOrder(task="why?"), origin=NOBODY)
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             ended = await group.ann.wait(started.run_id, seconds=5)
         assert ended.status == "failed"
         with pytest.raises(AllowanceError):
@@ -271,7 +271,7 @@ async def test_a_run_goes_on_with_no_more_than_is_left_of_the_day(tmp_path: Path
     broken = ModelReplyError("no reply", usage=USAGE)
     async with people(tmp_path, {"planner": broken}, usd_a_day=3) as group:
         run_id = (await group.ann.start(RunOrder(task="why?"), origin=NOBODY)).run_id
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             await group.ann.wait(run_id, seconds=5)
         for more in (3.01, 19):
             with pytest.raises(AllowanceError, match=r"2\.99 USD are left"):
@@ -288,7 +288,7 @@ async def test_a_run_that_goes_on_has_its_budget_cut_to_what_is_left_of_the_day(
 ) -> None:
     async with people(tmp_path, usd_a_day=2) as group:
         run_id = (await group.ann.start(APPROVED, origin=NOBODY)).run_id
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             waits = await group.ann.wait(run_id, seconds=5)
         await finished(group.ann)
         approved = digest_to_approve(waits)
@@ -329,7 +329,7 @@ async def test_what_failed_calls_cost_counts_and_what_has_no_price_does_not(
     }
     async with people(tmp_path, scripts) as group:
         run = await group.ann.start(RunOrder(task="why?"), origin=NOBODY)
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             await group.ann.wait(run.run_id, seconds=5)
         assert await group.service.spent("ann", since=0) == pytest.approx(0.01)
         assert await group.service.spent("bob", since=0) == 0

@@ -30,7 +30,7 @@ BOTH = {"worker:analyst", "worker:critic"}
 async def over(service: RunService, origin: Origin = NOBODY, order: RunOrder = WHY) -> RunState:
     """Return where a run stands that has come to its end."""
     state = await service.start(order, origin=origin)
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         return await service.wait(state.run_id, seconds=60)
 
 
