@@ -21,7 +21,7 @@ BACKGROUND = {
 }
 """The environment of a client's server that works in the background."""
 
-END_SECONDS = 20
+END_SECONDS = 60
 
 
 @contextmanager

@@ -112,7 +112,7 @@ async def ran(folder: Path, scripts: Mapping[str, Script], **arguments: Any) -> 
 
 async def run_on(connection: Connection, **arguments: Any) -> Ran:
     """Return what became of `run_orchestration` on a connection."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         reply = await connection.ask("run_orchestration", **({"task": "check it"} | arguments))
     run_id = reply["run_id"]
     results = {

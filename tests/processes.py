@@ -200,7 +200,7 @@ class StdioServer:
 
     def end(self) -> int:
         """Return the exit status of a server that was told to end."""
-        return self.process.wait(timeout=10)
+        return self.process.wait(timeout=60)
 
 
 class HttpServer:
@@ -214,7 +214,7 @@ class HttpServer:
 
     async def end(self) -> int:
         """Return the exit status of a server that was told to end."""
-        return await wait(self.process, 10)
+        return await wait(self.process)
 
 
 @contextmanager

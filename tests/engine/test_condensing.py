@@ -82,7 +82,7 @@ async def test_groups_for_a_worker_take_no_more_slots_than_there_are() -> None:
         return "in short"
 
     last = subtask("last", "critic", depends_on=[item.id for item in SIX])
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         run, _ = await drive(
             order(*SIX, last, limits=Limits(slots=1)), {**IN_SHORT, "condenser": condense}
         )

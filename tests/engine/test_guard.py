@@ -71,7 +71,7 @@ async def test_nothing_is_said_to_others_by_a_tool_before_the_guard_lets_it_pass
 ) -> None:
     tool = FakeTool("look", lambda _arguments, _scope: "seen", outward=True)
     chosen, before = calling(tool, anyio.Event(), verdict)
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         await RecordedRun(ONE).drive(chosen)
     assert before == [0]
     assert len(tool.calls) == calls
@@ -80,7 +80,7 @@ async def test_nothing_is_said_to_others_by_a_tool_before_the_guard_lets_it_pass
 async def test_a_tool_that_tells_nobody_is_called_while_the_guard_is_reading() -> None:
     tool = FakeTool("look", lambda _arguments, _scope: "seen")
     chosen, before = calling(tool, anyio.Event(), PASSED)
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         await RecordedRun(ONE).drive(chosen)
     assert before == [1]
 
@@ -117,7 +117,7 @@ async def test_work_is_under_way_while_the_guard_screens() -> None:
         await working.wait()
         return PASSED
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         run, _ = await drive(GUARDED, {"worker:analyst": work, "guard": once_work_has_begun})
     assert run.end.status == "succeeded"
 
@@ -132,7 +132,7 @@ async def test_a_run_whose_work_is_done_ends_only_when_the_guard_has_decided() -
         return PASSED
 
     llm = FakeLLM({**SCRIPTS, "guard": once_all_is_done})
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         await run.drive(setup(llm))
     kinds = [type(event) for event in run.events]
     assert kinds.index(GuardDecided) < kinds.index(RunEnded)
@@ -153,7 +153,7 @@ async def test_an_objection_stops_all_work_and_the_run_fails_with_its_reason() -
         await both.wait()
         return OBJECTED
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         run, _ = await drive(
             GUARDED, {"worker:analyst": never, "worker:writer": never, "guard": object_then}
         )
@@ -260,7 +260,7 @@ async def test_a_cancelled_run_is_not_called_objected_to() -> None:
         return PASSED
 
     run = RecordedRun(GUARDED)
-    with anyio.fail_after(5), scope:
+    with anyio.fail_after(60), scope:
         await run.drive(setup(FakeLLM({"guard": stop})))
     assert scope.cancelled_caught
     assert decisions(run) == []
@@ -291,7 +291,7 @@ async def test_the_guard_counts_among_no_slots() -> None:
         return PASSED
 
     request = GUARDED.model_copy(update={"limits": Limits(slots=1)})
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         run, _ = await drive(request, {"guard": once_work_has_begun, "worker:analyst": work})
     assert run.end.status == "succeeded"
 

@@ -88,7 +88,7 @@ async def driven(
     inputs: Mapping[str, str] | None = None,
 ) -> RecordedRun:
     run = RecordedRun(request, recorded=recorded, inputs=inputs)
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         await run.drive(setup(llm, workers=workers))
     return run
 

@@ -253,7 +253,7 @@ async def test_mending_takes_no_more_slots_than_there_are_and_happens_at_the_sam
         return "mended"
 
     names = [f"s{number}" for number in range(5)]
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         run, _ = await drive(
             checked(*(subtask(name) for name in names), verify="mend", slots=2),
             {"worker:analyst": mend, "verifier": found(*names)},
@@ -308,7 +308,7 @@ async def test_a_run_cancelled_while_it_is_verified_mends_nothing(caller: str) -
         return found("s2") if request.caller == "verifier" else "done"
 
     run = RecordedRun(checked(verify="mend"))
-    with anyio.fail_after(5), scope:
+    with anyio.fail_after(60), scope:
         await run.drive(setup(FakeLLM(default=stop)))
     assert scope.cancelled_caught
     assert sum(isinstance(event, SubtaskFinished) for event in run.events) == 2

@@ -189,7 +189,7 @@ async def test_nothing_connects_to_this_machine(host: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
         url = f"http://{host}:{server.getsockname()[1]}/"
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             await outcome(FetchUrl(), {"url": url}, ToolScope())
         with pytest.raises(BlockingIOError):
             server.accept()

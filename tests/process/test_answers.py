@@ -44,7 +44,7 @@ async def runs_with_questions(folder: Path, *numbers: int) -> AsyncGenerator[Run
         tools=[tool],
         policy={"commit": "ask"},
     )
-    policy = RunPolicy(limits=Limits(ask_seconds=20))
+    policy = RunPolicy(limits=Limits(ask_seconds=100))
     async with (
         open_sqlite(folder) as journal,
         open_service(journal=journal, setup=made, policy=policy) as service,
@@ -112,7 +112,7 @@ def test_who_watches_a_run_answers_with_a_key(terminal: Terminal) -> None:
 
 
 async def question_of(service: RunService, run_id: str) -> str:
-    with anyio.fail_after(10):
+    with anyio.fail_after(100):
         state = await service.get(run_id)
         while not state.questions:
             state = await service.wait_for_change(run_id, seen=state.events, seconds=60)
@@ -130,7 +130,7 @@ async def test_a_run_of_another_process_is_answered_by_command(
         assert f"concertmaster answer {run_id} {question_id} yes|no" in shown.stdout
         answered = await command(tmp_path, "answer", run_id, question_id, said)
         assert (answered.returncode, answered.stderr) == (0, f"{question_id}: {outcome}\n")
-        with anyio.fail_after(10):
+        with anyio.fail_after(100):
             await service.wait(run_id, seconds=60)
         (span,) = (
             span

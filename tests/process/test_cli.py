@@ -32,7 +32,7 @@ def run(
         capture_output=True,
         text=True,
         encoding="utf-8",
-        timeout=50,
+        timeout=100,
         check=False,
     )
 
@@ -156,7 +156,7 @@ def test_a_server_that_begins_without_some_of_its_streams_ends_as_usual(closed: 
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=100,
         check=False,
     )
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
@@ -167,7 +167,7 @@ def test_what_is_printed_to_a_closed_stream_lands_in_no_file(tmp_path: Path) -> 
     line = 'exec "$0" -m concertmaster plan "Review it" "$2" --data-folder "$1" <&- >&- 2>&-'
     example = "examples/shop/app.py"
     command = ["/bin/sh", "-c", line, sys.executable, str(tmp_path), example]
-    done = subprocess.run(command, cwd=ROOT, timeout=50, check=False)
+    done = subprocess.run(command, cwd=ROOT, timeout=100, check=False)
     assert done.returncode == 0
     listed = run("runs", "--json", "--data-folder", str(tmp_path))
     assert '"status": "succeeded"' in listed.stdout
@@ -180,7 +180,7 @@ def test_over_http_the_server_tells_its_address_and_answers_there_until_a_signal
         assert process.stderr is not None
         found = re.match(r"Serving at (http://127\.0\.0\.1:\d+/mcp)$", process.stderr.readline())
         assert found is not None
-        assert httpx2.get(found.group(1)).status_code < 500
+        assert httpx2.get(found.group(1), timeout=60).status_code < 500
         process.terminate()
         process.stderr.read()
         assert process.wait() == 128 + signal.SIGTERM
@@ -197,7 +197,7 @@ def test_a_run_goes_to_the_scripted_endpoint_that_another_command_serves() -> No
         address = found.group(1)
         env = {"CONCERTMASTER_BASE_URL": address, "CONCERTMASTER_API_KEY": "right"}
         result = run("run", "Do it", "--json", env=env)
-        totals = httpx2.get(f"{address}/ledger").json()["totals"]
+        totals = httpx2.get(f"{address}/ledger", timeout=60).json()["totals"]
         process.send_signal(signal.SIGINT)
         assert "Interrupted." in process.stderr.read()
         assert process.wait() == 130

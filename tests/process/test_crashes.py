@@ -83,7 +83,7 @@ async def test_a_killed_run_goes_on_and_only_calls_that_were_under_way_are_made_
     tmp_path: Path, count: int
 ) -> None:
     async with serve_fake_api(BEHAVIOUR) as api:
-        with anyio.fail_after(180):
+        with anyio.fail_after(110):
             run_id = await killed_after(tmp_path, api, count)
             begun = len(api.ledger.entries)
             committed = calls(await events_of(tmp_path, run_id))
@@ -146,7 +146,7 @@ async def test_a_server_that_is_told_to_end_writes_down_what_its_calls_under_way
     tmp_path: Path,
 ) -> None:
     async with serve_fake_api(BEHAVIOUR) as api:
-        with anyio.fail_after(60):
+        with anyio.fail_after(100):
             server = await anyio.to_thread.run_sync(StdioServer, tmp_path, settings(api))
             with server:
                 server.call(2, "run_worker", WORK)
@@ -161,7 +161,7 @@ async def test_a_server_that_is_told_to_end_writes_down_what_its_calls_under_way
 
 async def test_a_server_takes_over_the_run_of_a_process_that_was_killed(tmp_path: Path) -> None:
     async with serve_fake_api(BEHAVIOUR) as api:
-        with anyio.fail_after(180):
+        with anyio.fail_after(110):
             server = await anyio.to_thread.run_sync(StdioServer, tmp_path, settings(api))
             with server:
                 run_id = await killed_after(tmp_path, api, 2)
@@ -181,7 +181,7 @@ async def test_calls_under_way_end_when_a_command_is_told_to_end_or_its_terminal
     tmp_path: Path, terminal: list[str]
 ) -> None:
     async with serve_fake_api(BEHAVIOUR) as api:
-        with anyio.fail_after(60):
+        with anyio.fail_after(100):
             with command(tmp_path, api, "run", "Do all of it", before=terminal) as process:
                 while len(api.ledger.entries) < 3:
                     await anyio.lowlevel.checkpoint()

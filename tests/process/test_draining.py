@@ -34,7 +34,7 @@ def anyio_backend() -> str:
 
 def terminated(process: subprocess.Popen[str]) -> int:
     process.terminate()
-    return process.wait(10)
+    return process.wait(60)
 
 
 @asynccontextmanager
@@ -84,7 +84,7 @@ async def test_a_server_that_is_to_end_lets_its_calls_end_and_keeps_what_they_br
 ) -> None:
     async with serve_fake_api(Behaviour(first_token_seconds=1)) as api:
         variables = {"CONCERTMASTER_API_KEY": "none", "CONCERTMASTER_BASE_URL": api.address}
-        with anyio.fail_after(50):
+        with anyio.fail_after(100):
             async with serving(tmp_path, variables) as end:
                 while not api.ledger.entries:
                     await anyio.lowlevel.checkpoint()

@@ -46,7 +46,7 @@ class Work:
 
 
 async def test_a_cancelled_call_cancels_its_run(mode: str, tmp_path: Path) -> None:
-    with anyio.fail_after(50), http_server(tmp_path) as server:
+    with anyio.fail_after(100), http_server(tmp_path) as server:
         async with Client(server.address, mode=mode) as session:
             work = Work()
             async with anyio.create_task_group() as tasks:
@@ -63,7 +63,7 @@ async def test_a_cancelled_call_cancels_its_run(mode: str, tmp_path: Path) -> No
 async def test_a_server_with_open_streams_ends_and_tells_who_waits(
     number: signal.Signals, status: int, mode: str, tmp_path: Path
 ) -> None:
-    with anyio.fail_after(50), http_server(tmp_path) as server:
+    with anyio.fail_after(100), http_server(tmp_path) as server:
         work = Work()
         async with Client(server.address, mode=mode) as session:
             # Without them, the client asks for the tools' schemas when it has got a reply.
@@ -134,7 +134,7 @@ class RawClient:
 
 @asynccontextmanager
 async def raw(address: str, mode: str) -> AsyncGenerator[RawClient]:
-    async with httpx2.AsyncClient(timeout=30) as http:
+    async with httpx2.AsyncClient(timeout=100) as http:
         client = RawClient(http, address, mode)
         await client.begin()
         yield client
@@ -143,7 +143,7 @@ async def raw(address: str, mode: str) -> AsyncGenerator[RawClient]:
 async def test_a_client_that_vanishes_cancels_its_run_where_that_is_how_it_is_said(
     mode: str, tmp_path: Path
 ) -> None:
-    with anyio.fail_after(50), http_server(tmp_path) as server:
+    with anyio.fail_after(100), http_server(tmp_path) as server:
         async with (
             raw(server.address, mode) as vanishing,
             vanishing.call(2, "run_worker", WORK) as answer,
@@ -161,7 +161,7 @@ async def test_a_client_that_vanishes_cancels_its_run_where_that_is_how_it_is_sa
 
 
 async def test_a_cancellation_of_an_answered_call_is_ignored(mode: str, tmp_path: Path) -> None:
-    with anyio.fail_after(50), http_server(tmp_path) as server:
+    with anyio.fail_after(100), http_server(tmp_path) as server:
         async with raw(server.address, mode) as client:
             assert (await client.result(2, "get_run", {}))["runs"] == []
             cancelled = {"requestId": 2, "reason": "done with it"}

@@ -52,7 +52,7 @@ async def test_a_task_is_done_without_a_key(mode: str, tmp_path: Path) -> None:
         del progress, total
         messages.append(message or "")
 
-    with anyio.fail_after(50):
+    with anyio.fail_after(100):
         async with client(tmp_path / "data", mode) as session:
             tools = (await session.list_tools()).tools
             result = await session.call_tool(
@@ -85,7 +85,7 @@ async def test_a_cancelled_call_cancels_its_run(
         if message == RUNNING:
             running.set()
 
-    with anyio.fail_after(50):
+    with anyio.fail_after(100):
         async with client(tmp_path / "data", mode, silent) as session:
             async with anyio.create_task_group() as tasks:
 

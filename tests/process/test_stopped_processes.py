@@ -143,7 +143,7 @@ async def until_a_session(operator: psycopg.Connection[tuple[object, ...]], is_:
         SELECT FROM pg_stat_activity
         WHERE application_name = 'concertmaster' AND %s IN (state, wait_event_type)
     """
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         while not operator.execute(query, (is_,)).fetchall():
             operator.commit()
             await anyio.lowlevel.checkpoint()

@@ -46,7 +46,7 @@ TRANSPORTS = [
 @pytest.mark.parametrize("connect", TRANSPORTS)
 async def test_a_task_outlives_its_server(connect: Connect, tmp_path: Path) -> None:
     arguments = {name: value for name, value in WORK.items() if name != "wait_seconds"}
-    with anyio.fail_after(50), silent_provider() as variables:
+    with anyio.fail_after(100), silent_provider() as variables:
         silent = {**variables, "CONCERTMASTER_KEEP_DAYS": "2.5"}
         async with connect(tmp_path, silent) as client:
             cut = await handed_out(client, "run_worker", **arguments)

@@ -34,7 +34,7 @@ AS_BOB = AS_ANN | {"authorization": f"Bearer {BOB}"}
 
 @asynccontextmanager
 async def browsing(server: Served) -> AsyncGenerator[httpx2.AsyncClient]:
-    async with httpx2.AsyncClient(base_url=server.root, timeout=10) as browser:
+    async with httpx2.AsyncClient(base_url=server.root, timeout=60) as browser:
         yield browser
 
 
@@ -60,7 +60,7 @@ async def test_with_names_and_tokens_every_address_of_the_machine_is_served(
 ) -> None:
     async with served(tmp_path, access=TEAM, host="0.0.0.0") as server:  # noqa: S104
         address = server.address.replace("0.0.0.0", "127.0.0.1")  # noqa: S104
-        async with httpx2.AsyncClient() as browser:
+        async with httpx2.AsyncClient(timeout=60) as browser:
             named = await browser.post(address, json=PING, headers=AS_ANN | {"host": NAME})
             unnamed = await browser.post(address, json=PING, headers=AS_ANN)
     assert named.status_code not in (401, 403, 421)

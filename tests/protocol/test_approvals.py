@@ -54,7 +54,7 @@ class Person:
 async def opened(
     folder: Path, mode: str = "auto", person: Person | None = None, **options: Any
 ) -> AsyncGenerator[Connection]:
-    with anyio.fail_after(15):
+    with anyio.fail_after(60):
         async with connected(
             folder, SCRIPTS, mode=mode, elicitation_callback=person, **options
         ) as connection:
@@ -474,7 +474,7 @@ async def a_task(
     """Give out the task of a run whose plan waits for approval."""
     gate = Gate(PLAN)
     scripts = {"planner": gate, "synthesizer": "because"}
-    with anyio.fail_after(15):
+    with anyio.fail_after(60):
         async with connected(
             folder, scripts, extensions=[TakesTasks()], elicitation_callback=person
         ) as connection:

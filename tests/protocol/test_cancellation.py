@@ -36,7 +36,7 @@ async def abandoned(
     connection: Connection, tool: str, arguments: dict[str, Any], reached: anyio.Event
 ) -> AsyncGenerator[None]:
     """Make a call, and walk away from it once it has `reached` its work."""
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(connection.client.call_tool, tool, arguments)
             await reached.wait()
@@ -47,7 +47,7 @@ async def abandoned(
 async def over(connection: Connection) -> RunState:
     """Return the only run once nothing more happens to it."""
     (state,) = (await connection.service.recent()).states
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         return await connection.service.wait(state.run_id, seconds=60)
 
 
@@ -92,7 +92,7 @@ async def test_a_server_that_ends_tells_waiting_clients_at_once(mode: str, tmp_p
             arguments = {"worker": "analyst", "task": "x", "wait_seconds": 600}
             replies.append(await connection.ask("run_worker", **arguments))
 
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(ask)
                 await worker.reached.wait()
@@ -105,7 +105,7 @@ async def test_a_call_that_comes_in_as_the_server_ends_does_not_wait(
 ) -> None:
     async with connected(tmp_path, default=hang, mode=mode) as connection:
         connection.server.state.end()
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             arguments = {"worker": "analyst", "task": "x", "wait_seconds": 600}
             reply = await connection.ask("run_worker", **arguments)
     assert reply["status"] == "interrupted"

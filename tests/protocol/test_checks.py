@@ -52,7 +52,7 @@ async def test_nothing_is_shown_before_the_guard_has_decided(tmp_path: Path) -> 
 
     scripts: dict[str, Script] = {"planner": plan, "worker:analyst": answer, "guard": guard}
     async with connected(tmp_path, scripts) as connection:
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             ask = connection.ask
             run = await ask("run_orchestration", task="check it", guard="writer", wait_seconds=0)
             run_id = run["run_id"]

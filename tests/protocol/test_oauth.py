@@ -91,7 +91,7 @@ async def status(address: str, token: str, *, x_forwarded_for: str = "") -> http
         "x-forwarded-for": x_forwarded_for,
     }
     body: dict[str, Any] = {"jsonrpc": "2.0", "id": 1, "method": "ping", "params": {}}
-    async with httpx2.AsyncClient(timeout=10) as browser:
+    async with httpx2.AsyncClient(timeout=60) as browser:
         return await browser.post(address, json=body, headers=headers)
 
 
@@ -177,7 +177,7 @@ async def test_a_token_without_the_scope_may_not(
 async def test_a_client_is_told_where_to_get_a_token(issuer: Issuer, tmp_path: Path) -> None:
     async with served(tmp_path, access=access_for(issuer, "runs")) as server:
         refusal = await status(server.address, "none")
-        async with httpx2.AsyncClient() as browser:
+        async with httpx2.AsyncClient(timeout=60) as browser:
             path = "/.well-known/oauth-protected-resource/mcp"
             metadata = (await browser.get(f"{server.root}{path}")).json()
     told = f'resource_metadata="https://concertmaster.example.org{path}"'

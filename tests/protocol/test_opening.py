@@ -71,7 +71,7 @@ async def test_what_calls_will_need_is_prepared_once_after_the_tools_were_listed
         await anyio.wait_all_tasks_blocked()
         assert times == 0
         await client.list_tools()
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             await prepared.wait()
         await client.list_tools()
     assert times == 1

@@ -43,7 +43,7 @@ async def watcher(
 ) -> AsyncGenerator[tuple[Connection, Heard]]:
     """Connect a client that hears of changes to a server that drives no run."""
     heard = Heard()
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         async with connected(
             folder, mode=mode, message_handler=heard.handle, **options
         ) as connection:

@@ -86,7 +86,7 @@ async def test_changes_are_told_over_http(
         Client(address, mode=mode, message_handler=note) as client,
         watching(client, mode, ["runs://recent"]),
     ):
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             await client.call_tool("run_worker", {"worker": "analyst", "task": "x"})
             await heard.wait()
 
@@ -96,7 +96,7 @@ async def test_a_web_page_elsewhere_cannot_reach_the_server(
 ) -> None:
     async with (
         served(tmp_path, monkeypatch) as address,
-        httpx2.AsyncClient() as browser,
+        httpx2.AsyncClient(timeout=60) as browser,
     ):
         foreign_page = await browser.post(address, json={}, headers={"origin": "http://evil.org"})
         rebound_name = await browser.post(address, json={}, headers={"host": "evil.org"})
@@ -122,7 +122,7 @@ async def test_an_open_response_can_be_cut(already_answering: bool) -> None:
         await anyio.sleep_forever()
 
     cuttable = Cuttable(app)
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(cuttable, {"type": "http"}, receive, send)
             await reached.wait()

@@ -27,7 +27,7 @@ async def watched(
     folder: Path, mode: str, scripts: dict[str, Script]
 ) -> AsyncGenerator[tuple[Connection, Heard]]:
     heard = Heard()
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         async with connected(
             folder, scripts, mode=mode, message_handler=heard.handle
         ) as connection:

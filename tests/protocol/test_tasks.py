@@ -45,7 +45,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 async def taking_tasks(
     folder: Path, default: Script = hang, **options: Any
 ) -> AsyncGenerator[Connection]:
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         async with connected(
             folder, default=default, extensions=[TakesTasks()], **options
         ) as connection:
@@ -297,7 +297,7 @@ async def test_a_store_that_fails_is_an_error_that_says_what_to_do(
 @pytest.mark.usefixtures("impatient")
 async def test_a_listener_is_told_how_its_tasks_come_along(tmp_path: Path) -> None:
     heard, takes_tasks = Heard(), TakesTasks()
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         async with connected(
             tmp_path, default=hang, extensions=[takes_tasks], message_handler=heard.handle
         ) as connection:
@@ -318,7 +318,7 @@ async def test_a_listener_is_told_how_its_tasks_come_along(tmp_path: Path) -> No
 @pytest.mark.usefixtures("impatient")
 async def test_a_listener_may_ask_for_a_task_and_for_resources(tmp_path: Path) -> None:
     heard, takes_tasks = Heard(), TakesTasks()
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         async with connected(
             tmp_path, default=hang, extensions=[takes_tasks], message_handler=heard.handle
         ) as connection:
@@ -347,7 +347,7 @@ async def test_only_a_client_that_takes_tasks_can_listen_to_them(tmp_path: Path)
 
 async def test_what_is_no_list_of_tasks_is_not_agreed_to(tmp_path: Path) -> None:
     heard = Heard()
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         async with (
             connected(tmp_path, message_handler=heard.handle) as connection,
             listening(
@@ -366,7 +366,7 @@ async def test_a_task_does_not_exist_for_somebody_else(tmp_path: Path) -> None:
     ):
         task = await handed_out(ann, "run_worker", worker="analyst", task="x")
         for task_id in (task.task_id, "r-none"):
-            with anyio.fail_after(10), pytest.raises(MCPError, match=f"No run '{task_id}'"):
+            with anyio.fail_after(60), pytest.raises(MCPError, match=f"No run '{task_id}'"):
                 await listen(bob, {"taskIds": [task_id]})
             for method in METHODS:
                 with pytest.raises(MCPError, match=f"No run '{task_id}'"):

@@ -80,7 +80,7 @@ async def test_a_call_that_is_cancelled_does_not_wait_for_the_import_of_the_sdk(
     monkeypatch.setattr(sys, "meta_path", [slow, *sys.meta_path])
     try:
         async with connected(Provider(stream(whole()))) as llm:
-            with anyio.fail_after(10):
+            with anyio.fail_after(60):
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(llm.complete, ask(), Draft())
                     await to_thread.run_sync(slow.reached.wait, 10)
@@ -546,7 +546,7 @@ async def test_a_call_that_is_cancelled_tells_what_it_had_cost_and_lets_the_conn
     body = Hanging(started() + text_block("so far"))
     draft = Draft()
     async with connected(Provider(httpx2.Response(200, stream=body))) as llm:
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(llm.complete, ask(), draft)
                 await body.reached.wait()
@@ -576,7 +576,7 @@ class Withholding(httpx2.AsyncBaseTransport):
 async def test_a_reply_that_has_arrived_when_its_call_is_cancelled_is_counted_as_reported() -> None:
     provider, draft = Withholding(stream(whole())), Draft()
     async with connected(provider) as llm:
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(llm.complete, ask(), draft)
                 await provider.asked.wait()
@@ -590,7 +590,7 @@ async def test_the_input_of_a_call_that_is_cancelled_before_its_first_byte_is_es
     provider, draft = Withholding(stream(whole())), Draft()
     request = ask(UserMessage(text="x" * 10_000))
     async with connected(provider) as llm:
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(llm.complete, request, draft)
                 await provider.asked.wait()
@@ -604,7 +604,7 @@ async def test_the_input_of_a_call_that_is_cancelled_before_its_first_byte_is_es
 async def test_a_whole_reply_is_handed_on_though_its_response_does_not_end() -> None:
     body = Hanging(whole("done"))
     async with connected(Provider(httpx2.Response(200, stream=body))) as llm:
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             reply = await llm.complete(ask(), Draft())
     assert reply.text == "done"
     assert body.reached.is_set()

@@ -52,7 +52,7 @@ async def test_searches_are_paid_for_as_charged_and_cited_also_after_a_pause(
         runs_against(api, tmp_path) as service,
     ):
         started = await service.start(RunOrder(task="Why?", plan=PLAN))
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             state = await service.wait(started.run_id, seconds=60)
         trace = await service.trace(started.run_id)
     assert state.status == "succeeded"

@@ -62,7 +62,7 @@ async def service_on(
 
 
 async def over(service: RunService, state: RunState) -> RunState:
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         return await service.wait(state.run_id, seconds=60)
 
 
@@ -185,7 +185,7 @@ async def test_what_waits_for_approval_goes_on_for_nothing_less(store: Store) ->
         state = await waiting(service)
         again = await service.resume(state.run_id, by="test", budget_usd=2)
         assert (again.status, again.events) == ("needs_approval", state.events)
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             await Takeover(service, by="test").look()
         assert (await service.get(state.run_id)).events == state.events
     assert llm.callers() == ["planner"]
@@ -344,7 +344,7 @@ async def test_an_approved_run_that_is_queued_goes_on_where_there_is_room(store:
         queued = await service.resume(state.run_id, by="test", approved=approved)
         assert queued.status == "queued"
     async with opened(store) as service:
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             await Takeover(service, by="test").look()
         assert (await over(service, state)).status == "succeeded"
 
@@ -419,7 +419,7 @@ async def test_a_run_that_was_begun_unasked_waits_once_the_operator_wants_approv
         await gate.reached.wait()
     llm = model()
     async with opened(store, llm, RunPolicy(approve="always")) as service:
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             await Takeover(service, by="test").look()
         waits = await over(service, state)
         assert (waits.status, llm.requests) == ("needs_approval", [])

@@ -36,7 +36,7 @@ def dear_llm(**scripts: Script) -> FakeLLM:
 
 
 async def over(service: RunService, state: RunState) -> RunState:
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         return await service.wait(state.run_id, seconds=60)
 
 

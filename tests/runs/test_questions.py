@@ -21,7 +21,7 @@ from stores import Store
 pytestmark = pytest.mark.anyio
 
 ORDER = WorkerOrder(worker="analyst", task="Commit it.")
-LIMITS = Limits(ask_seconds=20)
+LIMITS = Limits(ask_seconds=100)
 
 
 def commit_tool() -> FakeTool:
@@ -52,7 +52,7 @@ COMMIT = wants(("commit", {"message": "all of it"}))
 
 async def asked(service: RunService, run_id: str) -> ToolAsked:
     """Return the question of a run, once there is one."""
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         state = await service.get(run_id)
         while not state.questions:
             state = await service.wait_for_change(run_id, seen=state.events, seconds=60)
@@ -61,7 +61,7 @@ async def asked(service: RunService, run_id: str) -> ToolAsked:
 
 
 async def over(service: RunService, run_id: str) -> RunState:
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         return await service.wait(run_id, seconds=60)
 
 

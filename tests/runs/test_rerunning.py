@@ -24,7 +24,7 @@ ORDER = RunOrder(task="why?", inputs=(InlineInput(name="a", text="ALPHA"),))
 
 
 async def over(service: RunService, state: RunState) -> RunState:
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         return await service.wait(state.run_id, seconds=60)
 
 

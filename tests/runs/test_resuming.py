@@ -56,7 +56,7 @@ async def interrupted(place: Path | Store, order: Order = WHY) -> str:
 
 
 async def over(service: RunService, run_id: str) -> RunState:
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         return await service.wait(run_id, seconds=60)
 
 
@@ -360,7 +360,7 @@ async def test_a_run_that_cannot_be_taken_over_stays_as_it_is(tmp_path: Path) ->
 
 async def stopped_again(service: RunService, run_id: str, status: str) -> None:
     """Return once a run that a process has taken over is nobody's again."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         while (await service.get(run_id)).status != status:
             await anyio.lowlevel.checkpoint()
 
@@ -420,7 +420,7 @@ async def test_runs_of_processes_that_die_later_are_taken_up_too(
     ):
         tasks.start_soon(Takeover(service, by="test").keep_on)
         run_id = await interrupted(tmp_path)
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             while (await service.get(run_id)).status != "succeeded":
                 await anyio.lowlevel.checkpoint()
         tasks.cancel_scope.cancel()
@@ -558,7 +558,7 @@ async def test_a_store_that_comes_back_leaves_others_time_to_say_that_they_are_a
         anyio.create_task_group() as tasks,
     ):
         tasks.start_soon(Takeover(service, by="test").keep_on)
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             while len(asked) < 5:
                 await anyio.lowlevel.checkpoint()
         tasks.cancel_scope.cancel()

@@ -157,7 +157,7 @@ async def test_a_text_counts_as_a_part_of_each_run_that_refers_to_it(store: Stor
 async def test_of_several_who_prune_at_once_each_gets_through(store: Store) -> None:
     async with service_in(store) as one, service_in(store) as other:
         runs = [await finished(one) for _ in range(6)]
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             pruned = await anyio.amap(
                 lambda service: service.prune(Retention(runs=1)), [one, other] * 3
             )

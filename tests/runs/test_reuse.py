@@ -31,7 +31,7 @@ BOTH = {"worker:analyst", "worker:critic"}
 async def over(service: RunService, origin: Origin = NOBODY, order: RunOrder = WHY) -> RunState:
     """Return where a run stands that has come to its end."""
     state = await service.start(order, origin=origin)
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         return await service.wait(state.run_id, seconds=60)
 
 
@@ -81,7 +81,7 @@ async def test_what_was_made_without_a_failed_result_is_not_taken_over_once_that
     llm = FakeLLM(scripts | {"worker:analyst": "GROUNDWORK"})
     async with reusing(store, llm) as service:
         await service.resume(first.run_id, by="test")
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             resumed = await service.wait(first.run_id, seconds=60)
         second = await over(service)
     assert (resumed.status, second.status) == ("succeeded", "succeeded")

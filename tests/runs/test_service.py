@@ -39,7 +39,7 @@ async def test_a_run_goes_on_by_itself_and_can_be_waited_for(tmp_path: Path) -> 
     async with service_in(tmp_path, {"planner": TWO, "synthesizer": "because"}) as service:
         started = await service.start(RunOrder(task="why?"))
         assert started.status == "planning"
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             ended = await service.wait(started.run_id, seconds=60)
         assert (ended.status, ended.answer) == ("succeeded", "because")
         assert ended.usage.calls == 4
@@ -61,7 +61,7 @@ async def test_a_change_wakes_whoever_waits_for_one(tmp_path: Path) -> None:
         await gate.reached.wait()
         seen = (await service.get(started.run_id)).events
         gate.opened.set()
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             changed = await service.wait_for_change(started.run_id, seen=seen, seconds=60)
         assert changed.events > seen
 
@@ -153,7 +153,7 @@ async def test_another_process_can_watch_and_cancel_a_run(tmp_path: Path) -> Non
     ):
         run_id = (await owner.start(RunOrder(task="why?", plan=read_plan(TWO)))).run_id
         await gate.reached.wait()
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             assert (await other.get(run_id)).status == "running"
             assert (await other.recent()).states[0].status == "running"
             state = await other.cancel(run_id, reason="from elsewhere")
@@ -357,7 +357,7 @@ async def test_the_latest_runs_are_read_in_one_go(tmp_path: Path) -> None:
 async def test_many_runs_at_once_all_end(tmp_path: Path) -> None:
     async with service_in(tmp_path, {"planner": TWO}) as service:
         runs = [(await service.start(RunOrder(task=f"{n}?"))).run_id for n in range(30)]
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             for run_id in runs:
                 assert (await service.wait(run_id, seconds=60)).status == "succeeded"
         assert len((await service.recent(limit=50)).states) == 30
@@ -382,7 +382,7 @@ async def test_a_run_that_cannot_be_recorded_is_given_up_with_the_reason(
 ) -> None:
     async with failing_service(tmp_path, FakeLLM({"planner": TWO}), refused) as service:
         run_id = (await service.start(RunOrder(task="why?"))).run_id
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             state = await service.wait(run_id, seconds=60)
         assert state.status == "interrupted"
         assert state.reasons == ("The run was given up. The disk is full.",)
@@ -394,7 +394,7 @@ async def test_a_run_that_cannot_be_recorded_is_given_up_with_the_reason(
 async def test_a_call_whose_commit_failed_is_charged_all_the_same(tmp_path: Path) -> None:
     async with failing_service(tmp_path, FakeLLM({"planner": TWO}), ("call-finished",)) as service:
         run_id = (await service.start(RunOrder(task="why?"))).run_id
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             state = await service.wait(run_id, seconds=60)
         assert state.usage == USAGE
 
@@ -403,7 +403,7 @@ async def test_a_failed_call_whose_commit_failed_is_charged_all_the_same(tmp_pat
     llm = FakeLLM({"planner": ModelReplyError("odd", usage=USAGE)})
     async with failing_service(tmp_path, llm, ("call-failed",)) as service:
         run_id = (await service.start(RunOrder(task="why?"))).run_id
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             state = await service.wait(run_id, seconds=60)
         assert (state.status, state.usage) == ("interrupted", USAGE)
 
@@ -412,7 +412,7 @@ async def test_a_run_that_breaks_and_cannot_be_recorded_is_given_up(tmp_path: Pa
     llm = FakeLLM({"planner": ZeroDivisionError()})
     async with failing_service(tmp_path, llm, ("run-ended",)) as service:
         run_id = (await service.start(RunOrder(task="why?"))).run_id
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             state = await service.wait(run_id, seconds=60)
         assert (state.status, state.reasons) == (
             "interrupted",
@@ -428,7 +428,7 @@ async def test_a_run_stops_though_nobody_can_write_down_that_it_was_cancelled(
     async with failing_service(tmp_path, FakeLLM({"planner": gate}), refused) as service:
         run_id = (await service.start(RunOrder(task="why?"))).run_id
         await gate.reached.wait()
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             state = await service.cancel(run_id, reason="enough")
         assert state.still
         assert state.reasons
@@ -442,7 +442,7 @@ async def test_a_run_stops_though_whoever_cancelled_it_walks_away(tmp_path: Path
         with anyio.CancelScope() as scope:
             scope.cancel()
             await service.cancel(run_id, reason="enough")
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             state = await service.wait(run_id, seconds=60)
         assert (state.status, state.cancel_requested) == ("cancelled", "enough")
 
@@ -455,7 +455,7 @@ async def test_a_cancelled_run_that_is_slow_to_stop_is_cancelled_though_its_proc
 
     async def plan(_: Request) -> str:
         reached.set()
-        with anyio.CancelScope(shield=True), anyio.fail_after(30):
+        with anyio.CancelScope(shield=True), anyio.fail_after(60):
             await let_go.wait()
         return TWO
 
@@ -485,7 +485,7 @@ async def test_a_cancelled_run_that_is_slow_to_stop_is_cancelled_though_its_proc
 async def test_a_run_can_be_cancelled_before_it_has_begun_to_work(tmp_path: Path) -> None:
     async with service_in(tmp_path) as service:
         run_id = (await service.start(RunOrder(task="why?"))).run_id
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             state = await service.cancel(run_id, reason="enough")
         assert (state.status, state.usage) == ("cancelled", NO_USAGE)
 
@@ -503,7 +503,7 @@ async def test_a_run_goes_on_from_an_event_whose_commit_takes_too_long_to_wait_f
     monkeypatch.setattr(steps, "COMMIT_SECONDS", 0.01)
     async with failing_service(tmp_path, FakeLLM({"planner": TWO}), journal=SlowJournal) as service:
         run_id = (await service.start(RunOrder(task="why?"))).run_id
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             state = await service.wait(run_id, seconds=60)
         assert (state.status, list(state.subtasks)) == ("succeeded", ["s1", "s2"])
 
@@ -517,7 +517,7 @@ async def test_a_run_that_vanishes_from_the_journal_is_given_up_and_harms_no_oth
         await gate.reached.wait()
         change(tmp_path, "DELETE FROM runs")
         gate.opened.set()
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             state = await service.wait(run_id, seconds=60)
         assert state.status == "interrupted"
         assert "given up" in state.reasons[0]
@@ -534,7 +534,7 @@ async def test_of_a_run_that_another_process_took_over_the_journal_tells_all(
         await gate.reached.wait()
         change(tmp_path, "UPDATE runs SET epoch = 2")
         gate.opened.set()
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             state = await service.wait(run_id, seconds=60)
         assert (state.status, state.usage) == ("interrupted", NO_USAGE)
 
@@ -649,7 +649,7 @@ async def test_a_run_that_could_not_be_created_leaves_its_room_to_others(tmp_pat
     ):
         tasks.start_soon(start)
         await creating.wait()
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             async with anyio.create_task_group() as waiting:
                 waiting.start_soon(service.room.idle)
                 await anyio.lowlevel.checkpoint()
@@ -668,7 +668,7 @@ async def test_a_run_that_cannot_be_read_keeps_no_other_from_being_cancelled_fro
         good = (await owner.start(RunOrder(task="why?"))).run_id
         await gates[1].reached.wait()
         change(tmp_path, "UPDATE events SET version = 99 WHERE run_id = ?", bad)
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             assert (await other.cancel(good, reason="enough")).status == "cancelled"
 
 
@@ -683,7 +683,7 @@ async def test_a_cancel_from_elsewhere_is_seen_though_the_store_could_not_be_rea
     ):
         run_id = (await owner.start(RunOrder(task="why?"))).run_id
         await gate.reached.wait()
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             state = await other.cancel(run_id, reason="from elsewhere")
         assert state.status == "cancelled"
     assert "store not looked at" in caplog.text

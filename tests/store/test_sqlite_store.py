@@ -224,7 +224,7 @@ async def test_commits_of_this_process_are_no_news_to_it(
             await mine.changed_elsewhere()
             heard.append("other")
 
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(listen)
                 for number in range(20):
@@ -403,7 +403,7 @@ async def test_a_process_that_keeps_the_lock_is_named_as_the_reason(made: Path) 
 async def test_a_journal_closes_though_another_process_keeps_the_lock(folder: Path) -> None:
     with FileLock(folder / "runs.lock", thread_local=False) as lock:
         lock.release()
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             async with open_sqlite(folder, patience=0.05) as journal:
                 await journal.create("r-1", started(), {})
                 lock.acquire()
@@ -421,7 +421,7 @@ class SlowFile(SqliteFile):
 
     def row(self, run_id: str) -> RunRow:
         from_thread.run_sync(self.asked.set)
-        self.go_on.wait(5)
+        self.go_on.wait(60)
         return super().row(run_id)
 
 
@@ -436,7 +436,7 @@ async def test_a_journal_closes_once_whoever_reads_has_finished(folder: Path) ->
         await anyio.wait_all_tasks_blocked()
         file.go_on.set()
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             journal = GroupCommit(file)
             async with journal.committing():
@@ -458,7 +458,7 @@ class HeldFile(SqliteFile):
     def commit(self, writes: Sequence[Write]) -> list[ConcertmasterError | None]:
         if self.held is not None:
             from_thread.run_sync(self.held.set)
-            self.go_on.wait(5)
+            self.go_on.wait(60)
         return super().commit(writes)
 
 
@@ -486,7 +486,7 @@ async def test_a_failure_is_not_lost_whichever_is_first_that_or_its_caller_being
         with scope:
             await journal.append("r-1", numbered(1), epoch=9)
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         async with journal.committing():
             await journal.create("r-1", started(), {})
             file.held = anyio.Event()
@@ -497,7 +497,7 @@ async def test_a_failure_is_not_lost_whichever_is_first_that_or_its_caller_being
                 scope.cancel()
                 if first == "settled":
                     file.go_on.set()
-                    assert journal.settled.wait(5)
+                    assert journal.settled.wait(60)
             file.go_on.set()
             with pytest.raises(LostRunError):
                 await journal.append("r-1", numbered(2), epoch=1)

@@ -403,7 +403,7 @@ def ordered_texts(count: int) -> list[str]:
 async def locked(store: PostgresStore, waiting: int) -> None:
     """Return when so many connections wait for others."""
     query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         while await to_thread.run_sync(store.look, query) != [(waiting,)]:
             await anyio.lowlevel.checkpoint()
 

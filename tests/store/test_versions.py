@@ -56,7 +56,7 @@ async def test_a_run_of_an_earlier_version_goes_on(old: Path) -> None:
     async with service_in(old, llm=llm) as service:
         assert (await service.get("r-cut-off")).status == "interrupted"
         await service.resume("r-cut-off", by="test")
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             state = await service.wait("r-cut-off", seconds=60)
     assert (state.status, state.answer) == ("succeeded", "because")
     assert llm.callers() == ["worker:critic", "synthesizer"]

@@ -24,14 +24,14 @@ class Commits:
 
     def __call__(self, writes: Sequence[Pending]) -> None:
         self.begun.set()
-        assert self.go.wait(5)
+        assert self.go.wait(60)
         self.groups.append([pending.write.event.name for pending in writes])
 
 
 @asynccontextmanager
 async def at_work(commits: Commits) -> AsyncGenerator[WritingThread]:
     thread = WritingThread(commits)
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(thread.work)
             try:
@@ -49,7 +49,7 @@ async def test_what_comes_during_a_commit_is_committed_together_after_it() -> No
     commits = Commits()
     async with at_work(commits) as thread:
         thread.submit(pending("first"))
-        assert await anyio.to_thread.run_sync(commits.begun.wait, 5)
+        assert await anyio.to_thread.run_sync(commits.begun.wait, 60)
         thread.submit(pending("second"))
         thread.submit(pending("third", wait=False))
         thread.submit(pending("fourth"))
@@ -62,7 +62,7 @@ async def test_what_nobody_waits_for_is_committed_though_nothing_else_comes() ->
     commits.go.set()
     async with at_work(commits) as thread:
         thread.submit(pending("alone", wait=False))
-        assert await anyio.to_thread.run_sync(commits.begun.wait, 5)
+        assert await anyio.to_thread.run_sync(commits.begun.wait, 60)
     assert commits.groups == [["alone"]]
 
 

@@ -26,7 +26,7 @@ async def add(server: Server, first: int, second: int) -> str:
 
 
 async def test_a_server_over_http_is_called_with_its_headers() -> None:
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with (
             serve(key=KEY) as port,
             open_servers({"calculator": entry(port)}, call_seconds=10) as servers,
@@ -38,7 +38,7 @@ async def test_a_server_over_http_is_called_with_its_headers() -> None:
 
 
 async def test_a_wrong_key_is_told_without_it() -> None:
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with (
             serve(key=KEY) as port,
             open_servers({"calculator": entry(port, "another-key")}, call_seconds=10) as servers,
@@ -50,7 +50,7 @@ async def test_a_wrong_key_is_told_without_it() -> None:
 
 
 async def test_arguments_that_a_tool_does_not_take_are_refused_by_it() -> None:
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with (
             serve(key=KEY) as port,
             open_servers({"calculator": entry(port)}, call_seconds=10) as servers,
@@ -61,7 +61,7 @@ async def test_arguments_that_a_tool_does_not_take_are_refused_by_it() -> None:
 
 
 async def test_a_server_that_goes_away_and_comes_back_is_connected_to_anew() -> None:
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with serve(key=KEY) as port:
             pass
         async with open_servers({"calculator": entry(port)}, call_seconds=10) as servers:

@@ -92,7 +92,7 @@ async def test_a_ruff_that_does_not_end_is_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_in(tmp_path, monkeypatch, f"echo $$ > {tmp_path}/pid; exec sleep 600")
-    with anyio.fail_after(5), pytest.raises(ToolCallError, match=r"longer than 0\.3 s"):
+    with anyio.fail_after(60), pytest.raises(ToolCallError, match=r"longer than 0\.3 s"):
         await Lint(seconds=0.3).call({"file": "shop/app.py", "rules": ["F"]}, SCOPE)
 
 
@@ -101,7 +101,7 @@ async def test_a_cancelled_call_leaves_no_process(
 ) -> None:
     fifo = tmp_path / "alive"
     stand_in(tmp_path, monkeypatch, f"mkfifo {fifo}; echo $$ > {tmp_path}/pid; exec cat {fifo}")
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
 
             async def call() -> None:
@@ -111,7 +111,7 @@ async def test_a_cancelled_call_leaves_no_process(
             while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
                 await anyio.lowlevel.checkpoint()
             tasks.cancel_scope.cancel()
-    with anyio.fail_after(5), pytest.raises(ProcessLookupError):
+    with anyio.fail_after(60), pytest.raises(ProcessLookupError):
         await look_for((tmp_path / "pid").read_text())
 
 

@@ -287,7 +287,7 @@ async def test_a_server_that_could_not_be_used_is_tried_again_later(
 
 async def test_a_server_that_never_answers_is_given_up_and_ended(tmp_path: Path) -> None:
     silent = entry("--silent", env={"PIDS": str(tmp_path / "pids")})
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with open_servers({"silent": silent}, call_seconds=1, connect_seconds=0.5) as servers:
             assert "it did not answer in 0.5 s" in await failures(servers["silent"])
     assert [pid for pid in pids(tmp_path / "pids") if is_alive(pid)] == []
@@ -305,7 +305,7 @@ async def test_a_list_of_tools_without_end_is_read_no_further_than_it_makes_sens
 
 async def test_a_server_that_cannot_be_started_is_named_with_its_command() -> None:
     missing = StdioEntry(command="no-such-command-here")
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         async with open_servers({"missing": missing}, call_seconds=1) as servers:
             said = await failures(servers["missing"])
     assert "'no-such-command-here' cannot be started (No such file or directory)" in said
