@@ -10,12 +10,12 @@ from pathlib import Path
 
 import anyio
 
-from concertmaster.cli.wiring import open_runs
-from concertmaster.engine.plans.plan import Plan
+from concertmaster.cli.bootstrap import open_runs
+from concertmaster.engine.plan.plan import Plan
 from concertmaster.runs.orders import Order, RunOrder, WorkerOrder
 from concertmaster.runs.service import RunService
 from concertmaster.runs.state import RunState
-from concertmaster.settings import Settings
+from concertmaster.settings.load import Settings
 
 WAIT_SECONDS = 600
 

@@ -28,7 +28,7 @@ import anyio
 from anyio.abc import Process
 from anyio.streams.text import TextReceiveStream
 
-from concertmaster.engine.record.events import (
+from concertmaster.engine.events import (
     CallFailed,
     CallFinished,
     Event,
@@ -37,12 +37,12 @@ from concertmaster.engine.record.events import (
     SubtaskStarted,
 )
 from concertmaster.fake_api import Behaviour, ServedApi, serve_fake_api
-from concertmaster.fake_api.ledger import Entry
-from concertmaster.llm.protocol import Usage
+from concertmaster.fake_api.usage import Entry
+from concertmaster.llm.usage import Usage
 from concertmaster.runs.state import fold
 from concertmaster.store.journal import Journal
-from concertmaster.store.postgres_store import open_postgres
-from concertmaster.store.sqlite_store import open_sqlite
+from concertmaster.store.postgres.store import open_postgres
+from concertmaster.store.sqlite.store import open_sqlite
 from crash_runs import ORDERS
 from measure import Figure
 from servers import running_postgres

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import anyio
 
-from concertmaster.cli.wiring import open_runs
-from concertmaster.engine.conversations.replies import judge_reply
-from concertmaster.engine.plans.plan import Plan, Subtask
-from concertmaster.engine.record.events import CallFinished
+from concertmaster.cli.bootstrap import open_runs
+from concertmaster.engine.conversation import judge_reply
+from concertmaster.engine.events import CallFinished
+from concertmaster.engine.plan.plan import Plan, Subtask
 from concertmaster.fake_api import Behaviour, parse_faults, serve_fake_api
 from concertmaster.runs.orders import RunOrder
 from concertmaster.runs.state import RunState
-from concertmaster.settings import Settings
-from concertmaster.store.sqlite_store import open_sqlite
+from concertmaster.settings.load import Settings
+from concertmaster.store.sqlite.store import open_sqlite
 from measure import Figure
 
 SUBTASKS = 50

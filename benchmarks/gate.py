@@ -7,11 +7,11 @@ import anyio
 import httpx2
 
 from concertmaster.errors import ModelUnavailableError
-from concertmaster.fake_api.ledger import Entry, Ledger
+from concertmaster.fake_api.usage import Entry, Ledger
 from concertmaster.llm.anthropic import Connection, open_anthropic
-from concertmaster.llm.gate import Gate
-from concertmaster.llm.prices import load_prices
-from concertmaster.llm.protocol import Draft, Request, SynthesisBrief, UserMessage
+from concertmaster.llm.messages import Draft, Request, SynthesisBrief, UserMessage
+from concertmaster.llm.pricing import load_prices
+from concertmaster.llm.retry import Gate
 from measure import Figure
 from outside import scripted_endpoint
 

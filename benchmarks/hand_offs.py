@@ -20,9 +20,8 @@ from pathlib import Path
 import anyio
 from anyio.abc import Process
 
-from concertmaster.cli.wiring import open_runs
-from concertmaster.engine.plans.plan import Plan
-from concertmaster.engine.record.events import (
+from concertmaster.cli.bootstrap import open_runs
+from concertmaster.engine.events import (
     CallFinished,
     Event,
     RunEnded,
@@ -31,16 +30,17 @@ from concertmaster.engine.record.events import (
     SubtaskFinished,
     SubtaskStarted,
 )
-from concertmaster.engine.record.request import RunRequest
+from concertmaster.engine.plan.plan import Plan
+from concertmaster.engine.request import RunRequest
 from concertmaster.fake_api import Behaviour, serve_fake_api
-from concertmaster.fake_api.ledger import Ledger
+from concertmaster.fake_api.usage import Ledger
 from concertmaster.runs.orders import RunOrder
 from concertmaster.runs.service import RunService
-from concertmaster.settings import Settings
+from concertmaster.settings.load import Settings
 from concertmaster.store.journal import Journal
-from concertmaster.store.migrate import migrate
-from concertmaster.store.postgres_store import open_postgres
-from concertmaster.store.sqlite_store import open_sqlite
+from concertmaster.store.postgres.migrate import migrate
+from concertmaster.store.postgres.store import open_postgres
+from concertmaster.store.sqlite.store import open_sqlite
 from measure import Figure
 from servers import running_postgres
 

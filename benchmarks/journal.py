@@ -19,16 +19,17 @@ from concertmaster.catalog.catalog import Catalog, builtin_folder
 from concertmaster.catalog.definitions import WorkerDefinition
 from concertmaster.catalog.prompts import load_prompts
 from concertmaster.cli.app import collect_rarely
-from concertmaster.engine.record.events import CallFinished, RunStarted
-from concertmaster.engine.record.request import Limits, RunRequest
+from concertmaster.engine.events import CallFinished, RunStarted
+from concertmaster.engine.request import Limits, RunRequest
 from concertmaster.engine.run import Setup
-from concertmaster.llm.protocol import Draft, Models, Reply, Request, Usage
+from concertmaster.llm.messages import Draft, Models, Reply, Request
+from concertmaster.llm.usage import Usage
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.orders import RunOrder
 from concertmaster.runs.service import RunService, open_service
 from concertmaster.store.journal import Journal
-from concertmaster.store.postgres_store import open_postgres
-from concertmaster.store.sqlite_store import open_sqlite
+from concertmaster.store.postgres.store import open_postgres
+from concertmaster.store.sqlite.store import open_sqlite
 from concertmaster.tools.registry import ToolRegistry
 from measure import Figure
 from servers import running_postgres

@@ -13,13 +13,14 @@ import anyio
 from concertmaster.catalog.catalog import Catalog, builtin_folder
 from concertmaster.catalog.definitions import WorkerDefinition
 from concertmaster.catalog.prompts import load_prompts
-from concertmaster.engine.plans.plan import Plan
+from concertmaster.engine.plan.plan import Plan
 from concertmaster.engine.run import Setup
-from concertmaster.llm.protocol import Draft, Models, Reply, Request, Usage
+from concertmaster.llm.messages import Draft, Models, Reply, Request
+from concertmaster.llm.usage import Usage
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.orders import RunOrder
 from concertmaster.runs.service import open_service
-from concertmaster.store.sqlite_store import open_sqlite
+from concertmaster.store.sqlite.store import open_sqlite
 from concertmaster.tools.inputs import InlineInput
 from concertmaster.tools.registry import ToolRegistry
 from measure import Figure

@@ -7,15 +7,16 @@ import anyio
 
 from concertmaster.catalog.catalog import builtin_folder, load_catalog
 from concertmaster.catalog.prompts import load_prompts
-from concertmaster.engine.orchestration.orchestrator import Orchestrator
-from concertmaster.engine.plans.drafting import PlanReader
-from concertmaster.engine.plans.plan import Plan, Subtask
-from concertmaster.engine.record.events import Event
-from concertmaster.engine.record.request import RunRequest
+from concertmaster.engine.events import Event
+from concertmaster.engine.orchestrator import Orchestrator
+from concertmaster.engine.plan.plan import Plan, Subtask
+from concertmaster.engine.plan.streaming import PlanReader
+from concertmaster.engine.request import RunRequest
 from concertmaster.engine.run import Run, Setup
 from concertmaster.engine.steps import Steps
-from concertmaster.llm.protocol import LLM, Draft, Models, Reply, Request, Usage
-from concertmaster.tools.defaults import default_tools
+from concertmaster.llm.messages import LLM, Draft, Models, Reply, Request
+from concertmaster.llm.usage import Usage
+from concertmaster.tools.builtin.defaults import default_tools
 from measure import Figure
 
 TOKENS_PER_SECOND = 60

@@ -3,12 +3,12 @@
 import anyio
 import httpx2
 
-from concertmaster.fake_api.ledger import Ledger
+from concertmaster.fake_api.usage import Ledger
 from concertmaster.llm.anthropic import Connection, open_anthropic
-from concertmaster.llm.gate import Gate
-from concertmaster.llm.prefixes import SharedPrefixes
-from concertmaster.llm.prices import load_prices
-from concertmaster.llm.protocol import LLM, Draft, JudgementBrief, Request, UserMessage
+from concertmaster.llm.messages import LLM, Draft, JudgementBrief, Request, UserMessage
+from concertmaster.llm.pricing import load_prices
+from concertmaster.llm.prompt_cache import SharedPrefixes
+from concertmaster.llm.retry import Gate
 from measure import Figure
 from outside import scripted_endpoint
 

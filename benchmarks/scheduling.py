@@ -10,15 +10,16 @@ import anyio
 from concertmaster.catalog.catalog import Catalog, builtin_folder
 from concertmaster.catalog.definitions import WorkerDefinition
 from concertmaster.catalog.prompts import load_prompts
-from concertmaster.engine.orchestration.scheduler import Decision, Scheduler, Start
-from concertmaster.engine.plans.plan import Plan, Subtask
-from concertmaster.engine.record.request import Limits
+from concertmaster.engine.plan.plan import Plan, Subtask
+from concertmaster.engine.request import Limits
 from concertmaster.engine.run import Setup
-from concertmaster.llm.protocol import Draft, Models, Reply, Request, Usage
+from concertmaster.engine.scheduler import Decision, Scheduler, Start
+from concertmaster.llm.messages import Draft, Models, Reply, Request
+from concertmaster.llm.usage import Usage
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.orders import RunOrder
 from concertmaster.runs.service import open_service
-from concertmaster.store.sqlite_store import open_sqlite
+from concertmaster.store.sqlite.store import open_sqlite
 from concertmaster.tools.registry import ToolRegistry
 from measure import Figure
 from shapes import Shape, all_shapes, random_graph

@@ -6,8 +6,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 
-from concertmaster.engine.orchestration.scheduler import Decision, Scheduler, Start
-from concertmaster.engine.plans.plan import Subtask
+from concertmaster.engine.plan.plan import Subtask
+from concertmaster.engine.scheduler import Decision, Scheduler, Start
 
 
 @dataclass(frozen=True, slots=True)

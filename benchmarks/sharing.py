@@ -14,13 +14,13 @@ import anyio
 from anyio.abc import Process
 from anyio.streams.text import TextReceiveStream
 
-from concertmaster.cli.wiring import open_runs, part_of, tending
-from concertmaster.engine.record.events import RunResumed
+from concertmaster.cli.bootstrap import open_runs, part_of, tending
+from concertmaster.engine.events import RunResumed
 from concertmaster.fake_api import Behaviour, serve_fake_api
 from concertmaster.runs.orders import RunOrder, WorkerOrder
-from concertmaster.settings import LoadedSettings, Settings
+from concertmaster.settings.load import LoadedSettings, Settings
 from concertmaster.store.journal import Journal
-from concertmaster.store.sqlite_store import open_sqlite
+from concertmaster.store.sqlite.store import open_sqlite
 from concertmaster.tools.inputs import InlineInput
 from measure import Figure
 

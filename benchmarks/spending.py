@@ -14,27 +14,27 @@ import anyio
 from concertmaster.catalog.catalog import Catalog, builtin_folder
 from concertmaster.catalog.definitions import WorkerDefinition
 from concertmaster.catalog.prompts import load_prompts
-from concertmaster.engine.budget.spending import Spending
-from concertmaster.engine.plans.plan import Plan
-from concertmaster.engine.record.request import Limits
+from concertmaster.engine.budget import Spending
+from concertmaster.engine.plan.plan import Plan
+from concertmaster.engine.request import Limits
 from concertmaster.engine.run import Setup
-from concertmaster.llm.missing import MissingKeyLLM
-from concertmaster.llm.prices import load_prices
-from concertmaster.llm.protocol import (
+from concertmaster.llm.messages import (
     LLM,
     Draft,
     JudgementBrief,
     Models,
     Reply,
     Request,
-    Usage,
     UserMessage,
 )
+from concertmaster.llm.pricing import load_prices
 from concertmaster.llm.token_count import most_tokens_in
+from concertmaster.llm.usage import Usage
+from concertmaster.llm.wrapper import MissingKeyLLM
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.orders import RunOrder
 from concertmaster.runs.service import open_service
-from concertmaster.store.sqlite_store import open_sqlite
+from concertmaster.store.sqlite.store import open_sqlite
 from concertmaster.tools.registry import ToolRegistry
 from measure import Figure
 

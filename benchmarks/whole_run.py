@@ -7,11 +7,11 @@ from pathlib import Path
 
 import anyio
 
-from concertmaster.cli.wiring import open_runs
-from concertmaster.engine.plans.plan import Plan, Subtask
+from concertmaster.cli.bootstrap import open_runs
+from concertmaster.engine.plan.plan import Plan, Subtask
 from concertmaster.runs.orders import RunOrder
 from concertmaster.runs.service import RunService
-from concertmaster.settings import Settings
+from concertmaster.settings.load import Settings
 
 
 async def run(service: RunService, workers: int) -> None:

@@ -18,7 +18,7 @@ import httpx2
 from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 
-from concertmaster.fake_api.ledger import Entry, Ledger
+from concertmaster.fake_api.usage import Entry, Ledger
 from measure import Figure
 from outside import scripted_endpoint
 

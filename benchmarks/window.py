@@ -19,22 +19,21 @@ from pathlib import Path
 import anyio
 from anyio import to_thread
 
-from concertmaster.cli.wiring import build_catalog, build_prompts, models_of, open_llm
-from concertmaster.engine.plans.plan import Plan, Subtask
-from concertmaster.engine.record.events import CallFinished
+from concertmaster.cli.bootstrap import build_catalog, build_prompts, models_of, open_llm
+from concertmaster.engine.events import CallFinished
+from concertmaster.engine.plan.plan import Plan, Subtask
 from concertmaster.engine.run import Setup
 from concertmaster.fake_api import Behaviour, serve_fake_api
-from concertmaster.fake_api.ledger import Entry
-from concertmaster.llm.protocol import Usage
+from concertmaster.fake_api.usage import Entry
+from concertmaster.llm.usage import Usage
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.orders import RunOrder
 from concertmaster.runs.service import open_service
-from concertmaster.settings import LoadedSettings, Settings
-from concertmaster.store.group_commit import GroupCommit
-from concertmaster.store.postgres_link import Address
-from concertmaster.store.postgres_store import PostgresJournal
-from concertmaster.store.sqlite_store import SqliteJournal
-from concertmaster.store.writing import Pending
+from concertmaster.settings.load import LoadedSettings, Settings
+from concertmaster.store.postgres.connection import Address
+from concertmaster.store.postgres.store import PostgresJournal
+from concertmaster.store.sqlite.store import SqliteJournal
+from concertmaster.store.writer import GroupCommit, Pending
 from concertmaster.tools.registry import ToolRegistry
 from measure import Figure
 from servers import running_postgres

@@ -10,11 +10,11 @@ from pathlib import Path
 import anyio
 from rich.console import Console
 
-from concertmaster.cli.frame import render
-from concertmaster.cli.wiring import open_runs
+from concertmaster.cli.bootstrap import open_runs
+from concertmaster.cli.view.live import render
 from concertmaster.runs.orders import RunOrder
 from concertmaster.runs.state import RunState
-from concertmaster.settings import Settings
+from concertmaster.settings.load import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -7,9 +7,9 @@ import pytest
 
 from concertmaster.cli.environment import program_environment
 from concertmaster.errors import SettingsError
-from concertmaster.llm.prices import ModelFacts
-from concertmaster.settings import Settings
-from concertmaster.tools.servers.entries import StdioEntry
+from concertmaster.llm.pricing import ModelFacts
+from concertmaster.settings.load import Settings
+from concertmaster.tools.mcp.config import StdioEntry
 
 PRIVATE = "sk-ant-a-secret-that-must-not-show"
 

@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from concertmaster.llm.protocol import Usage
+    from concertmaster.llm.usage import Usage
 
 
 class ConcertmasterError(Exception):

@@ -7,8 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from concertmaster.cli.app import cli
-from concertmaster.engine.plans.plan import Plan, Subtask
-from concertmaster.engine.record.events import (
+from concertmaster.engine.events import (
     CallFinished,
     CallStarted,
     Event,
@@ -21,8 +20,10 @@ from concertmaster.engine.record.events import (
     SubtaskStatus,
     SynthesisStarted,
 )
-from concertmaster.engine.record.request import RunRequest
-from concertmaster.llm.protocol import NO_USAGE, Reply, Usage
+from concertmaster.engine.plan.plan import Plan, Subtask
+from concertmaster.engine.request import RunRequest
+from concertmaster.llm.messages import Reply
+from concertmaster.llm.usage import NO_USAGE, Usage
 from concertmaster.runs.state import RunState, fold
 from fakes import FakeLLM
 
@@ -148,4 +149,4 @@ def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Res
 @pytest.fixture
 def answer_with(monkeypatch: pytest.MonkeyPatch) -> Callable[[FakeLLM], None]:
     """Return a function that puts a scripted model in place of the offline one."""
-    return lambda llm: monkeypatch.setattr("concertmaster.cli.wiring.OfflineLLM", lambda: llm)
+    return lambda llm: monkeypatch.setattr("concertmaster.cli.bootstrap.OfflineLLM", lambda: llm)

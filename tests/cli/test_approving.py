@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from concertmaster.cli import approval
 from concertmaster.cli.app import cli
+from concertmaster.cli.view import interactive as approval
 from fakes import FakeLLM, plan_json, subtask
 
 Invoke = Callable[..., Result]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from concertmaster.background import front
+from concertmaster.background import client as front
 from concertmaster.cli.app import cli
 from outliving import BACKGROUND, alive_in, report_in, short_folder
 from processes import StdioServer, silent_provider

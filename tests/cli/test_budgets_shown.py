@@ -10,14 +10,13 @@ import pytest
 from click.testing import Result
 from rich.console import Console
 
-from concertmaster.cli.frame import render
-from concertmaster.cli.live import lines
-from concertmaster.engine.plans.plan import Plan
-from concertmaster.engine.record.amounts import Amounts, Counts, Estimate
-from concertmaster.engine.record.events import PlanAccepted, RunStarted
-from concertmaster.engine.record.request import RunRequest
-from concertmaster.llm.prices import Rates
-from concertmaster.llm.protocol import Reply, Usage
+from concertmaster.cli.view.live import lines, render
+from concertmaster.engine.events import Amounts, Counts, Estimate, PlanAccepted, RunStarted
+from concertmaster.engine.plan.plan import Plan
+from concertmaster.engine.request import RunRequest
+from concertmaster.llm.messages import Reply
+from concertmaster.llm.pricing import Rates
+from concertmaster.llm.usage import Usage
 from concertmaster.runs.state import RunState, fold
 from fakes import FakeLLM, plan_json, reply_with, subtask
 

@@ -20,11 +20,10 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 
 from concertmaster import __version__
-from concertmaster.__main__ import main
-from concertmaster.catalog.built_in_tools import BUILT_IN_TOOLS
-from concertmaster.cli.app import cli
-from concertmaster.cli.show import runs_table, subtask_table
-from concertmaster.llm.protocol import Request
+from concertmaster.catalog.definitions import BUILT_IN_TOOLS
+from concertmaster.cli.app import cli, main
+from concertmaster.cli.view.render import runs_table, subtask_table
+from concertmaster.llm.messages import Request
 from concertmaster.runs.state import RunState
 from fakes import FakeLLM, plan_json, subtask, texts
 

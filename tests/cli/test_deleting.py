@@ -10,9 +10,9 @@ import anyio.lowlevel
 import pytest
 from click.testing import Result
 
-from concertmaster.cli import wiring
+from concertmaster.cli import bootstrap as wiring
 from concertmaster.runs.orders import PlanOrder
-from concertmaster.settings import Settings
+from concertmaster.settings.load import Settings
 from services import service_in
 
 Invoke = Callable[..., Result]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import concertmaster
-from concertmaster.cli.identity import identity_of
-from concertmaster.settings import Settings
+from concertmaster.cli.commands.background import identity_of
+from concertmaster.settings.load import Settings
 
 
 def identity(**flags: object) -> str:

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from building import ROOT
 from concertmaster.cli.app import cli
-from concertmaster.llm.protocol import Request, WorkBrief
+from concertmaster.llm.messages import Request, WorkBrief
 from fakes import FakeLLM, Script, reply_with
 
 EXAMPLES = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
@@ -71,7 +71,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeLLM]:
     def use(**scripts: Script) -> FakeLLM:
         named = {name.replace("_", ":"): script for name, script in scripts.items()}
         llm = FakeLLM({**SCRIPTS, **named})
-        monkeypatch.setattr("concertmaster.cli.wiring.OfflineLLM", lambda: llm)
+        monkeypatch.setattr("concertmaster.cli.bootstrap.OfflineLLM", lambda: llm)
         return llm
 
     return use

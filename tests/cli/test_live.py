@@ -5,9 +5,8 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from concertmaster.cli.frame import render
-from concertmaster.cli.live import LineView, open_view
-from concertmaster.engine.record.events import ToolAsked
+from concertmaster.cli.view.live import LineView, open_view, render
+from concertmaster.engine.events import ToolAsked
 from concertmaster.runs.state import RunState
 
 START = 1_700_000_000.0

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from concertmaster.cli.loading import load_module
+from concertmaster.cli.app import load_module
 
 PROGRAM = """
 import gc
 import sys
 
-from concertmaster.cli.loading import load_module
+from concertmaster.cli.app import load_module
 
-imported = load_module("stop").stop
+imported = load_module("commands.stop").stop
 looked_through = any(imported is found for found in gc.get_objects())
 sys.exit(looked_through or not gc.isenabled())
 """
@@ -31,9 +31,9 @@ def test_a_command_that_cannot_be_imported_leaves_garbage_collected() -> None:
 
 
 def test_what_has_become_garbage_is_found_though_a_module_is_asked_for_again() -> None:
-    load_module("stop")
+    load_module("commands.stop")
     made: list[object] = [[]]
-    load_module("stop")
+    load_module("commands.stop")
     assert any(made is found for found in gc.get_objects())
 
 
@@ -42,16 +42,16 @@ import sys
 import threading
 
 from concertmaster.cli.options import load
-from concertmaster.cli.serve import Served
+from concertmaster.cli.commands.serve import Served
 
 served = Served(loaded=load({}), accept_only="accept" in sys.argv, drain_seconds=0.0)
-SDK = "concertmaster.llm.anthropic.calls"
-assert SDK not in sys.modules and "concertmaster.cli.wiring" not in sys.modules
+SDK = "concertmaster.llm.anthropic.client"
+assert SDK not in sys.modules and "concertmaster.cli.bootstrap" not in sys.modules
 served.prepare()
 for thread in threading.enumerate():
     if thread is not threading.current_thread():
         thread.join()
-assert "concertmaster.cli.wiring" in sys.modules
+assert "concertmaster.cli.bootstrap" in sys.modules
 print(SDK in sys.modules)
 """
 

@@ -10,10 +10,8 @@ import pytest
 from click.testing import Result
 from rich.console import Console
 
-from concertmaster.cli.frame import render
-from concertmaster.cli.live import lines
-from concertmaster.engine.plans.plan import Plan
-from concertmaster.engine.record.events import (
+from concertmaster.cli.view.live import lines, render
+from concertmaster.engine.events import (
     CallStarted,
     Event,
     Finding,
@@ -23,7 +21,8 @@ from concertmaster.engine.record.events import (
     ResultsVerified,
     RunStarted,
 )
-from concertmaster.engine.record.request import RunRequest
+from concertmaster.engine.plan.plan import Plan
+from concertmaster.engine.request import RunRequest
 from concertmaster.runs.state import RunState, fold
 from fakes import FakeLLM, plan_json, subtask
 from patterns import critique, decision, finding, findings, screening

@@ -10,12 +10,12 @@ import anyio.lowlevel
 import pytest
 from click.testing import Result
 
-from concertmaster.cli import wiring
+from concertmaster.cli import bootstrap as wiring
 from concertmaster.errors import ModelUnavailableError
-from concertmaster.llm.prices import Rates
-from concertmaster.llm.protocol import Usage
+from concertmaster.llm.pricing import Rates
+from concertmaster.llm.usage import Usage
 from concertmaster.runs.orders import WorkerOrder
-from concertmaster.settings import Settings
+from concertmaster.settings.load import Settings
 from fakes import FakeLLM, plan_json, reply_with, subtask
 from services import Gate, service_in
 

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from concertmaster.cli.served import served_tools
-from concertmaster.cli.wiring import custom_worker_tools
+from concertmaster.cli.bootstrap import custom_worker_tools, served_tools
 from concertmaster.errors import SettingsError
-from concertmaster.llm.server_tools import ServerTool
-from concertmaster.settings import Settings
+from concertmaster.llm.messages import ServerTool
+from concertmaster.settings.load import Settings
 
 KEY = {"api_key": "sk-test"}
 WEB = {"web_search", "web_fetch"}

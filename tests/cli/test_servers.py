@@ -13,10 +13,10 @@ import pytest
 from click.testing import Result
 
 import foreign_server
-from concertmaster.cli.servers import add_servers
+from concertmaster.cli.commands.servers import add_servers
 from concertmaster.errors import SettingsError
-from concertmaster.llm.protocol import Request, ToolMessage
-from concertmaster.settings import settings_file
+from concertmaster.llm.messages import Request, ToolMessage
+from concertmaster.settings.load import settings_file
 from fakes import FakeLLM, in_turn, plan_json, subtask, wants
 
 Invoke = Callable[..., Result]
@@ -53,7 +53,7 @@ def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[[FakeLLM], None]:
             yield llm
 
         monkeypatch.setenv("CONCERTMASTER_BASE_URL", "http://127.0.0.1:1")
-        monkeypatch.setattr("concertmaster.cli.wiring.open_anthropic", opened)
+        monkeypatch.setattr("concertmaster.cli.bootstrap.open_anthropic", opened)
 
     return replace
 

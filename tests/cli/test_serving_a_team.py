@@ -7,12 +7,12 @@ from typing import Any, NoReturn
 import httpx2
 import pytest
 
-from concertmaster.cli import http
-from concertmaster.cli.http import access_of, read_tokens
+from concertmaster.cli.commands import serve_http as http
+from concertmaster.cli.commands.serve_http import access_of, read_tokens
 from concertmaster.errors import SettingsError
-from concertmaster.protocol.access import ProtectedResource
-from concertmaster.protocol.prompts import no_jobs
-from concertmaster.settings import Settings
+from concertmaster.mcp_server.prompts import no_jobs
+from concertmaster.mcp_server.transports.auth import ProtectedResource
+from concertmaster.settings.load import Settings
 from processes import COMMAND, environment, running
 from serving import ANN
 

@@ -50,7 +50,7 @@ def test_without_a_store_there_is_nothing_to_migrate(invoke: Invoke) -> None:
 
 def test_missing_packages_are_named(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    monkeypatch.delitem(sys.modules, "concertmaster.store.migrate", raising=False)
+    monkeypatch.delitem(sys.modules, "concertmaster.store.postgres.migrate", raising=False)
     monkeypatch.setenv("CONCERTMASTER_STORE", "postgresql://db/runs")
     result = invoke("store", "migrate")
     assert result.exit_code == 2

@@ -1,6 +1,6 @@
 import pytest
 
-from concertmaster.cli.wording import (
+from concertmaster.cli.view.formatting import (
     cached,
     count,
     estimated,
@@ -15,8 +15,8 @@ from concertmaster.cli.wording import (
     times,
     tokens,
 )
-from concertmaster.engine.record.amounts import Amounts, Counts, Estimate
-from concertmaster.llm.protocol import NO_USAGE, Usage
+from concertmaster.engine.events import Amounts, Counts, Estimate
+from concertmaster.llm.usage import NO_USAGE, Usage
 
 
 @pytest.mark.parametrize(

@@ -19,15 +19,15 @@ from mcp.types import (
 )
 
 from building import setup
-from concertmaster.protocol.on_demand import OpenService, ServiceOnDemand
-from concertmaster.protocol.prompts import no_jobs
-from concertmaster.protocol.server import ConcertmasterServer
-from concertmaster.protocol.serving_http import serve_http
-from concertmaster.protocol.state import ServerState
-from concertmaster.protocol.tasks import RunTasks, TaskSource
+from concertmaster.mcp_server.context import ServerState
+from concertmaster.mcp_server.lazy_service import OpenService, ServiceOnDemand
+from concertmaster.mcp_server.prompts import no_jobs
+from concertmaster.mcp_server.server import ConcertmasterServer
+from concertmaster.mcp_server.tasks import RunTasks, TaskSource
+from concertmaster.mcp_server.transports.http import serve_http
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.service import open_service
-from concertmaster.store.sqlite_store import open_sqlite
+from concertmaster.store.sqlite.store import open_sqlite
 from conformance.fixtures import JSON_SCHEMA, add_fixtures
 from conformance.tasks import ScriptedTasks, add_task_fixtures, compute
 from fakes import FakeLLM

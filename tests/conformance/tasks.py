@@ -19,13 +19,13 @@ from mcp.types import (
     TextContent,
 )
 
-from concertmaster.llm.protocol import Request
-from concertmaster.protocol.client_profiles import profile_of
-from concertmaster.protocol.replies import RunReply
-from concertmaster.protocol.results import run_result
-from concertmaster.protocol.subscriptions import Work
-from concertmaster.protocol.tasks import RunTasks, Task, TaskSession, TaskStatus, tasks_needed
-from concertmaster.protocol.waiting import start_and_follow
+from concertmaster.llm.messages import Request
+from concertmaster.mcp_server.client_profiles import profile_of
+from concertmaster.mcp_server.follow import start_and_follow
+from concertmaster.mcp_server.results import run_result
+from concertmaster.mcp_server.subscriptions import Work
+from concertmaster.mcp_server.tasks import RunTasks, Task, TaskSession, TaskStatus, tasks_needed
+from concertmaster.replies.models import RunReply
 from concertmaster.runs.orders import WorkerOrder
 from conformance.fixtures import form
 from fakes import texts

@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 
 from concertmaster.catalog.catalog import builtin_folder
-from concertmaster.protocol.server import create_server
-from concertmaster.runs.job_files import read_jobs
-from concertmaster.runs.jobs import Job
+from concertmaster.mcp_server.server import create_server
+from concertmaster.runs.jobs import Job, read_jobs
 from conformance.server import FixtureServer, serving
 from conformance.suite import HERE, failures
 from npm import install

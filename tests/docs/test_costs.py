@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from clients import connected
-from concertmaster.engine.plans.plan import Plan
-from concertmaster.engine.record.request import RunRequest
+from concertmaster.engine.plan.plan import Plan
+from concertmaster.engine.request import RunRequest
 from concertmaster.errors import ModelRequestError
-from concertmaster.llm.protocol import Request
-from concertmaster.protocol.graph import plan_graph
+from concertmaster.llm.messages import Request
+from concertmaster.replies.graph import plan_graph
 from fakes import Script, in_turn, plan_json, subtask, texts
 from patterns import critique, decision, finding, findings, judging, ran, scores, screening
 

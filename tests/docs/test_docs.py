@@ -10,14 +10,13 @@ from mcp.server.mcpserver.tools import Tool
 from packaging.requirements import Requirement
 
 import concertmaster
-from concertmaster.catalog.built_in_tools import BUILT_IN_TOOLS
 from concertmaster.catalog.catalog import builtin_folder, load_catalog
-from concertmaster.catalog.definitions import read_worker
+from concertmaster.catalog.definitions import BUILT_IN_TOOLS, read_worker
 from concertmaster.cli.app import cli
-from concertmaster.protocol.tools import TOOLS
-from concertmaster.runs.job_files import read_job
-from concertmaster.settings import ENVIRONMENT_PREFIX, Settings
-from concertmaster.tools.defaults import default_tools
+from concertmaster.mcp_server.tools import TOOLS
+from concertmaster.runs.jobs import read_job
+from concertmaster.settings.load import ENVIRONMENT_PREFIX, Settings
+from concertmaster.tools.builtin.defaults import default_tools
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -8,8 +8,7 @@ import anyio.lowlevel
 import pytest
 
 from building import RecordedRun, drive, setup
-from concertmaster.engine.plans.plan import CustomWorker, Plan, Subtask
-from concertmaster.engine.record.events import (
+from concertmaster.engine.events import (
     CallFinished,
     Event,
     PlanRevised,
@@ -17,9 +16,10 @@ from concertmaster.engine.record.events import (
     SubtaskFinished,
     SubtaskStarted,
 )
-from concertmaster.engine.record.request import Limits, RunRequest
+from concertmaster.engine.plan.plan import CustomWorker, Plan, Subtask
+from concertmaster.engine.request import Limits, RunRequest
 from concertmaster.errors import ModelUnavailableError, StoreError
-from concertmaster.llm.protocol import Request, WorkBrief
+from concertmaster.llm.messages import Request, WorkBrief
 from fakes import UNPLANNED, FakeLLM, Script, in_turn, subtask, texts
 
 pytestmark = pytest.mark.anyio

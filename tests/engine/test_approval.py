@@ -6,12 +6,12 @@ import anyio
 import pytest
 
 from building import RecordedRun, drive, setup
-from concertmaster.engine.orchestration.approval import waits_for_approval
-from concertmaster.engine.plans.digest import plan_digest
-from concertmaster.engine.plans.plan import Plan, read_plan
-from concertmaster.engine.record.amounts import Amounts, Counts, Estimate
-from concertmaster.engine.record.events import (
+from concertmaster.engine.approvals import waits_for_approval
+from concertmaster.engine.events import (
+    Amounts,
     CallStarted,
+    Counts,
+    Estimate,
     Event,
     GuardDecided,
     PlanAccepted,
@@ -20,9 +20,10 @@ from concertmaster.engine.record.events import (
     RunStarted,
     SubtaskDrafted,
 )
-from concertmaster.engine.record.request import Approve, Limits, RunKind, RunRequest, stricter
-from concertmaster.llm.prices import Rates
-from concertmaster.llm.protocol import Draft, Reply, Request
+from concertmaster.engine.plan.plan import Plan, plan_digest, read_plan
+from concertmaster.engine.request import Approve, Limits, RunKind, RunRequest, stricter
+from concertmaster.llm.messages import Draft, Reply, Request
+from concertmaster.llm.pricing import Rates
 from concertmaster.runs.state import fold
 from fakes import USAGE, FakeLLM, Script, plan_json, subtask
 from patterns import decision, screening

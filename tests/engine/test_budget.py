@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from concertmaster.engine.budget.account import NOTHING, Account, Amount, Bound, amount_of
-from concertmaster.llm.protocol import Usage
+from concertmaster.engine.budget import NOTHING, Account, Amount, Bound, amount_of
+from concertmaster.llm.usage import Usage
 
 CENT_A_TOKEN = 0.01
 

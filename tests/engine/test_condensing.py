@@ -6,12 +6,12 @@ import anyio
 import pytest
 
 from building import RecordedRun, drive, setup
-from concertmaster.engine.plans.plan import Plan, Subtask
-from concertmaster.engine.record.events import CallFinished, SubtaskFinished
-from concertmaster.engine.record.request import Limits, RunRequest
-from concertmaster.engine.subtasks import condensing
+from concertmaster.engine.events import CallFinished, SubtaskFinished
+from concertmaster.engine.plan.plan import Plan, Subtask
+from concertmaster.engine.request import Limits, RunRequest
+from concertmaster.engine.strategies import condensing
 from concertmaster.errors import ModelUnavailableError, StoreError
-from concertmaster.llm.protocol import Request
+from concertmaster.llm.messages import Request
 from fakes import FakeLLM, Script, subtask, texts
 from patterns import decision, finding, findings
 

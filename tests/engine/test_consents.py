@@ -10,8 +10,7 @@ from pydantic import JsonValue
 from trio.testing import MockClock
 
 from building import RecordedRun, setup, worker
-from concertmaster.engine.plans.plan import Plan
-from concertmaster.engine.record.events import (
+from concertmaster.engine.events import (
     Event,
     RunResumed,
     SubtaskFinished,
@@ -20,12 +19,13 @@ from concertmaster.engine.record.events import (
     ToolCalled,
     ToolStarted,
 )
-from concertmaster.engine.record.request import Limits, RunRequest
+from concertmaster.engine.plan.plan import Plan
+from concertmaster.engine.request import Limits, RunRequest
 from concertmaster.engine.run import Setup
 from concertmaster.errors import StoreError
-from concertmaster.llm.protocol import Reply, Request, ToolMessage
+from concertmaster.llm.messages import Reply, Request, ToolMessage
+from concertmaster.tools.redaction import Masking
 from concertmaster.tools.scope import ToolScope
-from concertmaster.tools.servers.masking import Masking
 from fakes import FakeLLM, FakeTool, in_turn, subtask, wants
 from patterns import finding, findings
 

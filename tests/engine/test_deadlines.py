@@ -11,12 +11,12 @@ from pydantic import ValidationError
 from trio.testing import MockClock
 
 from building import RecordedRun, drive, setup, worker
-from concertmaster.engine.plans.plan import Plan
-from concertmaster.engine.record.events import CallFailed, CallFinished, RunEnded
-from concertmaster.engine.record.request import Limits, RunRequest
-from concertmaster.engine.subtasks import condensing
-from concertmaster.llm.brake import Brake, Braked
-from concertmaster.llm.protocol import Draft, Reply, Request
+from concertmaster.engine.events import CallFailed, CallFinished, RunEnded
+from concertmaster.engine.plan.plan import Plan
+from concertmaster.engine.request import Limits, RunRequest
+from concertmaster.engine.strategies import condensing
+from concertmaster.llm.messages import Draft, Reply, Request
+from concertmaster.llm.wrapper import Brake, Braked
 from fakes import USAGE, FakeLLM, FakeTool, plan_json, subtask, wants
 from patterns import findings, screening
 

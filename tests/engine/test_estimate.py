@@ -7,14 +7,13 @@ import pytest
 
 from building import RecordedRun, drive, setup, worker
 from concertmaster.catalog.definitions import WorkerDefinition
-from concertmaster.engine.orchestration.estimate import HIGH, LOW, estimate
-from concertmaster.engine.plans.plan import Plan, Subtask
-from concertmaster.engine.record.amounts import Amounts, Counts, Estimate
-from concertmaster.engine.record.events import PlanAccepted
-from concertmaster.engine.record.request import Limits, RunRequest
+from concertmaster.engine.estimate import HIGH, LOW, estimate
+from concertmaster.engine.events import Amounts, Counts, Estimate, PlanAccepted
+from concertmaster.engine.plan.plan import Plan, Subtask
+from concertmaster.engine.request import Limits, RunRequest
+from concertmaster.llm.messages import LLM
 from concertmaster.llm.offline import OfflineLLM
-from concertmaster.llm.prices import Rates
-from concertmaster.llm.protocol import LLM
+from concertmaster.llm.pricing import Rates
 from fakes import FakeLLM, Script, plan_json, subtask
 from patterns import critique, decision, findings, judging, scores, screening
 

@@ -7,19 +7,13 @@ import pytest
 
 from building import ROOT, RecordedRun, drive, setup, worker
 from concertmaster.catalog.definitions import read_worker
-from concertmaster.engine.orchestration import guard
-from concertmaster.engine.plans.plan import Plan
-from concertmaster.engine.record.events import (
-    CallFailed,
-    CallFinished,
-    Event,
-    GuardDecided,
-    RunEnded,
-)
-from concertmaster.engine.record.request import Limits, RunRequest
+from concertmaster.engine import guard
+from concertmaster.engine.events import CallFailed, CallFinished, Event, GuardDecided, RunEnded
+from concertmaster.engine.plan.plan import Plan
+from concertmaster.engine.request import Limits, RunRequest
 from concertmaster.engine.run import Setup
 from concertmaster.errors import ModelUnavailableError, StoreError
-from concertmaster.llm.protocol import Reply, Request, ToolMessage
+from concertmaster.llm.messages import Reply, Request, ToolMessage
 from fakes import USAGE, FakeLLM, FakeTool, Script, plan_json, subtask, texts, wants
 
 pytestmark = pytest.mark.anyio

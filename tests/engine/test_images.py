@@ -5,19 +5,12 @@ from dataclasses import replace
 import pytest
 
 from building import RecordedRun, setup, worker
-from concertmaster.engine.conversations.images import NOT_SHOWN, REFUSED
-from concertmaster.engine.plans.plan import Plan
-from concertmaster.engine.record.events import (
-    EVENT,
-    CallFailed,
-    Event,
-    SubtaskFinished,
-    ToolCalled,
-)
-from concertmaster.engine.record.request import RunRequest
+from concertmaster.engine.conversation import NOT_SHOWN, REFUSED
+from concertmaster.engine.events import EVENT, CallFailed, Event, SubtaskFinished, ToolCalled
+from concertmaster.engine.plan.plan import Plan
+from concertmaster.engine.request import RunRequest
 from concertmaster.errors import ModelAccessError, ModelRequestError, ServerToolsRefusedError
-from concertmaster.llm.images import Image
-from concertmaster.llm.protocol import Request, ToolMessage, ToolOutcome
+from concertmaster.llm.messages import Image, Request, ToolMessage, ToolOutcome
 from concertmaster.llm.token_count import IMAGE_TOKENS, most_tokens_in
 from concertmaster.tools.images import OfferedImage
 from concertmaster.tools.registry import WorkerTool

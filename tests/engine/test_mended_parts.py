@@ -5,11 +5,11 @@ import json
 import pytest
 
 from building import RecordedRun, drive, setup, worker
-from concertmaster.engine.plans.plan import Plan
-from concertmaster.engine.record.events import SubtaskFinished
-from concertmaster.engine.record.request import RunRequest
+from concertmaster.engine.events import SubtaskFinished
+from concertmaster.engine.plan.plan import Plan
+from concertmaster.engine.request import RunRequest
 from concertmaster.errors import ModelUnavailableError
-from concertmaster.llm.protocol import Request, WorkBrief
+from concertmaster.llm.messages import Request, WorkBrief
 from fakes import USAGE, Answer, FakeLLM, Script, subtask, texts
 
 pytestmark = pytest.mark.anyio

@@ -3,9 +3,7 @@ import pytest
 from pydantic import JsonValue
 
 from building import RecordedRun, drive, setup, worker
-from concertmaster.engine.orchestration.orchestrator import Orchestrator
-from concertmaster.engine.plans.plan import Plan
-from concertmaster.engine.record.events import (
+from concertmaster.engine.events import (
     CallFailed,
     CallFinished,
     Event,
@@ -14,7 +12,9 @@ from concertmaster.engine.record.events import (
     SubtaskFinished,
     SubtaskStarted,
 )
-from concertmaster.engine.record.request import Limits, RunRequest
+from concertmaster.engine.orchestrator import Orchestrator
+from concertmaster.engine.plan.plan import Plan
+from concertmaster.engine.request import Limits, RunRequest
 from concertmaster.engine.run import Run
 from concertmaster.engine.steps import Steps
 from concertmaster.errors import (
@@ -23,7 +23,7 @@ from concertmaster.errors import (
     ModelUnavailableError,
     StoreError,
 )
-from concertmaster.llm.protocol import Reply, Request, WorkBrief
+from concertmaster.llm.messages import Reply, Request, WorkBrief
 from fakes import FakeLLM, plan_json, reply_with, subtask
 
 pytestmark = pytest.mark.anyio

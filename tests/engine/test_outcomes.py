@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from building import RecordedRun, drive, setup, worker
-from concertmaster.engine.plans.plan import Plan
-from concertmaster.engine.record.request import RunRequest
+from concertmaster.engine.plan.plan import Plan
+from concertmaster.engine.request import RunRequest
 from concertmaster.errors import ModelReplyError
 from concertmaster.llm.anthropic import AnthropicLLM
+from concertmaster.llm.messages import Request
 from concertmaster.llm.outcomes import Report, read_report, with_report
-from concertmaster.llm.protocol import Request
 from concertmaster.llm.structured import schema_errors
 from fakes import Script, in_turn, reply_with, subtask, texts
 from scripted_anthropic import Provider, connected, stream, whole

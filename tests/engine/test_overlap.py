@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from building import drive
-from concertmaster.engine.plans.overlap import merged, overlaps
-from concertmaster.engine.plans.plan import Plan
-from concertmaster.engine.record.events import PlanAccepted
-from concertmaster.engine.record.request import RunRequest
+from concertmaster.engine.events import PlanAccepted
+from concertmaster.engine.plan.plan import Plan
+from concertmaster.engine.plan.validation import merged, overlaps
+from concertmaster.engine.request import RunRequest
 from fakes import plan_json, subtask
 
 pytestmark = pytest.mark.anyio

@@ -7,15 +7,14 @@ import anyio.lowlevel
 import pytest
 
 from building import RecordedRun, drive, setup, worker
-from concertmaster.engine.orchestration.orchestrator import Orchestrator
-from concertmaster.engine.plans.plan import Plan
-from concertmaster.engine.plans.strategy import MOST_PARTS
-from concertmaster.engine.record.events import CallFinished, CallStarted, Event, SubtaskFinished
-from concertmaster.engine.record.request import Limits, RunRequest
+from concertmaster.engine.events import CallFinished, CallStarted, Event, SubtaskFinished
+from concertmaster.engine.orchestrator import Orchestrator
+from concertmaster.engine.plan.plan import MOST_PARTS, Plan
+from concertmaster.engine.request import Limits, RunRequest
 from concertmaster.engine.run import Run
 from concertmaster.engine.steps import Steps
 from concertmaster.errors import ModelUnavailableError, StoreError
-from concertmaster.llm.protocol import Request, WorkBrief
+from concertmaster.llm.messages import Request, WorkBrief
 from fakes import USAGE, FakeLLM, FakeTool, Script, reply_with, subtask, wants
 
 pytestmark = pytest.mark.anyio

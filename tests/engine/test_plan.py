@@ -3,11 +3,10 @@ from typing import Any, cast
 
 import pytest
 
-from concertmaster.engine.conversations.replies import schema_errors
-from concertmaster.engine.plans.plan import CustomWorker, Plan, read_plan
-from concertmaster.engine.plans.repair import repair_plan
-from concertmaster.engine.plans.rules import PlanRules, plan_problems, plan_schema
-from concertmaster.engine.plans.strategy import MOST_PARTS
+from concertmaster.engine.conversation import schema_errors
+from concertmaster.engine.plan.plan import MOST_PARTS, CustomWorker, Plan, read_plan
+from concertmaster.engine.plan.repair import repair_plan
+from concertmaster.engine.plan.validation import PlanRules, plan_problems, plan_schema
 from concertmaster.errors import InvalidPlanError
 from fakes import plan_json, subtask
 

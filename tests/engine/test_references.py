@@ -7,12 +7,11 @@ from typing import Any
 import pytest
 
 from building import ROOT, drive
-from concertmaster.engine.plans.overlap import overlaps
-from concertmaster.engine.plans.plan import Plan, Subtask, read_plan
-from concertmaster.engine.plans.references import with_implied_dependencies
-from concertmaster.engine.record.events import CallStarted, PlanAccepted
-from concertmaster.engine.record.request import RunRequest
-from concertmaster.runs.job_files import read_jobs
+from concertmaster.engine.events import CallStarted, PlanAccepted
+from concertmaster.engine.plan.plan import Plan, Subtask, read_plan
+from concertmaster.engine.plan.validation import overlaps, with_implied_dependencies
+from concertmaster.engine.request import RunRequest
+from concertmaster.runs.jobs import read_jobs
 from fakes import plan_json, subtask
 
 pytestmark = pytest.mark.anyio

@@ -8,9 +8,7 @@ import anyio
 import pytest
 
 from building import RecordedRun, setup, worker
-from concertmaster.engine.orchestration.orchestrator import NOTHING_RETRIED
-from concertmaster.engine.plans.plan import Plan
-from concertmaster.engine.record.events import (
+from concertmaster.engine.events import (
     CallFinished,
     Event,
     RunEnded,
@@ -19,9 +17,11 @@ from concertmaster.engine.record.events import (
     SubtaskFinished,
     SubtaskKept,
 )
-from concertmaster.engine.record.request import RunRequest
+from concertmaster.engine.orchestrator import NOTHING_RETRIED
+from concertmaster.engine.plan.plan import Plan
+from concertmaster.engine.request import RunRequest
 from concertmaster.errors import ModelUnavailableError, StoreError
-from concertmaster.llm.protocol import JsonSchema, Request
+from concertmaster.llm.messages import JsonSchema, Request
 from concertmaster.runs.state import fold
 from concertmaster.runs.trace import trace
 from fakes import FakeLLM, FakeTool, Script, plan_json, reply_with, subtask, texts, wants

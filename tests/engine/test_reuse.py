@@ -8,15 +8,7 @@ import anyio
 import pytest
 
 from building import RecordedRun, setup, worker
-from concertmaster.engine.plans.plan import Plan, Subtask
-from concertmaster.engine.record.earlier import (
-    EarlierRun,
-    Offer,
-    and_dependants,
-    earlier_results,
-    offers_of,
-)
-from concertmaster.engine.record.events import (
+from concertmaster.engine.events import (
     GuardDecided,
     RunResumed,
     RunStarted,
@@ -24,10 +16,18 @@ from concertmaster.engine.record.events import (
     SubtaskResult,
     SubtaskStarted,
 )
-from concertmaster.engine.record.request import Limits, RunRequest
+from concertmaster.engine.plan.plan import Plan, Subtask
+from concertmaster.engine.replay import (
+    EarlierRun,
+    Offer,
+    and_dependants,
+    earlier_results,
+    offers_of,
+)
+from concertmaster.engine.request import Limits, RunRequest
 from concertmaster.engine.run import Setup
 from concertmaster.errors import ModelUnavailableError, ToolCallError
-from concertmaster.llm.protocol import Models
+from concertmaster.llm.messages import Models
 from fakes import FakeLLM, FakeTool, Script, in_turn, subtask, wants
 from patterns import finding, findings
 

@@ -8,14 +8,14 @@ import anyio.lowlevel
 import pytest
 
 from building import RecordedRun, drive, setup, worker
-from concertmaster.engine.orchestration.orchestrator import Orchestrator
-from concertmaster.engine.plans.plan import Plan
-from concertmaster.engine.record.events import CallFinished, CallStarted, Event, SubtaskFinished
-from concertmaster.engine.record.request import Limits, RunRequest
+from concertmaster.engine.events import CallFinished, CallStarted, Event, SubtaskFinished
+from concertmaster.engine.orchestrator import Orchestrator
+from concertmaster.engine.plan.plan import Plan
+from concertmaster.engine.request import Limits, RunRequest
 from concertmaster.engine.run import Run
 from concertmaster.engine.steps import Steps
 from concertmaster.errors import ModelUnavailableError, StoreError
-from concertmaster.llm.protocol import Reply, Request
+from concertmaster.llm.messages import Reply, Request
 from fakes import USAGE, FakeLLM, FakeTool, in_turn, reply_with, subtask, texts, wants
 
 pytestmark = pytest.mark.anyio

@@ -9,23 +9,22 @@ import pytest
 from pydantic import JsonValue
 
 from building import RecordedRun, setup, worker
-from concertmaster.engine.conversations.conversation import MOST_CONTINUATIONS
-from concertmaster.engine.plans.plan import CustomWorker, Plan
-from concertmaster.engine.record.events import (
+from concertmaster.engine.conversation import MOST_CONTINUATIONS
+from concertmaster.engine.events import (
     CallFailed,
     CallStarted,
     PlanAccepted,
     RunResumed,
     ToolsMissing,
 )
-from concertmaster.engine.record.request import Limits, RunRequest
+from concertmaster.engine.plan.plan import CustomWorker, Plan
+from concertmaster.engine.request import Limits, RunRequest
 from concertmaster.engine.run import Setup
 from concertmaster.errors import ModelRequestError, ServerToolsRefusedError
-from concertmaster.llm.prices import ModelFacts
-from concertmaster.llm.protocol import AssistantMessage, Reply, Request, Usage
-from concertmaster.llm.server_tools import ServerTool, Source
-from concertmaster.tools.policy import Decision
-from concertmaster.tools.served import ServedTools
+from concertmaster.llm.messages import AssistantMessage, Reply, Request, ServerTool, Source
+from concertmaster.llm.pricing import ModelFacts
+from concertmaster.llm.usage import Usage
+from concertmaster.tools.registry import Decision, ServedTools
 from fakes import USAGE, FakeLLM, FakeTool, Script, in_turn, plan_json, reply_with, subtask, texts
 from patterns import critique, finding, findings, screening
 

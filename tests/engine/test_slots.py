@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 
 import pytest
 
-from concertmaster.engine.orchestration.scheduler import Decision, Grant, Scheduler, Skip, Start
-from concertmaster.engine.plans.plan import Subtask
-from concertmaster.engine.record.events import SubtaskStatus
+from concertmaster.engine.events import SubtaskStatus
+from concertmaster.engine.plan.plan import Subtask
+from concertmaster.engine.scheduler import Decision, Grant, Scheduler, Skip, Start
 from fakes import subtask
 
 RANK = {"high": 0, "medium": 1, "low": 2}

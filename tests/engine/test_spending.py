@@ -9,23 +9,13 @@ import pytest
 
 from building import RecordedRun, setup, worker
 from concertmaster.catalog.definitions import WorkerDefinition
-from concertmaster.engine.budget.account import Amount
-from concertmaster.engine.budget.priorities import beyond
-from concertmaster.engine.budget.spending import LEAST_REPLY, SHORT_REPLY, Spending
-from concertmaster.engine.orchestration.synthesis import TOO_DEAR
-from concertmaster.engine.plans.plan import Plan, Subtask
-from concertmaster.engine.record.events import (
-    CallFailed,
-    Event,
-    PlanAccepted,
-    RunEnded,
-    RunResumed,
-)
-from concertmaster.engine.record.request import Limits, RunRequest
+from concertmaster.engine.budget import LEAST_REPLY, SHORT_REPLY, Amount, Spending, beyond
+from concertmaster.engine.events import CallFailed, Event, PlanAccepted, RunEnded, RunResumed
+from concertmaster.engine.plan.plan import Plan, Subtask
+from concertmaster.engine.request import Limits, RunRequest
+from concertmaster.engine.synthesis import TOO_DEAR
 from concertmaster.errors import BudgetError, ModelUnavailableError
-from concertmaster.llm.brake import Brake
-from concertmaster.llm.prices import Rates
-from concertmaster.llm.protocol import (
+from concertmaster.llm.messages import (
     AssistantMessage,
     Draft,
     JudgementBrief,
@@ -36,10 +26,12 @@ from concertmaster.llm.protocol import (
     ToolMessage,
     ToolOutcome,
     ToolSpec,
-    Usage,
     UserMessage,
 )
+from concertmaster.llm.pricing import Rates
 from concertmaster.llm.token_count import most_tokens_in
+from concertmaster.llm.usage import Usage
+from concertmaster.llm.wrapper import Brake
 from fakes import FakeLLM, Script, in_turn, plan_json, reply_with, subtask, texts
 
 pytestmark = pytest.mark.anyio

@@ -10,18 +10,13 @@ import anyio.lowlevel
 import pytest
 
 from building import RecordedRun, setup
-from concertmaster.engine.plans.drafting import Drafts, PlanReader, settle
-from concertmaster.engine.plans.plan import Plan, Subtask
-from concertmaster.engine.plans.rules import PlanRules
-from concertmaster.engine.record.events import (
-    Event,
-    PlanAccepted,
-    RunStarted,
-    SubtaskDrafted,
-)
-from concertmaster.engine.record.request import Limits, RunRequest
+from concertmaster.engine.events import Event, PlanAccepted, RunStarted, SubtaskDrafted
+from concertmaster.engine.plan.plan import Plan, Subtask
+from concertmaster.engine.plan.streaming import Drafts, PlanReader, settle
+from concertmaster.engine.plan.validation import PlanRules
+from concertmaster.engine.request import Limits, RunRequest
 from concertmaster.errors import ModelUnavailableError
-from concertmaster.llm.protocol import Draft, Reply, Request
+from concertmaster.llm.messages import Draft, Reply, Request
 from concertmaster.runs.state import RunState, fold
 from fakes import USAGE, FakeLLM, Script, plan_json, reply_with, subtask
 from patterns import decision

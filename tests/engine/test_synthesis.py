@@ -2,12 +2,12 @@ import anyio
 import pytest
 
 from building import drive
-from concertmaster.engine.orchestration import planner
-from concertmaster.engine.plans.plan import Plan
-from concertmaster.engine.record.request import Limits, RunRequest
-from concertmaster.engine.subtasks import condensing
+from concertmaster.engine import planner
+from concertmaster.engine.plan.plan import Plan
+from concertmaster.engine.request import Limits, RunRequest
+from concertmaster.engine.strategies import condensing
 from concertmaster.errors import ModelUnavailableError
-from concertmaster.llm.protocol import PlanBrief, Request, SynthesisBrief
+from concertmaster.llm.messages import PlanBrief, Request, SynthesisBrief
 from fakes import FakeLLM, reply_with, subtask
 
 pytestmark = pytest.mark.anyio

@@ -7,14 +7,13 @@ import anyio
 import pytest
 
 from building import RecordedRun, setup, worker
-from concertmaster.engine.plans.plan import CustomWorker, Plan
-from concertmaster.engine.record.events import Event, ToolCalled, ToolsMissing, ToolStarted
-from concertmaster.engine.record.request import RunRequest
+from concertmaster.engine.events import Event, ToolCalled, ToolsMissing, ToolStarted
+from concertmaster.engine.plan.plan import CustomWorker, Plan
+from concertmaster.engine.request import RunRequest
 from concertmaster.engine.run import Setup
 from concertmaster.engine.steps import UNKNOWN_OUTCOME
-from concertmaster.llm.protocol import ToolMessage, ToolOutcome
-from concertmaster.tools.policy import Decision
-from concertmaster.tools.registry import ToolSource
+from concertmaster.llm.messages import ToolMessage, ToolOutcome
+from concertmaster.tools.registry import Decision, ToolSource
 from fakes import FakeLLM, FakeSource, FakeTool, in_turn, subtask, wants
 
 pytestmark = pytest.mark.anyio

@@ -7,11 +7,12 @@ import pytest
 from trio.testing import MockClock
 
 from building import RecordedRun, setup
-from concertmaster.engine.plans.plan import Plan
-from concertmaster.engine.record.events import CallFinished, CallProgressed
-from concertmaster.engine.record.request import RunRequest
+from concertmaster.engine.events import CallFinished, CallProgressed
+from concertmaster.engine.plan.plan import Plan
+from concertmaster.engine.request import RunRequest
 from concertmaster.engine.steps import LONGEST_USAGE_SECONDS, USAGE_SECONDS
-from concertmaster.llm.protocol import Draft, Reply, Request, Usage
+from concertmaster.llm.messages import Draft, Reply, Request
+from concertmaster.llm.usage import Usage
 from fakes import FakeLLM, reply_with, subtask
 
 pytestmark = pytest.mark.anyio

@@ -7,11 +7,11 @@ import anyio
 import pytest
 
 from building import RecordedRun, drive, setup, worker
-from concertmaster.engine.plans.plan import Plan, Subtask, Verify
-from concertmaster.engine.record.events import CallFinished, Event, ResultsVerified, SubtaskFinished
-from concertmaster.engine.record.request import Limits, RunRequest
+from concertmaster.engine.events import CallFinished, Event, ResultsVerified, SubtaskFinished
+from concertmaster.engine.plan.plan import Plan, Subtask, Verify
+from concertmaster.engine.request import Limits, RunRequest
 from concertmaster.errors import ModelUnavailableError, StoreError
-from concertmaster.llm.protocol import Request
+from concertmaster.llm.messages import Request
 from fakes import (
     USAGE,
     Answer,

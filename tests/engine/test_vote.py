@@ -8,22 +8,22 @@ import anyio.lowlevel
 import pytest
 
 from building import RecordedRun, drive, setup, worker
-from concertmaster.engine.conversations.replies import Verdict
-from concertmaster.engine.orchestration.orchestrator import Orchestrator
-from concertmaster.engine.plans.plan import Plan
-from concertmaster.engine.record.events import (
+from concertmaster.engine.conversation import Verdict
+from concertmaster.engine.events import (
     CallFailed,
     CallFinished,
     CallStarted,
     Event,
     SubtaskFinished,
 )
-from concertmaster.engine.record.request import Limits, RunRequest
+from concertmaster.engine.orchestrator import Orchestrator
+from concertmaster.engine.plan.plan import Plan
+from concertmaster.engine.request import Limits, RunRequest
 from concertmaster.engine.run import Run
 from concertmaster.engine.steps import Steps
-from concertmaster.engine.subtasks.normal_form import normal_form
+from concertmaster.engine.strategies.vote import normal_form
 from concertmaster.errors import ModelUnavailableError, StoreError
-from concertmaster.llm.protocol import Draft, Reply, Request
+from concertmaster.llm.messages import Draft, Reply, Request
 from fakes import USAGE, FakeLLM, FakeTool, Script, in_turn, reply_with, subtask, texts, wants
 
 pytestmark = pytest.mark.anyio

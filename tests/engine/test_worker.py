@@ -2,11 +2,11 @@ import anyio
 import pytest
 
 from building import RecordedRun, drive, setup, worker
-from concertmaster.engine.plans.plan import Plan
-from concertmaster.engine.record.events import CallFailed, ToolCalled
-from concertmaster.engine.record.request import RunRequest
+from concertmaster.engine.events import CallFailed, ToolCalled
+from concertmaster.engine.plan.plan import Plan
+from concertmaster.engine.request import RunRequest
 from concertmaster.errors import ModelReplyError, ModelUnavailableError, ToolCallError
-from concertmaster.llm.protocol import AssistantMessage, Reply, Request, ToolMessage
+from concertmaster.llm.messages import AssistantMessage, Reply, Request, ToolMessage
 from fakes import FakeLLM, FakeTool, in_turn, plan_json, reply_with, subtask, wants
 
 pytestmark = pytest.mark.anyio

@@ -2,7 +2,7 @@
 
 import pytest
 
-from concertmaster.fake_api.caching import LIFETIME, LOOKBACK, Block, CacheUse, PromptCache
+from concertmaster.fake_api.usage import LIFETIME, LOOKBACK, Block, CacheUse, PromptCache
 
 MODEL = "claude-sonnet-5-5"
 SHARED = Block("the inputs", 5000, marked=True)

@@ -1,6 +1,6 @@
 """How many requests the scripted endpoint takes, and what it says of that."""
 
-from concertmaster.fake_api.limits import Limits, Refusal
+from concertmaster.fake_api.usage import Limits, Refusal
 
 NOON = 1_795_262_400.0
 

@@ -7,9 +7,8 @@ import pytest
 from trio.testing import MockClock
 
 from concertmaster.fake_api import Behaviour, Fault
-from concertmaster.fake_api.caching import CacheUse
-from concertmaster.fake_api.ledger import Entry
 from concertmaster.fake_api.replies import make_reply, stream
+from concertmaster.fake_api.usage import CacheUse, Entry
 
 pytestmark = pytest.mark.anyio
 

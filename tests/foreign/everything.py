@@ -11,7 +11,7 @@ from pathlib import Path
 import anyio
 from anyio.streams.text import TextReceiveStream
 
-from concertmaster.tools.servers.entries import HttpEntry, StdioEntry
+from concertmaster.tools.mcp.config import HttpEntry, StdioEntry
 from npm import NODE, install
 
 HERE = Path(__file__).parent

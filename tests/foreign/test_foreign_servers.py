@@ -16,9 +16,9 @@ from pydantic import SecretStr
 
 from building import worker
 from clients import ERAS, Connection, connected
-from concertmaster.llm.protocol import Reply, Request, ToolMessage, ToolOutcome
-from concertmaster.tools.servers.entries import HttpEntry, StdioEntry
-from concertmaster.tools.servers.pool import open_servers
+from concertmaster.llm.messages import Reply, Request, ToolMessage, ToolOutcome
+from concertmaster.tools.mcp.config import HttpEntry, StdioEntry
+from concertmaster.tools.mcp.pool import open_servers
 from fakes import in_turn, wants
 from foreign import everything
 

@@ -7,8 +7,8 @@ import anyio
 import httpx2
 import pytest
 
-from concertmaster.tools import public_http
-from concertmaster.tools.fetch import FetchUrl
+from concertmaster.tools.builtin import public_http
+from concertmaster.tools.builtin.web import FetchUrl
 from concertmaster.tools.scope import ToolScope
 from hostile_world import SECRET, Trap, outcome
 from web import SITE, page, redirect

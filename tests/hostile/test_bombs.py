@@ -15,14 +15,13 @@ import pytest
 
 from arxiv_endpoint import arxiv_endpoint
 from concertmaster.errors import InputError
-from concertmaster.llm.protocol import Document
-from concertmaster.tools.files import ListFiles, ReadFile
+from concertmaster.llm.messages import Document
+from concertmaster.tools.builtin.files import ListFiles, ReadFile, SearchFiles
+from concertmaster.tools.builtin.public_http import MAX_BYTES
+from concertmaster.tools.builtin.python import MAX_PRINTED_BYTES, Python
 from concertmaster.tools.inputs import read_inputs
-from concertmaster.tools.public_http import MAX_BYTES
-from concertmaster.tools.python import MAX_PRINTED_BYTES, Python
 from concertmaster.tools.roots import Roots
 from concertmaster.tools.scope import ToolScope
-from concertmaster.tools.search import SearchFiles
 from hostile_world import SECRET, Trap, World, outcome
 from spreadsheets import ods, ods_row, workbook, xlsx
 from web import page

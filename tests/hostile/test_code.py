@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from concertmaster.llm.protocol import Document
-from concertmaster.tools.python import Python
+from concertmaster.llm.messages import Document
+from concertmaster.tools.builtin.python import Python
 from concertmaster.tools.scope import ToolScope
 from hostile_world import SECRET, World, outcome
 

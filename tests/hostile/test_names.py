@@ -8,12 +8,12 @@ import pytest
 
 from building import RecordedRun, setup, worker
 from concertmaster.catalog.prompts import describe_workers
-from concertmaster.engine.plans.plan import Plan
-from concertmaster.engine.record.request import RunRequest
-from concertmaster.engine.subtasks import condensing
+from concertmaster.engine.plan.plan import Plan
+from concertmaster.engine.request import RunRequest
+from concertmaster.engine.strategies import condensing
 from concertmaster.llm.fencing import fence, quoted, spelled
-from concertmaster.llm.protocol import Document, Request, ToolMessage, WorkerCard
-from concertmaster.tools.files import ListFiles, ReadFile
+from concertmaster.llm.messages import Document, Request, ToolMessage, WorkerCard
+from concertmaster.tools.builtin.files import ListFiles, ReadFile
 from concertmaster.tools.scope import ToolScope
 from fakes import FakeLLM, Script, in_turn, plan_json, subtask, wants
 from patterns import decision, finding, findings

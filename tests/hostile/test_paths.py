@@ -7,13 +7,12 @@ import pytest
 from pydantic import JsonValue
 
 from concertmaster.errors import InputError
-from concertmaster.llm.protocol import Document
-from concertmaster.tools.files import ListFiles, ReadFile
+from concertmaster.llm.messages import Document
+from concertmaster.tools.builtin.files import ListFiles, ReadFile, SearchFiles
+from concertmaster.tools.builtin.lint import Lint
+from concertmaster.tools.builtin.run_tests import RunTests
 from concertmaster.tools.inputs import read_inputs
-from concertmaster.tools.lint import Lint
-from concertmaster.tools.run_tests import RunTests
 from concertmaster.tools.scope import ToolScope
-from concertmaster.tools.search import SearchFiles
 from hostile_world import SECRET, World, outcome
 
 pytestmark = pytest.mark.anyio

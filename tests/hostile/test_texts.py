@@ -9,12 +9,12 @@ import pytest
 from pydantic import JsonValue
 
 from building import RecordedRun, setup, worker
-from concertmaster.catalog.built_in_tools import BUILT_IN_TOOLS
-from concertmaster.catalog.prompts import fence
-from concertmaster.engine.plans.plan import Plan
-from concertmaster.engine.record.request import RunRequest
-from concertmaster.llm.protocol import Reply, Request, ToolMessage
-from concertmaster.tools.files import ReadFile
+from concertmaster.catalog.definitions import BUILT_IN_TOOLS
+from concertmaster.engine.plan.plan import Plan
+from concertmaster.engine.request import RunRequest
+from concertmaster.llm.fencing import fence
+from concertmaster.llm.messages import Reply, Request, ToolMessage
+from concertmaster.tools.builtin.files import ReadFile
 from concertmaster.tools.registry import ToolRegistry
 from fakes import FakeLLM, FakeTool, reply_with, subtask, wants
 from hostile_world import SECRET, World

@@ -11,22 +11,19 @@ import pytest
 from pydantic import JsonValue
 
 from arxiv_endpoint import arxiv_endpoint
-from concertmaster.catalog.built_in_tools import BUILT_IN_TOOLS
+from concertmaster.catalog.definitions import BUILT_IN_TOOLS
 from concertmaster.errors import ToolCallError
 from concertmaster.llm.fencing import fence, unfenced
-from concertmaster.llm.protocol import Document
-from concertmaster.llm.server_tools import SERVER_TOOLS
-from concertmaster.tools.bounds import Bounded
-from concertmaster.tools.defaults import ToolOptions, default_tools
-from concertmaster.tools.fetch import FetchUrl
-from concertmaster.tools.files import ListFiles, ReadFile
-from concertmaster.tools.lint import Lint
-from concertmaster.tools.public_http import PublicTransport
-from concertmaster.tools.python import Python
-from concertmaster.tools.registry import TextTool
-from concertmaster.tools.run_tests import RunTests
+from concertmaster.llm.messages import SERVER_TOOLS, Document
+from concertmaster.tools.builtin.defaults import ToolOptions, default_tools
+from concertmaster.tools.builtin.files import ListFiles, ReadFile, SearchFiles
+from concertmaster.tools.builtin.lint import Lint
+from concertmaster.tools.builtin.public_http import PublicTransport
+from concertmaster.tools.builtin.python import Python
+from concertmaster.tools.builtin.run_tests import RunTests
+from concertmaster.tools.builtin.web import FetchUrl
+from concertmaster.tools.registry import Bounded, TextTool
 from concertmaster.tools.scope import ToolScope
-from concertmaster.tools.search import SearchFiles
 from hostile_world import outcome
 from web import SITE, page
 

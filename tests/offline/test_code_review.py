@@ -1,9 +1,9 @@
 import pytest
 
 from asking import cards, document, example, work
+from concertmaster.llm.messages import ToolOutcome, WorkerCard
 from concertmaster.llm.offline import code_review
 from concertmaster.llm.offline.findings import Finding, ranked, read_finding
-from concertmaster.llm.protocol import ToolOutcome, WorkerCard
 
 pytestmark = pytest.mark.anyio
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from asking import cards, document, plan, work
-from concertmaster.llm.protocol import Document, ToolOutcome
+from concertmaster.llm.messages import Document, ToolOutcome
 
 pytestmark = pytest.mark.anyio
 

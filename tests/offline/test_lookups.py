@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from asking import cards, document, plan, work
-from concertmaster.cli.wiring import open_runs
+from concertmaster.cli.bootstrap import open_runs
+from concertmaster.llm.messages import Document, ToolCall, ToolOutcome, WorkerCard
 from concertmaster.llm.offline.uses import names_asked_for
-from concertmaster.llm.protocol import Document, ToolCall, ToolOutcome, WorkerCard
 from concertmaster.runs.orders import RunOrder
-from concertmaster.settings import Settings
+from concertmaster.settings.load import Settings
 
 pytestmark = pytest.mark.anyio
 

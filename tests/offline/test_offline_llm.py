@@ -5,8 +5,9 @@ import pytest
 
 from asking import ask, cards, document, result, synthesis, work
 from concertmaster.errors import ModelRequestError
+from concertmaster.llm.messages import LLM, Draft, SynthesisBrief, WorkerCard
 from concertmaster.llm.offline import OfflineLLM
-from concertmaster.llm.protocol import LLM, Draft, SynthesisBrief, Usage, WorkerCard
+from concertmaster.llm.usage import Usage
 
 pytestmark = pytest.mark.anyio
 

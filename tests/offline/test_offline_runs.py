@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from asking import EXAMPLES
-from concertmaster.cli.wiring import open_runs
-from concertmaster.engine.plans.plan import Plan
+from concertmaster.cli.bootstrap import open_runs
+from concertmaster.engine.plan.plan import Plan
 from concertmaster.runs.orders import RunOrder
 from concertmaster.runs.service import RunService
 from concertmaster.runs.state import RunState
-from concertmaster.settings import Settings
+from concertmaster.settings.load import Settings
 
 pytestmark = pytest.mark.anyio
 

@@ -2,8 +2,8 @@ import pytest
 
 from asking import cards, document, plan
 from concertmaster.errors import ModelRequestError
+from concertmaster.llm.messages import Document, WorkerCard
 from concertmaster.llm.offline.skills import skill_of
-from concertmaster.llm.protocol import Document, WorkerCard
 
 pytestmark = pytest.mark.anyio
 

@@ -17,13 +17,13 @@ import pytest
 from anyio import to_thread
 
 from building import setup, worker
-from concertmaster.cli.follow import follow
-from concertmaster.cli.terminal import stderr
-from concertmaster.engine.record.request import Limits
+from concertmaster.cli.view.interactive import follow
+from concertmaster.cli.view.terminal import stderr
+from concertmaster.engine.request import Limits
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.orders import WorkerOrder
 from concertmaster.runs.service import RunService, open_service
-from concertmaster.store.sqlite_store import open_sqlite
+from concertmaster.store.sqlite.store import open_sqlite
 from fakes import FakeLLM, FakeTool, in_turn, wants
 from processes import environment, running
 
@@ -71,7 +71,7 @@ def terminal(tmp_path: Path) -> "Generator[Terminal]":
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env=environment(tmp_path, {"TERM": "xterm", "PYTHONPATH": "tests"}),
+        env=environment(tmp_path, {"TERM": "xterm", "PYTHONPATH": "tests/support"}),
         text=False,
     ) as process:
         yield Terminal(process)

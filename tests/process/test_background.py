@@ -18,7 +18,7 @@ from mcp.client.stdio import stdio_client
 from mcp.types import ResourceUpdatedNotification
 
 from clients import ERAS, structured, watching
-from concertmaster.cli.serve import AT_TERMINAL
+from concertmaster.cli.commands.serve import AT_TERMINAL
 from outliving import (
     BACKGROUND,
     alive_in,

@@ -13,11 +13,11 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
-from concertmaster.engine.record.events import CallFinished, CallProgressed, Event
+from concertmaster.engine.events import CallFinished, CallProgressed, Event
 from concertmaster.engine.steps import LONGEST_USAGE_SECONDS
 from concertmaster.fake_api import Behaviour, serve_fake_api
-from concertmaster.fake_api.serving import ServedApi
-from concertmaster.store.sqlite_store import SqliteJournal, open_sqlite
+from concertmaster.fake_api.app import ServedApi
+from concertmaster.store.sqlite.store import SqliteJournal, open_sqlite
 from processes import WORK, StdioServer, environment, output, running, runs_in
 from services import service_in
 

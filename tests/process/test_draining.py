@@ -12,7 +12,7 @@ import pytest
 from anyio import to_thread
 from mcp import Client
 
-from concertmaster.background.front import inquire
+from concertmaster.background.client import inquire
 from concertmaster.fake_api import Behaviour, serve_fake_api
 from outliving import BACKGROUND, alive_in, cleared, wait_for_end
 from processes import WORK, StdioServer, http_server, runs_in

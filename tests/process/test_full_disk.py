@@ -15,10 +15,10 @@ from pathlib import Path
 import anyio
 import pytest
 
-from concertmaster.engine.record.events import RunEnded, RunStarted, SubtaskStarted
-from concertmaster.engine.record.request import RunRequest
+from concertmaster.engine.events import RunEnded, RunStarted, SubtaskStarted
+from concertmaster.engine.request import RunRequest
 from concertmaster.errors import StoreError
-from concertmaster.store.sqlite_store import open_sqlite
+from concertmaster.store.sqlite.store import open_sqlite
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = [f"r-{number}" for number in range(6)]
@@ -112,7 +112,7 @@ def run_on_full_disk(folder: Path, kind: str) -> dict[str, object]:
     if kind == "disk":
         mount = f'mount -t tmpfs -o size=8m none "{folder}" && exec "$@"'
         program = [*mounting(), "sh", "-c", mount, "sh", *program]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests" / "support")}
     done = subprocess.run(
         program, cwd=ROOT, env=environment, stdout=subprocess.PIPE, timeout=100, check=True
     )

@@ -76,7 +76,7 @@ def test_a_signal_ends_the_servers_too(arguments: tuple[str, ...], tmp_path: Pat
 def test_what_a_process_has_started_ends_with_it_though_it_is_stuck(tmp_path: Path) -> None:
     program = f"""
 import pathlib, signal, subprocess, sys
-from concertmaster.protocol import serving
+from concertmaster.mcp_server.transports import stdio as serving
 
 serving.LAST_SECONDS = 0
 command = [sys.executable, "-c", "import time; time.sleep(60)"]

@@ -19,13 +19,13 @@ import psycopg
 import pytest
 from anyio import to_thread
 
-from concertmaster.engine.record.events import RunStarted, SubtaskStarted
-from concertmaster.engine.record.request import RunRequest
+from concertmaster.engine.events import RunStarted, SubtaskStarted
+from concertmaster.engine.request import RunRequest
 from concertmaster.errors import ConcertmasterError, LostRunError, StoreError
-from concertmaster.store import postgres_link
-from concertmaster.store.looking import changed
-from concertmaster.store.postgres_link import Address, Connection, Link
-from concertmaster.store.postgres_store import PostgresJournal, open_postgres
+from concertmaster.store.journal import changed
+from concertmaster.store.postgres import connection as postgres_link
+from concertmaster.store.postgres.connection import Address, Connection, Link
+from concertmaster.store.postgres.store import PostgresJournal, open_postgres
 from processes import running
 from stores import PostgresStore
 
@@ -129,7 +129,7 @@ def other_process(url: str) -> Generator[Other]:
     command = running(
         [sys.executable, "-m", "tests.process.test_stopped_processes", url],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "tests")},
+        env={**os.environ, "PYTHONPATH": str(ROOT / "tests" / "support")},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )

@@ -14,10 +14,10 @@ import anyio
 import pytest
 from anyio import to_thread
 
-from concertmaster.engine.record.events import CancelRequested, RunStarted, SubtaskStarted
-from concertmaster.engine.record.request import RunRequest
+from concertmaster.engine.events import CancelRequested, RunStarted, SubtaskStarted
+from concertmaster.engine.request import RunRequest
 from concertmaster.errors import ConcertmasterError
-from concertmaster.store.sqlite_store import SqliteJournal, open_sqlite
+from concertmaster.store.sqlite.store import SqliteJournal, open_sqlite
 from processes import running
 
 pytestmark = pytest.mark.anyio
@@ -80,7 +80,7 @@ class Other:
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": "tests"},
+            env=os.environ | {"PYTHONPATH": "tests/support"},
         )
         self._stack = ExitStack()
         self._process = self._stack.enter_context(command)

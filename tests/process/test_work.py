@@ -13,14 +13,14 @@ import anyio.lowlevel
 import pytest
 
 from building import setup
-from concertmaster.cli import wiring
+from concertmaster.cli import bootstrap as wiring
 from concertmaster.fake_api import Behaviour, serve_fake_api
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.orders import RunOrder, WorkerOrder
 from concertmaster.runs.service import open_service
-from concertmaster.settings import Settings
+from concertmaster.settings.load import Settings
 from concertmaster.store.journal import Journal
-from concertmaster.store.postgres_store import open_postgres
+from concertmaster.store.postgres.store import open_postgres
 from fakes import FakeLLM
 from postgres import Postgres
 from processes import running, silent_provider, wait

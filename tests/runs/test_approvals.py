@@ -11,20 +11,20 @@ from pydantic import TypeAdapter
 
 from building import setup
 from clients import hang
-from concertmaster.engine.record.events import ApprovalOffered, Event, RunEnded
-from concertmaster.engine.record.request import NOBODY, Approve
+from concertmaster.engine.events import ApprovalOffered, Event, RunEnded
+from concertmaster.engine.request import NOBODY, Approve
 from concertmaster.errors import LostRunError, RequestError, UnknownRunError
-from concertmaster.llm.prices import Rates
+from concertmaster.llm.pricing import Rates
 from concertmaster.runs import approvals
 from concertmaster.runs.approvals import Approvals, digest_to_approve
+from concertmaster.runs.dispatch import Takeover
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.orders import PlanOrder, RunOrder, WorkerOrder
 from concertmaster.runs.principals import Allowance, Principals
 from concertmaster.runs.service import RunService, open_service
 from concertmaster.runs.state import RunState
-from concertmaster.runs.takeover import Takeover
 from concertmaster.store.journal import Journal
-from concertmaster.store.sqlite_store import SqliteJournal
+from concertmaster.store.sqlite.store import SqliteJournal
 from fakes import FakeLLM, plan_json, subtask
 from services import Gate
 from stores import Store

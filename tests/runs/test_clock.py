@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from building import setup, worker
-from concertmaster.engine.record.events import ToolCalled
+from concertmaster.engine.events import ToolCalled
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.orders import RunOrder
 from concertmaster.runs.service import open_service
 from concertmaster.runs.trace import Span
-from concertmaster.store.sqlite_store import open_sqlite
+from concertmaster.store.sqlite.store import open_sqlite
 from fakes import FakeLLM, FakeTool, in_turn, plan_json, subtask, wants
 
 pytestmark = pytest.mark.anyio

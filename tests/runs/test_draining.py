@@ -10,13 +10,13 @@ import anyio.lowlevel
 import pytest
 
 from building import setup, worker
-from concertmaster.llm.brake import Brake, Braked
-from concertmaster.llm.protocol import Request
+from concertmaster.llm.messages import Request
+from concertmaster.llm.wrapper import Brake, Braked
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.orders import RunOrder, WorkerOrder
 from concertmaster.runs.service import RunService, open_service
 from concertmaster.runs.state import RunState
-from concertmaster.store.sqlite_store import open_sqlite
+from concertmaster.store.sqlite.store import open_sqlite
 from fakes import USAGE, Answer, FakeLLM, FakeTool, in_turn, plan_json, subtask, wants
 from services import Gate, service_in
 

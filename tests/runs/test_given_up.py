@@ -5,10 +5,10 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from concertmaster.runs.given_up import GivenUp
+from concertmaster.runs.executor import GivenUp
 from concertmaster.runs.state import RunState, fold
 from concertmaster.store.journal import Standing
-from concertmaster.store.sqlite_store import SqliteJournal
+from concertmaster.store.sqlite.store import SqliteJournal
 from stores import started
 
 pytestmark = pytest.mark.anyio

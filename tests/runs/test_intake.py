@@ -4,13 +4,13 @@ import pytest
 
 from building import worker
 from concertmaster.catalog.catalog import Catalog
-from concertmaster.engine.plans.plan import Plan
-from concertmaster.engine.record.request import Limits, RunRequest
+from concertmaster.engine.plan.plan import Plan
+from concertmaster.engine.request import Limits, RunRequest
 from concertmaster.errors import InvalidPlanError, RequestError, UnknownWorkerError
-from concertmaster.llm.protocol import Document, JsonSchema
+from concertmaster.llm.messages import Document, JsonSchema
 from concertmaster.runs.intake import TASK_CHARS, RunPolicy, check_order
 from concertmaster.runs.orders import Order, PlanOrder, RunOrder, WorkerOrder
-from concertmaster.store.texts import digest
+from concertmaster.store.codec import digest
 from concertmaster.tools.inputs import Inputs
 from fakes import subtask
 

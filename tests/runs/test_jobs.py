@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from concertmaster.engine.plans.plan import Plan
-from concertmaster.engine.plans.strategy import Map, Revise
+from concertmaster.engine.plan.plan import Map, Plan, Revise
 from concertmaster.errors import InvalidPlanError, RequestError
 from concertmaster.runs.jobs import Job, JobArgument, JobSubtask
 

@@ -6,14 +6,14 @@ import anyio
 import pytest
 from pydantic import TypeAdapter
 
-from concertmaster.engine.record.request import Limits
+from concertmaster.engine.request import Limits
 from concertmaster.errors import BusyRunError, RequestError
-from concertmaster.llm.prices import Rates
-from concertmaster.llm.protocol import Reply, Usage
+from concertmaster.llm.messages import Reply
+from concertmaster.llm.pricing import Rates
+from concertmaster.llm.usage import Usage
 from concertmaster.runs.orders import RunOrder
 from concertmaster.runs.service import RunService
-from concertmaster.runs.shortfall import sufficient_budget
-from concertmaster.runs.state import RunState
+from concertmaster.runs.state import RunState, sufficient_budget
 from fakes import FakeLLM, Script, plan_json, reply_with, subtask
 from services import Gate, service_in
 

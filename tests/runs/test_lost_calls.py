@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from concertmaster.engine.plans.plan import Plan
-from concertmaster.engine.record.events import (
+from concertmaster.engine.events import (
     CallFailed,
     CallFinished,
     CallProgressed,
@@ -17,10 +16,11 @@ from concertmaster.engine.record.events import (
     RunStarted,
     SubtaskStarted,
 )
-from concertmaster.engine.record.recorded import Recorded
-from concertmaster.engine.record.request import RunRequest
+from concertmaster.engine.plan.plan import Plan
+from concertmaster.engine.replay import Recorded
+from concertmaster.engine.request import RunRequest
 from concertmaster.engine.steps import Steps
-from concertmaster.llm.protocol import NO_USAGE, Usage
+from concertmaster.llm.usage import NO_USAGE, Usage
 from concertmaster.runs.state import fold
 from concertmaster.runs.trace import Span, trace
 from concertmaster.telemetry.conventions import usage_of

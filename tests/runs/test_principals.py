@@ -11,15 +11,15 @@ import pytest
 
 from building import setup
 from clients import hang
-from concertmaster.engine.record.events import Event
-from concertmaster.engine.record.request import NOBODY
+from concertmaster.engine.events import Event
+from concertmaster.engine.request import NOBODY
 from concertmaster.errors import (
     AllowanceError,
     ModelReplyError,
     UnknownRunError,
     UnreadableRunError,
 )
-from concertmaster.llm.protocol import Request
+from concertmaster.llm.messages import Request
 from concertmaster.runs.approvals import digest_to_approve
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.orders import PlanOrder, RunOrder
@@ -27,7 +27,7 @@ from concertmaster.runs.principals import Allowance, OwnRuns, Principals
 from concertmaster.runs.service import RunService, open_service
 from concertmaster.runs.state import RecentRuns
 from concertmaster.store.journal import Outline
-from concertmaster.store.sqlite_store import SqliteJournal, open_sqlite
+from concertmaster.store.sqlite.store import SqliteJournal, open_sqlite
 from fakes import USAGE, FakeLLM, Script, plan_json, reply_with, subtask
 from stores import Store
 

@@ -7,8 +7,8 @@ import anyio
 import pytest
 
 from building import setup, worker
-from concertmaster.engine.record.events import ToolAsked
-from concertmaster.engine.record.request import NOBODY, Limits
+from concertmaster.engine.events import ToolAsked
+from concertmaster.engine.request import NOBODY, Limits
 from concertmaster.errors import UnknownQuestionError, UnknownRunError
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.orders import WorkerOrder

@@ -3,7 +3,7 @@
 import anyio
 import pytest
 
-from concertmaster.engine.plans.plan import Plan
+from concertmaster.engine.plan.plan import Plan
 from concertmaster.errors import BusyRunError, InvalidPlanError, RequestError, UnknownSubtaskError
 from concertmaster.runs.orders import PlanOrder, RunOrder, WorkerOrder
 from concertmaster.runs.service import RunService

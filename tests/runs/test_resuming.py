@@ -11,21 +11,20 @@ import anyio.lowlevel
 import pytest
 
 from building import setup, worker
-from concertmaster.engine.record.events import Event, RunResumed, RunStarted
-from concertmaster.engine.record.request import RunRequest
+from concertmaster.engine.events import Event, RunResumed, RunStarted
+from concertmaster.engine.request import RunRequest
 from concertmaster.engine.steps import COMMIT_SECONDS
 from concertmaster.errors import ModelUnavailableError, RequestError, StoreError, UnknownRunError
-from concertmaster.llm.protocol import Request
-from concertmaster.runs import takeover
-from concertmaster.runs.intake import RunPolicy
+from concertmaster.llm.messages import Request
+from concertmaster.runs import dispatch as takeover
+from concertmaster.runs.dispatch import Takeover
+from concertmaster.runs.intake import RunPolicy, folded
 from concertmaster.runs.orders import Order, PlanOrder, RunOrder
-from concertmaster.runs.reading import folded
 from concertmaster.runs.service import RunService, open_service
 from concertmaster.runs.state import MOST_DEATHS, RunState
-from concertmaster.runs.takeover import Takeover
 from concertmaster.store.journal import RunRow
-from concertmaster.store.postgres_link import WRITE_SECONDS
-from concertmaster.store.sqlite_store import PATIENCE_SECONDS, SqliteJournal, open_sqlite
+from concertmaster.store.postgres.connection import WRITE_SECONDS
+from concertmaster.store.sqlite.store import PATIENCE_SECONDS, SqliteJournal, open_sqlite
 from concertmaster.tools.inputs import InlineInput
 from fakes import FakeLLM, Script, plan_json, reply_with, subtask
 from services import FailingJournal, Gate, failing_service, service_in

@@ -13,7 +13,7 @@ from concertmaster.runs.orders import Order, RunOrder, WorkerOrder
 from concertmaster.runs.retention import DAY, KEEP_ALL, MEGABYTE, Retention
 from concertmaster.runs.service import RunService, open_service
 from concertmaster.store.journal import StoredRun
-from concertmaster.store.sqlite_store import SqliteJournal
+from concertmaster.store.sqlite.store import SqliteJournal
 from concertmaster.tools.inputs import InlineInput
 from fakes import FakeLLM
 from services import Gate, service_in

@@ -8,15 +8,15 @@ from pathlib import Path
 import anyio
 import pytest
 
-from concertmaster.engine.plans.plan import Plan
-from concertmaster.engine.record.request import NOBODY, Limits, Origin
+from concertmaster.engine.plan.plan import Plan
+from concertmaster.engine.request import NOBODY, Limits, Origin
 from concertmaster.errors import ModelUnavailableError
-from concertmaster.protocol.reused import reused_line
-from concertmaster.runs import reuse
+from concertmaster.replies.build import reused_line
+from concertmaster.runs import executor as reuse
 from concertmaster.runs.orders import RunOrder
 from concertmaster.runs.service import RunService
 from concertmaster.runs.state import RunState
-from concertmaster.store.sqlite_queries import SELECT_OFFERING
+from concertmaster.store.sqlite.schema import SELECT_OFFERING
 from fakes import FakeLLM, Script, plan_json, subtask, texts
 from services import service_in
 from stores import SqliteStore, Store

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from building import worker
-from concertmaster.engine.plans.plan import Plan, Subtask
+from concertmaster.engine.plan.plan import Plan, Subtask
 from concertmaster.errors import InputError, InvalidPlanError, UnknownRunError
-from concertmaster.llm.protocol import Request, WorkBrief
+from concertmaster.llm.messages import Request, WorkBrief
+from concertmaster.runs.file_changes import rewritten_files
 from concertmaster.runs.orders import RunOrder
-from concertmaster.runs.rewrites import rewritten_files
 from concertmaster.runs.service import RunService
 from concertmaster.tools.changes import FileChange
 from concertmaster.tools.inputs import InlineInput

@@ -8,9 +8,9 @@ import anyio.lowlevel
 import pytest
 
 from concertmaster.engine import steps
-from concertmaster.engine.plans.plan import Plan, read_plan
-from concertmaster.engine.record.events import Event
-from concertmaster.engine.record.request import Limits
+from concertmaster.engine.events import Event
+from concertmaster.engine.plan.plan import Plan, read_plan
+from concertmaster.engine.request import Limits
 from concertmaster.errors import (
     InputError,
     ModelReplyError,
@@ -20,12 +20,13 @@ from concertmaster.errors import (
     UnknownSubtaskError,
     UnreadableRunError,
 )
-from concertmaster.llm.protocol import NO_USAGE, Request
+from concertmaster.llm.messages import Request
+from concertmaster.llm.usage import NO_USAGE
 from concertmaster.runs import service as service_module
 from concertmaster.runs.orders import PlanOrder, RunOrder, WorkerOrder
 from concertmaster.runs.state import RecentRuns
 from concertmaster.store.journal import Outline, Reservation
-from concertmaster.store.sqlite_store import open_sqlite
+from concertmaster.store.sqlite.store import open_sqlite
 from concertmaster.tools.inputs import InlineInput
 from fakes import USAGE, FakeLLM, plan_json, reply_with, subtask
 from services import FailingJournal, Gate, change, failing_service, service_in

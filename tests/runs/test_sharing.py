@@ -10,19 +10,20 @@ import anyio.lowlevel
 import pytest
 
 from building import setup
-from concertmaster.engine.record.events import Event
-from concertmaster.engine.record.request import Origin
+from concertmaster.engine.events import Event
+from concertmaster.engine.request import Origin
 from concertmaster.errors import UnknownRunError
-from concertmaster.llm.protocol import Request
-from concertmaster.runs import given_up, takeover
+from concertmaster.llm.messages import Request
+from concertmaster.runs import dispatch as takeover
+from concertmaster.runs import executor as given_up
+from concertmaster.runs.dispatch import Takeover
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.orders import RunOrder
 from concertmaster.runs.service import RunService, open_service
 from concertmaster.runs.state import RunState
-from concertmaster.runs.takeover import Takeover
-from concertmaster.store import looking
+from concertmaster.store import journal as looking
 from concertmaster.store.journal import Reservation
-from concertmaster.store.sqlite_store import SqliteJournal
+from concertmaster.store.sqlite.store import SqliteJournal
 from fakes import FakeLLM, plan_json, subtask
 from services import Gate, failing_service
 from stores import PostgresStore, SqliteStore, Store

@@ -1,7 +1,6 @@
 import pytest
 
-from concertmaster.engine.plans.plan import Plan
-from concertmaster.engine.record.events import (
+from concertmaster.engine.events import (
     CallFailed,
     CallFinished,
     CallStarted,
@@ -25,9 +24,11 @@ from concertmaster.engine.record.events import (
     ToolCalled,
     ToolsMissing,
 )
-from concertmaster.engine.record.request import RunRequest
+from concertmaster.engine.plan.plan import Plan
+from concertmaster.engine.request import RunRequest
 from concertmaster.errors import UnreadableRunError
-from concertmaster.llm.protocol import NO_USAGE, ToolCall, ToolOutcome
+from concertmaster.llm.messages import ToolCall, ToolOutcome
+from concertmaster.llm.usage import NO_USAGE
 from concertmaster.runs.state import RunState, fold
 from fakes import USAGE, reply_with, subtask
 

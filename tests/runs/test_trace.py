@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 from pydantic import JsonValue
 
-from concertmaster.engine.plans.plan import Plan
-from concertmaster.engine.record.events import (
+from concertmaster.engine.events import (
     CallFailed,
     CallFinished,
     CallStarted,
@@ -32,11 +31,10 @@ from concertmaster.engine.record.events import (
     ToolsMissing,
     ToolStarted,
 )
-from concertmaster.engine.record.request import RunRequest
+from concertmaster.engine.plan.plan import Plan
+from concertmaster.engine.request import RunRequest
 from concertmaster.errors import UnreadableRunError
-from concertmaster.llm.images import Image
-from concertmaster.llm.protocol import ToolCall, ToolOutcome
-from concertmaster.llm.server_tools import ServerToolUse
+from concertmaster.llm.messages import Image, ServerToolUse, ToolCall, ToolOutcome
 from concertmaster.runs.trace import Span, trace, visible_trace
 from fakes import USAGE, reply_with, subtask
 

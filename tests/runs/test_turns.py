@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from concertmaster.runs.turns import Turns
+from concertmaster.runs.dispatch import Turns
 from concertmaster.store.journal import RunRow
 
 

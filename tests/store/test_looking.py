@@ -1,7 +1,7 @@
 import pytest
 
 from concertmaster.errors import StoreError
-from concertmaster.store.looking import Looking
+from concertmaster.store.journal import Looking
 
 pytestmark = pytest.mark.anyio
 

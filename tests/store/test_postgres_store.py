@@ -15,18 +15,24 @@ import pytest
 from anyio import from_thread, to_thread
 from psycopg import errors
 
-from concertmaster.engine.record.events import RunStarted
-from concertmaster.engine.record.request import RunRequest
+from concertmaster.engine.events import RunStarted
+from concertmaster.engine.request import RunRequest
 from concertmaster.errors import LostRunError, SettingsError, StoreError, UnknownRunError
-from concertmaster.store import migrate as migrating
-from concertmaster.store import postgres_link, postgres_store
+from concertmaster.store.codec import Write, event_json
 from concertmaster.store.journal import ANY_RUN, Journal
-from concertmaster.store.migrate import migrate
-from concertmaster.store.postgres_errors import explain
-from concertmaster.store.postgres_link import MIGRATIONS, Address, Connection, Link, check_store
-from concertmaster.store.postgres_store import open_postgres
-from concertmaster.store.postgres_tables import PostgresTables
-from concertmaster.store.stored import Write, to_json
+from concertmaster.store.postgres import connection as postgres_link
+from concertmaster.store.postgres import migrate as migrating
+from concertmaster.store.postgres import store as postgres_store
+from concertmaster.store.postgres.connection import (
+    MIGRATIONS,
+    Address,
+    Connection,
+    Link,
+    check_store,
+    explain,
+)
+from concertmaster.store.postgres.migrate import migrate
+from concertmaster.store.postgres.store import PostgresTables, open_postgres
 from postgres import Postgres, execute
 from stores import PostgresStore, cancel, names, numbered, started
 
@@ -90,7 +96,7 @@ class TwiceLink(Link):
 
 def a_write(number: int, **more: Any) -> Write:
     event = numbered(number)
-    return Write(run_id="r-1", event=event, data=to_json(event), **more)
+    return Write(run_id="r-1", event=event, data=event_json(event), **more)
 
 
 def test_work_that_was_committed_before_the_connection_was_lost_is_not_refused(
@@ -316,7 +322,7 @@ async def test_unfinished_runs_of_older_tables_have_their_budgets_reserved(
     assert migrate(url) == STEPS[:2]
     task = '{,"budget_usd":9'
     request = RunRequest(task=task).with_budget(3)
-    start = to_json(RunStarted(name="run/start", at=1, request=request))
+    start = event_json(RunStarted(name="run/start", at=1, request=request))
     for run_id, data in (("r-1", start), ("r-2", "{")):
         run = "INSERT INTO runs (run_id, created_at, epoch, principal) VALUES (%s, 1, 1, 'ann')"
         execute(url, run, run_id)

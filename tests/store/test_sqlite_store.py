@@ -22,22 +22,16 @@ from anyio import from_thread
 from anyio.lowlevel import checkpoint
 from filelock import FileLock
 
-from concertmaster.engine.record.events import RunEnded
-from concertmaster.errors import (
-    ConcertmasterError,
-    LostRunError,
-    StoreError,
-    UnknownRunError,
-)
-from concertmaster.store import locks, sqlite_store
-from concertmaster.store.group_commit import GroupCommit
+from concertmaster.engine.events import RunEnded
+from concertmaster.errors import ConcertmasterError, LostRunError, StoreError, UnknownRunError
+from concertmaster.store import locks
+from concertmaster.store.codec import Write, event_json, outlined
 from concertmaster.store.journal import RunRow
-from concertmaster.store.network import network_share
-from concertmaster.store.sqlite_errors import explain
-from concertmaster.store.sqlite_file import SqliteFile
-from concertmaster.store.sqlite_store import open_sqlite
-from concertmaster.store.stored import Write, outlined, to_json
-from concertmaster.store.writing import Pending
+from concertmaster.store.locks import network_share
+from concertmaster.store.sqlite import store as sqlite_store
+from concertmaster.store.sqlite.errors import explain
+from concertmaster.store.sqlite.store import SqliteFile, open_sqlite
+from concertmaster.store.writer import GroupCommit, Pending
 from stores import cancel, names, numbered, started
 
 pytestmark = pytest.mark.anyio
@@ -346,7 +340,7 @@ async def test_a_file_that_is_no_database_is_an_error_and_stays_as_it_is(made: P
 
 
 def test_an_index_that_leads_to_another_run_costs_no_more_than_its_own() -> None:
-    kept = [("r-1", 1, to_json(started())), ("r-\ufffd", 1, to_json(started()))]
+    kept = [("r-1", 1, event_json(started())), ("r-\ufffd", 1, event_json(started()))]
     outlines = outlined(["r-1", "r-2"], kept, lambda _: {})
     assert [outlines["r-1"], outlines["r-2"]] == [[started()], []]
 

@@ -6,7 +6,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from concertmaster.engine.record.events import (
+from concertmaster.engine.events import (
     CallFailed,
     CallFinished,
     CallStarted,
@@ -18,7 +18,7 @@ from concertmaster.engine.record.events import (
     ToolAnswered,
     ToolCalled,
 )
-from concertmaster.engine.record.request import Origin, RunRequest
+from concertmaster.engine.request import Origin, RunRequest
 from concertmaster.errors import (
     BusyRunError,
     LostRunError,

@@ -14,8 +14,7 @@ from anyio import to_thread
 from anyio.abc import TaskGroup
 from pydantic import JsonValue, ValidationError
 
-from concertmaster.engine.plans.plan import Plan
-from concertmaster.engine.record.events import (
+from concertmaster.engine.events import (
     EVENT,
     CallFinished,
     CancelRequested,
@@ -29,7 +28,8 @@ from concertmaster.engine.record.events import (
     SubtaskResult,
     ToolStarted,
 )
-from concertmaster.engine.record.request import Origin, RunRequest
+from concertmaster.engine.plan.plan import Plan
+from concertmaster.engine.request import Origin, RunRequest
 from concertmaster.errors import (
     LostRunError,
     StoreError,
@@ -37,9 +37,8 @@ from concertmaster.errors import (
     UnreadableRunError,
     UsedKeyError,
 )
-from concertmaster.llm.protocol import ToolCall
-from concertmaster.llm.server_tools import ServerToolUse, Source
-from concertmaster.store.texts import LONG, digest
+from concertmaster.llm.messages import ServerToolUse, Source, ToolCall
+from concertmaster.store.codec import LONG, digest
 from fakes import reply_with, subtask
 from stores import EVERY_KIND, PostgresStore, Store, cancel, started
 

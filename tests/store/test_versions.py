@@ -7,9 +7,9 @@ from pathlib import Path
 import anyio
 import pytest
 
-from concertmaster.engine.record.events import SCHEMA_VERSION
+from concertmaster.engine.events import SCHEMA_VERSION
 from concertmaster.runs.orders import RunOrder
-from concertmaster.store.sqlite_store import open_sqlite
+from concertmaster.store.sqlite.store import open_sqlite
 from fakes import FakeLLM
 from services import service_in
 from stores import LONG_RESULT

@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 
-from concertmaster.engine.record.events import CancelRequested
-from concertmaster.store.stored import Write, to_json
-from concertmaster.store.writing import Pending, WritingThread
+from concertmaster.engine.events import CancelRequested
+from concertmaster.store.codec import Write, event_json
+from concertmaster.store.writer import Pending, WritingThread
 
 pytestmark = pytest.mark.anyio
 
@@ -42,7 +42,7 @@ async def at_work(commits: Commits) -> AsyncGenerator[WritingThread]:
 
 def pending(name: str, *, wait: bool = True) -> Pending:
     event = CancelRequested(name=name, at=1.0)
-    return Pending(Write(run_id="r-1", event=event, data=to_json(event)), wait=wait)
+    return Pending(Write(run_id="r-1", event=event, data=event_json(event)), wait=wait)
 
 
 async def test_what_comes_during_a_commit_is_committed_together_after_it() -> None:

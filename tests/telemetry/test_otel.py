@@ -18,15 +18,15 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from building import setup, worker
 from clients import connected
-from concertmaster.engine.record.request import Origin
+from concertmaster.engine.request import Origin
 from concertmaster.errors import ModelReplyError
-from concertmaster.llm.gate import Gate
-from concertmaster.llm.protocol import Draft, Request, SynthesisBrief
+from concertmaster.llm.messages import Draft, Request, SynthesisBrief
+from concertmaster.llm.retry import Gate
 from concertmaster.runs import trace as spans
 from concertmaster.runs.intake import RunPolicy
 from concertmaster.runs.orders import PlanOrder, RunOrder, WorkerOrder
 from concertmaster.runs.service import RunService, open_service
-from concertmaster.store.sqlite_store import open_sqlite
+from concertmaster.store.sqlite.store import open_sqlite
 from concertmaster.telemetry.conventions import OPERATIONS, attributes_of
 from concertmaster.telemetry.otel import OpenTelemetry
 from fakes import (
@@ -359,7 +359,7 @@ def test_the_command_sends_what_it_tells_to_a_collector(tmp_path: Path) -> None:
 
 def test_without_telemetry_its_packages_are_not_imported() -> None:
     check = (
-        "import sys, concertmaster.cli.wiring, concertmaster.protocol.serving\n"
+        "import sys, concertmaster.cli.bootstrap, concertmaster.mcp_server.transports.stdio\n"
         "assert 'concertmaster.telemetry.otel' not in sys.modules\n"
         "assert 'opentelemetry.sdk' not in sys.modules"
     )

@@ -1,6 +1,6 @@
 import pytest
 
-from concertmaster.tools.addresses import is_public
+from concertmaster.tools.builtin.ssrf import is_public
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import pytest
 
 from arxiv_endpoint import arxiv_endpoint
 from concertmaster.errors import ToolCallError
-from concertmaster.tools.arxiv_client import ArxivClient
-from concertmaster.tools.arxiv_search import ArxivSearch
+from concertmaster.tools.builtin.arxiv import ArxivSearch
+from concertmaster.tools.builtin.arxiv_client import ArxivClient
 from concertmaster.tools.scope import ToolScope
 
 pytestmark = pytest.mark.anyio

@@ -11,8 +11,7 @@ import pytest
 from concertmaster.errors import InputError, RequestError
 from concertmaster.tools import beneath
 from concertmaster.tools.changes import FileChange, apply_changes
-from concertmaster.tools.reading import read_text
-from concertmaster.tools.roots import Roots
+from concertmaster.tools.roots import Roots, read_text
 from processes import running
 
 pytestmark = pytest.mark.skipif(

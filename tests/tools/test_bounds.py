@@ -7,7 +7,7 @@ from trio.testing import MockClock
 
 from concertmaster.errors import ToolCallError
 from concertmaster.llm.fencing import fence
-from concertmaster.tools.bounds import Bounded
+from concertmaster.tools.registry import Bounded
 from concertmaster.tools.scope import ToolScope
 from fakes import FakeTool
 

@@ -1,10 +1,10 @@
 import pytest
 
-from concertmaster.catalog.built_in_tools import BUILT_IN_TOOLS
-from concertmaster.llm.server_tools import SERVER_TOOLS
-from concertmaster.tools import defaults
-from concertmaster.tools.bounds import Bounded
-from concertmaster.tools.defaults import WEB_TOOLS, ToolOptions, default_tools
+from concertmaster.catalog.definitions import BUILT_IN_TOOLS
+from concertmaster.llm.messages import SERVER_TOOLS
+from concertmaster.tools.builtin import defaults
+from concertmaster.tools.builtin.defaults import WEB_TOOLS, ToolOptions, default_tools
+from concertmaster.tools.registry import Bounded
 
 HERE = BUILT_IN_TOOLS - set(SERVER_TOOLS)
 """Those that the provider does not call itself."""

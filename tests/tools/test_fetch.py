@@ -5,9 +5,10 @@ import httpx2
 import pytest
 
 from concertmaster.errors import ToolCallError
-from concertmaster.tools import fetch, public_http
-from concertmaster.tools.fetch import extract_text
-from concertmaster.tools.public_http import resolve
+from concertmaster.tools.builtin import public_http
+from concertmaster.tools.builtin import web as fetch
+from concertmaster.tools.builtin.public_http import resolve
+from concertmaster.tools.builtin.web import extract_text
 from web import SITE, Internet, crash, page, redirect
 
 pytestmark = pytest.mark.anyio

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from concertmaster.errors import ToolCallError
-from concertmaster.llm.protocol import Document
-from concertmaster.tools import files
-from concertmaster.tools.files import MAX_CHARS, ListFiles, ReadFile
+from concertmaster.llm.messages import Document
+from concertmaster.tools.builtin import files
+from concertmaster.tools.builtin.files import MAX_CHARS, ListFiles, ReadFile
 from concertmaster.tools.scope import ToolScope
 
 pytestmark = pytest.mark.anyio

@@ -5,11 +5,10 @@ from pathlib import Path
 import pytest
 
 from concertmaster.errors import ToolCallError
-from concertmaster.tools.files import ReadFile
+from concertmaster.tools.builtin.files import ReadFile, SearchFiles
 from concertmaster.tools.inputs import read_inputs
 from concertmaster.tools.roots import Roots
 from concertmaster.tools.scope import ToolScope
-from concertmaster.tools.search import SearchFiles
 
 pytestmark = pytest.mark.anyio
 

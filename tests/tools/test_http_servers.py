@@ -5,9 +5,9 @@ import pytest
 from pydantic import SecretStr
 
 from concertmaster.errors import ToolCallError
+from concertmaster.tools.mcp.config import HttpEntry
+from concertmaster.tools.mcp.pool import Server, open_servers
 from concertmaster.tools.scope import ToolScope
-from concertmaster.tools.servers.entries import HttpEntry
-from concertmaster.tools.servers.pool import Server, open_servers
 from http_server import serve
 
 pytestmark = pytest.mark.anyio

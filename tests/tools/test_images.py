@@ -4,7 +4,7 @@ import base64
 
 import pytest
 
-from concertmaster.llm.images import Image
+from concertmaster.llm.messages import Image
 from concertmaster.tools.images import (
     BYTES_OF_A_WORKER,
     IMAGE_BYTES,

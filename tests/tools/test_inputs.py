@@ -7,10 +7,10 @@ import pytest
 from pydantic import ValidationError
 
 from concertmaster.errors import InputError
-from concertmaster.llm.protocol import Document
+from concertmaster.llm.messages import Document
 from concertmaster.tools import roots as roots_module
 from concertmaster.tools.inputs import InlineInput, InputLimits, InputSpec, read_inputs
-from concertmaster.tools.reading import read_text
+from concertmaster.tools.roots import read_text
 
 pytestmark = pytest.mark.anyio
 

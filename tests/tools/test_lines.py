@@ -6,8 +6,8 @@ import pytest
 from mcp.shared.message import SessionMessage
 from mcp.types import jsonrpc_message_adapter
 
-from concertmaster.tools.servers import lines
-from concertmaster.tools.servers.lines import ENCODING, is_cut
+from concertmaster.tools.mcp import connection as lines
+from concertmaster.tools.mcp.connection import ENCODING, is_cut
 
 CUT = '\n{"jsonrpc": "2.0", "method": "concertmaster/line-too-long"}\n'
 

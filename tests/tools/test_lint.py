@@ -6,9 +6,9 @@ import anyio
 import pytest
 
 from concertmaster.errors import ToolCallError
-from concertmaster.llm.protocol import Document
-from concertmaster.tools import lint
-from concertmaster.tools.lint import Lint
+from concertmaster.llm.messages import Document
+from concertmaster.tools.builtin import lint
+from concertmaster.tools.builtin.lint import Lint
 from concertmaster.tools.scope import ToolScope
 
 pytestmark = pytest.mark.anyio

@@ -3,9 +3,8 @@ import re
 import pytest
 
 from concertmaster.errors import ToolCallError
-from concertmaster.tools.long_results import KEPT_CHARS, PART_CHARS, LongResults
-from concertmaster.tools.read_result import ReadResult
-from concertmaster.tools.scope import ToolScope
+from concertmaster.tools.registry import ReadResult
+from concertmaster.tools.scope import KEPT_CHARS, PART_CHARS, LongResults, ToolScope
 
 pytestmark = pytest.mark.anyio
 

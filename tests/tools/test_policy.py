@@ -1,7 +1,7 @@
 import pytest
 
-from concertmaster.llm.protocol import ToolSpec
-from concertmaster.tools.policy import Decision, ToolPolicy
+from concertmaster.llm.messages import ToolSpec
+from concertmaster.tools.registry import Decision, ToolPolicy
 
 
 def spec(name: str, *, effects: bool = False) -> ToolSpec:

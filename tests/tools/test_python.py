@@ -1,8 +1,8 @@
 import pytest
 
 from concertmaster.errors import ToolCallError
-from concertmaster.llm.protocol import Document
-from concertmaster.tools.python import Python
+from concertmaster.llm.messages import Document
+from concertmaster.tools.builtin.python import Python
 from concertmaster.tools.scope import ToolScope
 
 pytestmark = pytest.mark.anyio

@@ -1,8 +1,7 @@
 import pytest
 
 from concertmaster.errors import ToolCallError, ToolDeniedError
-from concertmaster.tools.policy import ToolPolicy
-from concertmaster.tools.registry import ToolRegistry
+from concertmaster.tools.registry import ToolPolicy, ToolRegistry
 from fakes import FakeSource, FakeTool
 
 pytestmark = pytest.mark.anyio

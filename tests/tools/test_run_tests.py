@@ -7,8 +7,8 @@ import pytest
 from anyio import to_thread
 
 from concertmaster.errors import ToolCallError
-from concertmaster.tools import run_tests
-from concertmaster.tools.run_tests import RunTests
+from concertmaster.tools.builtin import run_tests
+from concertmaster.tools.builtin.run_tests import RunTests
 from concertmaster.tools.scope import ToolScope
 
 pytestmark = pytest.mark.anyio

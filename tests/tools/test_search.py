@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 
 from concertmaster.errors import ToolCallError
-from concertmaster.llm.protocol import Document
-from concertmaster.tools import search
+from concertmaster.llm.messages import Document
+from concertmaster.tools.builtin import files as search
+from concertmaster.tools.builtin.files import MAX_LINE, SearchFiles
 from concertmaster.tools.scope import ToolScope
-from concertmaster.tools.search import MAX_LINE, SearchFiles
 
 pytestmark = pytest.mark.anyio
 

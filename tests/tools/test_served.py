@@ -2,10 +2,8 @@
 
 import pytest
 
-from concertmaster.llm.server_tools import ServerTool
-from concertmaster.tools.policy import Decision, ToolPolicy
-from concertmaster.tools.registry import ToolRegistry
-from concertmaster.tools.served import ServedTools
+from concertmaster.llm.messages import ServerTool
+from concertmaster.tools.registry import Decision, ServedTools, ToolPolicy, ToolRegistry
 
 SEARCH = ServerTool(name="web_search", max_uses=3)
 SERVED = ServedTools(

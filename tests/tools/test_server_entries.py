@@ -8,14 +8,14 @@ import pytest
 from pydantic import SecretStr, TypeAdapter, ValidationError
 
 from concertmaster.errors import SettingsError
-from concertmaster.tools.servers.entries import (
+from concertmaster.tools.mcp.config import (
     HttpEntry,
     ServerEntries,
     StdioEntry,
     give_anything,
     read_client_servers,
 )
-from concertmaster.tools.servers.masking import Masking
+from concertmaster.tools.redaction import Masking
 
 ENTRIES: TypeAdapter[dict[str, StdioEntry | HttpEntry]] = TypeAdapter(ServerEntries)
 

@@ -15,10 +15,10 @@ from pydantic import SecretStr
 
 import foreign_server
 from concertmaster.errors import ToolCallError
+from concertmaster.tools.mcp import pool
+from concertmaster.tools.mcp.config import StdioEntry
+from concertmaster.tools.mcp.pool import Server, ServerTool, open_servers
 from concertmaster.tools.scope import ToolScope
-from concertmaster.tools.servers import pool
-from concertmaster.tools.servers.entries import StdioEntry
-from concertmaster.tools.servers.pool import Server, ServerTool, open_servers
 
 pytestmark = pytest.mark.anyio
 

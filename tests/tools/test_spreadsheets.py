@@ -9,11 +9,11 @@ import pytest
 from anyio import to_thread
 
 from concertmaster.errors import InputError, ToolCallError
-from concertmaster.tools.files import ReadFile
+from concertmaster.tools.builtin.files import ReadFile
+from concertmaster.tools.builtin.python import Python
 from concertmaster.tools.inputs import InputLimits, read_inputs
-from concertmaster.tools.python import Python
 from concertmaster.tools.scope import ToolScope
-from concertmaster.tools.spreadsheets import read_sheets
+from concertmaster.tools.tabular import read_sheets
 from spreadsheets import DATE, archive, ods, ods_row, workbook, xlsx
 
 pytestmark = pytest.mark.anyio

@@ -1,8 +1,8 @@
 import pytest
 
 from concertmaster.errors import InputError
-from concertmaster.llm.protocol import Document
-from concertmaster.tools.tables import is_data, read_data
+from concertmaster.llm.messages import Document
+from concertmaster.tools.tabular import is_data, read_data
 
 
 def read(name: str, text: str) -> object:

@@ -11,7 +11,8 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from concertmaster.errors import BackgroundError
-from concertmaster.store import locks, private
+from concertmaster.store import locks
+from concertmaster.store import private_files as private
 
 START_SECONDS = 30.0
 """How long a server may take to start."""

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 from concertmaster.catalog.definitions import WorkerDefinition, read_worker
-from concertmaster.catalog.markdown import markdown_files
+from concertmaster.catalog.frontmatter import markdown_files
 from concertmaster.errors import DefinitionError, UnknownWorkerError
-from concertmaster.llm.protocol import WorkerCard
+from concertmaster.llm.messages import WorkerCard
 
 
 class Catalog:

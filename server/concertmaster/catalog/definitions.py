@@ -8,12 +8,99 @@ from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
-from concertmaster.catalog import claude_code
-from concertmaster.catalog.built_in_tools import BUILT_IN_TOOLS
-from concertmaster.catalog.markdown import MarkdownFile, read_markdown
+from concertmaster.catalog.frontmatter import MarkdownFile, read_markdown
 from concertmaster.errors import did_you_mean
-from concertmaster.llm.protocol import JsonSchema, WorkerCard
+from concertmaster.llm.messages import JsonSchema, WorkerCard
 from concertmaster.llm.structured import schema_problem
+
+KEYS = frozenset(
+    {
+        "background",
+        "color",
+        "effort",
+        "experimental",
+        "hooks",
+        "initialPrompt",
+        "isolation",
+        "memory",
+        "omitClaudeMd",
+        "permissionMode",
+        "skills",
+    }
+)
+"""Header keys that mean nothing here."""
+
+SAME_TOOLS = {
+    "Glob": "list_files",
+    "Grep": "search_files",
+    "LS": "list_files",
+    "Read": "read_file",
+    "WebFetch": "fetch_url",
+    "WebSearch": "web_search",
+}
+"""The worker tool that does the work of a Claude Code tool."""
+
+OTHER_TOOLS = frozenset(
+    {
+        "Agent",
+        "AskUserQuestion",
+        "Bash",
+        "BashOutput",
+        "CronCreate",
+        "CronDelete",
+        "CronList",
+        "Edit",
+        "EnterPlanMode",
+        "EnterWorktree",
+        "ExitPlanMode",
+        "ExitWorktree",
+        "KillBash",
+        "KillShell",
+        "LSP",
+        "ListMcpResourcesTool",
+        "Monitor",
+        "MultiEdit",
+        "NotebookEdit",
+        "NotebookRead",
+        "PowerShell",
+        "ReadMcpResourceTool",
+        "SendMessage",
+        "Skill",
+        "SlashCommand",
+        "Task",
+        "TaskCreate",
+        "TaskGet",
+        "TaskList",
+        "TaskOutput",
+        "TaskStop",
+        "TaskUpdate",
+        "TeamCreate",
+        "TeamDelete",
+        "TodoRead",
+        "TodoWrite",
+        "ToolSearch",
+        "Write",
+    }
+)
+"""Claude Code tools that no worker tool stands in for."""
+
+
+BUILT_IN_TOOLS = frozenset(
+    {
+        "arxiv_search",
+        "code_execution",
+        "fetch_url",
+        "lint",
+        "list_files",
+        "python",
+        "read_file",
+        "run_tests",
+        "search_files",
+        "web_fetch",
+        "web_search",
+    }
+)
+"""A worker file may name them everywhere; where one is missing, the worker goes without."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +214,7 @@ def read_worker(file: Path, *, tools: Collection[str]) -> WorkerDefinition:
         DefinitionError: the file is wrong; the error names the line and the remedy.
     """
     source = read_markdown(file)
-    header = source.parse_header(WorkerHeader, ignoring=claude_code.KEYS)
+    header = source.parse_header(WorkerHeader, ignoring=KEYS)
     if header.output_schema is not None:
         _check_schema(source, header.output_schema)
     if not source.body:
@@ -139,7 +226,7 @@ def read_worker(file: Path, *, tools: Collection[str]) -> WorkerDefinition:
     granted += [name for name in servers.values() if name in tools]
     refused = [name for names in disallowed.values() for name in names]
     refused += [name for name in granted if f"{name.partition('.')[0]}.*" in refused]
-    ignored = [key for key in source.header if key in claude_code.KEYS]
+    ignored = [key for key in source.header if key in KEYS]
     nameless = [name for name, stand_ins in allowed.items() if not stand_ins]
     ignored += [f"tools: {name}" for name in nameless if name not in BUILT_IN_TOOLS]
     ignored += [f"mcpServers: {name}" for name, them in servers.items() if them not in tools]
@@ -177,7 +264,7 @@ def _worker_tools(
 
     `*` is all that are here: a worker gets tools of a server only if it names the server.
     """
-    foreign = {*claude_code.SAME_TOOLS, *claude_code.OTHER_TOOLS}
+    foreign = {*SAME_TOOLS, *OTHER_TOOLS}
     meaning: dict[str, tuple[str, ...]] = {}
     for name in names:
         # Claude Code may narrow a tool down: `Bash(git diff:*)`.
@@ -202,7 +289,7 @@ def tool_named(name: str, known: Collection[str]) -> str:
     That of a server is `SERVER.TOOL` or `SERVER.*`; or `mcp__SERVER__TOOL`, `mcp__SERVER__*` or
     `mcp__SERVER`.
     """
-    if (same := claude_code.SAME_TOOLS.get(name, name)) in known:
+    if (same := SAME_TOOLS.get(name, name)) in known:
         return same
     server, _, tool = name.partition(".")
     if name.startswith("mcp__"):

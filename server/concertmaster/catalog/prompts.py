@@ -11,15 +11,10 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from concertmaster.catalog.definitions import Text
-from concertmaster.catalog.markdown import (
-    MarkdownFile,
-    markdown_files,
-    read_markdown,
-)
+from concertmaster.catalog.frontmatter import MarkdownFile, markdown_files, read_markdown
 from concertmaster.errors import DefinitionError, did_you_mean
-from concertmaster.llm.fencing import fence as fence
 from concertmaster.llm.fencing import spelled
-from concertmaster.llm.protocol import WorkerCard
+from concertmaster.llm.messages import WorkerCard
 
 PromptName = Literal[
     "plan",

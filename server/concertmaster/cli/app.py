@@ -2,16 +2,50 @@
 
 import errno
 import gc
+import importlib
 import io
 import os
 import sys
+import threading
+from contextlib import suppress
 from typing import Any
 
 import click
 
 from concertmaster import __version__
-from concertmaster.cli.loading import load_module
 from concertmaster.errors import ConcertmasterError, ModelError, StoreError, UnknownRunError
+
+
+def load_module(name: str) -> Any:
+    """Import and return the module of that name of this room."""
+    name = f"concertmaster.cli.{name}"
+    if name in sys.modules:
+        # Else what is garbage by now would be kept with all the rest.
+        return importlib.import_module(name)
+    # What is imported stays. To look for garbage in it, while it arrives and ever after, is a
+    # twelfth of what a client waits for a server to start.
+    gc.disable()
+    try:
+        return importlib.import_module(name)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def load_in_background(name: str) -> None:
+    """Import a module of this room in a thread, so that it is there when it is needed.
+
+    A module that cannot be imported is reported to the caller that needs it.
+    """
+    if f"concertmaster.cli.{name}" in sys.modules:
+        return
+
+    def load() -> None:
+        with suppress(ImportError):
+            load_module(name)
+
+    threading.Thread(target=load, name=f"import {name}", daemon=True).start()
+
 
 WRONG_USE = 2
 FAILED = 1
@@ -21,23 +55,26 @@ OBJECTS_A_COLLECTION = 50_000
 """How many objects are made before Python looks for those that keep only each other alive."""
 
 _COMMANDS = {
-    "run": ("work", "Plan a task, delegate it to workers, and print their answer."),
-    "plan": ("work", "Print the plan for a task, without running it."),
-    "worker": ("work", "Have one worker do one subtask."),
-    "job": ("job", "Do a ready-made job, such as review_code; or list them."),
-    "runs": ("history", "List the latest runs."),
-    "show": ("history", "Print a run, one of its subtasks, its trace or its diff."),
-    "cancel": ("history", "Stop a run; what is finished stays."),
-    "answer": ("history", "Allow a call of a tool that a run asks about, or deny it."),
-    "resume": ("work", "Go on with a run that was cut off or did not succeed."),
-    "workers": ("definitions", "List the workers and check their files."),
-    "servers": ("servers", "List other MCP servers and their tools, or take over a client's."),
-    "serve": ("serve", "Serve MCP clients over stdio, or over HTTP."),
-    "stop": ("stop", "End the background servers."),
-    "work": ("take_up", "Work on runs that other processes accept."),
-    "store": ("store", "Set up the Postgres that keeps runs for several machines."),
-    "dev": ("dev", "Serve a scripted model endpoint, for demos and tests."),
-    "doctor": ("doctor", "Tell what is configured, what works and what is missing."),
+    "run": ("commands.run", "Plan a task, delegate it to workers, and print their answer."),
+    "plan": ("commands.run", "Print the plan for a task, without running it."),
+    "worker": ("commands.run", "Have one worker do one subtask."),
+    "job": ("commands.jobs", "Do a ready-made job, such as review_code; or list them."),
+    "runs": ("commands.runs", "List the latest runs."),
+    "show": ("commands.runs", "Print a run, one of its subtasks, its trace or its diff."),
+    "cancel": ("commands.runs", "Stop a run; what is finished stays."),
+    "answer": ("commands.runs", "Allow a call of a tool that a run asks about, or deny it."),
+    "resume": ("commands.run", "Go on with a run that was cut off or did not succeed."),
+    "workers": ("commands.workers", "List the workers and check their files."),
+    "servers": (
+        "commands.servers",
+        "List other MCP servers and their tools, or take over a client's.",
+    ),
+    "serve": ("commands.serve", "Serve MCP clients over stdio, or over HTTP."),
+    "stop": ("commands.stop", "End the background servers."),
+    "work": ("commands.work", "Work on runs that other processes accept."),
+    "store": ("commands.store", "Set up the Postgres that keeps runs for several machines."),
+    "dev": ("commands.dev", "Serve a scripted model endpoint, for demos and tests."),
+    "doctor": ("commands.doctor", "Tell what is configured, what works and what is missing."),
 }
 """For each subcommand the module that has it, and its help in one line."""
 

@@ -13,8 +13,8 @@ import click
 from pydantic import TypeAdapter, ValidationError
 
 from concertmaster.errors import ConcertmasterError, RequestError
-from concertmaster.llm.protocol import JsonSchema
-from concertmaster.settings import LoadedSettings, Settings
+from concertmaster.llm.messages import JsonSchema
+from concertmaster.settings.load import LoadedSettings, Settings
 
 T = TypeVar("T")
 Command = Callable[..., Any]

@@ -8,22 +8,17 @@ import anyio
 
 from concertmaster.catalog.catalog import Catalog
 from concertmaster.catalog.definitions import WorkerDefinition
-from concertmaster.catalog.prompts import Prompts, fence
-from concertmaster.engine.consents import Consents
-from concertmaster.engine.plans.plan import Plan, Subtask
-from concertmaster.engine.plans.rules import PlanRules
-from concertmaster.engine.record.earlier import (
-    NO_EARLIER_RUN,
-    EarlierRun,
-    FindOffers,
-    no_offers,
-)
-from concertmaster.engine.record.events import SubtaskResult
-from concertmaster.engine.record.request import Decomposition, RunRequest
+from concertmaster.catalog.prompts import Prompts
+from concertmaster.engine.approvals import Consents
+from concertmaster.engine.events import SubtaskResult
+from concertmaster.engine.plan.plan import Plan, Subtask
+from concertmaster.engine.plan.validation import PlanRules
+from concertmaster.engine.replay import NO_EARLIER_RUN, EarlierRun, FindOffers, no_offers
+from concertmaster.engine.request import Decomposition, RunRequest
 from concertmaster.engine.steps import Steps
-from concertmaster.llm.brake import Brake
-from concertmaster.llm.fencing import quoted
-from concertmaster.llm.protocol import LLM, Document, Models, WorkResult
+from concertmaster.llm.fencing import fence, quoted
+from concertmaster.llm.messages import LLM, Document, Models, WorkResult
+from concertmaster.llm.wrapper import Brake
 from concertmaster.tools.registry import ToolRegistry
 
 _CUSTOM_WORKERS: Mapping[Decomposition, int] = {"constrained": 0, "hybrid": 1, "dynamic": 50}

@@ -12,9 +12,9 @@ from typing import Protocol
 
 import anyio
 
-from concertmaster.engine.budget.spending import LEAST_REPLY, Spending
+from concertmaster.engine.budget import LEAST_REPLY, Spending
 from concertmaster.engine.concurrency import together
-from concertmaster.engine.record.events import (
+from concertmaster.engine.events import (
     CallFailed,
     CallFinished,
     CallProgressed,
@@ -23,21 +23,20 @@ from concertmaster.engine.record.events import (
     ToolCalled,
     ToolStarted,
 )
-from concertmaster.engine.record.recorded import Recorded
-from concertmaster.engine.record.request import Limits
+from concertmaster.engine.replay import Recorded
+from concertmaster.engine.request import Limits
 from concertmaster.errors import ModelAccessError, ModelError, ToolCallError, ToolDeniedError
-from concertmaster.llm.brake import Brake
-from concertmaster.llm.protocol import (
+from concertmaster.llm.messages import (
     LLM,
-    NO_USAGE,
     Draft,
     Reply,
     Request,
     ToolCall,
     ToolOutcome,
-    Usage,
     UserMessage,
 )
+from concertmaster.llm.usage import NO_USAGE, Usage
+from concertmaster.llm.wrapper import Brake
 from concertmaster.tools.images import Illustrated
 
 COMMIT_SECONDS = 45

@@ -1,11 +1,13 @@
 """The scripted endpoint as a web application: POST /v1/messages, and GET /ledger."""
 
+import socket
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
-from dataclasses import replace
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
 
 import anyio
+import uvicorn
 from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
@@ -13,14 +15,28 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from concertmaster.fake_api.answers import answer
+from concertmaster.errors import SettingsError
 from concertmaster.fake_api.behaviour import Behaviour, Fault, FaultMix, Lengths
-from concertmaster.fake_api.caching import MOST_MARKS, CacheUse, PromptCache
-from concertmaster.fake_api.ledger import Entry, Ledger
-from concertmaster.fake_api.limits import Limits, Refusal
-from concertmaster.fake_api.replies import ConnectionDropped, Reply, make_reply, paused, stream
+from concertmaster.fake_api.replies import (
+    ConnectionDropped,
+    Reply,
+    answer,
+    goes_on,
+    make_reply,
+    may_search,
+    paused,
+    stream,
+)
 from concertmaster.fake_api.requests import MessagesRequest
-from concertmaster.fake_api.searching import goes_on, may_search
+from concertmaster.fake_api.usage import (
+    MOST_MARKS,
+    CacheUse,
+    Entry,
+    Ledger,
+    Limits,
+    PromptCache,
+    Refusal,
+)
 
 MODELS = "claude-"
 """How the name of a model begins that the endpoint has."""
@@ -209,3 +225,62 @@ def _rate_limited(refusal: Refusal) -> RefusedError:
     wait = refusal.retry_after
     headers = NO_HEADERS if wait is None else {"retry-after": str(wait)}
     return RefusedError(429, "rate_limit_error", refusal.reason, headers=headers)
+
+
+HOST = "127.0.0.1"
+CLOSE_SECONDS = 1
+"""How long open responses may hold up the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedApi:
+    """A scripted endpoint that can be called."""
+
+    address: str
+    ledger: Ledger
+    now: Callable[[], float]
+    """Tells the time by the clock of the ledger."""
+
+
+@asynccontextmanager
+async def serve_fake_api(
+    behaviour: Behaviour | None = None, *, port: int = 0
+) -> AsyncGenerator[ServedApi]:
+    """Serve a scripted endpoint on loopback; port 0 is any that is free.
+
+    Raises:
+        SettingsError: the port cannot be had.
+    """
+    api = FakeApi(behaviour or Behaviour())
+    config = uvicorn.Config(
+        api.app,
+        log_level="error",
+        access_log=False,
+        ws="none",
+        lifespan="off",
+        timeout_graceful_shutdown=CLOSE_SECONDS,
+    )
+    with _listen(port) as listener:
+        server = _Uvicorn(config)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(server.serve, [listener])
+            yield ServedApi(f"http://{HOST}:{listener.getsockname()[1]}", api.ledger, api.now)
+            server.should_exit = True
+
+
+class _Uvicorn(uvicorn.Server):
+    """A uvicorn that leaves signals to the program that it is a part of."""
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Capture none."""
+        yield
+
+
+def _listen(port: int) -> socket.socket:
+    try:
+        return socket.create_server((HOST, port))
+    except OSError as exc:
+        raise SettingsError(
+            f"Port {port} cannot be had: {exc.strerror}. Choose another port."
+        ) from exc

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from concertmaster.fake_api.caching import Block
+from concertmaster.fake_api.usage import Block
 
 Json = dict[str, Any]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from concertmaster.llm.concurrency import Learned
+from concertmaster.llm.rate_limit import Learned
 
 log = logging.getLogger(__name__)
 

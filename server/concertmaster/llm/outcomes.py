@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 
 from pydantic import JsonValue
 
-from concertmaster.llm.protocol import JsonSchema, closed_object
+from concertmaster.llm.messages import JsonSchema, closed_object
 from concertmaster.llm.structured import read_json, schema_errors
 
 Outcome = Literal["met", "partly_met", "not_met"]

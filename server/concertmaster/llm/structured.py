@@ -12,7 +12,8 @@ from jsonschema_rs import (
 )
 from pydantic import JsonValue
 
-from concertmaster.llm.protocol import JsonSchema, whole_characters
+from concertmaster.llm.messages import JsonSchema
+from concertmaster.llm.usage import whole_characters
 
 MOST_LEVELS = 100
 """How deep a value or a schema may be nested; the journal holds it some levels further down."""

@@ -1,20 +1,36 @@
 """How many tokens a request has at most, so that what is reserved for its call is enough."""
 
 import json
+import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from concertmaster.llm.lengths import most_tokens, size
-from concertmaster.llm.outcomes import with_report
-from concertmaster.llm.protocol import (
-    NO_USAGE,
+from concertmaster.llm.messages import (
+    FOUND_TOKENS,
     AssistantMessage,
     Message,
     Request,
+    ServerTool,
+    ServerToolName,
     ToolMessage,
-    Usage,
 )
-from concertmaster.llm.server_tools import FOUND_TOKENS, ServerTool, ServerToolName
+from concertmaster.llm.outcomes import with_report
+from concertmaster.llm.usage import NO_USAGE, Usage
+
+BYTES_OF_SHORT_TOKENS = 2.5
+"""What is reckoned with where there have to be enough tokens."""
+BYTES_OF_LONG_TOKENS = 4.0
+
+
+def size(text: str) -> int:
+    """Return how many bytes a text has in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+
+
+def most_tokens(length: int) -> int:
+    """Return how many tokens a text of so many bytes has: hardly ever more."""
+    return math.ceil(length / BYTES_OF_SHORT_TOKENS)
+
 
 ENVELOPE_TOKENS = 500
 """What a provider may add to a request: how to call tools, how to write JSON."""

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import takewhile
 
-from concertmaster.engine.orchestration.approval import waits_for_approval
-from concertmaster.engine.plans.digest import plan_digest
-from concertmaster.engine.record.events import ApprovalOffered, RunEnded
-from concertmaster.engine.record.request import Approve
-from concertmaster.errors import RequestError
+from concertmaster.engine.approvals import waits_for_approval
+from concertmaster.engine.events import ApprovalOffered, RunEnded, ToolAnswered
+from concertmaster.engine.plan.plan import plan_digest
+from concertmaster.engine.request import Approve
+from concertmaster.errors import RequestError, UnknownQuestionError
 from concertmaster.runs.state import RunState
 from concertmaster.store.journal import Journal
 
@@ -115,3 +115,21 @@ class Approvals:
 
 def _digest(token: str) -> str:
     return sha256(token.encode(errors="replace")).hexdigest()
+
+
+def answer_to(state: RunState, question_id: str, *, allowed: bool, by: str) -> ToolAnswered:
+    """Return the event that answers a question of a run on somebody's behalf.
+
+    Raises:
+        UnknownQuestionError: the run has no such question, or none that is still open.
+    """
+    if question_id not in state.questions:
+        raise UnknownQuestionError(state.run_id, question_id, tuple(state.questions))
+    return ToolAnswered(
+        # Several may answer at the same time, and all of that is written down.
+        name=f"question/{question_id}/{secrets.token_hex(4)}",
+        at=time.time(),
+        question_id=question_id,
+        allowed=allowed,
+        by=by,
+    )

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from hashlib import sha256
 
-from concertmaster.engine.plans.plan import Plan, Verify
-from concertmaster.engine.record.request import Approve, Decomposition, Mode
-from concertmaster.llm.protocol import JsonSchema
+from concertmaster.engine.plan.plan import Plan, Verify
+from concertmaster.engine.request import Approve, Decomposition, Mode
+from concertmaster.llm.messages import JsonSchema
 from concertmaster.tools.inputs import InputSpec
 
 LONGEST_KEY = 200

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 import anyio
 
 from concertmaster.catalog.catalog import Catalog
-from concertmaster.engine.plans.plan import Plan
-from concertmaster.engine.record.events import SubtaskResult
-from concertmaster.engine.record.request import Origin
+from concertmaster.engine.events import SubtaskResult
+from concertmaster.engine.plan.plan import Plan
+from concertmaster.engine.request import Origin
 from concertmaster.errors import AllowanceError, ReservationError
-from concertmaster.runs.elsewhere import LATEST
+from concertmaster.runs.executor import LATEST
 from concertmaster.runs.orders import Order, RunOrder
 from concertmaster.runs.service import RunService
 from concertmaster.runs.state import RecentRuns, RunState

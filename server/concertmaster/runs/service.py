@@ -11,34 +11,200 @@ import anyio
 from anyio.abc import TaskGroup
 
 from concertmaster.catalog.catalog import Catalog
-from concertmaster.engine.plans.plan import Plan
-from concertmaster.engine.record.earlier import NO_EARLIER_RUN, EarlierRun
-from concertmaster.engine.record.events import (
-    CancelRequested,
-    RunResumed,
-    RunStarted,
-    SubtaskResult,
+from concertmaster.engine.events import CancelRequested, RunResumed, RunStarted, SubtaskResult
+from concertmaster.engine.plan.plan import Plan
+from concertmaster.engine.replay import NO_EARLIER_RUN, EarlierRun
+from concertmaster.engine.request import NOBODY, Origin
+from concertmaster.engine.run import Setup, workers_of
+from concertmaster.errors import (
+    BusyRunError,
+    LostRunError,
+    RequestError,
+    UnknownRunError,
+    UnknownWorkerError,
+    UnreadableRunError,
+    UsedKeyError,
 )
-from concertmaster.engine.record.request import NOBODY, Origin
-from concertmaster.engine.run import Setup
-from concertmaster.errors import LostRunError, UnknownRunError, UsedKeyError
-from concertmaster.runs.approvals import Approvals, approved_plan
-from concertmaster.runs.elsewhere import LATEST, Elsewhere
-from concertmaster.runs.intake import CheckedOrder, RunPolicy
-from concertmaster.runs.live import LiveRun, LiveRuns
+from concertmaster.runs.approvals import Approvals, answer_to, approved_plan
+from concertmaster.runs.executor import LATEST, Elsewhere, LiveRun, LiveRuns, Room
+from concertmaster.runs.file_changes import file_changes
+from concertmaster.runs.intake import (
+    CheckedOrder,
+    OrderReader,
+    RunPolicy,
+    check_budget,
+    check_same,
+    folded,
+    subtask_result,
+)
 from concertmaster.runs.orders import Order
-from concertmaster.runs.questions import answer_to
-from concertmaster.runs.reading import OrderReader, check_same, subtask_result
-from concertmaster.runs.resumable import check_new_budget, check_not_declined, check_resumable
 from concertmaster.runs.retention import Retention, prune
-from concertmaster.runs.rewrites import file_changes
-from concertmaster.runs.room import Room
 from concertmaster.runs.state import RecentRuns, RunState, fold
 from concertmaster.runs.trace import Span, visible_trace
-from concertmaster.runs.watching import Watching
-from concertmaster.store.journal import Journal, PrincipalUsage, Reservation, StoredRun
+from concertmaster.store.journal import (
+    Journal,
+    Outline,
+    PrincipalUsage,
+    Reservation,
+    RunRow,
+    StoredRun,
+    changed,
+)
 from concertmaster.tools.changes import FileChange
 from concertmaster.tools.inputs import InputSpec, complete_path
+
+
+async def state_elsewhere(journal: Journal, run_id: str) -> RunState:
+    """Return where a run stands that this process does not drive.
+
+    Raises:
+        UnknownRunError: there is none of that id.
+    """
+    row = await journal.row(run_id)
+    while True:
+        state = folded(row, await journal.events(run_id))
+        if state.status != "interrupted":
+            return state
+        # Somebody may have taken it up between the two questions, or ended it and left.
+        before, row = row, await journal.row(run_id)
+        if row == before:
+            return state
+
+
+async def recent_runs(
+    journal: Journal,
+    known: Callable[[str], RunState | None],
+    *,
+    limit: int,
+    principal: str | None,
+) -> RecentRuns:
+    """Return the latest runs; those that are `known` here better than to the journal, as such."""
+    rows = await journal.recent(limit, principal=principal)
+    here = {row.run_id: state for row in rows if (state := known(row.run_id)) is not None}
+    elsewhere = [row for row in rows if row.run_id not in here]
+    outlines = await journal.outlines([row.run_id for row in elsewhere])
+    states: list[RunState] = []
+    unreadable: list[str] = []
+    for row in rows:
+        try:
+            state = here.get(row.run_id) or _outlined(row, outlines[row.run_id])
+            states.append(state.shown())
+        except UnreadableRunError as exc:
+            unreadable.append(str(exc))
+    return RecentRuns(states=tuple(states), unreadable=tuple(unreadable))
+
+
+def _outlined(row: RunRow, outline: Outline) -> RunState:
+    if isinstance(outline, UnreadableRunError):
+        raise outline
+    return folded(row, outline)
+
+
+class Watching:
+    """Tells where the runs of a store stand, without what is withheld of them."""
+
+    def __init__(self, journal: Journal, live: LiveRuns) -> None:
+        self._journal = journal
+        self._live = live
+
+    async def get(self, run_id: str) -> RunState:
+        """Return where a run stands, or raise UnknownRunError."""
+        if (state := self._live.known(run_id)) is None:
+            found = await state_elsewhere(self._journal, run_id)
+            # It may have been taken up here meanwhile, of which the journal knows nothing.
+            state = self._live.known(run_id) or found
+        return state.shown()
+
+    async def wait(self, run_id: str, *, seconds: float) -> RunState:
+        """Return where a run stands once nobody drives it any more, or `seconds` have passed."""
+        state = await self.get(run_id)
+        with anyio.move_on_after(seconds):
+            while not state.still:
+                state = await self._next(run_id, state.events)
+            return state
+        return await self.get(run_id)
+
+    async def wait_for_change(self, run_id: str, *, seen: int, seconds: float) -> RunState:
+        """Return where a run stands once it has other than `seen` events, or time has passed."""
+        with anyio.move_on_after(seconds):
+            return await self._next(run_id, seen)
+        return await self.get(run_id)
+
+    async def _next(self, run_id: str, seen: int) -> RunState:
+        while True:
+            live = self._live.get(run_id)
+            change = live.changes.next if live is not None else None
+            state = await self.get(run_id)
+            if state.events != seen or state.still:
+                return state
+            if change is not None:
+                await change.wait()
+            else:
+                await changed(self._journal, run_id)
+
+    async def recent(self, limit: int, *, principal: str | None) -> RecentRuns:
+        """Return the latest runs, all or a principal's, without what was said in them."""
+        return await recent_runs(self._journal, self._live.known, limit=limit, principal=principal)
+
+
+_MODEL = {True: "with a language model", False: "without a language model"}
+
+
+def check_resumable(state: RunState, setup: Setup) -> None:
+    """Check that there is who can do what is left to do in a run.
+
+    Raises:
+        RequestError: there is not.
+    """
+    run_id, request = state.run_id, state.request
+    if bool(state.notice) != bool(setup.llm.notice):
+        raise RequestError(
+            f"Run {run_id} was begun {_MODEL[not state.notice]}, and this process works "
+            f"{_MODEL[not setup.llm.notice]}. Resume it with the settings it was begun with."
+        )
+    needed = {subtask.worker for subtask in state.plan.subtasks} if state.plan else set[str]()
+    workers = workers_of(state.plan, setup) if state.plan else setup.catalog
+    try:
+        for name in sorted({*needed, *request.workers, *filter(None, [request.guard])}):
+            workers.get(name)
+    except UnknownWorkerError as exc:
+        raise RequestError(
+            f"Run {run_id} cannot go on, because a worker of it is not there any more. {exc}"
+        ) from None
+
+
+def check_not_declined(state: RunState) -> None:
+    """Check that the plan of a run was not declined.
+
+    Raises:
+        RequestError: it was, which is final.
+    """
+    if state.plan_declined:
+        raise RequestError(
+            f"The plan of run {state.run_id} was declined, which is final: it is not carried out "
+            "and not asked about again. If the user wants something else, call run_orchestration "
+            "with a changed task or changed constraints, or resume_run with an edited plan."
+        )
+
+
+def check_new_budget(state: RunState, usd: float | None, policy: RunPolicy) -> None:
+    """Check that a run can go on with this budget, if it is to have another one.
+
+    Raises:
+        RequestError: it cannot.
+    """
+    if usd is None:
+        return
+    check_budget(usd, policy)
+    if not state.still:
+        raise BusyRunError(state.run_id)
+    spent = state.usage.usd or 0.0
+    if usd <= spent:
+        raise RequestError(
+            f"budget_usd is {usd:g}, and run {state.run_id} has spent {spent:.2f} USD already, "
+            "which counts too. Give more."
+        )
+
 
 CANCEL_SECONDS = 10
 """How long a cancelled run may take to end before the caller is answered anyway."""

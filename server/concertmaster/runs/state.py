@@ -1,21 +1,21 @@
 """The state of a run, as a fold over its events. Every view of a run is one of this state."""
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from pydantic import JsonValue
 
-from concertmaster.engine.plans.plan import Plan
-from concertmaster.engine.record.amounts import Estimate
-from concertmaster.engine.record.earlier import and_dependants
-from concertmaster.engine.record.events import (
+from concertmaster.engine.events import (
     FINAL_STATUSES,
     CallFailed,
     CallFinished,
     CallProgressed,
     CallStarted,
     CancelRequested,
+    Estimate,
     Event,
     Finding,
     GuardDecided,
@@ -31,18 +31,94 @@ from concertmaster.engine.record.events import (
     SubtaskKept,
     SubtaskResult,
     SubtaskStarted,
+    SubtaskStatus,
     SynthesisStarted,
     ToolAnswered,
     ToolAsked,
     ToolCalled,
     ToolsMissing,
 )
-from concertmaster.engine.record.recorded import stands
-from concertmaster.engine.record.request import RunRequest
-from concertmaster.engine.record.unsettled import UnsettledCalls
+from concertmaster.engine.plan.plan import Plan, Subtask
+from concertmaster.engine.replay import UnsettledCalls, and_dependants, stands
+from concertmaster.engine.request import RunRequest
 from concertmaster.errors import UnreadableRunError
-from concertmaster.llm.protocol import NO_USAGE, Usage
-from concertmaster.runs.subtask_state import SubtaskState
+from concertmaster.llm.usage import NO_USAGE, Usage
+
+
+@dataclass(slots=True, kw_only=True)
+class SubtaskState:
+    """Where one subtask stands."""
+
+    subtask: Subtask
+    status: SubtaskStatus = "pending"
+    started_at: float | None = None
+    ended_at: float | None = None
+    usage: Usage = NO_USAGE
+    """What its calls took so far."""
+    calls: dict[str, str] = field(default_factory=dict[str, str])
+    """The models it waits for, by step."""
+    result: SubtaskResult | None = None
+    """How it ended; until then, what an earlier attempt had brought."""
+    earlier_times: tuple[float | None, float | None] = (None, None)
+    """When that attempt began and ended."""
+
+    def begin(self, at: float) -> None:
+        """Take in that it got its slot."""
+        self._remember_times()
+        self.status, self.started_at, self.ended_at = "running", at, None
+
+    def try_again(self) -> None:
+        """Take in that it is to be done again."""
+        self._remember_times()
+        self.status = "pending"
+        self.started_at = self.ended_at = None
+        if self.result is not None and not self.result.text:
+            self.result = None
+
+    def leave(self) -> None:
+        """Take in that the run ends before it does."""
+        if self.result is None or self.is_unconfirmed:
+            self.status = "cancelled"
+        else:
+            self.status = self.result.status
+        self.calls.clear()
+
+    def _remember_times(self) -> None:
+        if self.ended_at is not None:
+            self.earlier_times = (self.started_at, self.ended_at)
+
+    @property
+    def is_unconfirmed(self) -> bool:
+        """Tell whether it had succeeded, and is being done again or may have to be."""
+        return (
+            self.ended_at is None and self.result is not None and self.result.status == "succeeded"
+        )
+
+    def keep(self) -> None:
+        """Take in that the success of an earlier attempt stands."""
+        self.status = "succeeded"
+        self.started_at, self.ended_at = self.earlier_times
+
+    @property
+    def unplanned_warning(self) -> str:
+        """Return what to say if it was begun and the accepted plan does not contain it."""
+        usage, subtask = self.usage, self.subtask
+        usd = f" ({usage.usd:.4f} USD)" if usage.usd else ""
+        took = f"took {usage.tokens:,} tokens{usd}" if usage.tokens else "has taken nothing so far"
+        return (
+            f"Subtask {subtask.id!r} ({subtask.worker}) was begun from a draft of the plan, and "
+            f"the accepted plan does not contain it. It {took}: {subtask.objective}"
+        )
+
+    @property
+    def doing(self) -> str:
+        """Return the models it waits for, such as `sonnet (3)`; nothing while it does not."""
+        models = list(self.calls.values())
+        return ", ".join(
+            f"{model} ({models.count(model)})" if models.count(model) > 1 else model
+            for model in dict.fromkeys(models)
+        )
+
 
 MOST_DEATHS = 3
 """How often in a row a run goes on by itself after its process has died."""
@@ -471,3 +547,45 @@ def fold(
         else:
             state.lose_process()
     return state
+
+
+def cancelled(state: RunState) -> Iterator[Event]:
+    """Yield what ends a run that was asked to stop: the end of each open subtask, and its own."""
+    for subtask_id, subtask in state.subtasks.items():
+        if subtask.ended_at is None and subtask.result is None:
+            result = SubtaskResult(
+                subtask_id=subtask_id,
+                worker=subtask.subtask.worker,
+                status="cancelled",
+                errors=("The run was cancelled.",),
+                usage=subtask.usage,
+            )
+            yield SubtaskFinished(
+                name=f"subtask/{subtask_id}/result", at=time.time(), result=result
+            )
+    yield RunEnded(
+        name="run/end",
+        at=time.time(),
+        status="cancelled",
+        reasons=(cancel_reason(state),),
+    )
+
+
+def broken() -> RunEnded:
+    """Return the end of a run that an error of ours stopped."""
+    reason = "An internal error ended the run; the server's log has the details."
+    return RunEnded(name="run/end", at=time.time(), status="failed", reasons=(reason,))
+
+
+def sufficient_budget(state: RunState) -> float | None:
+    """Return a budget that is likely to do for all of a run whose own did not, if one is known."""
+    rest, usage, limits = state.rest, state.usage, state.request.limits
+    if rest is None or rest.usd is None or usage.usd is None:
+        return None
+    if usage.new_tokens + rest.tokens.low > limits.budget_tokens:
+        # No amount of money helps where the tokens do not suffice.
+        return None
+    likely = usage.usd + rest.usd.high
+    # Calls are turned away for what they may take at most, which can be more than is likely.
+    enough = likely if likely > limits.budget_usd else limits.budget_usd + rest.usd.high
+    return math.ceil(100 * enough) / 100

@@ -12,8 +12,7 @@ from typing import Literal, cast
 
 from pydantic import JsonValue
 
-from concertmaster.engine.plans.plan import Subtask
-from concertmaster.engine.record.events import (
+from concertmaster.engine.events import (
     ApprovalOffered,
     CallFailed,
     CallFinished,
@@ -41,12 +40,13 @@ from concertmaster.engine.record.events import (
     ToolsMissing,
     ToolStarted,
 )
+from concertmaster.engine.plan.plan import Subtask
 from concertmaster.errors import UnreadableRunError
-from concertmaster.llm.protocol import NO_USAGE, Frozen, Usage
-from concertmaster.llm.server_tools import ServerToolUse
+from concertmaster.llm.messages import ServerToolUse
+from concertmaster.llm.usage import NO_USAGE, Frozen, Usage
 from concertmaster.runs.state import fold
 from concertmaster.tools.arguments import shown
-from concertmaster.tools.servers.masking import NO_MASKING
+from concertmaster.tools.redaction import NO_MASKING
 
 SpanKind = Literal["run", "plan", "subtask", "call", "question", "tool", "synthesis"]
 

@@ -7,8 +7,8 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from concertmaster.store import private
-from concertmaster.store.sqlite_layout import SHORTENABLE
+from concertmaster.store import private_files as private
+from concertmaster.store.sqlite.schema import SHORTENABLE
 
 LEAST_RESERVE = 128 * 1024
 """Bytes with which a small file can be opened, and a run of it be deleted."""

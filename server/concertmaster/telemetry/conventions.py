@@ -8,7 +8,7 @@ from typing import cast
 
 from pydantic import JsonValue
 
-from concertmaster.llm.protocol import NO_USAGE, Usage
+from concertmaster.llm.usage import NO_USAGE, Usage
 from concertmaster.runs.trace import Span
 
 Value = str | int | float | Sequence[str]

@@ -25,15 +25,10 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from concertmaster import __version__
 from concertmaster.errors import ConcertmasterError
-from concertmaster.llm.gate import Gate
+from concertmaster.llm.retry import Gate
 from concertmaster.runs.service import RunService
 from concertmaster.runs.trace import Span
-from concertmaster.telemetry.conventions import (
-    attributes_of,
-    tokens_in,
-    trace_context_of,
-    usage_of,
-)
+from concertmaster.telemetry.conventions import attributes_of, tokens_in, trace_context_of, usage_of
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
 
-from concertmaster.llm.gate import Gate
+from concertmaster.llm.retry import Gate
 from concertmaster.runs.service import RunService
 
 

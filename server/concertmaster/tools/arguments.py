@@ -8,7 +8,7 @@ from typing import TypeVar
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from concertmaster.errors import ToolCallError
-from concertmaster.tools.servers.masking import MASK, Masking
+from concertmaster.tools.redaction import MASK, Masking
 
 SHOWN_CHARS = 1_000
 """How much of a call's arguments a person is shown."""

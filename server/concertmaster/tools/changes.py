@@ -15,8 +15,7 @@ from pathlib import Path
 from concertmaster.errors import InputError, RequestError
 from concertmaster.tools.beneath import Folder, open_folder
 from concertmaster.tools.inputs import DEFAULT_LIMITS
-from concertmaster.tools.reading import read_in_folder, text_of
-from concertmaster.tools.roots import printable
+from concertmaster.tools.roots import printable, read_in_folder, text_of
 
 _WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 NO_LINE_END = "\\ No newline at end of file\n"

@@ -12,7 +12,7 @@ import re2
 from pathspec import GitIgnoreSpec
 
 from concertmaster.errors import InputError
-from concertmaster.tools.reading import read_text
+from concertmaster.tools.roots import read_text
 
 FILE = ".gitignore"
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from concertmaster.llm.fencing import spelled
-from concertmaster.llm.images import Image, MediaType, decoded_bytes
+from concertmaster.llm.messages import Image, MediaType, decoded_bytes
 
 IMAGE_BYTES = 1_000_000
 """The largest image."""

@@ -9,10 +9,17 @@ from anyio import to_thread
 from pydantic import Field
 
 from concertmaster.errors import InputError
-from concertmaster.llm.protocol import Document, Frozen, Text
-from concertmaster.tools.reading import NotTextError, TooLongError, read_text
-from concertmaster.tools.roots import Roots, is_pattern, printable
-from concertmaster.tools.spreadsheets import SpreadsheetError, is_spreadsheet, read_sheets
+from concertmaster.llm.messages import Document
+from concertmaster.llm.usage import Frozen, Text
+from concertmaster.tools.roots import (
+    NotTextError,
+    Roots,
+    TooLongError,
+    is_pattern,
+    printable,
+    read_text,
+)
+from concertmaster.tools.tabular import SpreadsheetError, is_spreadsheet, read_sheets
 
 
 class InlineInput(Frozen):

@@ -2,22 +2,125 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 import anyio
-from pydantic import JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from concertmaster.errors import ToolCallError, ToolDeniedError
-from concertmaster.llm.fencing import spelled
-from concertmaster.llm.protocol import ToolSpec
-from concertmaster.llm.server_tools import ServerTool
-from concertmaster.tools.arguments import shown
+from concertmaster.llm.fencing import fence, spelled
+from concertmaster.llm.messages import SERVER_TOOLS, ServerTool, ToolSpec
+from concertmaster.llm.usage import whole_characters
+from concertmaster.tools.arguments import parse_arguments, shown
 from concertmaster.tools.images import Illustrated
-from concertmaster.tools.policy import ToolPolicy
-from concertmaster.tools.read_result import ReadResult
-from concertmaster.tools.scope import ToolScope
-from concertmaster.tools.served import NOTHING_SERVED, ServedTools
-from concertmaster.tools.servers.masking import NO_MASKING, Masking
+from concertmaster.tools.redaction import NO_MASKING, Masking
+from concertmaster.tools.scope import READ_RESULT, ToolScope
+
+Decision = Literal["allow", "ask", "deny"]
+"""Let workers call a tool, only if somebody agrees to the call, or never."""
+
+
+class ToolPolicy:
+    """Rules by name: `git.git_log`, `git.*` for all tools of a server, or `*` for all there are.
+
+    Of several that fit, the one that fits fewest tools counts. Without any, a tool may be
+    called if it changes nothing.
+    """
+
+    def __init__(self, rules: Mapping[str, Decision] | None = None) -> None:
+        self._rules: dict[str, Decision] = dict(rules or {})
+
+    def decision(self, spec: ToolSpec) -> Decision:
+        """Return what is to be done with calls of a tool."""
+        return self._rule(spec.name) or ("deny" if spec.effects else "allow")
+
+    def refusal(self, spec: ToolSpec) -> str:
+        """Return why a tool is never called, for the model; nothing if it may be."""
+        if self.decision(spec) != "deny":
+            return ""
+        if self._rule(spec.name):
+            return not_called(spec.name, "may not be called by workers")
+        return not_called(spec.name, "may change something, and the operator has not allowed that")
+
+    def rules_out(self, name: str) -> bool:
+        """Tell whether a tool is not even offered whose calls the provider makes, unasked."""
+        return self._rule(name) in ("ask", "deny")
+
+    def _rule(self, name: str) -> Decision | None:
+        server, dot, _ = name.partition(".")
+        fitting = (name, f"{server}.*" if dot else "", "*")
+        return next((self._rules[each] for each in fitting if each in self._rules), None)
+
+
+def not_called(tool: str, why: str) -> str:
+    """Return what a model is told of a call that is not made."""
+    return (
+        f"Not called: {tool} {why}. Do without it; if the objective cannot be met like that, "
+        "say so. Another try changes nothing."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedTools:
+    """What the provider calls itself."""
+
+    there: Mapping[str, ServerTool] = field(default_factory=dict[str, ServerTool])
+    """By name."""
+    missing: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Why others are not there, by name."""
+    left_out: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Why the operator leaves out others, by name; that is not news in each run."""
+
+    def among(self, names: Iterable[str], policy: ToolPolicy) -> tuple[ServerTool, ...]:
+        """Return those among `names` that there are and that a policy does not rule out."""
+        wanted = set(names)
+        return tuple(
+            tool
+            for name, tool in self.there.items()
+            if name in wanted and not policy.rules_out(name)
+        )
+
+    def problems(self, names: Iterable[str], policy: ToolPolicy) -> tuple[str, ...]:
+        """Return a sentence for each reason why there are none of some tools among `names`."""
+        wanted = set(names)
+        reasons: dict[str, list[str]] = {}
+        for name in SERVER_TOOLS:
+            if name in wanted - set(self.left_out) and (reason := self.reason(name, policy)):
+                reasons.setdefault(reason, []).append(name)
+        return tuple(f"{', '.join(names)}: {reason}." for reason, names in reasons.items())
+
+    def reason(self, name: str, policy: ToolPolicy) -> str:
+        """Return why workers go without a tool; nothing if they need not."""
+        if name in self.there and policy.rules_out(name):
+            return "not allowed by tool_policy"
+        return self.missing.get(name) or self.left_out.get(name, "")
+
+
+NOTHING_SERVED = ServedTools()
+
+
+class ReadResultArguments(BaseModel):
+    """What `read_result` is called with."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    result: str = Field(min_length=1, description="Which result, as told where it was cut.")
+    offset: int = Field(ge=0, description="The first character to return, from 0.")
+
+
+class ReadResult:
+    """Returns the next part of a result that was cut."""
+
+    spec = ToolSpec(
+        name=READ_RESULT,
+        description="Returns the next part of a tool's result that was too long to return whole.",
+        input_schema=ReadResultArguments.model_json_schema(),
+    )
+
+    async def call(self, arguments: Mapping[str, JsonValue], scope: ToolScope, /) -> str:
+        """Return the part, and how to read on if there is more."""
+        asked = parse_arguments(ReadResultArguments, arguments)
+        return scope.long_results.part(asked.result, asked.offset)
 
 
 class WorkerTool(Protocol):
@@ -210,3 +313,43 @@ class ToolRegistry:
             tools={name: there[name] for name in names if name in there},
             missing=tuple(f"There is no tool {name!r}." for name in names if name not in there),
         )
+
+
+MAX_ERROR_CHARS = 4_000
+"""How much a tool says of why it failed."""
+
+
+class Bounded:
+    """A worker tool that ends in time, and says no more than `max_chars`, as data."""
+
+    def __init__(self, tool: TextTool, *, seconds: float, max_chars: int) -> None:
+        self._tool = tool
+        self.seconds = seconds
+        self.max_chars = max_chars
+
+    @property
+    def spec(self) -> ToolSpec:
+        """Return the name, description and arguments of the tool."""
+        return self._tool.spec
+
+    async def call(self, arguments: Mapping[str, JsonValue], scope: ToolScope, /) -> str:
+        """Return the outcome as data, cut where it is too long.
+
+        Raises:
+            ToolCallError: the tool cannot do it, or takes too long.
+        """
+        source = f"{self.spec.name} {shown(arguments, NO_MASKING)}"
+        with anyio.move_on_after(self.seconds):
+            try:
+                said = await self._tool.call(arguments, scope)
+            except ToolCallError as exc:
+                # Why something failed is often told in the words of what was read.
+                raise ToolCallError(_fenced(source, str(exc), MAX_ERROR_CHARS)) from None
+            return _fenced(source, said, self.max_chars)
+        raise ToolCallError(f"{self.spec.name} took longer than {self.seconds:g} s. Ask for less.")
+
+
+def _fenced(source: str, text: str, most: int) -> str:
+    whole = whole_characters(text)
+    note = f"\n[cut after {most:,} characters]" if len(whole) > most else ""
+    return fence("tool-result", whole_characters(source), whole[:most]) + note

@@ -2,7 +2,7 @@
 
 It has a run that is done, one that was cut off in its second subtask, and a plan. The result
 of their first subtasks is long. Run it with `python -m tests.store.journals.make` from the
-root, with `tests` on the path.
+root, with `tests/support` on the path.
 """
 
 import sqlite3

@@ -8,11 +8,12 @@ import anyio
 from anyio import to_thread
 
 from concertmaster.llm.anthropic.connection import Connection
-from concertmaster.llm.prices import Prices
-from concertmaster.llm.protocol import Draft, Reply, Request, Usage
+from concertmaster.llm.messages import Draft, Reply, Request
+from concertmaster.llm.pricing import Prices
+from concertmaster.llm.usage import Usage
 
 if TYPE_CHECKING:
-    from concertmaster.llm.anthropic.calls import Calls
+    from concertmaster.llm.anthropic.client import Calls
 
 CLOSE_SECONDS = 5
 """How long open connections may hold up the end."""
@@ -61,7 +62,7 @@ class AnthropicLLM:
 def _open_calls(connection: Connection, prices: Prices) -> "Calls":
     # Importing the SDK takes seconds. Done here, and in a thread, it delays neither the start
     # nor, while the first call waits for it, anything else.
-    from concertmaster.llm.anthropic.calls import Calls  # noqa: PLC0415
+    from concertmaster.llm.anthropic.client import Calls  # noqa: PLC0415
 
     return Calls(connection, prices)
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from concertmaster.llm.protocol import StopReason, ToolCall
+from concertmaster.llm.messages import StopReason, ToolCall
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

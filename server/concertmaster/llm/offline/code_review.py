@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from concertmaster.llm.messages import Document, Request, ToolCall, ToolOutcome, WorkBrief
 from concertmaster.llm.offline.answers import Answer
 from concertmaster.llm.offline.findings import Finding, counted, grouped, ranked
 from concertmaster.llm.offline.lookups import SourcesBeside, can_look_up
@@ -10,13 +11,6 @@ from concertmaster.llm.offline.outcomes import outcomes_of
 from concertmaster.llm.offline.rules import advice
 from concertmaster.llm.offline.skills import CodeSkill
 from concertmaster.llm.offline.sources import Source, is_test, parse
-from concertmaster.llm.protocol import (
-    Document,
-    Request,
-    ToolCall,
-    ToolOutcome,
-    WorkBrief,
-)
 
 SHOWN = 100
 """Findings that a review lists; how many more there are, it says."""

@@ -2,9 +2,9 @@
 
 from pathlib import PurePosixPath
 
+from concertmaster.llm.messages import Request, ToolCall, WorkBrief
 from concertmaster.llm.offline.answers import Answer
 from concertmaster.llm.offline.outcomes import outcomes_of
-from concertmaster.llm.protocol import Request, ToolCall, WorkBrief
 
 TOOL = "python"
 """The worker tool that calculates."""

@@ -1,10 +1,10 @@
 """Document analysis: the extracts of a skill from each document."""
 
+from concertmaster.llm.messages import WorkBrief
 from concertmaster.llm.offline.answers import Answer
 from concertmaster.llm.offline.passages import read
 from concertmaster.llm.offline.skills import DocumentSkill
 from concertmaster.llm.offline.sources import is_code
-from concertmaster.llm.protocol import WorkBrief
 
 NOT_READ = "Not read: "
 """How a line begins that names an input which was not looked at."""

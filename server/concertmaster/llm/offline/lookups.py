@@ -4,8 +4,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from concertmaster.llm.messages import Document, ToolCall, ToolOutcome, ToolSpec
 from concertmaster.llm.offline.sources import Source, parse
-from concertmaster.llm.protocol import Document, ToolCall, ToolOutcome, ToolSpec
 
 SEARCH, READ = "search_files", "read_file"
 """The worker tools that it takes."""

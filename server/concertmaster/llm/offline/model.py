@@ -4,6 +4,15 @@ import anyio.lowlevel
 from anyio import to_thread
 
 from concertmaster.errors import ModelRequestError
+from concertmaster.llm.messages import (
+    Draft,
+    JudgementBrief,
+    PlanBrief,
+    Reply,
+    Request,
+    SynthesisBrief,
+    WorkBrief,
+)
 from concertmaster.llm.offline.answers import Answer
 from concertmaster.llm.offline.code_review import review_code
 from concertmaster.llm.offline.data import describe_tables
@@ -19,16 +28,7 @@ from concertmaster.llm.offline.skills import (
 )
 from concertmaster.llm.offline.synthesis import merge_results
 from concertmaster.llm.offline.uses import find_uses
-from concertmaster.llm.protocol import (
-    Draft,
-    JudgementBrief,
-    PlanBrief,
-    Reply,
-    Request,
-    SynthesisBrief,
-    Usage,
-    WorkBrief,
-)
+from concertmaster.llm.usage import Usage
 
 NOTICE = (
     "No language model was used: this is the work of fixed rules (ruff for Python code, text "

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from concertmaster.llm.fencing import unfenced
-from concertmaster.llm.protocol import Message, ToolMessage, ToolOutcome
+from concertmaster.llm.messages import Message, ToolMessage, ToolOutcome
 
 
 def outcomes_of(messages: Sequence[Message]) -> Mapping[str, ToolOutcome]:

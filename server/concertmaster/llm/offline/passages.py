@@ -13,7 +13,7 @@ from itertools import pairwise
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from concertmaster.llm.protocol import Document
+from concertmaster.llm.messages import Document
 
 TITLE_CHARS = 80
 """The longest line of a plain text that can be a title."""

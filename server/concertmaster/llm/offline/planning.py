@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from concertmaster.errors import ModelRequestError
+from concertmaster.llm.messages import Document, PlanBrief, WorkerCard
 from concertmaster.llm.offline.data import is_table
 from concertmaster.llm.offline.passages import words
 from concertmaster.llm.offline.skills import (
@@ -18,7 +19,6 @@ from concertmaster.llm.offline.skills import (
 )
 from concertmaster.llm.offline.sources import is_code, is_python
 from concertmaster.llm.offline.uses import names_asked_for
-from concertmaster.llm.protocol import Document, PlanBrief, WorkerCard
 
 FINDINGS_FORM = "A list with the worst first: severity, file:line, what is wrong, how to mend it."
 EXTRACTS_FORM = "Markdown with a quotation and its line for everything that is said."

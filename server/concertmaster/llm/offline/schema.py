@@ -7,8 +7,8 @@ from jsonschema import Draft202012Validator
 from jsonschema.protocols import Validator
 from referencing import Registry
 
+from concertmaster.llm.messages import JsonSchema
 from concertmaster.llm.offline.findings import Finding, read_finding
-from concertmaster.llm.protocol import JsonSchema
 
 
 def fill_schema(text: str, schema: JsonSchema) -> str | None:

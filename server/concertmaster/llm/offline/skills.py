@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from concertmaster.llm.messages import WorkerCard
 from concertmaster.llm.offline import (
     code_checks,
     data,
@@ -20,7 +21,6 @@ from concertmaster.llm.offline.loops import definitions_of, slow_loops
 from concertmaster.llm.offline.passages import Reading
 from concertmaster.llm.offline.sources import Source
 from concertmaster.llm.offline.summary import summarize
-from concertmaster.llm.protocol import WorkerCard
 
 Priority = Literal["high", "medium", "low"]
 

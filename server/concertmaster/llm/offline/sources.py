@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from concertmaster.llm.protocol import Document
+from concertmaster.llm.messages import Document
 
 _parsing = threading.Lock()
 

@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from concertmaster.llm.messages import SynthesisBrief, WorkResult
 from concertmaster.llm.offline.code_review import NOT_REVIEWED
 from concertmaster.llm.offline.documents import NOT_READ
 from concertmaster.llm.offline.findings import Finding, counted, merged, ranked, read_finding
-from concertmaster.llm.protocol import SynthesisBrief, WorkResult
 
 SHOWN_LOW = 15
 """Findings of low severity that an answer lists; how many more there are, it says."""

@@ -3,10 +3,10 @@
 import re
 from collections.abc import Mapping, Sequence
 
+from concertmaster.llm.messages import Request, ToolCall, ToolOutcome, WorkBrief
 from concertmaster.llm.offline.answers import Answer
 from concertmaster.llm.offline.lookups import READ, Hit, Lookup, hits, search_call
 from concertmaster.llm.offline.outcomes import outcomes_of
-from concertmaster.llm.protocol import Request, ToolCall, ToolOutcome, WorkBrief
 
 ASKS = re.compile(
     r"\b(?:uses?|used|usages?|calls?|called|callers?|references?|referenced|defined|definitions?|"

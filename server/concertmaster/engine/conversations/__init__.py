@@ -1,1 +1,0 @@
-"""One conversation with a model, and what its replies are worth."""

@@ -1,1 +1,0 @@
-"""One subtask at work, by any of the strategies."""

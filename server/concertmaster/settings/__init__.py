@@ -1,0 +1,1 @@
+"""Settings: what an operator can choose, read once from flags, environment and a TOML file."""

@@ -1,0 +1,1 @@
+"""The journal on Postgres, shared by processes on any number of machines."""

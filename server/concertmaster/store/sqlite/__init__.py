@@ -1,0 +1,1 @@
+"""The journal in a SQLite file, shared by the processes of one machine."""

@@ -1,0 +1,1 @@
+"""Other MCP servers, whose tools workers may call."""
