@@ -152,7 +152,7 @@ async def test_links_resources_and_structured_content_pass(over: str, tmp_path: 
     async with at_work(tmp_path, calls, "Seen.", over=over) as connection:
         await work(connection)
     links, resource, structured = map(said, outcomes(connection.llm.requests[-1]))
-    assert re.findall(r"\[resource (.+?): (\S+) \((\S+),", links) == [
+    assert re.findall(r'\[resource "(.+?)": (\S+) \((\S+),', links) == [
         ("Blob Resource 1", "demo://resource/dynamic/blob/1", "text/plain"),
         ("Text Resource 2", "demo://resource/dynamic/text/2", "text/plain"),
     ]

@@ -1,1 +1,1 @@
-"""What a caller is shown of a run, whether over MCP, on the command line or on a page."""
+"""What a caller is shown of a run, over MCP and on the command line."""
